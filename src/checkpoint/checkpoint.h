@@ -1,0 +1,80 @@
+// Opens a Hugging Face folder: configuration, quantization dialect and tensors, cross-checked
+// against each other.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/tensor_view.h"
+#include "checkpoint/model_config.h"
+#include "moe/weights.h"
+
+namespace moe4 {
+
+/// A disagreement or oddity that does not stop the checkpoint from being used.
+struct CheckpointNote {
+  enum class Level { kInfo, kWarning };
+  Level level = Level::kWarning;
+  std::string where;    ///< tensor, module or file
+  std::string message;  ///< one sentence
+};
+
+struct CheckpointOptions {
+  /// Read headers and JSON only (`plan`, `inspect`): shards may be absent or truncated after their
+  /// header; tensor data and NaN scales are not looked at, global scales stay 1.
+  bool headers_only = false;
+};
+
+/// Tensor data stays in the files' read-only mappings; views are valid while the Checkpoint lives.
+/// Thread-safe once open.
+class Checkpoint {
+ public:
+  /// `path`: the folder, or a single .safetensors file beside its config.json. Throws
+  /// Error(kBadInput) with one line that names the file and the tensor or key.
+  static std::unique_ptr<Checkpoint> open(const std::filesystem::path& path,
+                                          const CheckpointOptions& options = {});
+  ~Checkpoint();
+
+  const std::filesystem::path& directory() const;
+  const ModelConfig& config() const;
+  const GenerationConfig& generation_config() const;
+  /// "modelopt", "compressed-tensors", "fp8" or "none", and its version where the files say.
+  const std::string& dialect() const;
+  /// What metadata and tensors disagree about, collected while opening.
+  const std::vector<CheckpointNote>& notes() const;
+
+  /// All tensor names, sorted.
+  const std::vector<std::string>& tensor_names() const;
+  bool has_tensor(const std::string& name) const;
+  /// Throws Error(kBadInput) when absent, listing the nearest name.
+  TensorView tensor(const std::string& name) const;
+  /// The file a tensor lies in, for messages.
+  std::filesystem::path file_of(const std::string& tensor) const;
+  int64_t total_tensor_bytes() const;
+
+  /// "model." or "model.language_model." ...: what stands before "layers.N" and "embed_tokens".
+  const std::string& text_prefix() const;
+  /// Whether `module` (full name, e.g. "model.layers.0.self_attn.q_proj") has weights.
+  bool has_linear(const std::string& module) const;
+  /// The linear with its scheme, dtypes and shapes checked: [out_features, in_features] must match
+  /// unless -1.
+  LinearWeights linear(const std::string& module, int64_t out_features = -1,
+                       int64_t in_features = -1) const;
+
+  /// Routed experts of a layer in canonical form, whatever the file's naming (gate_proj/w1, fused
+  /// 3-D, ...); every scale is checked for NaN and sign unless headers_only. Throws when the layer
+  /// has none.
+  MoeLayerWeights moe_layer(int64_t layer) const;
+  /// A tensor of a layer: text_prefix() + "layers.N." + suffix.
+  std::string layer_name(int64_t layer, const std::string& suffix) const;
+
+ private:
+  struct Impl;
+  explicit Checkpoint(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moe4

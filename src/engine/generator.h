@@ -1,0 +1,72 @@
+// Generation of one sequence: chunked prefill, decode, sampling, stopping.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "text/tokenizer.h"
+
+namespace moe4 {
+
+struct SamplingParams {
+  float temperature = 0.0f;  ///< 0: greedy
+  int64_t top_k = 0;         ///< 0: off
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
+  uint64_t seed = 0;
+};
+
+struct GenerateRequest {
+  std::vector<int32_t> prompt;
+  int64_t max_new_tokens = 128;
+  SamplingParams sampling;
+  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> stop_strings;  ///< cut from the text
+  bool ignore_eos = false;
+  int64_t prefill_chunk = 256;
+};
+
+enum class StopReason { kLength, kStopToken, kStopString, kContextFull, kCancelled };
+
+struct GenerateResult {
+  std::vector<int32_t> tokens;  ///< without the stop token
+  std::string text;
+  StopReason reason = StopReason::kLength;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+  int64_t prompt_tokens = 0;
+};
+
+/// Called with text as it becomes complete; return false to stop.
+using TextCallback = std::function<bool(const std::string& piece)>;
+
+/// Runs one request. `tokenizer` may be null when only ids are wanted (no stop strings then).
+GenerateResult generate(Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
+                        const TextCallback& on_text = {});
+
+/// Picks the next token from logits [V]; `history` is for the repetition penalty. Deterministic for
+/// a given rng state.
+int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
+               const SamplingParams& params, std::mt19937_64& rng);
+
+struct PerplexityResult {
+  double perplexity = 0;
+  double mean_log_likelihood = 0;
+  int64_t predictions = 0;
+  double seconds = 0;
+};
+
+/// Scores rows of token ids, each by itself (HF convention: token i+1 from tokens 0..i).
+/// progress(done, total) in tokens.
+PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>>& rows,
+                            int64_t chunk = 512,
+                            const std::function<void(int64_t, int64_t)>& progress = {});
+
+}  // namespace moe4

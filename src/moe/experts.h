@@ -1,0 +1,108 @@
+// The Experts interface: a backend says what it supports, prepares a layer once, and applies it
+// step by step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/device.h"
+#include "base/dtype.h"
+#include "base/thread_pool.h"
+#include "moe/problem.h"
+#include "moe/quant.h"
+#include "moe/weights.h"
+
+namespace moe4 {
+
+/// Why a backend cannot take a layer. The message reads well after the word "since".
+struct Rejection {
+  enum class Kind {
+    kNotSelected,  ///< it could, but is never chosen automatically
+    kDevice,       ///< wrong kind or generation of device
+    kScheme,       ///< weight or activation key
+    kPrecision,    ///< the activation precision asked for
+    kActivation,   ///< the non-linearity
+    kShape,        ///< hidden or intermediate size
+    kParallel,     ///< EP or TP
+    kBuild,        ///< this program was built without it
+  };
+  Kind kind = Kind::kDevice;
+  std::string message;
+};
+
+/// nullopt: supported.
+using Support = std::optional<Rejection>;
+
+/// "device", "scheme", ... for --json.
+std::string_view to_string(Rejection::Kind kind);
+
+/// What supports() is asked about. Pure data: the device need not be present.
+struct ExpertsQuery {
+  MoeProblem problem;
+  QuantScheme scheme;
+  ActivationPrecision precision = ActivationPrecision::kBf16;
+  Device device;
+  Parallel parallel;
+};
+
+struct PrepareOptions {
+  ActivationPrecision precision = ActivationPrecision::kBf16;
+  Device device;
+  /// Threads for repacking (and for apply() of CPU backends). Never null; outlives the prepared
+  /// layer.
+  ThreadPool* threads = nullptr;
+};
+
+/// One call of a layer. All pointers live on the backend's device.
+struct ExpertsArgs {
+  int64_t num_tokens = 0;               ///< T; 0 is fine
+  const void* hidden_states = nullptr;  ///< [T, H], dense
+  DType hidden_dtype = DType::kBF16;    ///< kBF16, or kF32 where accepts_float32()
+  const int32_t* topk_ids = nullptr;    ///< [T, k]; -1 and ids of other ranks are skipped
+  const float* topk_weights = nullptr;  ///< [T, k]
+  void* output = nullptr;             ///< [T, H], overwritten; rows without any expert become zero
+  DType output_dtype = DType::kBF16;  ///< kBF16 or kF32
+  std::span<std::byte> workspace;     ///< at least workspace_size(T) bytes, 256-byte aligned
+  void* stream = nullptr;             ///< cudaStream_t of CUDA backends; unused on the CPU
+};
+
+/// A layer ready to run. apply() allocates nothing, synchronises nothing and may be captured in a
+/// CUDA graph. Its result for a token depends on that token alone: same bits in any batch, for any
+/// number of threads. CPU backends: one apply() at a time per thread pool.
+class PreparedExperts {
+ public:
+  virtual ~PreparedExperts() = default;
+  /// Bytes apply() needs for up to `max_tokens` tokens. Pure.
+  virtual size_t workspace_size(int64_t max_tokens) const = 0;
+  /// Throws Error(kUsage) for a workspace that is too small or a dtype it does not take, before
+  /// touching `output`.
+  virtual void apply(const ExpertsArgs& args) const = 0;
+  /// Whether hidden_dtype and output_dtype may be kF32.
+  virtual bool accepts_float32() const { return false; }
+  /// Bytes of packed weights held by this layer.
+  virtual int64_t weight_bytes() const = 0;
+};
+
+/// A family of expert kernels.
+class ExpertsBackend {
+ public:
+  virtual ~ExpertsBackend() = default;
+  virtual std::string_view name() const = 0;
+  /// Pure and cheap: no device needed.
+  virtual Support supports(const ExpertsQuery& query) const = 0;
+  /// Whether this program can run it here and now (built in, device present); supports() does not
+  /// ask that.
+  virtual Support runnable(const Device& device) const = 0;
+  /// May allocate. The weights' memory may go away afterwards: nothing of it is kept.
+  /// Throws Error(kUnavailable) when memory is short, Error(kBadInput) for a NaN scale, naming the
+  /// tensor.
+  virtual std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
+                                                   const PrepareOptions& options) const = 0;
+};
+
+}  // namespace moe4

@@ -1,0 +1,73 @@
+// What a linear's numbers are: formats, QuantKey, QuantScheme, and the precision its activations
+// run in.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace moe4 {
+
+/// How one operand is stored, with the granularity of its scales.
+enum class QuantFormat {
+  kFloat,        ///< BF16, F16 or F32, not quantised
+  kNvfp4,        ///< E2M1, one E4M3 scale per 16 along K, one float32 scale per tensor
+  kFp8Tensor,    ///< E4M3 with one float32 scale per tensor
+  kFp8Channel,   ///< E4M3 with one scale per output row (weights)
+  kFp8Token,     ///< E4M3 with one scale per token (activations)
+  kFp8Block128,  ///< E4M3 with one scale per 128 x 128 block (weights), 1 x 128 (activations)
+};
+
+/// One operand's format and whether its scales are fixed in the checkpoint (static) or made from
+/// the data (dynamic).
+struct QuantKey {
+  QuantFormat format = QuantFormat::kFloat;
+  bool dynamic = false;
+  bool operator==(const QuantKey&) const = default;
+};
+
+/// Weight key and activation key of a linear. No activation key: activations stay BF16 (W4A16,
+/// W8A16, BF16).
+struct QuantScheme {
+  QuantKey weight;
+  std::optional<QuantKey> activation;
+  bool operator==(const QuantScheme&) const = default;
+
+  bool is_nvfp4() const { return weight.format == QuantFormat::kNvfp4; }
+  bool is_fp8() const {
+    return weight.format == QuantFormat::kFp8Tensor || weight.format == QuantFormat::kFp8Channel ||
+           weight.format == QuantFormat::kFp8Block128;
+  }
+};
+
+inline constexpr QuantKey kNvfp4Static{QuantFormat::kNvfp4, false};
+inline constexpr QuantKey kNvfp4Dynamic{QuantFormat::kNvfp4, true};
+inline constexpr QuantScheme kW4A4{kNvfp4Static, kNvfp4Dynamic};
+inline constexpr QuantScheme kW4A16{kNvfp4Static, std::nullopt};
+inline constexpr QuantScheme kUnquantized{{QuantFormat::kFloat, false}, std::nullopt};
+
+/// "nvfp4 static".
+std::string to_string(const QuantKey& key);
+/// "W4A4 (nvfp4 static, nvfp4 dynamic)", "W4A16 (nvfp4 static, none)", "BF16", "FP8 (...)".
+std::string to_string(const QuantScheme& scheme);
+
+/// What the user asked for (`--activations`).
+enum class ActivationMode { kAuto, kBf16, kFp4, kFp4Static };
+
+/// What a backend does with the inputs of FC1 and FC2.
+enum class ActivationPrecision {
+  kBf16,  ///< as they are
+  kFp4,   ///< NVFP4, quantised in the kernel per block of 16 with global scale 1 (b12x convention)
+  kFp4Static,  ///< NVFP4 with the checkpoint's calibrated input scale as global scale
+  kFp8,  ///< E4M3 as the layer's activation key says: static per tensor or dynamic per token (FP8
+         ///< layers only)
+};
+
+/// "auto", "bf16", "fp4", "fp4-static".
+std::string_view to_string(ActivationMode mode);
+/// Throws Error(kUsage) naming the accepted words.
+ActivationMode parse_activation_mode(std::string_view text);
+/// "bf16", "fp4 (in-kernel)", "fp4-static", "fp8".
+std::string_view to_string(ActivationPrecision precision);
+
+}  // namespace moe4

@@ -1,0 +1,34 @@
+// Routers: from a token's logits to its top-k experts and their weights.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace moe4 {
+
+enum class ScoringFunction {
+  kSoftmax,              ///< softmax over all experts, then top-k (Qwen, Mixtral)
+  kSigmoid,              ///< sigmoid of each, then top-k (DeepSeek-V3, GLM, MiniMax, Nemotron-H)
+  kSoftmaxOverSelected,  ///< top-k of the raw logits, then softmax over the chosen (gpt-oss)
+};
+
+struct RouterConfig {
+  ScoringFunction scoring = ScoringFunction::kSoftmax;
+  int64_t num_experts = 0;
+  int64_t top_k = 0;
+  bool renormalize = true;      ///< norm_topk_prob: divide the chosen weights by their sum
+  float scaling_factor = 1.0f;  ///< routed_scaling_factor, applied once, last
+  int64_t num_groups = 1;   ///< n_group; a group's score is the sum of its two best biased scores
+  int64_t topk_groups = 1;  ///< topk_group: groups that stay in the race
+  /// e_score_correction_bias [num_experts] or empty: added for the selection only, weights come
+  /// from unbiased scores.
+  std::span<const float> correction_bias;
+};
+
+/// logits [T, E] float32 -> topk_ids [T, k], topk_weights [T, k], in order of falling score; ties
+/// go to the lowest id. A token with a NaN logit gets ids of -1 and weights of 0. Allocation-free
+/// for E <= 4096.
+void route_topk(const RouterConfig& config, const float* logits, int64_t num_tokens,
+                int32_t* topk_ids, float* topk_weights);
+
+}  // namespace moe4

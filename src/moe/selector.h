@@ -1,0 +1,46 @@
+// Picks a backend for a layer and keeps every reason.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "moe/experts.h"
+
+namespace moe4 {
+
+struct SelectorOptions {
+  Device device;
+  ActivationMode activations = ActivationMode::kAuto;
+  bool fp8_activations = false;  ///< quantise the inputs of FP8 layers as their activation key says
+  std::string backend;  ///< "" or "auto": by priority; else a name or alias (`--moe-backend`)
+  Parallel parallel;
+};
+
+struct Candidate {
+  const ExpertsBackend* backend = nullptr;
+  Support verdict;  ///< nullopt: could run this layer
+};
+
+struct Selection {
+  const ExpertsBackend* backend = nullptr;
+  ActivationPrecision precision = ActivationPrecision::kBf16;
+  std::string reason;                 ///< one sentence: why this backend and this precision
+  std::vector<Candidate> candidates;  ///< all registered backends in priority order
+};
+
+/// The visible list, in priority order for the device.
+std::vector<const ExpertsBackend*> registered_backends();
+/// Registers the backends of this program once (experts/registry.cc calls it at start-up).
+void set_registered_backends(std::vector<const ExpertsBackend*> backends);
+
+/// Resolves aliases ("flashinfer_b12x" -> b12x, "emulation" -> reference). Throws Error(kUsage)
+/// naming the known ones.
+std::string resolve_backend_name(const std::string& name);
+
+/// Pure: the device need not be present. A forced NVFP4 backend applies to NVFP4 layers only; FP8
+/// and BF16 layers are chosen on their own. Throws Error(kUnavailable) naming every reason and the
+/// alternatives when nothing fits.
+Selection select_backend(const MoeProblem& problem, const QuantScheme& scheme,
+                         const SelectorOptions& options);
+
+}  // namespace moe4

@@ -1,0 +1,59 @@
+// Canonical weights: what checkpoint/ yields and every backend's prepare() takes. Views only,
+// nothing is copied.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/tensor_view.h"
+#include "moe/problem.h"
+#include "moe/quant.h"
+#include "numerics/scales.h"
+
+namespace moe4 {
+
+/// One linear layer y = x W^T + bias as the file has it. N = out_features, K = in_features.
+///
+/// | scheme.weight.format | weight            | scale                                          |
+/// value of an element              |
+/// |----------------------|-------------------|------------------------------------------------|----------------------------------|
+/// | kFloat               | BF16/F16/F32 [N,K]| -                                              |
+/// itself                           | | kNvfp4               | U8 [N,K/2]        | F8_E4M3 [N,K/16]
+/// | code * scale * global_scale      | | kFp8Tensor           | F8_E4M3 [N,K]     | - | e4m3 *
+/// global_scale              | | kFp8Channel          | F8_E4M3 [N,K]     | F32 or BF16 [N,1] |
+/// e4m3 * scale[n]                  | | kFp8Block128         | F8_E4M3 [N,K]     | F32 or BF16
+/// [ceil(N/128), ceil(K/128)]         | e4m3 * scale[n/128][k/128]       |
+struct LinearWeights {
+  std::string name;  ///< module name in the checkpoint, for messages
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  QuantScheme scheme = kUnquantized;
+  TensorView weight;
+  TensorView scale;
+  DecodeScale
+      global_scale;  ///< always multiplies; reciprocal checkpoints were inverted when loaded
+  /// Calibrated activation scale (decode direction): global scale of static NVFP4 activations,
+  /// scale of static FP8 ones.
+  std::optional<DecodeScale> input_scale;
+  TensorView bias;  ///< [N] or empty
+};
+
+/// The three projections of an expert. Gate and up keep their own global scales and input scales.
+struct ExpertWeights {
+  std::optional<LinearWeights> gate;  ///< [I, H]; absent for non-gated activations
+  LinearWeights up;                   ///< [I, H]
+  LinearWeights down;                 ///< [H, I]
+};
+
+/// A routed-experts layer. All experts of a layer share one scheme (checkpoint/ checks it).
+struct MoeLayerWeights {
+  MoeProblem problem;
+  QuantScheme scheme;
+  std::vector<ExpertWeights> experts;  ///< num_local_experts
+  /// Global id -> index into `experts`, -1 when another rank owns it. Empty: the identity.
+  std::vector<int32_t> expert_map;
+};
+
+}  // namespace moe4

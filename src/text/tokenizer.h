@@ -1,0 +1,57 @@
+// Byte-level BPE from a Hugging Face tokenizer.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace moe4 {
+
+class Tokenizer {
+ public:
+  /// Reads tokenizer.json (model BPE, NFC normaliser, Split/ByteLevel pre-tokenizers, added tokens)
+  /// from a folder. Throws Error(kBadInput) naming any construct it does not know.
+  static std::unique_ptr<Tokenizer> load(const std::filesystem::path& directory);
+  /// From the text of a tokenizer.json; `name` is for messages.
+  static std::unique_ptr<Tokenizer> parse(std::string_view json, const std::string& name);
+  ~Tokenizer();
+
+  /// Special tokens inside the text become their ids. Invalid UTF-8 is replaced by U+FFFD, as
+  /// Python would have to.
+  std::vector<int32_t> encode(std::string_view text) const;
+  /// Special tokens are left out unless asked for. Invalid UTF-8 in the result becomes U+FFFD.
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special = true) const;
+  /// Raw bytes of one token; empty for an unknown id.
+  std::string token_bytes(int32_t id) const;
+  bool is_special(int32_t id) const;
+  std::optional<int32_t> token_id(std::string_view token) const;
+  int64_t vocab_size() const;
+
+ private:
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Turns a stream of ids into text, holding back bytes of a UTF-8 character that is not complete
+/// yet.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true)
+      : tokenizer_(tokenizer), skip_special_(skip_special) {}
+  /// Text that became complete with this token, maybe empty.
+  std::string push(int32_t id);
+  /// What is left at the end; broken bytes become U+FFFD.
+  std::string finish();
+
+ private:
+  const Tokenizer& tokenizer_;
+  bool skip_special_;
+  std::string pending_;
+};
+
+}  // namespace moe4
