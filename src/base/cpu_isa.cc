@@ -1,0 +1,92 @@
+// Detection through the compiler's CPU model (x86) and the kernel's capability bits (AArch64).
+#include "base/cpu_isa.h"
+
+#include <cstdlib>
+#include <string>
+
+#include "base/error.h"
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace moe4 {
+namespace {
+
+bool has(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kPortable:
+      return true;
+#if defined(__x86_64__)
+    case CpuIsa::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c");
+    case CpuIsa::kAvx512:
+      return has(CpuIsa::kAvx2) && __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+    case CpuIsa::kNeon:
+      return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#endif
+    default:
+      return false;
+  }
+}
+
+CpuIsa choose() {
+  const std::vector<CpuIsa> available = available_cpu_isas();
+  const char* forced = std::getenv("MOE4_CPU_ISA");
+  if (forced == nullptr || *forced == '\0') return available.front();
+  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kNeon}) {
+    if (to_string(isa) != forced) continue;
+    if (has(isa)) return isa;
+    throw Error(ErrorCode::kUnavailable, "MOE4_CPU_ISA=" + std::string(forced) +
+                                             ": this machine lacks it; its best is " +
+                                             std::string(to_string(available.front())));
+  }
+  throw Error(ErrorCode::kUsage,
+              "MOE4_CPU_ISA=" + printable(forced) + ": expected portable, avx2, avx512 or neon");
+}
+
+}  // namespace
+
+std::string_view to_string(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kPortable:
+      return "portable";
+    case CpuIsa::kAvx2:
+      return "avx2";
+    case CpuIsa::kAvx512:
+      return "avx512";
+    case CpuIsa::kNeon:
+      return "neon";
+  }
+  return "?";
+}
+
+std::vector<CpuIsa> available_cpu_isas() {
+  std::vector<CpuIsa> isas;
+  for (CpuIsa isa : {CpuIsa::kAvx512, CpuIsa::kAvx2, CpuIsa::kNeon, CpuIsa::kPortable}) {
+    if (has(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+CpuIsa cpu_isa() {
+  static const CpuIsa isa = choose();
+  return isa;
+}
+
+Avx512Features avx512_features() {
+#if defined(__x86_64__)
+  if (cpu_isa() == CpuIsa::kAvx512) {
+    return {.bf16 = __builtin_cpu_supports("avx512bf16") != 0,
+            .vbmi = __builtin_cpu_supports("avx512vbmi") != 0};
+  }
+#endif
+  return {};
+}
+
+}  // namespace moe4

@@ -1,0 +1,35 @@
+// Which instruction set the CPU kernels of this process use: detected once, forced by MOE4_CPU_ISA.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+namespace moe4 {
+
+/// One level is one set of kernel files compiled with its own flags.
+enum class CpuIsa {
+  kPortable,  ///< plain C++ for the baseline of the architecture
+  kAvx2,      ///< AVX2, FMA, F16C (Haswell, Zen and later)
+  kAvx512,    ///< AVX-512 F, BW, DQ, VL, VNNI (Cascade Lake, Zen 4 and later)
+  kNeon,      ///< AArch64 Advanced SIMD with the dot product (Graviton 2, Grace and later)
+};
+
+/// "portable", "avx2", "avx512", "neon".
+std::string_view to_string(CpuIsa isa);
+
+/// Levels this machine can run, the best first; always ends with kPortable.
+std::vector<CpuIsa> available_cpu_isas();
+
+/// The level in use: the best available one, or what MOE4_CPU_ISA names. Read once, at the first
+/// call. Throws Error(kUsage) for an unknown name and Error(kUnavailable) for one this machine
+/// lacks.
+CpuIsa cpu_isa();
+
+/// Extra instructions that a kernel of its level may test for. All false below kAvx512.
+struct Avx512Features {
+  bool bf16 = false;  ///< vdpbf16ps (Cooper Lake, Zen 4)
+  bool vbmi = false;  ///< vpermb (Ice Lake, Zen 4)
+};
+Avx512Features avx512_features();
+
+}  // namespace moe4
