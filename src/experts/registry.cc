@@ -1,14 +1,22 @@
-// The list of built-in backends.
+// The list of built-in backends, in priority order: the same order serves every device class, since
+// supports() drops what the device cannot do (SM12x: b12x, marlin; SM90: hopper, marlin; other
+// GPUs: marlin; CPU: cpu, reference).
 #include "experts/registry.h"
 
+#include "experts/b12x/b12x_backend.h"
+#include "experts/hopper/hopper_backend.h"
+#include "experts/marlin/marlin_backend.h"
 #include "experts/reference/reference_backend.h"
 #include "moe/selector.h"
 
 namespace moe4 {
 
 void register_builtin_backends() {
+  static const B12xBackend b12x;
+  static const HopperBackend hopper;
+  static const MarlinBackend marlin;
   static const ReferenceBackend reference;
-  set_registered_backends({&reference});
+  set_registered_backends({&b12x, &hopper, &marlin, &reference});
 }
 
 }  // namespace moe4

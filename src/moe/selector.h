@@ -14,16 +14,24 @@ struct SelectorOptions {
   bool fp8_activations = false;  ///< quantise the inputs of FP8 layers as their activation key says
   std::string backend;  ///< "" or "auto": by priority; else a name or alias (`--moe-backend`)
   Parallel parallel;
+  /// Also ask runnable(): a backend that this program cannot run here and now is rejected with its
+  /// reason. Off for plans of absent devices.
+  bool must_run = false;
 };
 
 struct Candidate {
   const ExpertsBackend* backend = nullptr;
   Support verdict;  ///< nullopt: could run this layer
+  /// What it would do with the layer's inputs; meaningful without a verdict or with kNotSelected.
+  ActivationPrecision precision = ActivationPrecision::kBf16;
 };
 
 struct Selection {
   const ExpertsBackend* backend = nullptr;
   ActivationPrecision precision = ActivationPrecision::kBf16;
+  /// Where the layer runs: the device asked for, or the host for FP8 and BF16 layers that no GPU
+  /// backend takes.
+  Device device;
   std::string reason;                 ///< one sentence: why this backend and this precision
   std::vector<Candidate> candidates;  ///< all registered backends in priority order
 };
@@ -33,8 +41,8 @@ std::vector<const ExpertsBackend*> registered_backends();
 /// Registers the backends of this program once (experts/registry.cc calls it at start-up).
 void set_registered_backends(std::vector<const ExpertsBackend*> backends);
 
-/// Resolves aliases ("flashinfer_b12x" -> b12x, "emulation" -> reference). Throws Error(kUsage)
-/// naming the known ones.
+/// Resolves aliases ("flashinfer_b12x" -> b12x, "emulation" -> reference; "" and "auto" -> "").
+/// Throws Error(kUsage) naming the known ones.
 std::string resolve_backend_name(const std::string& name);
 
 /// Pure: the device need not be present. A forced NVFP4 backend applies to NVFP4 layers only; FP8

@@ -1,0 +1,17 @@
+// hopper: NVFP4 weights decoded into wgmma operands, BF16 activations, SM90 only.
+#pragma once
+
+#include "moe/experts.h"
+
+namespace moe4 {
+
+class HopperBackend final : public ExpertsBackend {
+ public:
+  std::string_view name() const override { return "hopper"; }
+  Support supports(const ExpertsQuery& query) const override;
+  Support runnable(const Device& device) const override;
+  std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
+                                           const PrepareOptions& options) const override;
+};
+
+}  // namespace moe4

@@ -1,0 +1,18 @@
+// Questions that several backends' supports() ask in the same words.
+#pragma once
+
+#include "moe/experts.h"
+
+namespace moe4 {
+
+/// Rejects anything but a CUDA device of at least `min_sm`.
+Support require_cuda(const ExpertsQuery& query, int min_sm);
+
+/// Rejects weights that are not NVFP4.
+Support require_nvfp4_weights(const ExpertsQuery& query);
+
+/// Rejects sizes (of this rank's shard) that would cut a scale's block of 16, and EP or TP
+/// descriptions that contradict themselves.
+Support require_whole_blocks(const ExpertsQuery& query);
+
+}  // namespace moe4
