@@ -26,7 +26,9 @@ if(MOE4_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES ${MOE4_CUDA_ARCHITECTURES})
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
-  # CMake 3.25 does not know CUDA C++20 and would drop CMAKE_CUDA_STANDARD 20 silently.
+  # CMake 3.25 does not know CUDA C++20: asked for it as optional it drops the flag, which we supply.
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
   add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20> $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
 endif()
 

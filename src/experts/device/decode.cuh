@@ -1,0 +1,48 @@
+// Packed words and scale bytes -> A fragments of mma.m16n8k16, exactly (packed_layout.h).
+#pragma once
+
+#include <cstdint>
+
+#include "experts/device/packed_layout.h"
+
+namespace moe4::cuda {
+
+/// bf16x2 product. Exact here: at most 6 significant bits, and subnormal inputs are kept.
+__device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+#if __CUDA_ARCH__ >= 900
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#else
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+#endif
+  return d;
+}
+
+/// The scales of rows g and g + 8 for chunk C as bf16x2, times 2^106. `scales` is the lane's 8
+/// bytes of the unit.
+template <int C>
+__device__ __forceinline__ void decode_scales(uint2 scales, uint32_t& scale_g, uint32_t& scale_g8) {
+  const uint32_t word = C < 2 ? scales.x : scales.y;
+  scale_g = __byte_perm(word, 0, (C & 1) ? 0x4242 : 0x4040) * 16u + 0x70007000u;
+  scale_g8 = __byte_perm(word, 0, (C & 1) ? 0x4343 : 0x4141) * 16u + 0x70007000u;
+}
+
+/// Four words of a chunk -> registers a0 .. a3 of its four mma, weight * 2^-20.
+__device__ __forceinline__ void decode_chunk(uint4 words, uint32_t scale_g, uint32_t scale_g8,
+                                             uint32_t (&a)[16]) {
+  extract_pairs(words.x, words.y, a);
+  extract_pairs(words.z, words.w, a + 8);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) a[i] = multiply_bf16x2(a[i], (i & 1) ? scale_g8 : scale_g);
+}
+
+/// D += A B for one m16n8k16 tile; `a` points at four registers.
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t* a, uint32_t b0,
+                                             uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+}  // namespace moe4::cuda

@@ -1,0 +1,40 @@
+// Host-side packing of an expert's NVFP4 codes and scales into packed_layout.h, and back.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "experts/device/packed_layout.h"
+#include "moe/weights.h"
+
+namespace moe4::cuda {
+
+/// Rows of one operand: 8 bytes of codes and one scale byte for each 16 columns.
+struct CodeRows {
+  const uint8_t* codes = nullptr;
+  int64_t code_stride = 0;  ///< bytes between rows
+  const uint8_t* scales = nullptr;
+  int64_t scale_stride = 0;
+
+  static CodeRows of(const LinearWeights& linear);
+};
+
+/// Throws Error(kBadInput) naming the tensor when a block scale is NaN.
+void check_block_scales(const LinearWeights& linear);
+
+/// Writes m16 tiles [first_tile, last_tile) of one expert; `out` is the expert's first byte. Kind
+/// kGateUp reads both operands, kPlain only `first` (up of a non-gated FC1, or down).
+void pack_tiles(const PackedShape& shape, const CodeRows& first, const CodeRows& up,
+                int64_t first_tile, int64_t last_tile, uint8_t* out);
+
+/// Code and scale of an element as the kernels decode them.
+struct PackedElement {
+  float code = 0;   ///< E2M1 value; the sign includes that of a negative scale
+  float scale = 0;  ///< 2^-9 .. 448; of no meaning where the whole block is zero
+};
+
+/// Element (row, column) of one expert. With kGateUp `row` < I is a gate row, I + i an up row.
+PackedElement unpack_element(const PackedShape& shape, const uint8_t* expert, int64_t row,
+                             int64_t column);
+
+}  // namespace moe4::cuda

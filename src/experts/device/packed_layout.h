@@ -1,0 +1,172 @@
+// The offline layout of NVFP4 weights that the BF16 kernels stream on a GPU, exact to the bit.
+//
+// A matrix [rows, K] is cut into m16 tiles; a tile and 256 columns make one *unit* of 2304 bytes,
+// which one warp turns into the A operands of 16 `mma.m16n8k16`:
+//
+//   byte c * 512 + lane * 16   four words: the codes of chunk c (64 columns) that `lane` owns
+//   byte 2048 + lane * 8 + 2c  scale of row g, then of row g + 8, for that lane and chunk
+//
+// with lane = 4g + t. A lane owns whole blocks of 16: block 16 ku + 4c + t of rows g and g + 8, so
+// two scales serve its 32 codes. mma `m` of a chunk takes elements 4m .. 4m+3 of each of the four
+// blocks (the product does not care which k sits in which slot), so the B operand of a token is 32
+// contiguous bytes: the 16 activations of the lane's block, registers r[0..7], mma m takes r[2m]
+// and r[2m + 1].
+//
+// Unit (e, tile, ku) lies at index ((e * tiles / 2 + tile / 2) * k_units + ku) * 2 + (tile & 1):
+// the units of two neighbouring tiles are adjacent, an m32 x k256 step is 4608 contiguous bytes.
+//
+// Rows of a tile: 16j .. 16j+15 (kPlain), or gate rows 8j .. 8j+7 above up rows 8j .. 8j+7
+// (kGateUp), so that a thread's accumulators c0, c2 are the gate and the up of one element.
+// Rows past the end and columns past K hold zero codes. K and rows are multiples of 16.
+//
+// Codes. A bf16 with a code's sign in bit 15 and its magnitude in bits 8..6 is code * 2^-126 (code
+// 1, i.e. 0.5, is the subnormal). Eight such pairs are spread over two words so that each comes out
+// with at most one shift and one AND (extract_pairs). Scales are re-coded from E4M3 to an unsigned
+// 5-bit exponent and 3-bit mantissa: byte = (x + 9) << 3 | mantissa for 2^x (1 + mantissa / 8),
+// x = -9 .. 8; byte * 16 + 0x7000 is the bf16 scale * 2^106. The product is weight * 2^-20, exact;
+// 2^20 goes into the float32 alpha (kAlphaScale). A zero scale zeroes its codes; a negative scale
+// flips their signs.
+#pragma once
+
+#include <cstdint>
+
+#include "base/checked_math.h"
+#include "moe/problem.h"
+#include "numerics/host_device.h"
+
+namespace moe4::cuda {
+
+inline constexpr int kTileRows = 16;
+inline constexpr int kUnitK = 256;
+inline constexpr int kChunkK = 64;
+inline constexpr int kChunks = kUnitK / kChunkK;
+inline constexpr int kUnitBytes = 2304;
+inline constexpr int kUnitScaleOffset = 2048;
+inline constexpr int kStepBytes = 2 * kUnitBytes;  ///< m32 x k256
+inline constexpr float kAlphaScale = 0x1p20f;
+
+enum class RowOrder {
+  kPlain,   ///< tile row r is row 16 j + r
+  kGateUp,  ///< tile rows 0-7 are gate rows 8 j + r, rows 8-15 up rows 8 j + r - 8
+};
+
+/// A packed matrix of each of several experts.
+struct PackedShape {
+  RowOrder order = RowOrder::kPlain;
+  int64_t rows = 0;     ///< of one operand: I for FC1 (gate and up apart), H for FC2
+  int64_t k = 0;        ///< multiple of 16
+  int64_t tiles = 0;    ///< m16 tiles of an expert, even
+  int64_t k_units = 0;  ///< ceil(k / 256)
+
+  int64_t expert_bytes() const { return tiles * k_units * kUnitBytes; }
+};
+
+constexpr PackedShape packed_shape(RowOrder order, int64_t rows, int64_t k) {
+  const int64_t rows_per_tile = order == RowOrder::kGateUp ? kTileRows / 2 : kTileRows;
+  return {order, rows, k, round_up(ceil_div(rows, rows_per_tile), 2), ceil_div(k, kUnitK)};
+}
+
+/// FC1: K = H; gate and up interleaved when the activation is gated.
+inline PackedShape fc1_shape(const MoeProblem& problem) {
+  return packed_shape(problem.activation.is_gated() ? RowOrder::kGateUp : RowOrder::kPlain,
+                      problem.intermediate_size, problem.hidden_size);
+}
+/// FC2: K = I.
+inline PackedShape fc2_shape(const MoeProblem& problem) {
+  return packed_shape(RowOrder::kPlain, problem.hidden_size, problem.intermediate_size);
+}
+
+/// Byte offset of a unit from the first expert's first byte.
+MOE4_HOST_DEVICE constexpr int64_t unit_offset(int64_t tiles, int64_t k_units, int64_t expert,
+                                               int64_t tile, int64_t ku) {
+  return (((expert * (tiles / 2) + tile / 2) * k_units + ku) * 2 + (tile & 1)) * kUnitBytes;
+}
+
+// Where sign and magnitude of the two codes of a pair sit once it is shifted into place.
+inline constexpr uint32_t kPairMask = 0x81C081C0u;
+// Pairs 6 and 7 use the bits of word 0 that this mask selects and the others of word 1.
+inline constexpr uint32_t kSplitMask = 0x60306030u;
+
+MOE4_HOST_DEVICE constexpr uint32_t rotate_right(uint32_t x, int s) {
+  return (x >> s) | (x << ((32 - s) & 31));
+}
+
+/// Two code words -> eight bf16x2 pairs, each code * 2^-126: the registers a0 .. a3 of one mma,
+/// then those of the next.
+MOE4_HOST_DEVICE constexpr void extract_pairs(uint32_t w0, uint32_t w1, uint32_t* a) {
+  const uint32_t split = (w0 & kSplitMask) | (w1 & ~kSplitMask);
+  a[0] = w0 & kPairMask;
+  a[1] = rotate_right(w0, 4) & kPairMask;
+  a[2] = (w0 << 6) & kPairMask;
+  a[3] = rotate_right(split, 8) & kPairMask;
+  a[4] = rotate_right(w1, 2) & kPairMask;
+  a[5] = rotate_right(w1, 6) & kPairMask;
+  a[6] = (w1 << 4) & kPairMask;
+  a[7] = (split << 2) & kPairMask;
+}
+
+/// The two codes of a checkpoint byte as the pair extract_pairs() yields, before it is shifted.
+MOE4_HOST_DEVICE constexpr uint32_t spread_codes(uint32_t byte) {
+  const uint32_t low = byte & 15, high = (byte >> 4) & 15;
+  return ((low & 7) << 6) | ((low & 8) << 12) | ((high & 7) << 22) | ((high & 8) << 28);
+}
+
+/// One block of 16 codes of row g and of row g + 8 (8 checkpoint bytes each, low nibble first)
+/// -> the four words of a lane in a chunk.
+MOE4_HOST_DEVICE constexpr void pack_codes(const uint8_t* row_g, const uint8_t* row_g8,
+                                           uint32_t* words) {
+  for (int half = 0; half < 2; ++half) {
+    // Registers of mma 2 * half, then of mma 2 * half + 1: a0, a1, a2, a3.
+    const uint8_t* low = row_g + 4 * half;
+    const uint8_t* high = row_g8 + 4 * half;
+    const uint32_t p0 = spread_codes(low[0]);
+    const uint32_t p1 = rotate_right(spread_codes(high[0]), 28);
+    const uint32_t p2 = rotate_right(spread_codes(low[1]), 6);
+    const uint32_t p6 = rotate_right(spread_codes(high[1]), 24);
+    const uint32_t p3 = rotate_right(spread_codes(low[2]), 30);
+    const uint32_t p4 = rotate_right(spread_codes(high[2]), 26);
+    const uint32_t p5 = rotate_right(spread_codes(low[3]), 4);
+    const uint32_t p7 = rotate_right(spread_codes(high[3]), 2);
+    const uint32_t split = p6 | p7;
+    words[2 * half] = p0 | p1 | p2 | (split & kSplitMask);
+    words[2 * half + 1] = p3 | p4 | p5 | (split & ~kSplitMask);
+  }
+}
+
+/// A finite, non-zero E4M3 byte (sign ignored) -> the scale byte of this layout.
+MOE4_HOST_DEVICE constexpr uint8_t recode_scale(uint8_t e4m3) {
+  uint32_t exponent = (e4m3 >> 3) & 15, mantissa = e4m3 & 7;
+  if (exponent != 0) return static_cast<uint8_t>(((exponent + 2) << 3) | mantissa);
+  // Subnormal mantissa * 2^-9: normalise to 2^x (1 + m / 8), x = -9 .. -7.
+  uint32_t x = 2;  // x + 9
+  while (!(mantissa & 4)) {
+    mantissa <<= 1;
+    --x;
+  }
+  return static_cast<uint8_t>((x << 3) | ((mantissa << 1) & 7));
+}
+
+/// One lane's share of a chunk: codes and scales of rows g and g + 8.
+struct PackedBlock {
+  uint32_t words[4];
+  uint8_t scales[2];
+};
+
+/// Null pointers stand for padding. The scale bytes must not be NaN.
+MOE4_HOST_DEVICE constexpr PackedBlock pack_block(const uint8_t* codes_g, uint8_t scale_g,
+                                                  const uint8_t* codes_g8, uint8_t scale_g8) {
+  uint8_t rows[2][8] = {};
+  PackedBlock block{};
+  for (int r = 0; r < 2; ++r) {
+    const uint8_t* codes = r == 0 ? codes_g : codes_g8;
+    const uint8_t scale = r == 0 ? scale_g : scale_g8;
+    if (codes == nullptr || (scale & 0x7f) == 0) continue;
+    const uint8_t flip = (scale & 0x80) != 0 ? 0x88 : 0;
+    for (int i = 0; i < 8; ++i) rows[r][i] = codes[i] ^ flip;
+    block.scales[r] = recode_scale(scale);
+  }
+  pack_codes(rows[0], rows[1], block.words);
+  return block;
+}
+
+}  // namespace moe4::cuda
