@@ -11,7 +11,7 @@
 
 namespace moe4::cuda {
 
-CodeRows CodeRows::of(const LinearWeights& linear) {
+CodeRows code_rows(const LinearWeights& linear) {
   return {.codes = static_cast<const uint8_t*>(linear.weight.data),
           .code_stride = linear.weight.stride(),
           .scales = static_cast<const uint8_t*>(linear.scale.data),
@@ -34,48 +34,14 @@ void check_block_scales(const LinearWeights& linear) {
   }
 }
 
-namespace {
-
-struct RowRef {
-  const CodeRows* rows;  // null: padding
-  int64_t index;
-};
-
-// The matrix row behind row `r` of a tile.
-RowRef source_row(const PackedShape& shape, const CodeRows& first, const CodeRows& up, int64_t tile,
-                  int r) {
-  if (shape.order == RowOrder::kPlain) {
-    const int64_t row = tile * kTileRows + r;
-    return {row < shape.rows ? &first : nullptr, row};
-  }
-  const int64_t row = tile * 8 + (r & 7);
-  return {row < shape.rows ? (r < 8 ? &first : &up) : nullptr, row};
-}
-
-}  // namespace
-
 void pack_tiles(const PackedShape& shape, const CodeRows& first, const CodeRows& up,
                 int64_t first_tile, int64_t last_tile, uint8_t* out) {
-  const int64_t blocks = shape.k / 16;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     for (int64_t ku = 0; ku < shape.k_units; ++ku) {
       uint8_t* unit = out + unit_offset(shape.tiles, shape.k_units, 0, tile, ku);
       for (int lane = 0; lane < 32; ++lane) {
-        const RowRef g = source_row(shape, first, up, tile, lane / 4);
-        const RowRef g8 = source_row(shape, first, up, tile, lane / 4 + 8);
         for (int c = 0; c < kChunks; ++c) {
-          const int64_t b = ku * 16 + c * 4 + lane % 4;
-          const auto codes = [&](const RowRef& row) {
-            return row.rows == nullptr || b >= blocks
-                       ? nullptr
-                       : row.rows->codes + row.index * row.rows->code_stride + b * 8;
-          };
-          const auto scale = [&](const RowRef& row) {
-            return row.rows == nullptr || b >= blocks
-                       ? uint8_t{0}
-                       : row.rows->scales[row.index * row.rows->scale_stride + b];
-          };
-          const PackedBlock block = pack_block(codes(g), scale(g), codes(g8), scale(g8));
+          const PackedBlock block = pack_lane(shape, first, up, tile, ku, lane, c);
           std::memcpy(unit + c * 512 + lane * 16, block.words, 16);
           std::memcpy(unit + kUnitScaleOffset + lane * 8 + 2 * c, block.scales, 2);
         }

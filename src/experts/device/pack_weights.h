@@ -2,22 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "experts/device/packed_layout.h"
 #include "moe/weights.h"
 
 namespace moe4::cuda {
 
-/// Rows of one operand: 8 bytes of codes and one scale byte for each 16 columns.
-struct CodeRows {
-  const uint8_t* codes = nullptr;
-  int64_t code_stride = 0;  ///< bytes between rows
-  const uint8_t* scales = nullptr;
-  int64_t scale_stride = 0;
-
-  static CodeRows of(const LinearWeights& linear);
-};
+CodeRows code_rows(const LinearWeights& linear);
 
 /// Throws Error(kBadInput) naming the tensor when a block scale is NaN.
 void check_block_scales(const LinearWeights& linear);

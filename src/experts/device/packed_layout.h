@@ -169,4 +169,32 @@ MOE4_HOST_DEVICE constexpr PackedBlock pack_block(const uint8_t* codes_g, uint8_
   return block;
 }
 
+/// Rows of one operand as the checkpoint has them: 8 bytes of codes and one scale byte for each 16
+/// columns. Host or device pointers.
+struct CodeRows {
+  const uint8_t* codes = nullptr;
+  int64_t code_stride = 0;  ///< bytes between rows
+  const uint8_t* scales = nullptr;
+  int64_t scale_stride = 0;
+};
+
+/// What lane `lane` owns of chunk `c` of unit (tile, ku). kGateUp reads both operands, kPlain only
+/// `first`.
+MOE4_HOST_DEVICE constexpr PackedBlock pack_lane(const PackedShape& shape, const CodeRows& first,
+                                                 const CodeRows& up, int64_t tile, int64_t ku,
+                                                 int lane, int c) {
+  const uint8_t* codes[2] = {nullptr, nullptr};
+  uint8_t scales[2] = {0, 0};
+  const int64_t b = ku * 16 + c * 4 + lane % 4;
+  for (int r = 0; r < 2; ++r) {
+    const bool gate_up = shape.order == RowOrder::kGateUp;
+    const int64_t row = gate_up ? tile * 8 + lane / 4 : tile * kTileRows + lane / 4 + 8 * r;
+    if (row >= shape.rows || b >= shape.k / 16) continue;
+    const CodeRows& rows = gate_up && r == 1 ? up : first;
+    codes[r] = rows.codes + row * rows.code_stride + b * 8;
+    scales[r] = rows.scales[row * rows.scale_stride + b];
+  }
+  return pack_block(codes[0], scales[0], codes[1], scales[1]);
+}
+
 }  // namespace moe4::cuda
