@@ -1,0 +1,194 @@
+// Merging with a heap over a doubly linked list: the pair of lowest rank first, the leftmost of
+// equals.
+#include "text/bpe_model.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "text/byte_alphabet.h"
+#include "text/utf8.h"
+
+namespace moe4 {
+namespace {
+
+uint64_t pair_key(int32_t left, int32_t right) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+}
+
+// The finaliser of splitmix64: every input bit reaches every output bit.
+uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+constexpr size_t kMaxPieceBytes = size_t{1} << 30;
+
+}  // namespace
+
+void MergeTable::reserve(size_t count) {
+  size_t size = 16;
+  while (size < 2 * count) size *= 2;
+  slots_.assign(size, Slot{});
+}
+
+size_t MergeTable::slot_of(uint64_t pair) const {
+  const size_t mask = slots_.size() - 1;
+  size_t slot = mix(pair) & mask;
+  while (slots_[slot].pair != pair && slots_[slot].pair != kEmpty) slot = (slot + 1) & mask;
+  return slot;
+}
+
+void MergeTable::insert(int32_t left, int32_t right, Merge merge) {
+  const uint64_t pair = pair_key(left, right);
+  slots_[slot_of(pair)] = {pair, merge};
+}
+
+const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
+  const Slot& slot = slots_[slot_of(pair_key(left, right))];
+  return slot.pair == kEmpty ? nullptr : &slot.merge;
+}
+
+BpeModel::BpeModel(TokenizerJson json, bool ignore_merges, const std::string& name)
+    : ignore_merges_(ignore_merges) {
+  add_vocab(&json, name);
+  add_merges(json, name);
+}
+
+void BpeModel::add_vocab(TokenizerJson* json, const std::string& name) {
+  if (json->vocab.empty()) {
+    throw_bad_input({.what = "vocabulary is empty", .file = name, .tensor = "model.vocab"});
+  }
+  int64_t limit = 0;
+  for (const auto& [spelling, id] : json->vocab) limit = std::max<int64_t>(limit, int64_t{id} + 1);
+  // Added tokens may sit in holes of the vocabulary, but a table of ids must not be mostly holes.
+  const int64_t most = 2 * static_cast<int64_t>(json->vocab.size()) + 65536;
+  if (limit > most) {
+    throw_bad_input({.what = "token ids have large holes",
+                     .file = name,
+                     .tensor = "model.vocab",
+                     .expected = "ids below " + std::to_string(most),
+                     .found = std::to_string(limit - 1)});
+  }
+  std::vector<bool> taken(static_cast<size_t>(limit));
+  bytes_of_id_.resize(static_cast<size_t>(limit));
+  id_of_byte_.fill(-1);
+  id_of_spelling_.reserve(json->vocab.size());
+  for (auto& [spelling, id] : json->vocab) {
+    const auto index = static_cast<size_t>(id);
+    if (taken[index]) {
+      throw_bad_input({.what = "token id " + std::to_string(id) + " is given twice",
+                       .file = name,
+                       .tensor = "model.vocab",
+                       .found = spelling});
+    }
+    taken[index] = true;
+    std::string& bytes = bytes_of_id_[index];
+    const std::optional<std::string> spelled = bytes_of_spelling(spelling);
+    bytes = spelled ? *spelled : spelling;
+    if (spelled && bytes.size() == 1) id_of_byte_[static_cast<unsigned char>(bytes[0])] = id;
+    if (spelled && ignore_merges_) id_of_bytes_.emplace(bytes, id);
+    if (!id_of_spelling_.emplace(std::move(spelling), id).second) {
+      throw_bad_input({.what = "token with id " + std::to_string(id) + " is listed twice",
+                       .file = name,
+                       .tensor = "model.vocab",
+                       .found = bytes});
+    }
+  }
+}
+
+void BpeModel::add_merges(const TokenizerJson& json, const std::string& name) {
+  merges_.reserve(json.merges.size());
+  uint32_t rank = 0;
+  std::string joined;
+  for (const auto& [left, right] : json.merges) {
+    joined.assign(left).append(right);
+    const auto known = [&](const std::string& token) {
+      const auto found = id_of_spelling_.find(token);
+      if (found == id_of_spelling_.end()) {
+        throw_bad_input({.what = "merge number " + std::to_string(rank) + " of \"" +
+                                 printable(left, 60) + "\" and \"" + printable(right, 60) +
+                                 "\" needs a token that the vocabulary lacks",
+                         .file = name,
+                         .tensor = "model.merges",
+                         .found = token});
+      }
+      return found->second;
+    };
+    const int32_t left_id = known(left);
+    const int32_t right_id = known(right);
+    merges_.insert(left_id, right_id, {rank, known(joined)});
+    ++rank;
+  }
+}
+
+void BpeModel::encode(std::string_view piece, BpeScratch* scratch,
+                      std::vector<int32_t>* ids) const {
+  if (ignore_merges_) {
+    if (const auto found = id_of_bytes_.find(piece); found != id_of_bytes_.end()) {
+      ids->push_back(found->second);
+      return;
+    }
+  }
+  if (piece.size() > kMaxPieceBytes) {
+    throw_bad_input({.what = "text has a word of more than 2^30 bytes"});
+  }
+  auto& [symbols, heap] = *scratch;
+  symbols.clear();
+  heap.clear();
+  for (const char c : piece) {
+    const int32_t id = id_of_byte_[static_cast<unsigned char>(c)];
+    if (id < 0) continue;
+    const auto position = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, position - 1, position + 1});
+  }
+  if (symbols.empty()) return;
+  symbols.back().next = -1;
+
+  const auto consider = [&](int32_t position) {
+    const BpeScratch::Symbol& left = symbols[static_cast<size_t>(position)];
+    if (left.next < 0) return;
+    const auto* merge = merges_.find(left.id, symbols[static_cast<size_t>(left.next)].id);
+    if (merge == nullptr) return;
+    heap.push_back({merge->rank, position, merge->result});
+    std::push_heap(heap.begin(), heap.end());
+  };
+  for (size_t i = 0; i + 1 < symbols.size(); ++i) consider(static_cast<int32_t>(i));
+
+  while (!heap.empty()) {
+    std::pop_heap(heap.begin(), heap.end());
+    const BpeScratch::Candidate best = heap.back();
+    heap.pop_back();
+    BpeScratch::Symbol& left = symbols[static_cast<size_t>(best.position)];
+    if (left.id < 0 || left.next < 0) continue;
+    BpeScratch::Symbol& right = symbols[static_cast<size_t>(left.next)];
+    const auto* merge = merges_.find(left.id, right.id);
+    if (merge == nullptr || merge->result != best.result) continue;  // a neighbour changed since
+    left.id = best.result;
+    right.id = -1;
+    left.next = right.next;
+    if (left.next >= 0) symbols[static_cast<size_t>(left.next)].previous = best.position;
+    if (left.previous >= 0) consider(left.previous);
+    consider(best.position);
+  }
+  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) {
+    ids->push_back(symbols[static_cast<size_t>(i)].id);
+  }
+}
+
+std::string_view BpeModel::bytes(int32_t id) const {
+  if (id < 0 || static_cast<size_t>(id) >= bytes_of_id_.size()) return {};
+  return bytes_of_id_[static_cast<size_t>(id)];
+}
+
+std::optional<int32_t> BpeModel::find_spelling(std::string_view spelling) const {
+  const auto found = id_of_spelling_.find(std::string(spelling));
+  if (found == id_of_spelling_.end()) return std::nullopt;
+  return found->second;
+}
+
+bool BpeModel::covers_all_bytes() const {
+  return std::none_of(id_of_byte_.begin(), id_of_byte_.end(), [](int32_t id) { return id < 0; });
+}
+
+}  // namespace moe4

@@ -1,0 +1,13 @@
+// Translates the regular expressions of tokenizer.json (Oniguruma) into PCRE2's dialect.
+#pragma once
+
+#include <string>
+
+namespace moe4 {
+
+/// A PCRE2 pattern that matches what Oniguruma would. Constructs whose meaning differs between the
+/// two (class intersections, nested classes, \b, \h, possessive {n,m}+, ...) are refused with an
+/// Error(kBadInput) that names them; `file` is for that message.
+std::string translate_regex(const std::string& oniguruma, const std::string& file);
+
+}  // namespace moe4

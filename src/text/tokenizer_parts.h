@@ -1,0 +1,25 @@
+// Builds the parts of a tokenizer from the sections of tokenizer.json, refusing what it does not
+// know.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "text/added_tokens.h"
+#include "text/bpe_model.h"
+#include "text/pre_tokenizer.h"
+
+namespace moe4 {
+
+struct TokenizerParts {
+  bool nfc = false;
+  PreTokenizer pre_tokenizer;
+  BpeModel model;
+  AddedTokens added;
+};
+
+/// `name` is for messages. Throws Error(kBadInput) naming the first construct that is not
+/// supported.
+TokenizerParts read_tokenizer_parts(std::string_view text, const std::string& name);
+
+}  // namespace moe4
