@@ -57,6 +57,9 @@ class Checkpoint {
 
   /// "model." or "model.language_model." ...: what stands before "layers.N" and "embed_tokens".
   const std::string& text_prefix() const;
+  /// Modules with a matrix for a weight, embeddings left out, sorted. Routed experts stored in 3-D
+  /// tensors are not among them.
+  const std::vector<std::string>& linear_modules() const;
   /// Whether `module` (full name, e.g. "model.layers.0.self_attn.q_proj") has weights.
   bool has_linear(const std::string& module) const;
   /// The linear with its scheme, dtypes and shapes checked: [out_features, in_features] must match

@@ -31,6 +31,7 @@ struct ModelConfig {
   int64_t head_dim = 0;
   double rope_theta = 10000.0;
   double partial_rotary_factor = 1.0;
+  std::string rope_type = "default";  ///< "yarn", "llama3", ...: scaled rotary embeddings
   bool attention_bias = false;
   bool attn_output_gate = false;  ///< q_proj yields [q | gate] per head (qwen3_5_moe, qwen3_next)
   std::vector<LayerKind> layer_kinds;  ///< num_layers entries
@@ -49,6 +50,9 @@ struct ModelConfig {
   bool shared_expert_has_gate = false;          ///< sigmoid(shared_expert_gate(x)) multiplies it
   MoeProblem moe;                               ///< num_local_experts == num_experts here
   RouterConfig router;                          ///< correction_bias comes from a tensor, per layer
+  /// The scoring function in the file's words; where RouterConfig has no such function
+  /// ("sqrtsoftplus"), the model can be planned but not run.
+  std::string router_scoring = "softmax";
 
   bool one_plus_weight_norm =
       false;  ///< RMSNorm multiplies by (1 + w): qwen3_5_moe, qwen3_next, gemma

@@ -1,0 +1,337 @@
+// Puts configuration, metadata and tensors of a folder together.
+#include "checkpoint/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "checkpoint/config_parser.h"
+#include "checkpoint/module_names.h"
+#include "checkpoint/module_tensors.h"
+#include "checkpoint/quant_config.h"
+#include "checkpoint/stored_linear.h"
+#include "checkpoint/tensor_table.h"
+
+namespace moe4 {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The quantisation object of config.json: at the top level, or inside text_config, where a leftover
+// of the model's earlier life may sit.
+const Json* find_quantization_config(const Json& root, std::string& where) {
+  where = "quantization_config";
+  if (const auto it = root.find("quantization_config"); it != root.end() && !it->is_null()) {
+    return &*it;
+  }
+  where = "text_config.quantization_config";
+  if (const auto text = root.find("text_config"); text != root.end() && text->is_object()) {
+    if (const auto it = text->find("quantization_config"); it != text->end() && !it->is_null()) {
+      return &*it;
+    }
+  }
+  return nullptr;
+}
+
+std::string scheme_or_unsupported(const DeclaredQuant& declared) {
+  return declared.unsupported.empty() ? to_string(declared.scheme) : declared.unsupported;
+}
+
+}  // namespace
+
+struct Checkpoint::Impl {
+  fs::path directory;
+  CheckpointOptions options;
+  ModelConfig config;
+  GenerationConfig generation;
+  std::vector<CheckpointNote> notes;
+  TensorTable tensors;
+  QuantConfig quant;
+  std::string dialect;
+  std::string text_prefix;
+  std::vector<std::string> linear_modules;
+
+  InterpretOptions interpret_options() const {
+    return {.headers_only = options.headers_only,
+            .fp8_block_rows = quant.fp8_block_rows(),
+            .fp8_block_columns = quant.fp8_block_columns()};
+  }
+
+  std::optional<DeclaredQuant> declared(const std::string& module) const {
+    return quant.lookup(module_spellings(module, text_prefix), is_routed_expert(module));
+  }
+
+  LinearWeights interpret_module(const StoredLinear& stored) const {
+    return interpret(stored, declared(stored.module), interpret_options());
+  }
+
+  void read_configs();
+  void list_linear_modules();
+  void compare_with_metadata();
+  void check_embedding() const;
+};
+
+void Checkpoint::Impl::read_configs() {
+  const fs::path config_file = directory / "config.json";
+  const Json root = read_json_file(config_file);
+  config = parse_model_config(root, config_file.string());
+
+  const fs::path generation_file = directory / "generation_config.json";
+  if (fs::exists(fs::symlink_status(generation_file))) {
+    generation = parse_generation_config(read_json_file(generation_file), generation_file.string());
+  }
+  if (generation.eos_token_ids.empty()) {
+    // Older models name the end token in config.json only.
+    Json eos;
+    for (const Json* place :
+         {&root, root.contains("text_config") ? &root["text_config"] : nullptr}) {
+      if (place != nullptr && place->is_object() && place->contains("eos_token_id")) {
+        eos["eos_token_id"] = (*place)["eos_token_id"];
+        break;
+      }
+    }
+    if (!eos.is_null()) {
+      generation.eos_token_ids = parse_generation_config(eos, config_file.string()).eos_token_ids;
+    }
+  }
+
+  std::string where;
+  const Json* quantization = find_quantization_config(root, where);
+  const fs::path hf_quant_file = directory / "hf_quant_config.json";
+  std::optional<Json> hf_quant;
+  if (fs::exists(fs::symlink_status(hf_quant_file))) hf_quant = read_json_file(hf_quant_file);
+  quant = QuantConfig::parse(quantization, config_file.string(), hf_quant ? &*hf_quant : nullptr,
+                             hf_quant_file.string(), notes);
+  dialect = quant.dialect();
+  if (!quant.version().empty()) dialect += " " + printable(quant.version(), 40);
+  if (!quant.kv_cache().empty()) {
+    notes.push_back({.level = CheckpointNote::Level::kInfo,
+                     .where = "KV cache",
+                     .message = "the metadata asks for " + printable(quant.kv_cache(), 40) +
+                                "; moe4 keeps the KV cache in BF16"});
+  }
+}
+
+// Modules that have a two-dimensional weight and are not embeddings, in the order of their names.
+void Checkpoint::Impl::list_linear_modules() {
+  constexpr std::string_view kPlain = ".weight";
+  constexpr std::string_view kPacked = ".weight_packed";
+  for (const std::string& name : tensors.names()) {
+    std::string_view module = name;
+    if (module.ends_with(kPlain)) {
+      module.remove_suffix(kPlain.size());
+    } else if (module.ends_with(kPacked)) {
+      module.remove_suffix(kPacked.size());
+    } else {
+      continue;
+    }
+    const size_t dot = module.rfind('.');
+    const std::string_view last = dot == std::string_view::npos ? module : module.substr(dot + 1);
+    if (tensors.find(name)->shape.size() != 2 || last.find("embed") != std::string_view::npos) {
+      continue;
+    }
+    linear_modules.emplace_back(module);
+  }
+}
+
+// Tensors are the truth; what the metadata says otherwise becomes notes, one a kind of module.
+void Checkpoint::Impl::compare_with_metadata() {
+  struct Disagreement {
+    int64_t count = 0;
+    std::string first;
+    CheckpointNote::Level level = CheckpointNote::Level::kWarning;
+  };
+  std::map<std::string, Disagreement> found;
+  const auto note = [&](const std::string& module, const std::string& message,
+                        CheckpointNote::Level level) {
+    Disagreement& entry = found[generic_module(module) + "\n" + message];
+    if (entry.count++ == 0) entry.first = module;
+    entry.level = level;
+  };
+  for (const std::string& module : linear_modules) {
+    const std::vector<std::string> names = module_spellings(module, text_prefix);
+    const bool is_expert = is_routed_expert(module);
+    const std::optional<DeclaredQuant> says = quant.lookup(names, is_expert);
+    const std::string weight_name = tensors.find(module + ".weight_packed") != nullptr
+                                        ? module + ".weight_packed"
+                                        : module + ".weight";
+    const std::optional<DType> dtype = tensors.find(weight_name)->dtype;
+    const bool stored_nvfp4 = dtype == DType::kU8;
+    const bool stored_fp8 = dtype == DType::kF8E4M3;
+    if (quant.is_excluded_and_listed(names)) {
+      note(module, "is both excluded from quantisation and listed as quantised; the tensors decide",
+           CheckpointNote::Level::kWarning);
+    }
+    if (!stored_nvfp4 && !stored_fp8) {
+      // Routers and small projections are often neither excluded nor quantised.
+      if (says && is_expert) {
+        note(module,
+             "is " + scheme_or_unsupported(*says) + " by " + says->source +
+                 ", but its tensors are not quantised",
+             CheckpointNote::Level::kWarning);
+      }
+      continue;
+    }
+    const char* stored = stored_nvfp4 ? "NVFP4" : "FP8";
+    if (!says) {
+      note(module,
+           fmt::format("is not quantised by the metadata, but its tensors are {}; its "
+                       "activations stay BF16",
+                       stored),
+           CheckpointNote::Level::kWarning);
+    } else if (!says->unsupported.empty() ||
+               (stored_nvfp4 ? !says->scheme.is_nvfp4() : !says->scheme.is_fp8())) {
+      note(module,
+           fmt::format("is {} by {}, but its tensors are {}; its activations stay BF16",
+                       scheme_or_unsupported(*says), says->source, stored),
+           CheckpointNote::Level::kWarning);
+    }
+  }
+  for (const auto& [key, entry] : found) {
+    const size_t cut = key.find('\n');
+    std::string message = key.substr(cut + 1);
+    if (entry.count > 1) message += fmt::format(" ({} such modules)", entry.count);
+    notes.push_back({.level = entry.level,
+                     .where = entry.count == 1 ? entry.first : key.substr(0, cut),
+                     .message = std::move(message)});
+  }
+}
+
+void Checkpoint::Impl::check_embedding() const {
+  const std::string name = text_prefix + "embed_tokens.weight";
+  const TensorInfo* info = tensors.find(name);
+  if (info == nullptr) return;
+  const std::vector<int64_t> expected = {config.vocab_size, config.hidden_size};
+  if (info->dtype != DType::kU8 && info->shape != expected) {
+    throw_bad_input({.what = "embedding does not fit the configuration",
+                     .file = tensors.file_of(name).string(),
+                     .tensor = "tensor " + name,
+                     .expected = shape_to_string(expected) + " (vocab_size, hidden_size)",
+                     .found = shape_to_string(info->shape)});
+  }
+}
+
+std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& path,
+                                             const CheckpointOptions& options) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) {
+    throw_bad_input({.what = "no such checkpoint",
+                     .file = path.string(),
+                     .found = error ? error.message() : "",
+                     .hint = "give a folder with config.json and .safetensors files"});
+  }
+  auto impl = std::make_unique<Impl>();
+  impl->options = options;
+  impl->directory = fs::is_directory(status) ? path : path.parent_path();
+  impl->read_configs();
+  impl->tensors = TensorTable::open(path, options.headers_only, impl->notes);
+  impl->text_prefix = find_text_prefix(impl->tensors);
+  impl->check_embedding();
+  impl->list_linear_modules();
+  impl->compare_with_metadata();
+  return std::unique_ptr<Checkpoint>(new Checkpoint(std::move(impl)));
+}
+
+Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Checkpoint::~Checkpoint() = default;
+
+const fs::path& Checkpoint::directory() const { return impl_->directory; }
+const ModelConfig& Checkpoint::config() const { return impl_->config; }
+const GenerationConfig& Checkpoint::generation_config() const { return impl_->generation; }
+const std::string& Checkpoint::dialect() const { return impl_->dialect; }
+const std::vector<CheckpointNote>& Checkpoint::notes() const { return impl_->notes; }
+const std::vector<std::string>& Checkpoint::tensor_names() const { return impl_->tensors.names(); }
+const std::vector<std::string>& Checkpoint::linear_modules() const { return impl_->linear_modules; }
+bool Checkpoint::has_tensor(const std::string& name) const {
+  return impl_->tensors.find(name) != nullptr;
+}
+TensorView Checkpoint::tensor(const std::string& name) const { return impl_->tensors.view(name); }
+fs::path Checkpoint::file_of(const std::string& tensor) const {
+  return impl_->tensors.file_of(tensor);
+}
+int64_t Checkpoint::total_tensor_bytes() const { return impl_->tensors.total_bytes(); }
+const std::string& Checkpoint::text_prefix() const { return impl_->text_prefix; }
+std::string Checkpoint::layer_name(int64_t layer, const std::string& suffix) const {
+  return fmt::format("{}layers.{}.{}", impl_->text_prefix, layer, suffix);
+}
+
+bool Checkpoint::has_linear(const std::string& module) const {
+  return has_module(impl_->tensors, module);
+}
+
+LinearWeights Checkpoint::linear(const std::string& module, int64_t out_features,
+                                 int64_t in_features) const {
+  LinearWeights linear = impl_->interpret_module(gather_linear(impl_->tensors, module));
+  const auto fits = [](int64_t want, int64_t have) { return want == -1 || want == have; };
+  if (!fits(out_features, linear.out_features) || !fits(in_features, linear.in_features)) {
+    throw_bad_input({.what = "linear layer does not fit the configuration",
+                     .file = file_of(has_tensor(module + ".weight") ? module + ".weight"
+                                                                    : module + ".weight_packed")
+                                 .string(),
+                     .tensor = "module " + module,
+                     .expected = shape_to_string({out_features, in_features}) + " (out, in)",
+                     .found = shape_to_string({linear.out_features, linear.in_features})});
+  }
+  return linear;
+}
+
+MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
+  const ModelConfig& config = impl_->config;
+  if (layer < 0 || layer >= config.num_layers || !config.is_moe_layer[layer]) {
+    throw_bad_input({.what = "layer has no routed experts",
+                     .file = (directory() / "config.json").string(),
+                     .tensor = fmt::format("layer {}", layer)});
+  }
+  const auto base = find_experts_module(impl_->tensors, layer_name(layer, ""));
+  if (!base) {
+    throw_bad_input({.what = "experts are missing",
+                     .file = impl_->tensors.main_file().string(),
+                     .tensor = "tensor " + layer_name(layer, "mlp.experts.0.gate_proj.weight"),
+                     .expected = fmt::format("{} experts", config.moe.num_experts)});
+  }
+  MoeLayerWeights weights;
+  weights.problem = config.moe;
+  const int64_t hidden = config.moe.hidden_size;
+  const int64_t intermediate = config.moe.intermediate_size;
+  const std::vector<StoredExpert> stored =
+      gather_experts(impl_->tensors, *base,
+                     {.num_experts = config.moe.num_experts,
+                      .hidden_size = hidden,
+                      .intermediate_size = intermediate,
+                      .is_gated = config.moe.activation.is_gated()});
+  std::optional<std::string> first;  // the module whose scheme all others must have
+  const auto add = [&](const StoredLinear& from, int64_t rows, int64_t columns) {
+    LinearWeights linear = impl_->interpret_module(from);
+    if (linear.out_features != rows || linear.in_features != columns) {
+      throw_bad_input({.what = "expert does not fit the configuration",
+                       .file = from.weight.file,
+                       .tensor = "tensor " + from.weight.name,
+                       .expected = shape_to_string({rows, columns}) + " (out, in)",
+                       .found = shape_to_string({linear.out_features, linear.in_features})});
+    }
+    if (!first) {
+      first = from.module;
+      weights.scheme = linear.scheme;
+    } else if (linear.scheme != weights.scheme) {
+      throw_bad_input({.what = "experts of one layer are quantised differently",
+                       .file = from.weight.file,
+                       .tensor = "tensor " + from.weight.name,
+                       .expected = to_string(weights.scheme) + " as " + *first,
+                       .found = to_string(linear.scheme)});
+    }
+    return linear;
+  };
+  weights.experts.reserve(stored.size());
+  for (const StoredExpert& expert : stored) {
+    ExpertWeights& out = weights.experts.emplace_back();
+    if (expert.gate) out.gate = add(*expert.gate, intermediate, hidden);
+    out.up = add(expert.up, intermediate, hidden);
+    out.down = add(expert.down, hidden, intermediate);
+  }
+  return weights;
+}
+
+}  // namespace moe4

@@ -1,0 +1,16 @@
+// Turns the text of config.json and generation_config.json into plain structs.
+#pragma once
+
+#include <string>
+
+#include "checkpoint/json_reader.h"
+#include "checkpoint/model_config.h"
+
+namespace moe4 {
+
+/// `root`: the whole document. Throws Error(kBadInput) naming `file` and the key at fault.
+ModelConfig parse_model_config(const Json& root, const std::string& file);
+
+GenerationConfig parse_generation_config(const Json& root, const std::string& file);
+
+}  // namespace moe4

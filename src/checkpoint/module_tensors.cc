@@ -1,0 +1,310 @@
+// Tensor names of modules and experts.
+#include "checkpoint/module_tensors.h"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "base/error.h"
+
+namespace moe4 {
+namespace {
+
+constexpr std::array<const char*, 6> kTextPrefixes = {
+    "model.language_model.", "language_model.model.", "model.", "backbone.", "language_model.", ""};
+
+constexpr std::array<const char*, 6> kExpertModules = {
+    "mlp.experts", "block_sparse_moe.experts", "mixer.experts",
+    "ffn.experts", "feed_forward.experts",     "experts"};
+
+// gate, up, down.
+struct ProjectionNames {
+  const char* gate;
+  const char* up;
+  const char* down;
+};
+constexpr std::array<ProjectionNames, 3> kProjections = {
+    {{"gate_proj", "up_proj", "down_proj"}, {"w1", "w3", "w2"}, {"gate", "up", "down"}}};
+
+// Tensors beside a weight that change its meaning in ways that are not implemented; ignoring them
+// would give wrong numbers.
+constexpr std::array<std::pair<const char*, const char*>, 8> kForeignTensors = {{
+    {".pre_quant_scale", "AWQ pre-quantisation scales (NVFP4_AWQ)"},
+    {".weight_quantizer._pre_quant_scale", "AWQ pre-quantisation scales (NVFP4_AWQ)"},
+    {".svdquant_lora_a", "SVDQuant low-rank parts (NVFP4_SVD)"},
+    {".weight_zero_point", "zero points"},
+    {".weight_shape", "packed integers (pack-quantized)"},
+    {".qweight", "packed integers (GPTQ or AWQ)"},
+    {".weight_g_idx", "activation reordering"},
+    {".weight_blocks", "MXFP4"},
+}};
+
+std::optional<NamedView> optional_tensor(const TensorTable& table, const std::string& name) {
+  if (table.find(name) == nullptr) return std::nullopt;
+  return NamedView{name, table.file_of(name).string(), table.view(name)};
+}
+
+NamedView required_tensor(const TensorTable& table, const std::string& name) {
+  const TensorView view = table.view(name);  // throws with the nearest name
+  return {name, table.file_of(name).string(), view};
+}
+
+[[noreturn]] void fail_shape(const NamedView& tensor, const std::string& expected) {
+  throw_bad_input({.what = "tensor has the wrong shape",
+                   .file = tensor.file,
+                   .tensor = "tensor " + tensor.name,
+                   .expected = expected,
+                   .found = fmt::format("{} {}", to_string(tensor.view.dtype),
+                                        shape_to_string(tensor.view.shape))});
+}
+
+void refuse_foreign_tensors(const TensorTable& table, const std::string& module) {
+  for (const auto& [suffix, meaning] : kForeignTensors) {
+    const std::string name = module + suffix;
+    if (table.find(name) == nullptr) continue;
+    throw_bad_input({.what = std::string(meaning) + " are not supported",
+                     .file = table.file_of(name).string(),
+                     .tensor = "tensor " + name,
+                     .hint = "use another quantisation of this model"});
+  }
+}
+
+// A 3-D tensor of all experts: rows [first, first + count) of expert `expert` as a matrix.
+NamedView slice(const NamedView& tensor, int64_t expert, int64_t first, int64_t count) {
+  NamedView out = tensor;
+  const int64_t rows = tensor.view.shape[1];
+  const int64_t columns = tensor.view.shape[2];
+  out.view.shape = {count, columns};
+  if (tensor.view.data != nullptr) {
+    out.view.data = static_cast<const std::byte*>(tensor.view.data) +
+                    (expert * rows + first) * columns * size_of(tensor.view.dtype);
+  }
+  return out;
+}
+
+// Element of a scale vector: one for all, [E], or [E, halves] (gate and up apart).
+NamedView scalar_of(const NamedView& tensor, int64_t expert, int64_t half, int64_t num_experts) {
+  NamedView out = tensor;
+  const int64_t n = tensor.view.num_elements();
+  int64_t at = 0;
+  if (n == num_experts) {
+    at = expert;
+  } else if (n == 2 * num_experts) {
+    at = 2 * expert + half;
+  } else if (n != 1) {
+    fail_shape(tensor, fmt::format("1, {} or {} values", num_experts, 2 * num_experts));
+  }
+  out.view.shape = {};
+  if (tensor.view.data != nullptr) {
+    out.view.data =
+        static_cast<const std::byte*>(tensor.view.data) + at * size_of(tensor.view.dtype);
+  }
+  return out;
+}
+
+// The 3-D tensors of one fused projection, looked up once for all experts.
+struct FusedTensors {
+  NamedView weight;
+  bool is_packed_name = false;
+  std::optional<NamedView> scale, second_scale, global_scale, input_scale, input_global_scale;
+};
+
+// "experts.gate_up_proj", "experts.gate_up_proj.weight" or "experts.gate_up_proj_weight", and the
+// scales beside it in the same style.
+std::optional<FusedTensors> find_fused(const TensorTable& table, const std::string& base) {
+  if (table.find(base + "_blocks") != nullptr) {
+    throw_bad_input({.what = "MXFP4 weights are not supported",
+                     .file = table.file_of(base + "_blocks").string(),
+                     .tensor = "tensor " + base + "_blocks",
+                     .hint = "use an NVFP4 quantisation of this model"});
+  }
+  for (const char* joint : {".", "_"}) {
+    const auto get = [&](const char* suffix) {
+      return optional_tensor(table, base + joint + suffix);
+    };
+    FusedTensors fused;
+    auto weight = get("weight_packed");
+    fused.is_packed_name = weight.has_value();
+    if (!weight) weight = get("weight");
+    if (!weight && joint[0] == '_') weight = optional_tensor(table, base);
+    if (!weight) continue;
+    fused.weight = *weight;
+    fused.scale = get("weight_scale");
+    if (!fused.scale) fused.scale = get("weight_scale_inv");
+    if (!fused.scale && joint[0] == '_') fused.scale = get("scale");
+    fused.second_scale = get("weight_scale_2");
+    fused.global_scale = get("weight_global_scale");
+    fused.input_scale = get("input_scale");
+    fused.input_global_scale = get("input_global_scale");
+    return fused;
+  }
+  return std::nullopt;
+}
+
+// The part of a fused projection that is `half` (0: gate or the whole, 1: up) of an expert.
+StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t expert, int64_t half,
+                 int64_t rows, int64_t num_experts) {
+  const auto scale_slice = [&](const NamedView& scale) {
+    const std::vector<int64_t>& shape = scale.view.shape;
+    const int64_t all_rows = fused.weight.view.shape[1];
+    if (shape.size() == 3 && shape[0] == num_experts && shape[1] == all_rows) {
+      return slice(scale, expert, half * rows, rows);
+    }
+    // 128 x 128 blocks: a half must begin on a block.
+    if (shape.size() == 3 && shape[0] == num_experts && shape[1] == (all_rows + 127) / 128 &&
+        (rows == all_rows || rows % 128 == 0)) {
+      return slice(scale, expert, half * rows / 128, (rows + 127) / 128);
+    }
+    return scalar_of(scale, expert, half, num_experts);
+  };
+  const auto scalar = [&](const std::optional<NamedView>& tensor) -> std::optional<NamedView> {
+    if (!tensor) return std::nullopt;
+    return scalar_of(*tensor, expert, half, num_experts);
+  };
+  StoredLinear stored;
+  stored.module = module;
+  stored.weight = slice(fused.weight, expert, half * rows, rows);
+  stored.is_packed_name = fused.is_packed_name;
+  if (fused.scale) stored.scale = scale_slice(*fused.scale);
+  stored.second_scale = scalar(fused.second_scale);
+  stored.global_scale = scalar(fused.global_scale);
+  stored.input_scale = scalar(fused.input_scale);
+  stored.input_global_scale = scalar(fused.input_global_scale);
+  return stored;
+}
+
+void check_fused_shape(const FusedTensors& fused, int64_t num_experts, int64_t rows,
+                       int64_t columns) {
+  const std::vector<int64_t>& shape = fused.weight.view.shape;
+  const int64_t stored_columns = fused.weight.view.dtype == DType::kU8 ? columns / 2 : columns;
+  if (shape == std::vector<int64_t>{num_experts, rows, stored_columns}) return;
+  if (shape.size() == 3 && shape[1] == columns) {
+    throw_bad_input({.what = "transposed expert tensors are not supported",
+                     .file = fused.weight.file,
+                     .tensor = "tensor " + fused.weight.name,
+                     .expected = shape_to_string({num_experts, rows, stored_columns}),
+                     .found = shape_to_string(shape)});
+  }
+  fail_shape(fused.weight, shape_to_string({num_experts, rows, stored_columns}));
+}
+
+std::vector<StoredExpert> gather_fused(const TensorTable& table, const std::string& base,
+                                       const ExpertShape& shape) {
+  std::optional<FusedTensors> both;
+  for (const char* name : {".gate_up_proj", ".w13"}) {
+    if (!both) both = find_fused(table, base + name);
+  }
+  std::optional<FusedTensors> down = find_fused(table, base + ".down_proj");
+  if (!down) down = find_fused(table, base + ".w2");
+  std::optional<FusedTensors> gate, up;
+  if (!both) {
+    gate = find_fused(table, base + ".gate_proj");
+    up = find_fused(table, base + ".up_proj");
+  }
+  const int64_t e = shape.num_experts;
+  const int64_t h = shape.hidden_size;
+  const int64_t i = shape.intermediate_size;
+  if (!down) (void)required_tensor(table, base + ".down_proj.weight");
+  if (both ? !shape.is_gated : !up || (shape.is_gated && !gate)) {
+    (void)required_tensor(table, base + (shape.is_gated ? ".gate_up_proj" : ".up_proj"));
+  }
+  if (both) check_fused_shape(*both, e, 2 * i, h);
+  if (up) check_fused_shape(*up, e, i, h);
+  if (gate && shape.is_gated) check_fused_shape(*gate, e, i, h);
+  check_fused_shape(*down, e, h, i);
+
+  std::vector<StoredExpert> experts(e);
+  for (int64_t n = 0; n < e; ++n) {
+    const std::string module = fmt::format("{}.{}", base, n);
+    if (shape.is_gated) {
+      experts[n].gate = cut(both ? *both : *gate, module + ".gate_proj", n, 0, i, e);
+    }
+    experts[n].up = cut(both ? *both : *up, module + ".up_proj", n, both ? 1 : 0, i, e);
+    experts[n].down = cut(*down, module + ".down_proj", n, 0, h, e);
+  }
+  return experts;
+}
+
+}  // namespace
+
+std::string find_text_prefix(const TensorTable& table) {
+  for (const char* prefix : kTextPrefixes) {
+    if (table.has_prefix(std::string(prefix) + "layers.")) return prefix;
+  }
+  throw_bad_input({.what = "no layers among the tensors",
+                   .file = table.main_file().string(),
+                   .expected = "names beginning model.layers. or model.language_model.layers.",
+                   .found = table.names().empty() ? "no tensors" : table.names().front()});
+}
+
+bool has_module(const TensorTable& table, const std::string& module) {
+  return table.find(module + ".weight") != nullptr ||
+         table.find(module + ".weight_packed") != nullptr;
+}
+
+StoredLinear gather_linear(const TensorTable& table, const std::string& module) {
+  refuse_foreign_tensors(table, module);
+  StoredLinear stored;
+  stored.module = module;
+  const auto get = [&](const char* suffix) { return optional_tensor(table, module + suffix); };
+  if (auto packed = get(".weight_packed")) {
+    stored.weight = *packed;
+    stored.is_packed_name = true;
+    if (get(".weight")) {
+      throw_bad_input({.what = "module has both a packed and a plain weight",
+                       .file = packed->file,
+                       .tensor = "tensor " + packed->name});
+    }
+  } else {
+    stored.weight = required_tensor(table, module + ".weight");
+  }
+  stored.scale = get(".weight_scale");
+  if (!stored.scale) stored.scale = get(".weight_scale_inv");
+  stored.second_scale = get(".weight_scale_2");
+  stored.global_scale = get(".weight_global_scale");
+  stored.input_scale = get(".input_scale");
+  stored.input_global_scale = get(".input_global_scale");
+  stored.bias = get(".bias");
+  return stored;
+}
+
+std::optional<std::string> find_experts_module(const TensorTable& table,
+                                               const std::string& layer_prefix) {
+  for (const char* module : kExpertModules) {
+    const std::string base = layer_prefix + module;
+    if (table.has_prefix(base + ".")) return base;
+  }
+  return std::nullopt;
+}
+
+std::vector<StoredExpert> gather_experts(const TensorTable& table,
+                                         const std::string& experts_module,
+                                         const ExpertShape& shape) {
+  bool one_by_one = false;
+  for (char digit = '0'; digit <= '9'; ++digit) {
+    one_by_one |= table.has_prefix(experts_module + "." + digit);
+  }
+  if (!one_by_one) return gather_fused(table, experts_module, shape);
+
+  const ProjectionNames* names = &kProjections[0];
+  for (const ProjectionNames& candidate : kProjections) {
+    if (has_module(table, experts_module + ".0." + candidate.up)) names = &candidate;
+  }
+  std::vector<StoredExpert> experts(shape.num_experts);
+  for (int64_t n = 0; n < shape.num_experts; ++n) {
+    const std::string base = fmt::format("{}.{}.", experts_module, n);
+    if (shape.is_gated) experts[n].gate = gather_linear(table, base + names->gate);
+    experts[n].up = gather_linear(table, base + names->up);
+    experts[n].down = gather_linear(table, base + names->down);
+  }
+  const std::string one_more = fmt::format("{}.{}.", experts_module, shape.num_experts);
+  if (table.has_prefix(one_more)) {
+    throw_bad_input({.what = "more experts than the configuration says",
+                     .file = table.main_file().string(),
+                     .tensor = "module " + one_more + "*",
+                     .expected = fmt::format("{} experts", shape.num_experts)});
+  }
+  return experts;
+}
+
+}  // namespace moe4

@@ -1,0 +1,49 @@
+// From the tensors of one linear, as stored in whatever dialect, to LinearWeights.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "base/tensor_view.h"
+#include "checkpoint/quant_config.h"
+#include "moe/weights.h"
+
+namespace moe4 {
+
+/// A tensor (or a slice of one) with the name and file that messages need.
+struct NamedView {
+  std::string name;
+  std::string file;
+  TensorView view;
+};
+
+/// The tensors of one linear before they are understood. `weight` is always there.
+struct StoredLinear {
+  std::string module;
+  NamedView weight;
+  bool is_packed_name = false;                  ///< weight_packed, compressed-tensors' spelling
+  std::optional<NamedView> scale;               ///< weight_scale or weight_scale_inv
+  std::optional<NamedView> second_scale;        ///< weight_scale_2: DecodeScale
+  std::optional<NamedView> global_scale;        ///< weight_global_scale: EncodeScale
+  std::optional<NamedView> input_scale;         ///< input_scale: DecodeScale
+  std::optional<NamedView> input_global_scale;  ///< input_global_scale: EncodeScale
+  std::optional<NamedView> bias;
+};
+
+/// The format that dtype and shapes of the tensors show, whatever metadata says. Throws
+/// Error(kBadInput) naming the tensor when they show none that moe4 knows.
+QuantFormat format_of(const StoredLinear& stored);
+
+struct InterpretOptions {
+  bool headers_only = false;
+  int64_t fp8_block_rows = 128;
+  int64_t fp8_block_columns = 128;
+};
+
+/// Checks dtypes, shapes and scales against each other and builds the canonical form. The weight
+/// format comes from the tensors; the metadata (`declared`) decides only whether activations are
+/// quantised. Throws Error(kBadInput) naming the tensor.
+LinearWeights interpret(const StoredLinear& stored, const std::optional<DeclaredQuant>& declared,
+                        const InterpretOptions& options);
+
+}  // namespace moe4

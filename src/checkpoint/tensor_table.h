@@ -1,0 +1,59 @@
+// All tensors of a checkpoint folder, whichever of its safetensors files they lie in.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+
+namespace moe4 {
+
+class TensorTable {
+ public:
+  /// `path`: a folder, or one .safetensors file. In a folder: model.safetensors, else the shards of
+  /// model.safetensors.index.json, else of the only other *.safetensors.index.json, else the only
+  /// *.safetensors. `headers_only`: see CheckpointOptions.
+  static TensorTable open(const std::filesystem::path& path, bool headers_only,
+                          std::vector<CheckpointNote>& notes);
+
+  /// Sorted.
+  const std::vector<std::string>& names() const { return names_; }
+  /// Null when absent.
+  const TensorInfo* find(std::string_view name) const;
+  /// Throws Error(kBadInput) naming the nearest tensor when absent.
+  TensorView view(const std::string& name) const;
+  const std::filesystem::path& file_of(const std::string& name) const;
+  /// Whether any tensor name begins with `prefix`.
+  bool has_prefix(std::string_view prefix) const;
+  int64_t total_bytes() const { return total_bytes_; }
+  /// The index, or the only file: where a missing tensor should have been.
+  const std::filesystem::path& main_file() const { return main_file_; }
+  /// Shards that the index names and that are absent (headers_only mode).
+  bool is_partial() const { return is_partial_; }
+
+ private:
+  struct Entry {
+    const TensorInfo* info;
+    const SafetensorsFile* file;
+  };
+
+  void add_file(std::unique_ptr<SafetensorsFile> file);
+  void open_index(const std::filesystem::path& index, bool headers_only,
+                  std::vector<CheckpointNote>& notes);
+  const Entry& at(const std::string& name) const;
+
+  std::filesystem::path main_file_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::unordered_map<std::string_view, Entry> entries_;
+  std::vector<std::string> names_;
+  int64_t total_bytes_ = 0;
+  bool is_partial_ = false;
+};
+
+}  // namespace moe4
