@@ -99,7 +99,7 @@ void ThreadPool::parallel_for(int64_t n, int64_t grain,
                               FunctionRef<void(int64_t, int64_t, int)> fn) {
   if (n <= 0) return;
   if (workers_.empty() || n <= grain) {
-    fn(0, n, 0);
+    for (int64_t begin = 0; begin < n; begin += grain) fn(begin, std::min(begin + grain, n), 0);
     return;
   }
   std::atomic<int64_t> next{0};

@@ -1,0 +1,62 @@
+// Names of schemes and modes, and the reference quantisers of activations.
+#include "moe/quant.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+#include "moe/activation_quant.h"
+
+namespace moe4 {
+namespace {
+
+TEST(QuantScheme, NamesSayPrecisionsAndBothKeys) {
+  EXPECT_EQ(to_string(kW4A4), "W4A4 (nvfp4 static, nvfp4 dynamic)");
+  EXPECT_EQ(to_string(kW4A16), "W4A16 (nvfp4 static, none)");
+  EXPECT_EQ(to_string(kUnquantized), "BF16");
+  EXPECT_EQ(to_string(QuantScheme{{QuantFormat::kFp8Channel, false},
+                                  QuantKey{QuantFormat::kFp8Token, true}}),
+            "W8A8 (fp8 per-channel static, fp8 per-token dynamic)");
+}
+
+TEST(ActivationMode, WordsRoundTripAndOthersAreUsageErrors) {
+  for (ActivationMode mode : {ActivationMode::kAuto, ActivationMode::kBf16, ActivationMode::kFp4,
+                              ActivationMode::kFp4Static})
+    EXPECT_EQ(parse_activation_mode(to_string(mode)), mode);
+  try {
+    parse_activation_mode("int8");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("fp4-static"));
+  }
+}
+
+TEST(ActivationQuant, Nvfp4KeepsWhatTheFormatCanHold) {
+  std::vector<float> x = {0,     0.5f,  -1,    1.5f,  2,    -3,   4, 6,
+                          0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5, -6};
+  std::vector<float> out(16);
+  fake_quantize_nvfp4(x.data(), 16, DecodeScale{1.0f}, out.data());
+  EXPECT_EQ(out, (std::vector<float>{0, 0.5f, -1, 1.5f, 2, -3, 4, 6, 0, 1, 1, 2, 2, 4, 4, -6}));
+}
+
+TEST(ActivationQuant, Fp8StaticRoundsToMultiplesOfTheScale) {
+  const std::vector<float> x = {0.1f, -0.3f, 500.0f, 1e9f};
+  std::vector<float> out(4);
+  fake_quantize_fp8_static(x.data(), 4, DecodeScale{0.5f}, out.data());
+  EXPECT_EQ(out, (std::vector<float>{0.1015625f, -0.3125f, 224.0f, 224.0f}));
+}
+
+TEST(ActivationQuant, Fp8DynamicScalesEachGroupByItsLargest) {
+  const std::vector<float> x = {448, 1, -448, 0, 0, 0, 0, 0};
+  std::vector<float> out(8);
+  fake_quantize_fp8_dynamic(x.data(), 8, 4, out.data());
+  EXPECT_EQ(out, x);
+}
+
+}  // namespace
+}  // namespace moe4
