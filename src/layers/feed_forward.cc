@@ -1,0 +1,142 @@
+// Dense MLP and mixture of experts.
+#include "layers/feed_forward.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "moe/dequantize.h"
+
+namespace moe4 {
+namespace {
+
+// silu(gate) * up into activations ready for down_proj.
+Activations gated(LayerContext& context, const float* gate, const float* up, int64_t num_tokens,
+                  int64_t width) {
+  const Activations act = take_activations(context, num_tokens, width);
+  const int64_t padded = padded_row(width);
+  context.threads.parallel_for(num_tokens, 8, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      context.kernels.silu_mul(gate + t * padded, up + t * padded, padded, act.f32 + t * padded);
+      finish_row(context, act, t);
+    }
+  });
+  return act;
+}
+
+int64_t bytes_of(const MlpWeights& weights) {
+  return weights.gate_proj.weight_bytes() + weights.up_proj.weight_bytes() +
+         weights.down_proj.weight_bytes();
+}
+
+}  // namespace
+
+int64_t DenseMlp::weight_bytes() const { return bytes_of(weights_); }
+
+void DenseMlp::forward(LayerContext& context, const Activations& x, int64_t num_tokens,
+                       float* out) const {
+  Scratch::Frame frame(context.scratch);
+  const int64_t width = weights_.gate_proj.out_features();
+  const Activations gate = take_activations(context, num_tokens, width);
+  const Activations up = take_activations(context, num_tokens, width);
+  const LinearCall calls[] = {{&weights_.gate_proj, x.rows, gate.f32, gate.stride},
+                              {&weights_.up_proj, x.rows, up.f32, up.stride}};
+  apply_linears(context, calls, num_tokens);
+  const Activations act = gated(context, gate.f32, up.f32, num_tokens, width);
+  apply_linear(context, {&weights_.down_proj, act.rows, out, weights_.down_proj.out_features()},
+               num_tokens);
+}
+
+MoeBlock::MoeBlock(MoeBlockParts parts) : parts_(std::move(parts)) {
+  parts_.router_config.correction_bias = parts_.correction_bias;
+}
+
+int64_t MoeBlock::weight_bytes() const {
+  const RouterConfig& router = parts_.router_config;
+  int64_t bytes = parts_.router.weight_bytes() +
+                  parts_.experts->weight_bytes() / router.num_experts * router.top_k;
+  if (parts_.shared) bytes += bytes_of(*parts_.shared);
+  if (parts_.shared_gate) bytes += parts_.shared_gate->weight_bytes();
+  return bytes;
+}
+
+void MoeBlock::select(LayerContext& context, const float* logits, int64_t num_tokens,
+                      int32_t* topk_ids, float* topk_weights) const {
+  const int64_t experts = parts_.router_config.num_experts, k = top_k();
+  context.threads.parallel_for(num_tokens, 16, [&](int64_t begin, int64_t end, int) {
+    route_topk(parts_.router_config, logits + begin * experts, end - begin, topk_ids + begin * k,
+               topk_weights + begin * k);
+  });
+}
+
+void MoeBlock::route(LayerContext& context, const Activations& x, int64_t num_tokens,
+                     int32_t* topk_ids, float* topk_weights) const {
+  Scratch::Frame frame(context.scratch);
+  const int64_t experts = parts_.router_config.num_experts;
+  auto* logits = context.scratch.take<float>(num_tokens * experts);
+  const InputRows rows{x.f32, DType::kF32, x.stride};
+  apply_linear(context, {&parts_.router, rows, logits, experts}, num_tokens);
+  select(context, logits, num_tokens, topk_ids, topk_weights);
+}
+
+void MoeBlock::run_experts(LayerContext& context, const Activations& x, int64_t num_tokens,
+                           const int32_t* topk_ids, const float* topk_weights, float* y) const {
+  Scratch::Frame frame(context.scratch);
+  MOE4_CHECK(x.stride == x.width);  // backends take dense rows
+  const PreparedExperts& experts = *parts_.experts;
+  const size_t size = experts.workspace_size(num_tokens);
+  Bf16* rounded =
+      experts.accepts_float32() ? nullptr : context.scratch.take<Bf16>(num_tokens * x.width);
+  experts.apply({.num_tokens = num_tokens,
+                 .hidden_states = x.rows.data,
+                 .hidden_dtype = x.rows.dtype,
+                 .topk_ids = topk_ids,
+                 .topk_weights = topk_weights,
+                 .output = rounded != nullptr ? static_cast<void*>(rounded) : y,
+                 .output_dtype = rounded != nullptr ? DType::kBF16 : DType::kF32,
+                 .workspace = {context.scratch.bytes(size), size}});
+  if (rounded != nullptr) convert_to_float(rounded, DType::kBF16, num_tokens * x.width, y);
+}
+
+void MoeBlock::forward(LayerContext& context, const Activations& x, int64_t num_tokens,
+                       float* out) const {
+  Scratch::Frame frame(context.scratch);
+  Scratch& scratch = context.scratch;
+  const int64_t experts = parts_.router_config.num_experts, hidden = x.width;
+  auto* logits = scratch.take<float>(num_tokens * experts);
+  auto* ids = scratch.take<int32_t>(num_tokens * top_k());
+  auto* weights = scratch.take<float>(num_tokens * top_k());
+
+  // The router sees float32: which experts run must not hang on a rounding.
+  LinearCall calls[4] = {{&parts_.router, {x.f32, DType::kF32, x.stride}, logits, experts}};
+  size_t num_calls = 1;
+  Activations gate, up;
+  float* shared_gate = nullptr;
+  if (parts_.shared) {
+    const int64_t width = parts_.shared->gate_proj.out_features();
+    gate = take_activations(context, num_tokens, width);
+    up = take_activations(context, num_tokens, width);
+    calls[num_calls++] = {&parts_.shared->gate_proj, x.rows, gate.f32, gate.stride};
+    calls[num_calls++] = {&parts_.shared->up_proj, x.rows, up.f32, up.stride};
+  }
+  if (parts_.shared_gate) {
+    shared_gate = scratch.take<float>(num_tokens);
+    calls[num_calls++] = {&*parts_.shared_gate, x.rows, shared_gate, 1};
+  }
+  apply_linears(context, {calls, num_calls}, num_tokens);
+  select(context, logits, num_tokens, ids, weights);
+  run_experts(context, x, num_tokens, ids, weights, out);
+  if (!parts_.shared) return;
+
+  const Activations act = gated(context, gate.f32, up.f32, num_tokens, gate.width);
+  auto* shared = scratch.take<float>(num_tokens * hidden);
+  apply_linear(context, {&parts_.shared->down_proj, act.rows, shared, hidden}, num_tokens);
+  context.threads.parallel_for(num_tokens, 8, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float factor =
+          shared_gate != nullptr ? 1.0f / (1.0f + std::exp(-shared_gate[t])) : 1.0f;
+      context.kernels.axpy(factor, shared + t * hidden, hidden, out + t * hidden);
+    }
+  });
+}
+
+}  // namespace moe4

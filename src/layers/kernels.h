@@ -1,0 +1,106 @@
+// The inner loops of the layers, one table of functions per instruction set, chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "base/cpu_isa.h"
+#include "base/dtype.h"
+#include "numerics/bf16.h"
+
+namespace moe4 {
+
+/// Rows of weights, activations and heads are padded with zeros to a multiple of this many elements
+/// (2 NVFP4 blocks, one 512-bit vector of BF16), so that no kernel has a tail along K.
+inline constexpr int64_t kRowPadding = 32;
+
+/// How a linear's packed rows are stored. F16 checkpoints become kF32.
+enum class RowFormat { kF32, kBF16, kF8, kNvfp4 };
+
+/// Weights of one linear as the kernels see them: row-major, K padded.
+struct PackedRows {
+  RowFormat format = RowFormat::kBF16;
+  const std::byte* data = nullptr;  ///< row n at data + n * row_bytes
+  int64_t row_bytes = 0;
+  int64_t k = 0;                     ///< padded in_features
+  const uint8_t* scales = nullptr;   ///< kNvfp4: E4M3, k / 16 a row
+  const float* row_scale = nullptr;  ///< [N] multiplies the dot product, or null
+  /// FP8 in 128 x 128 blocks: row n and block b of K have block_scale[n / 128 * (k_blocks) + b].
+  const float* block_scale = nullptr;
+  int64_t k_blocks = 0;
+  const float* bias = nullptr;  ///< [N] or null
+};
+
+/// Rows of activations [T, k], float32 or BF16, padded with zeros to kRowPadding.
+struct InputRows {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t stride = 0;  ///< elements between rows
+};
+
+/// One pass of causal attention: some queries of one KV head over keys [key_begin, key_end).
+struct AttendArgs {
+  const float* queries = nullptr;      ///< [num_queries, head_dim], dense
+  const int64_t* positions = nullptr;  ///< [num_queries]: query i sees keys 0 .. positions[i]
+  int64_t num_queries = 0;             ///< at most kMaxQueries
+  const void* keys = nullptr;          ///< [capacity, head_dim] of this KV head, dense
+  const void* values = nullptr;        ///< the same
+  DType kv_dtype = DType::kBF16;
+  int64_t head_dim = 0;  ///< multiple of 16
+  float scale = 1.0f;
+  int64_t key_begin = 0;  ///< multiple of kKeyBlock
+  int64_t key_end = 0;
+  float* accumulators = nullptr;  ///< out [num_queries, head_dim]: sum of p * v, not normalised
+  float* max_score = nullptr;     ///< out [num_queries]
+  float* sum = nullptr;           ///< out [num_queries]: sum of p = exp(score - max_score)
+};
+inline constexpr int64_t kMaxQueries = 16;
+inline constexpr int64_t kKeyBlock = 64;
+
+/// Gated delta rule of one value head over T tokens:
+///   S <- decay S;  S <- S + k (beta (v - k^T S));  out = q^T S.
+struct DeltaRuleArgs {
+  int64_t num_tokens = 0;
+  int64_t key_dim = 0;           ///< multiple of 16
+  int64_t value_dim = 0;         ///< multiple of 16
+  float* state = nullptr;        ///< [key_dim, value_dim]
+  const float* query = nullptr;  ///< [T] rows `qk_stride` apart, normalised and scaled
+  const float* key = nullptr;    ///< the same, normalised
+  const float* value = nullptr;  ///< [T] rows `value_stride` apart
+  const float* decay = nullptr;  ///< [T] `gate_stride` apart: exp(g)
+  const float* beta = nullptr;   ///< the same
+  int64_t qk_stride = 0, value_stride = 0, gate_stride = 0;
+  float* out = nullptr;  ///< [T] rows `out_stride` apart
+  int64_t out_stride = 0;
+};
+
+/// Every output is summed over K in one fixed order whatever the number of tokens, so that a
+/// token's result never depends on its batch. `n` is a multiple of 16 unless said otherwise.
+struct LayerKernels {
+  /// y[t][n] = (x[t] . w[n]) * scale + bias for rows [row_begin, row_end). `scratch`: at least
+  /// kScratchRows * w.k floats for formats other than kF32 and kBF16, per calling thread.
+  void (*linear)(const PackedRows& w, const InputRows& x, int64_t num_tokens, int64_t row_begin,
+                 int64_t row_end, float* y, int64_t y_stride, float* scratch);
+  /// out = x * rsqrt(mean(x^2) + eps) * weight; `in` and `out` may be the same.
+  void (*rms_norm)(const float* in, const float* weight, float eps, int64_t n, float* out);
+  /// out = x * rsqrt(sum(x^2) + eps) * factor; `in` and `out` may be the same.
+  void (*l2_norm)(const float* in, float eps, float factor, int64_t n, float* out);
+  /// out = silu(gate) * up.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  /// x *= sigmoid(gate).
+  void (*sigmoid_mul)(float* x, const float* gate, int64_t n);
+  /// y += factor * x.
+  void (*axpy)(float factor, const float* x, int64_t n, float* y);
+  void (*to_bf16)(const float* in, int64_t n, Bf16* out);
+  /// out = silu(sum over j of weight[j * weight_stride + c] * in[j * in_stride + c]) for n channels
+  /// and `taps` rows.
+  void (*conv_silu)(const float* in, int64_t in_stride, const float* weight, int64_t weight_stride,
+                    int64_t taps, int64_t n, float* out);
+  void (*attend)(const AttendArgs& args);
+  void (*delta_rule)(const DeltaRuleArgs& args);
+};
+inline constexpr int64_t kScratchRows = 8;
+
+/// The table of an instruction set that this program was built with and this machine has.
+const LayerKernels& layer_kernels(CpuIsa isa = cpu_isa());
+
+}  // namespace moe4

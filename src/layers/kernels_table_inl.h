@@ -1,0 +1,23 @@
+// All templates of the layers and the table of their functions (included last by
+// kernels_<isa>.cc).
+#pragma once
+
+#include "layers/attention_inl.h"
+#include "layers/delta_rule_inl.h"
+#include "layers/elementwise_inl.h"
+#include "layers/linear_inl.h"
+
+namespace moe4::MOE4_ISA {
+
+inline constexpr LayerKernels kTable{.linear = linear,
+                                     .rms_norm = rms_norm,
+                                     .l2_norm = l2_norm,
+                                     .silu_mul = silu_mul,
+                                     .sigmoid_mul = sigmoid_mul,
+                                     .axpy = axpy,
+                                     .to_bf16 = convert_to_bf16,
+                                     .conv_silu = conv_silu,
+                                     .attend = attend,
+                                     .delta_rule = delta_rule};
+
+}  // namespace moe4::MOE4_ISA
