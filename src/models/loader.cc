@@ -1,0 +1,174 @@
+// Loading of the parts that architectures have in common.
+#include "models/loader.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "moe/selector.h"
+
+namespace moe4 {
+namespace {
+
+// Pages lying wholly inside the view go back to the system; they would be read from the file again.
+void release_pages(const TensorView& view) {
+  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(view.data);
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = (begin + static_cast<uintptr_t>(view.num_bytes())) / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+void require_multiple(const char* key, int64_t value, int64_t factor) {
+  if (value > 0 && value % factor == 0) return;
+  throw_bad_input({.what = std::string("unsupported ") + key,
+                   .file = "config.json",
+                   .expected = "a positive multiple of " + std::to_string(factor),
+                   .found = std::to_string(value)});
+}
+
+}  // namespace
+
+ModelLoader::ModelLoader(const Checkpoint& checkpoint, const ModelOptions& options)
+    : checkpoint_(checkpoint),
+      options_(options),
+      linear_options_{.fp8_activations = options.moe.fp8_activations,
+                      .activations = options.moe.activations} {}
+
+void ModelLoader::report() const {
+  if (!options_.progress) return;
+  const int64_t total = checkpoint_.total_tensor_bytes();
+  options_.progress(std::min(bytes_done_, total), total);
+}
+
+void ModelLoader::consumed(const TensorView& view) {
+  if (view.empty() || view.row_stride != 0) return;
+  release_pages(view);
+  bytes_done_ += view.num_bytes();
+}
+
+void ModelLoader::consumed(const LinearWeights& weights) {
+  consumed(weights.weight);
+  consumed(weights.scale);
+  consumed(weights.bias);
+}
+
+void ModelLoader::done() {
+  bytes_done_ = checkpoint_.total_tensor_bytes();
+  report();
+}
+
+Linear ModelLoader::linear(const std::string& module, int64_t out_features, int64_t in_features) {
+  const LinearWeights weights = checkpoint_.linear(module, out_features, in_features);
+  Linear linear(weights, linear_options_);
+  consumed(weights);
+  report();
+  return linear;
+}
+
+std::vector<float> ModelLoader::vector(const std::string& tensor, int64_t n) {
+  return float_vector(checkpoint_.tensor(tensor), tensor, n);
+}
+
+RmsNorm ModelLoader::norm(const std::string& tensor, int64_t n) {
+  return RmsNorm(checkpoint_.tensor(tensor), tensor, n, config().rms_norm_eps,
+                 config().one_plus_weight_norm);
+}
+
+RmsNorm ModelLoader::plain_norm(const std::string& tensor, int64_t n) {
+  return RmsNorm(checkpoint_.tensor(tensor), tensor, n, config().rms_norm_eps, false);
+}
+
+MlpWeights ModelLoader::mlp(const std::string& prefix, int64_t intermediate_size) {
+  const int64_t hidden = config().hidden_size;
+  return {.gate_proj = linear(prefix + ".gate_proj", intermediate_size, hidden),
+          .up_proj = linear(prefix + ".up_proj", intermediate_size, hidden),
+          .down_proj = linear(prefix + ".down_proj", hidden, intermediate_size)};
+}
+
+DecoderParts ModelLoader::begin() {
+  const ModelConfig& c = config();
+  require_multiple("hidden_size", c.hidden_size, kRowPadding);
+  require_multiple("head_dim", c.head_dim, 16);
+  require_multiple("num_attention_heads", c.num_attention_heads, c.num_key_value_heads);
+  const auto rotary_dim =
+      static_cast<int64_t>(static_cast<double>(c.head_dim) * c.partial_rotary_factor);
+  require_multiple("partial_rotary_factor * head_dim", rotary_dim, 2);
+
+  const std::string& prefix = checkpoint_.text_prefix();
+  DecoderParts parts;
+  parts.config = c;
+  parts.rotary = Rotary(rotary_dim, c.rope_theta);
+  parts.embed_tokens = linear(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
+  if (!c.tie_word_embeddings) {
+    // Multimodal wrappers have it at the top or inside their language model.
+    const std::string nested = "language_model.lm_head";
+    const bool is_nested = !checkpoint_.has_linear("lm_head") && checkpoint_.has_linear(nested);
+    parts.lm_head = linear(is_nested ? nested : "lm_head", c.vocab_size, c.hidden_size);
+  }
+  parts.final_norm = norm(prefix + "norm.weight", c.hidden_size);
+  return parts;
+}
+
+void ModelLoader::finish_layer(DecoderParts& parts, int64_t layer, std::unique_ptr<Mixer> mixer) {
+  const ModelConfig& c = config();
+  DecoderLayer out;
+  out.input_norm = norm(name(layer, "input_layernorm.weight"), c.hidden_size);
+  out.post_attention_norm = norm(name(layer, "post_attention_layernorm.weight"), c.hidden_size);
+  out.mixer = std::move(mixer);
+  if (c.is_moe_layer.at(layer)) {
+    auto moe = moe_block(parts, layer);
+    out.moe = moe.get();
+    out.feed_forward = std::move(moe);
+  } else {
+    out.feed_forward =
+        std::make_unique<DenseMlp>(mlp(name(layer, "mlp"), c.dense_intermediate_size));
+  }
+  parts.layers.push_back(std::move(out));
+}
+
+std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t layer) {
+  const ModelConfig& c = config();
+  MoeBlockParts block;
+  block.router_config = c.router;
+  const std::string gate = name(layer, "mlp.gate");
+  // Routing stays exact: its input is not quantised whatever the options say.
+  block.router = Linear(checkpoint_.linear(gate, c.router.num_experts, c.hidden_size), {});
+  if (c.shared_expert_intermediate_size > 0) {
+    block.shared = mlp(name(layer, "mlp.shared_expert"), c.shared_expert_intermediate_size);
+  }
+  if (c.shared_expert_has_gate) {
+    block.shared_gate = linear(name(layer, "mlp.shared_expert_gate"), 1, c.hidden_size);
+  }
+
+  const MoeLayerWeights weights = checkpoint_.moe_layer(layer);
+  Selection selection = select_backend(weights.problem, weights.scheme, options_.moe);
+  if (const Support absent = selection.backend->runnable(options_.moe.device)) {
+    throw Error(ErrorCode::kUnavailable, "layer " + std::to_string(layer) + ": backend '" +
+                                             std::string(selection.backend->name()) +
+                                             "' cannot run here since " + absent->message);
+  }
+  block.experts = selection.backend->prepare(weights, {.precision = selection.precision,
+                                                       .device = options_.moe.device,
+                                                       .threads = options_.threads});
+  if (options_.compute_dtype == DType::kF32 && !block.experts->accepts_float32()) {
+    throw Error(ErrorCode::kUsage, "--dtype float32: backend '" +
+                                       std::string(selection.backend->name()) +
+                                       "' takes BF16 hidden states; use --moe-backend reference");
+  }
+  for (const ExpertWeights& expert : weights.experts) {
+    if (expert.gate) consumed(*expert.gate);
+    consumed(expert.up);
+    consumed(expert.down);
+  }
+  report();
+  parts.moe_plan.push_back({.layer = layer,
+                            .scheme = weights.scheme,
+                            .problem = weights.problem,
+                            .selection = std::move(selection)});
+  return std::make_unique<MoeBlock>(std::move(block));
+}
+
+}  // namespace moe4

@@ -1,0 +1,59 @@
+// Turns checkpoint tensors into layers: what architecture files are written with.
+#pragma once
+
+#include <string>
+
+#include "layers/feed_forward.h"
+#include "layers/linear.h"
+#include "layers/norm.h"
+#include "models/decoder.h"
+#include "models/model.h"
+
+namespace moe4 {
+
+/// Reads one checkpoint. Pages of a tensor are given back to the system once it is packed, so that
+/// a model is in memory once. Names are full module or tensor names.
+class ModelLoader {
+ public:
+  ModelLoader(const Checkpoint& checkpoint, const ModelOptions& options);
+
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const ModelConfig& config() const { return checkpoint_.config(); }
+  /// A tensor of a layer: "layers.N." + suffix with the checkpoint's prefix.
+  std::string name(int64_t layer, const std::string& suffix) const {
+    return checkpoint_.layer_name(layer, suffix);
+  }
+
+  Linear linear(const std::string& module, int64_t out_features, int64_t in_features);
+  std::vector<float> vector(const std::string& tensor, int64_t n);
+  /// The model's kind of norm (weight or 1 + weight, as its configuration says).
+  RmsNorm norm(const std::string& tensor, int64_t n);
+  RmsNorm plain_norm(const std::string& tensor, int64_t n);
+  /// prefix.gate_proj, prefix.up_proj, prefix.down_proj.
+  MlpWeights mlp(const std::string& prefix, int64_t intermediate_size);
+
+  /// Embedding, final norm, output head and an empty list of layers. Checks the sizes that every
+  /// architecture needs.
+  DecoderParts begin();
+  /// Norms of a layer and its feed-forward part: `mlp.*` as the configuration says.
+  void finish_layer(DecoderParts& parts, int64_t layer, std::unique_ptr<Mixer> mixer);
+  /// Reports that everything is loaded.
+  void done();
+
+ private:
+  std::unique_ptr<MoeBlock> moe_block(DecoderParts& parts, int64_t layer);
+  void consumed(const LinearWeights& weights);
+  void consumed(const TensorView& view);
+  void report() const;
+
+  const Checkpoint& checkpoint_;
+  const ModelOptions& options_;
+  LinearOptions linear_options_;
+  int64_t bytes_done_ = 0;
+};
+
+/// Architecture files: one function each.
+DecoderParts load_qwen3_moe(ModelLoader& loader);
+DecoderParts load_qwen3_5_moe(ModelLoader& loader);
+
+}  // namespace moe4
