@@ -1,0 +1,60 @@
+// The moe4 program: parses the command line and turns every error into one line and an exit status.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <new>
+#include <string>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "experts/registry.h"
+
+namespace {
+
+// First line of stderr: what went wrong, whatever was being drawn there.
+int fail(const std::string& message, moe4::ErrorCode code) {
+  moe4::cli::clear_progress();
+  std::fflush(stdout);
+  std::fprintf(stderr, "error: %s\n", message.c_str());
+  return static_cast<int>(code);
+}
+
+// CLI11's messages may span lines.
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (c == '\n') c = ' ';
+  }
+  return text;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"moe4 runs NVFP4 mixture-of-experts checkpoints as their publishers ship them."};
+  app.name("moe4");
+  app.set_version_flag("--version", "moe4 " MOE4_VERSION);
+  app.require_subcommand(1);
+  app.option_defaults()->always_capture_default();
+  app.footer(
+      "Every flag has an environment variable: --moe-backend is MOE4_MOE_BACKEND.\n"
+      "Exit status: 0 done, 2 wrong command line, 3 bad checkpoint or input, 4 this machine "
+      "cannot.");
+  try {
+    moe4::register_builtin_backends();
+    moe4::cli::add_inspect(app);
+    moe4::cli::add_plan(app);
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    return fail(one_line(error.what()) + "; see moe4 --help", moe4::ErrorCode::kUsage);
+  } catch (const moe4::Error& error) {
+    return fail(error.what(), error.code());
+  } catch (const std::bad_alloc&) {
+    return fail("not enough memory; use fewer or smaller layers, or a machine with more",
+                moe4::ErrorCode::kUnavailable);
+  } catch (const std::exception& error) {
+    return fail(std::string("internal: ") + error.what(), moe4::ErrorCode::kInternal);
+  }
+  return 0;
+}

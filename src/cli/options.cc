@@ -1,0 +1,59 @@
+// Shared flags.
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <cctype>
+
+#include "base/cuda_probe.h"
+#include "base/error.h"
+
+namespace moe4::cli {
+
+CLI::Option* with_env(CLI::Option* option) {
+  std::string name = "MOE4_";
+  for (const char c : option->get_lnames().front()) {
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return option->envname(name);
+}
+
+void add_backend_flags(CLI::App& command, BackendFlags& flags, BackendNames names) {
+  with_env(command.add_option("--device", flags.device,
+                              "cpu, cuda (the GPU of this machine), or sm_80 ... sm_121"));
+  with_env(command.add_flag("--fp8-activations", flags.fp8_activations,
+                            "Quantise the inputs of FP8 layers as the checkpoint says"));
+  if (names == BackendNames::kSeveral) return;
+  with_env(command.add_option("--moe-backend", flags.moe_backend,
+                              "auto, b12x, hopper, marlin, cpu or reference"));
+  with_env(command.add_option(
+      "--activations", flags.activations,
+      "auto (BF16 unless a W4A4 checkpoint meets FP4 tensor cores), bf16, fp4 or fp4-static"));
+}
+
+SelectorOptions selector_options(const BackendFlags& flags, bool must_run) {
+  SelectorOptions options;
+  options.device = flags.device == "cuda" ? probe_cuda_device() : parse_device(flags.device);
+  options.activations = parse_activation_mode(flags.activations);
+  options.fp8_activations = flags.fp8_activations;
+  options.backend = resolve_backend_name(flags.moe_backend);
+  options.must_run = must_run;
+  return options;
+}
+
+void add_machine_flags(CLI::App& command, MachineFlags& flags, BackendNames names) {
+  add_backend_flags(command, flags.backend, names);
+  with_env(command.add_option("--dtype", flags.dtype,
+                              "Arithmetic between the linears: bfloat16, or float32 to compare"));
+  with_env(command.add_option("--threads", flags.threads, "Threads; 0 for all")
+               ->check(CLI::Range(0, 4096)));
+  with_env(command.add_flag("-q,--quiet", flags.quiet, "No plan and no notes on stderr"));
+}
+
+DType compute_dtype(const MachineFlags& flags) {
+  if (flags.dtype == "bfloat16" || flags.dtype == "bf16") return DType::kBF16;
+  if (flags.dtype == "float32" || flags.dtype == "f32") return DType::kF32;
+  throw Error(ErrorCode::kUsage,
+              "unknown dtype '" + printable(flags.dtype) + "': expected bfloat16 or float32");
+}
+
+}  // namespace moe4::cli

@@ -1,0 +1,45 @@
+// Flags that several subcommands share, and how they become library options.
+#pragma once
+
+#include <string>
+
+#include "base/dtype.h"
+#include "moe/selector.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace moe4::cli {
+
+/// Gives a flag its environment variable: --moe-backend reads MOE4_MOE_BACKEND.
+CLI::Option* with_env(CLI::Option* option);
+
+/// Which experts run, where and how.
+struct BackendFlags {
+  std::string device = "cpu";
+  std::string moe_backend = "auto";
+  std::string activations = "auto";
+  bool fp8_activations = false;
+};
+/// bench takes lists of backends and modes, and adds those two flags itself.
+enum class BackendNames { kOne, kSeveral };
+void add_backend_flags(CLI::App& command, BackendFlags& flags,
+                       BackendNames names = BackendNames::kOne);
+/// `must_run`: reject what this program cannot run here. Throws Error(kUsage) for unknown names and
+/// Error(kUnavailable) when "cuda" finds no GPU.
+SelectorOptions selector_options(const BackendFlags& flags, bool must_run);
+
+/// The rest of what loading a model needs.
+struct MachineFlags {
+  BackendFlags backend;
+  std::string dtype = "bfloat16";
+  int threads = 0;  ///< 0: all
+  bool quiet = false;
+};
+void add_machine_flags(CLI::App& command, MachineFlags& flags,
+                       BackendNames names = BackendNames::kOne);
+DType compute_dtype(const MachineFlags& flags);
+
+}  // namespace moe4::cli

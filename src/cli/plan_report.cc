@@ -1,0 +1,179 @@
+// Grouping and wording of plans.
+#include "cli/plan_report.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace moe4::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+bool same_verdict(const Support& a, const Support& b) {
+  return a.has_value() == b.has_value() && (!a || (a->kind == b->kind && a->message == b->message));
+}
+
+bool same(const PlanGroup& a, const PlanGroup& b) {
+  const MoeProblem &p = a.problem, &q = b.problem;
+  const bool shape = p.hidden_size == q.hidden_size && p.intermediate_size == q.intermediate_size &&
+                     p.num_experts == q.num_experts && p.top_k == q.top_k &&
+                     p.activation == q.activation;
+  if (!shape || a.scheme != b.scheme || a.error != b.error) return false;
+  const Selection &s = a.selection, &t = b.selection;
+  if (s.backend != t.backend || s.precision != t.precision || s.reason != t.reason) return false;
+  if (s.candidates.size() != t.candidates.size()) return false;
+  for (size_t i = 0; i < s.candidates.size(); ++i) {
+    if (!same_verdict(s.candidates[i].verdict, t.candidates[i].verdict)) return false;
+  }
+  return true;
+}
+
+void append(std::vector<PlanGroup>& groups, PlanGroup next) {
+  if (!groups.empty() && same(groups.back(), next)) {
+    groups.back().layers.push_back(next.layers.front());
+  } else {
+    groups.push_back(std::move(next));
+  }
+}
+
+// What became of a candidate, for people and for --json.
+std::string_view status(const Selection& selection, const Candidate& candidate) {
+  if (candidate.backend == selection.backend) return "selected";
+  if (!candidate.verdict) return "available";
+  return candidate.verdict->kind == Rejection::Kind::kNotSelected ? "only by name" : "rejected";
+}
+
+std::string remark(const Selection& selection, const Candidate& candidate) {
+  if (candidate.verdict) {
+    return fmt::format("{} ({}): {}", status(selection, candidate),
+                       to_string(candidate.verdict->kind), candidate.verdict->message);
+  }
+  return fmt::format("available: it could run this too (activations: {}), but ranks after {}",
+                     to_string(candidate.precision), selection.backend->name());
+}
+
+}  // namespace
+
+std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, const SelectorOptions& options) {
+  std::vector<PlanGroup> groups;
+  const ModelConfig& config = checkpoint.config();
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.is_moe_layer[layer]) continue;
+    const MoeLayerWeights weights = checkpoint.moe_layer(layer);
+    PlanGroup group{.layers = {layer}, .scheme = weights.scheme, .problem = weights.problem};
+    try {
+      group.selection = select_backend(weights.problem, weights.scheme, options);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnavailable) throw;
+      group.error = error.what();
+    }
+    append(groups, std::move(group));
+  }
+  return groups;
+}
+
+std::vector<PlanGroup> group_plan(const std::vector<MoeLayerPlan>& layers) {
+  std::vector<PlanGroup> groups;
+  for (const MoeLayerPlan& plan : layers) {
+    append(groups, {.layers = {plan.layer},
+                    .scheme = plan.scheme,
+                    .problem = plan.problem,
+                    .selection = plan.selection});
+  }
+  return groups;
+}
+
+std::string layer_ranges(const std::vector<int64_t>& layers) {
+  std::string text;
+  for (size_t i = 0; i < layers.size();) {
+    size_t end = i;
+    while (end + 1 < layers.size() && layers[end + 1] == layers[end] + 1) ++end;
+    if (!text.empty()) text += ", ";
+    text += end == i ? fmt::format("{}", layers[i]) : fmt::format("{}-{}", layers[i], layers[end]);
+    i = end + 1;
+  }
+  return text;
+}
+
+std::string plan_summary(const std::vector<PlanGroup>& groups) {
+  std::string text;
+  for (const PlanGroup& group : groups) {
+    text += fmt::format("{} {}: {} -> ", group.layers.size() == 1 ? "layer" : "layers",
+                        layer_ranges(group.layers), to_string(group.scheme));
+    if (group.selection.backend == nullptr) {
+      text += "none\n";
+      continue;
+    }
+    const Selection& selection = group.selection;
+    text += fmt::format("{} on {}, activations: {}\n", selection.backend->name(),
+                        to_string(selection.device), to_string(selection.precision));
+  }
+  return text;
+}
+
+std::string plan_text(const std::vector<PlanGroup>& groups) {
+  std::string text;
+  for (const PlanGroup& group : groups) {
+    text += plan_summary({group});
+    const MoeProblem& problem = group.problem;
+    text += fmt::format("  experts     {} of {} -> {} ({}), top {}\n", problem.num_experts,
+                        problem.hidden_size, problem.intermediate_size,
+                        to_string(problem.activation), problem.top_k);
+    if (group.selection.backend == nullptr) {
+      text += fmt::format("  why         {}\n", group.error);
+      continue;
+    }
+    text += fmt::format("  why         {}\n", group.selection.reason);
+    for (const Candidate& candidate : group.selection.candidates) {
+      if (candidate.backend == group.selection.backend) continue;
+      text += fmt::format("  {:<11} {}\n", candidate.backend->name(),
+                          remark(group.selection, candidate));
+    }
+  }
+  return text;
+}
+
+std::string plan_json(const std::vector<PlanGroup>& groups) {
+  ordered_json json = ordered_json::array();
+  for (const PlanGroup& group : groups) {
+    const Selection& selection = group.selection;
+    ordered_json entry = {
+        {"layers", group.layers},
+        {"scheme", to_string(group.scheme)},
+        {"weight_key", to_string(group.scheme.weight)},
+        {"activation_key",
+         group.scheme.activation ? ordered_json(to_string(*group.scheme.activation)) : nullptr},
+        {"hidden_size", group.problem.hidden_size},
+        {"intermediate_size", group.problem.intermediate_size},
+        {"num_experts", group.problem.num_experts},
+        {"top_k", group.problem.top_k},
+        {"activation", to_string(group.problem.activation)},
+    };
+    if (selection.backend == nullptr) {
+      entry["backend"] = nullptr;
+      entry["error"] = group.error;
+    } else {
+      entry["backend"] = selection.backend->name();
+      entry["runs_on"] = to_string(selection.device);
+      entry["activations"] = to_string(selection.precision);
+      entry["reason"] = selection.reason;
+    }
+    entry["candidates"] = ordered_json::array();
+    for (const Candidate& candidate : selection.candidates) {
+      ordered_json row = {{"backend", candidate.backend->name()},
+                          {"status", status(selection, candidate)}};
+      if (candidate.verdict) {
+        row["kind"] = to_string(candidate.verdict->kind);
+        row["reason"] = candidate.verdict->message;
+      }
+      entry["candidates"].push_back(std::move(row));
+    }
+    json.push_back(std::move(entry));
+  }
+  return json.dump();
+}
+
+}  // namespace moe4::cli

@@ -1,0 +1,36 @@
+// The plan of a checkpoint's MoE layers: made from headers, grouped, printed.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "models/model.h"
+#include "moe/selector.h"
+
+namespace moe4::cli {
+
+/// Consecutive MoE layers for which everything is the same.
+struct PlanGroup {
+  std::vector<int64_t> layers;
+  QuantScheme scheme;
+  MoeProblem problem;
+  Selection selection;  ///< backend is nullptr when nothing fits
+  std::string error;    ///< then the sentence that says why
+};
+
+/// Selects every MoE layer; a layer that nothing can run keeps its error instead of throwing.
+std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, const SelectorOptions& options);
+/// Groups what a loaded model chose.
+std::vector<PlanGroup> group_plan(const std::vector<MoeLayerPlan>& layers);
+
+/// "0-2, 5".
+std::string layer_ranges(const std::vector<int64_t>& layers);
+/// Several lines: per group format, scheme, backend, activations, every other backend's reason.
+std::string plan_text(const std::vector<PlanGroup>& groups);
+/// One line a group, for start-up.
+std::string plan_summary(const std::vector<PlanGroup>& groups);
+/// A JSON array, one object a group.
+std::string plan_json(const std::vector<PlanGroup>& groups);
+
+}  // namespace moe4::cli

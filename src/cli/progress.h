@@ -1,0 +1,29 @@
+// A progress bar on stderr, drawn only when a person is watching.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace moe4::cli {
+
+/// Redraws at most ten times a second; silent when stderr is not a terminal. The bar is wiped when
+/// the object goes away.
+class Progress {
+ public:
+  explicit Progress(std::string label);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void update(int64_t done, int64_t total);
+
+ private:
+  std::string label_;
+  std::chrono::steady_clock::time_point start_, drawn_;
+};
+
+/// Wipes a bar that an exception left on the screen.
+void clear_progress();
+
+}  // namespace moe4::cli
