@@ -4,6 +4,7 @@
 #include "experts/registry.h"
 
 #include "experts/b12x/b12x_backend.h"
+#include "experts/cpu/cpu_backend.h"
 #include "experts/hopper/hopper_backend.h"
 #include "experts/marlin/marlin_backend.h"
 #include "experts/reference/reference_backend.h"
@@ -15,8 +16,9 @@ void register_builtin_backends() {
   static const B12xBackend b12x;
   static const HopperBackend hopper;
   static const MarlinBackend marlin;
+  static const CpuBackend cpu;
   static const ReferenceBackend reference;
-  set_registered_backends({&b12x, &hopper, &marlin, &reference});
+  set_registered_backends({&b12x, &hopper, &marlin, &cpu, &reference});
 }
 
 }  // namespace moe4

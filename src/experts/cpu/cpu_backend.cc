@@ -1,0 +1,41 @@
+// What the cpu backend takes, and the way to its prepared layer.
+#include "experts/cpu/cpu_backend.h"
+
+#include "experts/cpu/cpu_experts.h"
+#include "experts/cpu/kernels.h"
+
+namespace moe4 {
+
+Support CpuBackend::supports(const ExpertsQuery& query) const {
+  if (!query.device.is_cpu()) {
+    return Rejection{Rejection::Kind::kDevice,
+                     "it runs on the CPU only, not on " + to_string(query.device)};
+  }
+  const MoeProblem& p = query.problem;
+  const bool fp4 = query.precision == ActivationPrecision::kFp4 ||
+                   query.precision == ActivationPrecision::kFp4Static;
+  if (fp4 && !query.scheme.is_nvfp4()) {
+    return Rejection{Rejection::Kind::kPrecision,
+                     "it quantises activations to FP4 for NVFP4 weights only"};
+  }
+  if (query.precision == ActivationPrecision::kFp8 &&
+      !(query.scheme.is_fp8() && query.scheme.activation)) {
+    return Rejection{Rejection::Kind::kPrecision, "the layer has no FP8 activation key"};
+  }
+  if (query.scheme.is_nvfp4() && (p.hidden_size % 16 != 0 || p.intermediate_size % 16 != 0)) {
+    return Rejection{Rejection::Kind::kShape, "hidden size " + std::to_string(p.hidden_size) +
+                                                  " and intermediate size " +
+                                                  std::to_string(p.intermediate_size) +
+                                                  " must be multiples of 16, the block of NVFP4"};
+  }
+  return std::nullopt;
+}
+
+Support CpuBackend::runnable(const Device& device) const { return supports({.device = device}); }
+
+std::unique_ptr<PreparedExperts> CpuBackend::prepare(const MoeLayerWeights& weights,
+                                                     const PrepareOptions& options) const {
+  return cpu::prepare_experts(weights, options, cpu::kernels_for(isa_ ? *isa_ : cpu_isa()));
+}
+
+}  // namespace moe4
