@@ -222,7 +222,7 @@ class Linter {
     for (const auto& [place, ratios] : ratios_) {
       add(Level::kInfo, "gate-up-scales", place,
           fmt::format(
-              "{} experts have different global scales for gate and up (up to {:.3g} times, "
+              "{} gate and up projections have different global scales (up to {:.3g} times, "
               "first {}); engines that take one for both compute wrong values, moe4 uses "
               "both",
               ratios.experts, ratios.worst, ratios.first));

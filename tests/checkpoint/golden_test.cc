@@ -1,0 +1,166 @@
+// Canonical weights of every small checkpoint, multiplied out naively, give the expert outputs that
+// transformers computed.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "moe/dequantize.h"
+
+namespace moe4 {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<double> multiply(const LinearWeights& linear, const std::vector<double>& x) {
+  std::vector<double> y(linear.out_features);
+  std::vector<float> row(linear.in_features);
+  for (int64_t n = 0; n < linear.out_features; ++n) {
+    dequantize_row(linear, n, row.data());
+    for (int64_t k = 0; k < linear.in_features; ++k) y[n] += double{row[k]} * x[k];
+  }
+  return y;
+}
+
+std::vector<double> run_expert(const ExpertWeights& expert, const std::vector<double>& x) {
+  const std::vector<double> gate = multiply(*expert.gate, x);
+  std::vector<double> h = multiply(expert.up, x);
+  for (size_t i = 0; i < h.size(); ++i) h[i] *= gate[i] / (1 + std::exp(-gate[i]));
+  return multiply(expert.down, h);
+}
+
+// Relative Frobenius error of a layer's routed experts against the golden.
+double layer_error(const Checkpoint& checkpoint, const SafetensorsFile& golden, int64_t layer) {
+  const std::string key = "moe.layer" + std::to_string(layer) + ".";
+  const MoeLayerWeights weights = checkpoint.moe_layer(layer);
+  const TensorView x = golden.tensor(key + "input");
+  const TensorView ids = golden.tensor(key + "topk_ids");
+  const TensorView scales = golden.tensor(key + "topk_weights");
+  const TensorView want = golden.tensor(key + "experts_output");
+  double error = 0, norm = 0;
+  for (int64_t t = 0; t < x.dim(0); ++t) {
+    std::vector<float> row(x.dim(1)), expected(x.dim(1)), scale(ids.dim(1));
+    convert_to_float(x.row(t), x.dtype, x.dim(1), row.data());
+    convert_to_float(want.row(t), want.dtype, x.dim(1), expected.data());
+    convert_to_float(scales.row(t), scales.dtype, ids.dim(1), scale.data());
+    std::vector<double> y(x.dim(1));
+    for (int64_t j = 0; j < ids.dim(1); ++j) {
+      int32_t id = 0;
+      std::memcpy(&id, ids.row(t) + 4 * j, 4);
+      const auto out = run_expert(weights.experts[id], {row.begin(), row.end()});
+      for (size_t i = 0; i < y.size(); ++i) y[i] += double{scale[j]} * out[i];
+    }
+    for (size_t i = 0; i < y.size(); ++i) {
+      error += (y[i] - expected[i]) * (y[i] - expected[i]);
+      norm += double{expected[i]} * expected[i];
+    }
+  }
+  return std::sqrt(error / norm);
+}
+
+class SmallCheckpoint : public ::testing::TestWithParam<std::string> {
+ protected:
+  fs::path folder() const { return fs::path(MOE4_TEST_DATA) / "checkpoints" / GetParam(); }
+};
+
+TEST_P(SmallCheckpoint, GivesTransformersExpertOutputs) {
+  const auto checkpoint = Checkpoint::open(folder());
+  const char* mode = GetParam() == "qwen3-bf16-sharded" ? "bf16" : "w4a16";
+  const auto golden =
+      SafetensorsFile::open(folder() / "golden" / (std::string(mode) + ".safetensors"));
+  int layers = 0;
+  for (int64_t layer = 0; layer < checkpoint->config().num_layers; ++layer) {
+    if (!checkpoint->config().is_moe_layer[layer]) continue;
+    // float32 sums of a few hundred terms against float64 ones.
+    EXPECT_LT(layer_error(*checkpoint, *golden, layer), 2e-6) << "layer " << layer;
+    ++layers;
+  }
+  EXPECT_GT(layers, 0);
+}
+
+TEST_P(SmallCheckpoint, HasNothingToWarnAbout) {
+  const auto checkpoint = Checkpoint::open(folder());
+  for (const CheckpointNote& note : checkpoint->notes()) {
+    EXPECT_EQ(note.level, CheckpointNote::Level::kInfo) << note.where << ": " << note.message;
+  }
+}
+
+TEST_P(SmallCheckpoint, HeadersAloneGiveTheSameSchemes) {
+  const auto full = Checkpoint::open(folder());
+  const auto headers = Checkpoint::open(folder(), {.headers_only = true});
+  EXPECT_EQ(full->linear_modules(), headers->linear_modules());
+  for (const std::string& module : full->linear_modules()) {
+    EXPECT_EQ(full->linear(module).scheme, headers->linear(module).scheme) << module;
+    EXPECT_TRUE(headers->linear(module).weight.empty()) << module;
+  }
+}
+
+std::vector<std::string> small_checkpoints() {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(fs::path(MOE4_TEST_DATA) / "checkpoints")) {
+    if (entry.is_directory()) names.insert(entry.path().filename().string());
+  }
+  return {names.begin(), names.end()};
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SmallCheckpoint, ::testing::ValuesIn(small_checkpoints()),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST(SmallCheckpoints, SchemesFollowEachDialectsRules) {
+  const auto scheme = [](const std::string& name, int64_t layer) {
+    const auto folder = fs::path(MOE4_TEST_DATA) / "checkpoints" / name;
+    return to_string(Checkpoint::open(folder)->moe_layer(layer).scheme);
+  };
+  const std::string w4a4 = to_string(kW4A4), w4a16 = to_string(kW4A16);
+  EXPECT_EQ(scheme("qwen3-modelopt-nvfp4", 0), w4a4);
+  EXPECT_EQ(scheme("qwen3-modelopt-w4a16", 0), w4a16);  // its config_groups claim 4-bit inputs
+  EXPECT_EQ(scheme("qwen3-modelopt-mixed-exact", 0),
+            "W8A8 (fp8 per-tensor static, fp8 per-tensor static)");
+  EXPECT_EQ(scheme("qwen3-modelopt-mixed-exact", 1), w4a16);
+  EXPECT_EQ(scheme("qwen3_5-modelopt-mixed-prefix", 1), w4a16);
+  EXPECT_EQ(scheme("qwen3-ct-nvfp4", 1), w4a4);
+  EXPECT_EQ(scheme("qwen3_5-ct-nvfp4a16", 1), w4a16);
+  EXPECT_EQ(scheme("qwen3-ct-mixed", 0), "W8A8 (fp8 per-channel static, fp8 per-token dynamic)");
+  EXPECT_EQ(scheme("qwen3-ct-mixed", 1), w4a16);
+  EXPECT_EQ(scheme("qwen3-bf16-sharded", 1), "BF16");
+  EXPECT_EQ(scheme("qwen3-fp8-block128", 0), "W8A8 (fp8 block-128 static, fp8 block-128 dynamic)");
+  EXPECT_EQ(scheme("qwen3_5-fused-experts", 0), "BF16");
+  EXPECT_EQ(scheme("qwen3_5-fused-experts", 1), w4a16);
+}
+
+TEST(SmallCheckpoints, LinearsOutsideTheExpertsFollowTheirOwnEntries) {
+  const auto mixed =
+      Checkpoint::open(fs::path(MOE4_TEST_DATA) / "checkpoints/qwen3_5-modelopt-mixed-prefix");
+  EXPECT_EQ(mixed->text_prefix(), "model.language_model.");
+  EXPECT_TRUE(mixed->linear("lm_head").scheme == kW4A16);
+  EXPECT_TRUE(mixed->linear(mixed->layer_name(0, "mlp.shared_expert.up_proj")).scheme == kW4A16);
+  const auto qkv = mixed->linear(mixed->layer_name(0, "linear_attn.in_proj_qkv"));
+  EXPECT_EQ(qkv.scheme.weight.format, QuantFormat::kFp8Tensor);
+  EXPECT_TRUE(qkv.input_scale.has_value());
+  EXPECT_TRUE(mixed->linear(mixed->layer_name(0, "linear_attn.in_proj_a")).scheme == kUnquantized);
+  // Named qkv_proj in the metadata.
+  const auto fused = Checkpoint::open(fs::path(MOE4_TEST_DATA) / "checkpoints/qwen3-ct-mixed");
+  EXPECT_EQ(fused->linear("model.layers.0.self_attn.k_proj").scheme.activation->format,
+            QuantFormat::kFp8Token);
+  EXPECT_TRUE(fused->linear("model.layers.0.self_attn.o_proj").scheme == kUnquantized);
+}
+
+TEST(SmallCheckpoints, GateAndUpKeepTheirOwnGlobalScales) {
+  const auto layer =
+      Checkpoint::open(fs::path(MOE4_TEST_DATA) / "checkpoints/qwen3-gate-up-scales")->moe_layer(0);
+  for (const ExpertWeights& expert : layer.experts) {
+    EXPECT_GT(expert.gate->global_scale.value, 5 * expert.up.global_scale.value);
+  }
+}
+
+}  // namespace
+}  // namespace moe4
