@@ -27,9 +27,9 @@ struct GenerateRequest {
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 128;
   SamplingParams sampling;
-  std::vector<int32_t> stop_token_ids;
+  std::vector<int32_t> stop_token_ids;    ///< end tokens of the model and of the request
   std::vector<std::string> stop_strings;  ///< cut from the text
-  bool ignore_eos = false;
+  bool ignore_eos = false;                ///< go on past stop_token_ids (benchmarks)
   int64_t prefill_chunk = 256;
 };
 
@@ -39,8 +39,8 @@ struct GenerateResult {
   std::vector<int32_t> tokens;  ///< without the stop token
   std::string text;
   StopReason reason = StopReason::kLength;
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
+  double prefill_seconds = 0;  ///< the prompt, up to the first token's logits
+  double decode_seconds = 0;   ///< all tokens after the first
   int64_t prompt_tokens = 0;
 };
 
@@ -48,11 +48,15 @@ struct GenerateResult {
 using TextCallback = std::function<bool(const std::string& piece)>;
 
 /// Runs one request. `tokenizer` may be null when only ids are wanted (no stop strings then).
+/// Throws Error(kUsage) for an empty prompt, one that fills the model's context, or parameters out
+/// of range.
 GenerateResult generate(Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
                         const TextCallback& on_text = {});
 
-/// Picks the next token from logits [V]; `history` is for the repetition penalty. Deterministic for
-/// a given rng state.
+/// Picks the next token from logits [V]; `history` is for the repetition penalty. Filters apply in
+/// the order of transformers: repetition penalty, temperature, top-k (ties with the k-th stay),
+/// top-p, min-p. Greedy ties go to the lowest id. Deterministic for a given rng state. Throws
+/// Error(kBadInput) for a NaN logit and Error(kUsage) for parameters out of range.
 int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
                const SamplingParams& params, std::mt19937_64& rng);
 

@@ -1,12 +1,11 @@
 // Whole models against outputs of the Hugging Face implementation in float32.
 #include "support/golden.h"
+#include "support/shared_models.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 
-#include "engine/generator.h"
 #include "experts/registry.h"
 #include "models/model.h"
 
@@ -15,6 +14,7 @@ namespace {
 
 using testing::Golden;
 using testing::relative_error;
+using testing::shared_models;
 namespace fs = std::filesystem;
 
 // One checkpoint with the goldens of one activation mode.
@@ -26,11 +26,6 @@ struct Case {
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
-
-fs::path shared_models() {
-  const char* variable = std::getenv("MOE4_SHARED_MODELS");
-  return variable != nullptr ? variable : MOE4_SHARED_MODELS;
-}
 
 // "FORMAT.MODE.safetensors" -> the case of that mode.
 Case make_case(const fs::path& checkpoint, const fs::path& golden) {
