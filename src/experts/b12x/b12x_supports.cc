@@ -17,11 +17,6 @@ Support b12x_supports(const ExpertsQuery& query) {
                     to_string(query.scheme))};
   }
   if (Support no = require_cuda(query, 80)) return no;
-  if (query.precision == ActivationPrecision::kFp4Static) {
-    return Rejection{Rejection::Kind::kPrecision,
-                     "it quantises activations dynamically with a global scale of 1; calibrated "
-                     "input scales are used by cpu and reference"};
-  }
   if (Support no = require_whole_blocks(query)) return no;
   if (!query.device.is_sm12x()) {
     return Rejection{Rejection::Kind::kNotSelected,
