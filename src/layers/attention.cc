@@ -92,8 +92,8 @@ Attention::Attention(const AttentionShape& shape, const Rotary& rotary, Attentio
   MOE4_CHECK(shape_.head_dim % 16 == 0 && shape_.num_heads % shape_.num_kv_heads == 0);
 }
 
-std::unique_ptr<MixerState> Attention::new_state(int64_t capacity, DType compute_dtype) const {
-  return std::make_unique<Cache>(shape_, capacity, compute_dtype);
+std::unique_ptr<MixerState> Attention::new_state(int64_t capacity, DType kv_dtype) const {
+  return std::make_unique<Cache>(shape_, capacity, kv_dtype);
 }
 
 int64_t Attention::weight_bytes() const {
@@ -112,9 +112,9 @@ void Attention::forward(LayerContext& context, const Activations& x, const Posit
   p.k = context.scratch.take<float>(tokens * kv_width);
   p.v = context.scratch.take<float>(tokens * kv_width);
   p.queries = context.scratch.take<float>(tokens * shape_.num_heads * shape_.head_dim);
-  const LinearCall calls[] = {{&weights_.q_proj, x.rows, p.q, q_width},
-                              {&weights_.k_proj, x.rows, p.k, kv_width},
-                              {&weights_.v_proj, x.rows, p.v, kv_width}};
+  const LinearCall calls[] = {{&weights_.q_proj, x.data, x.stride, p.q, q_width},
+                              {&weights_.k_proj, x.data, x.stride, p.k, kv_width},
+                              {&weights_.v_proj, x.data, x.stride, p.v, kv_width}};
   apply_linears(context, calls, tokens);
 
   auto& cache = static_cast<Cache&>(state);
@@ -122,7 +122,8 @@ void Attention::forward(LayerContext& context, const Activations& x, const Posit
   store_heads(context, positions, p, cache);
   const Activations merged = take_activations(context, tokens, shape_.num_heads * shape_.head_dim);
   attend(context, positions, p, cache, merged);
-  apply_linear(context, {&weights_.o_proj, merged.rows, out, shape_.hidden_size}, tokens);
+  apply_linear(context, {&weights_.o_proj, merged.data, merged.stride, out, shape_.hidden_size},
+               tokens);
 }
 
 // Norm and rotation of every query and key head; keys and values go to the cache.
@@ -132,8 +133,8 @@ void Attention::store_heads(LayerContext& context, const Positions& positions, c
   const int64_t group = heads / kv_heads, tokens = positions.num_tokens;
   const int64_t q_stride = dim * (shape_.output_gate ? 2 : 1);
   const auto store = [&](const float* head, std::byte* to) {
-    if (cache.dtype() == DType::kBF16) {
-      context.kernels.to_bf16(head, dim, reinterpret_cast<Bf16*>(to));
+    if (cache.dtype() == DType::kF16) {
+      context.kernels.to_f16(head, dim, reinterpret_cast<F16*>(to));
     } else {
       std::copy(head, head + dim, reinterpret_cast<float*>(to));
     }
@@ -197,16 +198,12 @@ void Attention::attend(LayerContext& context, const Positions& positions, const 
     const int64_t first = tile * kQueryTile;
     for (int64_t i = 0; i < std::min(kQueryTile, queries - first); ++i) {
       const int64_t t = (first + i) / group, h = head * group + (first + i) % group;
-      float* out = merged.f32 + t * merged.stride + h * dim;
+      float* out = merged.row(t) + h * dim;
       const float* from = total.accumulators + i * dim;
       const float inverse = 1.0f / total.sum[i];
       for (int64_t d = 0; d < dim; ++d) out[d] = from[d] * inverse;
       if (shape_.output_gate) {
         context.kernels.sigmoid_mul(out, p.q + ((t * heads + h) * 2 + 1) * dim, dim);
-      }
-      if (merged.rows.dtype == DType::kBF16) {
-        auto* rounded = static_cast<Bf16*>(const_cast<void*>(merged.rows.data));
-        context.kernels.to_bf16(out, dim, rounded + t * merged.stride + h * dim);
       }
     }
   };

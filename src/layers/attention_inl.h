@@ -158,8 +158,8 @@ inline void attend_keys(const AttendArgs& a) {
 }
 
 inline void attend(const AttendArgs& a) {
-  if (a.kv_dtype == DType::kBF16) {
-    attend_keys<Bf16>(a);
+  if (a.kv_dtype == DType::kF16) {
+    attend_keys<F16>(a);
   } else {
     attend_keys<float>(a);
   }

@@ -1,8 +1,7 @@
-// What every layer needs to run: threads, kernels, arithmetic and scratch memory.
+// What every layer needs to run: threads, kernels and scratch memory.
 #pragma once
 
 #include "base/checked_math.h"
-#include "base/dtype.h"
 #include "base/thread_pool.h"
 #include "layers/kernels.h"
 #include "layers/scratch.h"
@@ -10,7 +9,7 @@
 
 namespace moe4 {
 
-/// How linears treat their inputs beyond the compute dtype.
+/// Whether linears quantise their inputs first.
 struct LinearOptions {
   /// FP8 linears with an activation key quantise their inputs as it says.
   bool fp8_activations = false;
@@ -22,25 +21,21 @@ struct LinearOptions {
 struct LayerContext {
   ThreadPool& threads;
   const LayerKernels& kernels;
-  /// kBF16: inputs of linears are rounded to BF16. kF32: nothing is rounded.
-  DType compute_dtype;
   Scratch& scratch;
 };
 
 inline int64_t padded_row(int64_t n) { return round_up(n, kRowPadding); }
 
-/// Rows [num_tokens, width] of activations: float32 always, and in the compute dtype for linears.
+/// Rows [num_tokens, width] of float32 inputs of linears; rows are padded with zeros.
 struct Activations {
-  float* f32 = nullptr;  ///< [T, stride]
-  InputRows rows;        ///< the same values in the compute dtype (f32 itself in kF32)
+  float* data = nullptr;
   int64_t width = 0;
-  int64_t stride = 0;  ///< padded width; the padding is zero
+  int64_t stride = 0;  ///< elements between rows: the padded width
+
+  float* row(int64_t token) const { return data + token * stride; }
 };
 
-/// Takes scratch for activations and clears the padding.
+/// Takes scratch for activations and clears the padding; the rest is not initialised.
 Activations take_activations(LayerContext& context, int64_t num_tokens, int64_t width);
-
-/// Makes `rows` of token t from its float32 row. Thread-safe for different tokens.
-void finish_row(const LayerContext& context, const Activations& x, int64_t token);
 
 }  // namespace moe4

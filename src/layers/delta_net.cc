@@ -75,10 +75,10 @@ void DeltaNet::forward(LayerContext& context, const Activations& x, const Positi
   b.z = scratch.take<float>(tokens * shape_.values());
   b.a = scratch.take<float>(tokens * shape_.num_value_heads);
   b.b = scratch.take<float>(tokens * shape_.num_value_heads);
-  const LinearCall calls[] = {{&weights_.in_proj_qkv, x.rows, b.conv_in + past, channels},
-                              {&weights_.in_proj_z, x.rows, b.z, shape_.values()},
-                              {&weights_.in_proj_b, x.rows, b.b, shape_.num_value_heads},
-                              {&weights_.in_proj_a, x.rows, b.a, shape_.num_value_heads}};
+  const LinearCall calls[] = {{&weights_.in_proj_qkv, x.data, x.stride, b.conv_in + past, channels},
+                              {&weights_.in_proj_z, x.data, x.stride, b.z, shape_.values()},
+                              {&weights_.in_proj_b, x.data, x.stride, b.b, shape_.num_value_heads},
+                              {&weights_.in_proj_a, x.data, x.stride, b.a, shape_.num_value_heads}};
   apply_linears(context, calls, tokens);
 
   std::copy(state.conv().begin(), state.conv().end(), b.conv_in);
@@ -87,7 +87,8 @@ void DeltaNet::forward(LayerContext& context, const Activations& x, const Positi
 
   const Activations merged = take_activations(context, tokens, shape_.values());
   run_heads(context, tokens, b, state, merged);
-  apply_linear(context, {&weights_.out_proj, merged.rows, out, shape_.hidden_size}, tokens);
+  apply_linear(context, {&weights_.out_proj, merged.data, merged.stride, out, shape_.hidden_size},
+               tokens);
 }
 
 // The convolution, one head at a time; q and k heads are brought to unit length, q scaled.
@@ -121,9 +122,6 @@ void DeltaNet::run_heads(LayerContext& context, int64_t tokens, const Buffers& b
     b.a[i] = std::exp(decay_rate_[i % heads] * softplus(b.a[i] + weights_.dt_bias[i % heads]));
     b.b[i] = 1.0f / (1.0f + std::exp(-b.b[i]));
   }
-  auto* rounded = merged.rows.dtype == DType::kBF16
-                      ? static_cast<Bf16*>(const_cast<void*>(merged.rows.data))
-                      : nullptr;
   context.threads.parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t h = begin; h < end; ++h) {
       const float* query = b.mixed + h / per_key_head * shape_.key_dim;
@@ -139,15 +137,12 @@ void DeltaNet::run_heads(LayerContext& context, int64_t tokens, const Buffers& b
                                   .qk_stride = shape_.channels(),
                                   .value_stride = shape_.channels(),
                                   .gate_stride = heads,
-                                  .out = merged.f32 + h * dim,
+                                  .out = merged.data + h * dim,
                                   .out_stride = merged.stride});
       for (int64_t t = 0; t < tokens; ++t) {
-        float* out = merged.f32 + t * merged.stride + h * dim;
+        float* out = merged.row(t) + h * dim;
         weights_.norm.apply(context.kernels, out, out);
         context.kernels.silu_mul(b.z + t * shape_.values() + h * dim, out, dim, out);
-        if (rounded != nullptr) {
-          context.kernels.to_bf16(out, dim, rounded + t * merged.stride + h * dim);
-        }
       }
     }
   });

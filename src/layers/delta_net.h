@@ -41,7 +41,7 @@ class DeltaNet final : public Mixer {
  public:
   DeltaNet(const DeltaNetShape& shape, DeltaNetWeights weights);
 
-  std::unique_ptr<MixerState> new_state(int64_t capacity, DType compute_dtype) const override;
+  std::unique_ptr<MixerState> new_state(int64_t capacity, DType kv_dtype) const override;
   void forward(LayerContext& context, const Activations& x, const Positions& positions,
                MixerState& state, float* out) const override;
   int64_t weight_bytes() const override;

@@ -63,6 +63,10 @@ inline void convert_to_bf16(const float* in, int64_t n, Bf16* out) {
   for (int64_t i = 0; i < n; i += 16) store(out + i, load(in + i));
 }
 
+inline void convert_to_f16(const float* in, int64_t n, F16* out) {
+  for (int64_t i = 0; i < n; i += 16) store(out + i, load(in + i));
+}
+
 inline void conv_silu(const float* in, int64_t in_stride, const float* weight,
                       int64_t weight_stride, int64_t taps, int64_t n, float* out) {
   for (int64_t c = 0; c < n; c += 16) {

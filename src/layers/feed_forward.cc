@@ -16,8 +16,7 @@ Activations gated(LayerContext& context, const float* gate, const float* up, int
   const int64_t padded = padded_row(width);
   context.threads.parallel_for(num_tokens, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      context.kernels.silu_mul(gate + t * padded, up + t * padded, padded, act.f32 + t * padded);
-      finish_row(context, act, t);
+      context.kernels.silu_mul(gate + t * padded, up + t * padded, padded, act.row(t));
     }
   });
   return act;
@@ -38,11 +37,12 @@ void DenseMlp::forward(LayerContext& context, const Activations& x, int64_t num_
   const int64_t width = weights_.gate_proj.out_features();
   const Activations gate = take_activations(context, num_tokens, width);
   const Activations up = take_activations(context, num_tokens, width);
-  const LinearCall calls[] = {{&weights_.gate_proj, x.rows, gate.f32, gate.stride},
-                              {&weights_.up_proj, x.rows, up.f32, up.stride}};
+  const LinearCall calls[] = {{&weights_.gate_proj, x.data, x.stride, gate.data, gate.stride},
+                              {&weights_.up_proj, x.data, x.stride, up.data, up.stride}};
   apply_linears(context, calls, num_tokens);
-  const Activations act = gated(context, gate.f32, up.f32, num_tokens, width);
-  apply_linear(context, {&weights_.down_proj, act.rows, out, weights_.down_proj.out_features()},
+  const Activations act = gated(context, gate.data, up.data, num_tokens, width);
+  apply_linear(context,
+               {&weights_.down_proj, act.data, act.stride, out, weights_.down_proj.out_features()},
                num_tokens);
 }
 
@@ -73,8 +73,7 @@ void MoeBlock::route(LayerContext& context, const Activations& x, int64_t num_to
   Scratch::Frame frame(context.scratch);
   const int64_t experts = parts_.router_config.num_experts;
   auto* logits = context.scratch.take<float>(num_tokens * experts);
-  const InputRows rows{x.f32, DType::kF32, x.stride};
-  apply_linear(context, {&parts_.router, rows, logits, experts}, num_tokens);
+  apply_linear(context, {&parts_.router, x.data, x.stride, logits, experts}, num_tokens);
   select(context, logits, num_tokens, topk_ids, topk_weights);
 }
 
@@ -84,17 +83,27 @@ void MoeBlock::run_experts(LayerContext& context, const Activations& x, int64_t 
   MOE4_CHECK(x.stride == x.width);  // backends take dense rows
   const PreparedExperts& experts = *parts_.experts;
   const size_t size = experts.workspace_size(num_tokens);
-  Bf16* rounded =
-      experts.accepts_float32() ? nullptr : context.scratch.take<Bf16>(num_tokens * x.width);
-  experts.apply({.num_tokens = num_tokens,
-                 .hidden_states = x.rows.data,
-                 .hidden_dtype = x.rows.dtype,
-                 .topk_ids = topk_ids,
-                 .topk_weights = topk_weights,
-                 .output = rounded != nullptr ? static_cast<void*>(rounded) : y,
-                 .output_dtype = rounded != nullptr ? DType::kBF16 : DType::kF32,
-                 .workspace = {context.scratch.bytes(size), size}});
-  if (rounded != nullptr) convert_to_float(rounded, DType::kBF16, num_tokens * x.width, y);
+  ExpertsArgs args{.num_tokens = num_tokens,
+                   .hidden_states = x.data,
+                   .hidden_dtype = DType::kF32,
+                   .topk_ids = topk_ids,
+                   .topk_weights = topk_weights,
+                   .output = y,
+                   .output_dtype = DType::kF32,
+                   .workspace = {context.scratch.bytes(size), size}};
+  if (experts.accepts_float32()) {
+    experts.apply(args);
+    return;
+  }
+  const int64_t values = num_tokens * x.width;
+  auto* in = context.scratch.take<Bf16>(values);
+  auto* out = context.scratch.take<Bf16>(values);
+  context.kernels.to_bf16(x.data, values, in);
+  args.hidden_states = in;
+  args.output = out;
+  args.hidden_dtype = args.output_dtype = DType::kBF16;
+  experts.apply(args);
+  convert_to_float(out, DType::kBF16, values, y);
 }
 
 void MoeBlock::forward(LayerContext& context, const Activations& x, int64_t num_tokens,
@@ -106,8 +115,7 @@ void MoeBlock::forward(LayerContext& context, const Activations& x, int64_t num_
   auto* ids = scratch.take<int32_t>(num_tokens * top_k());
   auto* weights = scratch.take<float>(num_tokens * top_k());
 
-  // The router sees float32: which experts run must not hang on a rounding.
-  LinearCall calls[4] = {{&parts_.router, {x.f32, DType::kF32, x.stride}, logits, experts}};
+  LinearCall calls[4] = {{&parts_.router, x.data, x.stride, logits, experts}};
   size_t num_calls = 1;
   Activations gate, up;
   float* shared_gate = nullptr;
@@ -115,21 +123,22 @@ void MoeBlock::forward(LayerContext& context, const Activations& x, int64_t num_
     const int64_t width = parts_.shared->gate_proj.out_features();
     gate = take_activations(context, num_tokens, width);
     up = take_activations(context, num_tokens, width);
-    calls[num_calls++] = {&parts_.shared->gate_proj, x.rows, gate.f32, gate.stride};
-    calls[num_calls++] = {&parts_.shared->up_proj, x.rows, up.f32, up.stride};
+    calls[num_calls++] = {&parts_.shared->gate_proj, x.data, x.stride, gate.data, gate.stride};
+    calls[num_calls++] = {&parts_.shared->up_proj, x.data, x.stride, up.data, up.stride};
   }
   if (parts_.shared_gate) {
     shared_gate = scratch.take<float>(num_tokens);
-    calls[num_calls++] = {&*parts_.shared_gate, x.rows, shared_gate, 1};
+    calls[num_calls++] = {&*parts_.shared_gate, x.data, x.stride, shared_gate, 1};
   }
   apply_linears(context, {calls, num_calls}, num_tokens);
   select(context, logits, num_tokens, ids, weights);
   run_experts(context, x, num_tokens, ids, weights, out);
   if (!parts_.shared) return;
 
-  const Activations act = gated(context, gate.f32, up.f32, num_tokens, gate.width);
+  const Activations act = gated(context, gate.data, up.data, num_tokens, gate.width);
   auto* shared = scratch.take<float>(num_tokens * hidden);
-  apply_linear(context, {&parts_.shared->down_proj, act.rows, shared, hidden}, num_tokens);
+  apply_linear(context, {&parts_.shared->down_proj, act.data, act.stride, shared, hidden},
+               num_tokens);
   context.threads.parallel_for(num_tokens, 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       const float factor =

@@ -59,7 +59,8 @@ class MoeBlock final : public FeedForward {
   /// topk_ids and topk_weights [T, k] for x.
   void route(LayerContext& context, const Activations& x, int64_t num_tokens, int32_t* topk_ids,
              float* topk_weights) const;
-  /// The routed experts alone, y [T, hidden_size] float32.
+  /// The routed experts alone, y [T, hidden_size] float32. x is rounded to BF16 for backends that
+  /// take nothing else.
   void run_experts(LayerContext& context, const Activations& x, int64_t num_tokens,
                    const int32_t* topk_ids, const float* topk_weights, float* y) const;
 

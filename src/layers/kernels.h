@@ -6,6 +6,7 @@
 #include "base/cpu_isa.h"
 #include "base/dtype.h"
 #include "numerics/bf16.h"
+#include "numerics/f16.h"
 
 namespace moe4 {
 
@@ -30,13 +31,6 @@ struct PackedRows {
   const float* bias = nullptr;  ///< [N] or null
 };
 
-/// Rows of activations [T, k], float32 or BF16, padded with zeros to kRowPadding.
-struct InputRows {
-  const void* data = nullptr;
-  DType dtype = DType::kF32;
-  int64_t stride = 0;  ///< elements between rows
-};
-
 /// One pass of causal attention: some queries of one KV head over keys [key_begin, key_end).
 struct AttendArgs {
   const float* queries = nullptr;      ///< [num_queries, head_dim], dense
@@ -44,8 +38,8 @@ struct AttendArgs {
   int64_t num_queries = 0;             ///< at most kMaxQueries
   const void* keys = nullptr;          ///< [capacity, head_dim] of this KV head, dense
   const void* values = nullptr;        ///< the same
-  DType kv_dtype = DType::kBF16;
-  int64_t head_dim = 0;  ///< multiple of 16
+  DType kv_dtype = DType::kF16;        ///< or kF32
+  int64_t head_dim = 0;                ///< multiple of 16
   float scale = 1.0f;
   int64_t key_begin = 0;  ///< multiple of kKeyBlock
   int64_t key_end = 0;
@@ -76,10 +70,11 @@ struct DeltaRuleArgs {
 /// Every output is summed over K in one fixed order whatever the number of tokens, so that a
 /// token's result never depends on its batch. `n` is a multiple of 16 unless said otherwise.
 struct LayerKernels {
-  /// y[t][n] = (x[t] . w[n]) * scale + bias for rows [row_begin, row_end). `scratch`: at least
-  /// kScratchRows * w.k floats for formats other than kF32 and kBF16, per calling thread.
-  void (*linear)(const PackedRows& w, const InputRows& x, int64_t num_tokens, int64_t row_begin,
-                 int64_t row_end, float* y, int64_t y_stride, float* scratch);
+  /// y[t][n] = (x[t] . w[n]) * scale + bias for rows [row_begin, row_end); x [T, w.k] float32 with
+  /// zeros past in_features. `scratch`: at least kScratchRows * w.k floats for formats other than
+  /// kF32 and kBF16, per calling thread.
+  void (*linear)(const PackedRows& w, const float* x, int64_t x_stride, int64_t num_tokens,
+                 int64_t row_begin, int64_t row_end, float* y, int64_t y_stride, float* scratch);
   /// out = x * rsqrt(mean(x^2) + eps) * weight; `in` and `out` may be the same.
   void (*rms_norm)(const float* in, const float* weight, float eps, int64_t n, float* out);
   /// out = x * rsqrt(sum(x^2) + eps) * factor; `in` and `out` may be the same.
@@ -91,6 +86,8 @@ struct LayerKernels {
   /// y += factor * x.
   void (*axpy)(float factor, const float* x, int64_t n, float* y);
   void (*to_bf16)(const float* in, int64_t n, Bf16* out);
+  /// Saturates at +-65504.
+  void (*to_f16)(const float* in, int64_t n, F16* out);
   /// out = silu(sum over j of weight[j * weight_stride + c] * in[j * in_stride + c]) for n channels
   /// and `taps` rows.
   void (*conv_silu)(const float* in, int64_t in_stride, const float* weight, int64_t weight_stride,

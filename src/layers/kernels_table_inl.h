@@ -16,6 +16,7 @@ inline constexpr LayerKernels kTable{.linear = linear,
                                      .sigmoid_mul = sigmoid_mul,
                                      .axpy = axpy,
                                      .to_bf16 = convert_to_bf16,
+                                     .to_f16 = convert_to_f16,
                                      .conv_silu = conv_silu,
                                      .attend = attend,
                                      .delta_rule = delta_rule};

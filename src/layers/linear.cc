@@ -197,21 +197,18 @@ void Linear::decode_row(int64_t n, float* out) const {
 
 namespace {
 
-InputRows quantized_rows(LayerContext& context, const LinearCall& call, int64_t num_tokens) {
+const float* quantized_rows(LayerContext& context, const LinearCall& call, int64_t num_tokens) {
   const Linear& linear = *call.linear;
   const int64_t k = linear.in_features(), stride = linear.rows().k;
   auto* out = context.scratch.take<float>(num_tokens * stride);
   context.threads.parallel_for(num_tokens, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      const auto* from =
-          static_cast<const std::byte*>(call.x.data) + t * call.x.stride * size_of(call.x.dtype);
       float* row = out + t * stride;
-      convert_to_float(from, call.x.dtype, k, row);
-      linear.quantize_input(row, row);
+      linear.quantize_input(call.x + t * call.x_stride, row);
       std::fill(row + k, row + stride, 0.0f);
     }
   });
-  return {out, DType::kF32, stride};
+  return out;
 }
 
 // Rows of each unit of work of a linear.
@@ -234,7 +231,10 @@ void apply_linears(LayerContext& context, std::span<const LinearCall> calls, int
   for (size_t i = 0; i < calls.size(); ++i) {
     ready[i] = calls[i];
     const Linear& linear = *calls[i].linear;
-    if (linear.quantizes_input()) ready[i].x = quantized_rows(context, calls[i], num_tokens);
+    if (linear.quantizes_input()) {
+      ready[i].x = quantized_rows(context, calls[i], num_tokens);
+      ready[i].x_stride = linear.rows().k;
+    }
     first_chunk[i + 1] = first_chunk[i] + ceil_div(linear.out_features(), chunk_rows(linear));
     bytes += linear.out_features() * linear.rows().row_bytes;
     if (linear.rows().format == RowFormat::kF8 || linear.rows().format == RowFormat::kNvfp4) {
@@ -254,7 +254,7 @@ void apply_linears(LayerContext& context, std::span<const LinearCall> calls, int
       const LinearCall& c = ready[call];
       const int64_t step = chunk_rows(*c.linear);
       const int64_t row = (chunk - first_chunk[call]) * step;
-      context.kernels.linear(c.linear->rows(), c.x, num_tokens, row,
+      context.kernels.linear(c.linear->rows(), c.x, c.x_stride, num_tokens, row,
                              std::min(row + step, c.linear->out_features()), c.y, c.y_stride,
                              decoded + thread * per_thread);
     }

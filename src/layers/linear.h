@@ -59,7 +59,8 @@ class Linear {
 /// y[t * y_stride + n] = linear(x[t])[n].
 struct LinearCall {
   const Linear* linear = nullptr;
-  InputRows x;
+  const float* x = nullptr;  ///< [T], rows padded with zeros to linear->rows().k
+  int64_t x_stride = 0;
   float* y = nullptr;
   int64_t y_stride = 0;
 };

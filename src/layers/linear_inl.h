@@ -42,8 +42,8 @@ struct Nvfp4Rows {
 
 // out[r * C + c] = weights row r . x row c, R rows by C tokens. `block_scale` (or null): R pointers
 // to the scale of each 128 elements of K.
-template <int R, int C, typename Rows, typename X>
-inline void dot_tile(const Rows& w, int64_t row, const X* x, int64_t x_stride, int64_t k_size,
+template <int R, int C, typename Rows>
+inline void dot_tile(const Rows& w, int64_t row, const float* x, int64_t x_stride, int64_t k_size,
                      const float* const* block_scale, float* out) {
   Vec sum[R][C];
   for (auto& r : sum) {
@@ -103,8 +103,8 @@ struct Epilogue {
 };
 
 // Rows [begin, begin + R) of the linear, which lie at `local` in `w`, for C tokens from `token` on.
-template <int R, int C, typename Rows, typename X>
-inline void put_tile(const Rows& w, int64_t local, int64_t begin, const X* x, int64_t x_stride,
+template <int R, int C, typename Rows>
+inline void put_tile(const Rows& w, int64_t local, int64_t begin, const float* x, int64_t x_stride,
                      int64_t token, const Epilogue& epilogue) {
   const float* scales[R];
   const bool blocks = epilogue.block_scales<R>(begin, scales);
@@ -116,8 +116,8 @@ inline void put_tile(const Rows& w, int64_t local, int64_t begin, const X* x, in
   }
 }
 
-template <int C, typename Rows, typename X>
-inline void put_rows(const Rows& w, int64_t local, int64_t begin, int64_t rows, const X* x,
+template <int C, typename Rows>
+inline void put_rows(const Rows& w, int64_t local, int64_t begin, int64_t rows, const float* x,
                      int64_t x_stride, int64_t token, const Epilogue& epilogue) {
   constexpr int R = C == 1 ? kVectorRows : kTileRows;
   int64_t r = 0;
@@ -128,8 +128,8 @@ inline void put_rows(const Rows& w, int64_t local, int64_t begin, int64_t rows, 
 }
 
 // The last tokens, fewer than a full tile.
-template <int C, typename Rows, typename X>
-inline void put_remaining(const Rows& w, int64_t local, int64_t begin, int64_t rows, const X* x,
+template <int C, typename Rows>
+inline void put_remaining(const Rows& w, int64_t local, int64_t begin, int64_t rows, const float* x,
                           int64_t x_stride, int64_t token, int64_t tokens,
                           const Epilogue& epilogue) {
   if constexpr (C > 0) {
@@ -142,8 +142,8 @@ inline void put_remaining(const Rows& w, int64_t local, int64_t begin, int64_t r
 }
 
 // The rows stay in the L2 cache while the tokens pass by.
-template <typename Rows, typename X>
-inline void multiply(const Rows& w, int64_t local, int64_t begin, int64_t rows, const X* x,
+template <typename Rows>
+inline void multiply(const Rows& w, int64_t local, int64_t begin, int64_t rows, const float* x,
                      int64_t x_stride, int64_t num_tokens, const Epilogue& epilogue) {
   int64_t t = 0;
   for (; t + kTileTokens <= num_tokens; t += kTileTokens) {
@@ -153,8 +153,8 @@ inline void multiply(const Rows& w, int64_t local, int64_t begin, int64_t rows, 
 }
 
 // Formats that have to be decoded: once for all tokens, a few rows at a time.
-template <typename Rows, typename X>
-inline void multiply_decoded(const Rows& w, int64_t begin, int64_t end, const X* x,
+template <typename Rows>
+inline void multiply_decoded(const Rows& w, int64_t begin, int64_t end, const float* x,
                              int64_t x_stride, int64_t num_tokens, const Epilogue& epilogue,
                              float* scratch) {
   const int64_t k_size = epilogue.w.k;
@@ -172,9 +172,9 @@ inline void multiply_decoded(const Rows& w, int64_t begin, int64_t end, const X*
   }
 }
 
-template <typename X>
-inline void linear_for_input(const PackedRows& w, const X* x, int64_t x_stride, int64_t num_tokens,
-                             int64_t begin, int64_t end, const Epilogue& epilogue, float* scratch) {
+inline void linear(const PackedRows& w, const float* x, int64_t x_stride, int64_t num_tokens,
+                   int64_t begin, int64_t end, float* y, int64_t y_stride, float* scratch) {
+  const Epilogue epilogue{w, y, y_stride};
   const int64_t rows = end - begin;
   switch (w.format) {
     case RowFormat::kF32: {
@@ -198,18 +198,6 @@ inline void linear_for_input(const PackedRows& w, const X* x, int64_t x_stride, 
       multiply_decoded(all, begin, end, x, x_stride, num_tokens, epilogue, scratch);
       return;
     }
-  }
-}
-
-inline void linear(const PackedRows& w, const InputRows& x, int64_t num_tokens, int64_t row_begin,
-                   int64_t row_end, float* y, int64_t y_stride, float* scratch) {
-  const Epilogue epilogue{w, y, y_stride};
-  if (x.dtype == DType::kBF16) {
-    linear_for_input(w, static_cast<const Bf16*>(x.data), x.stride, num_tokens, row_begin, row_end,
-                     epilogue, scratch);
-  } else {
-    linear_for_input(w, static_cast<const float*>(x.data), x.stride, num_tokens, row_begin, row_end,
-                     epilogue, scratch);
   }
 }
 

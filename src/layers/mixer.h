@@ -25,8 +25,8 @@ struct Positions {
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  /// State for up to `capacity` tokens.
-  virtual std::unique_ptr<MixerState> new_state(int64_t capacity, DType compute_dtype) const = 0;
+  /// State for up to `capacity` tokens; keys and values are kept as `kv_dtype`, kF16 or kF32.
+  virtual std::unique_ptr<MixerState> new_state(int64_t capacity, DType kv_dtype) const = 0;
   /// Appends the tokens to the state; out [T, hidden_size] dense is overwritten.
   virtual void forward(LayerContext& context, const Activations& x, const Positions& positions,
                        MixerState& state, float* out) const = 0;

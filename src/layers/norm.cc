@@ -39,8 +39,7 @@ void add_and_normalize(LayerContext& context, const RmsNorm& norm, const float* 
     for (int64_t t = begin; t < end; ++t) {
       float* row = residual + t * width;
       if (delta != nullptr) context.kernels.axpy(1.0f, delta + t * width, width, row);
-      norm.apply(context.kernels, row, x.f32 + t * x.stride);
-      finish_row(context, x, t);
+      norm.apply(context.kernels, row, x.row(t));
     }
   });
 }

@@ -27,8 +27,8 @@ class RmsNorm {
   float eps_ = 1e-6f;
 };
 
-/// residual[t] += delta[t] (unless null), then x[t] = norm(residual[t]) in both forms of `x`. Rows
-/// of residual and delta are norm.size() apart.
+/// residual[t] += delta[t] (unless null), then x[t] = norm(residual[t]). Rows of residual and delta
+/// are norm.size() apart.
 void add_and_normalize(LayerContext& context, const RmsNorm& norm, const float* delta,
                        int64_t num_tokens, float* residual, const Activations& x);
 

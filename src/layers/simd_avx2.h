@@ -7,6 +7,7 @@
 
 #include "layers/e4m3_table.h"
 #include "numerics/bf16.h"
+#include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
@@ -26,6 +27,10 @@ inline __m256 bf16_to_float(__m128i bits) {
 inline Vec load(const Bf16* p) {
   const auto* q = reinterpret_cast<const __m128i*>(p);
   return {bf16_to_float(_mm_loadu_si128(q)), bf16_to_float(_mm_loadu_si128(q + 1))};
+}
+inline Vec load(const F16* p) {
+  const auto* q = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
 }
 // E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included.
 inline Vec load_e4m3(const uint8_t* p) {
@@ -68,6 +73,15 @@ inline void store(Bf16* p, Vec a) {
   // packus works within 128-bit lanes; the permutation puts the quarters in order.
   const __m256i packed = _mm256_packus_epi32(float_to_bf16(a.lo), float_to_bf16(a.hi));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+inline __m128i float_to_f16(__m256 a) {
+  const __m256 largest = _mm256_set1_ps(65504.0f), smallest = _mm256_set1_ps(-65504.0f);
+  const __m256 clamped = _mm256_min_ps(largest, _mm256_max_ps(smallest, a));
+  return _mm256_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline void store(F16* p, Vec a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), float_to_f16(a.lo));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), float_to_f16(a.hi));
 }
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }

@@ -7,6 +7,7 @@
 
 #include "layers/e4m3_table.h"
 #include "numerics/bf16.h"
+#include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
@@ -23,6 +24,9 @@ inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Vec load(const Bf16* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+inline Vec load(const F16* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 // E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included.
 inline Vec load_e4m3(const uint8_t* p) {
@@ -51,6 +55,13 @@ inline void store(Bf16* p, Vec a) {
   const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
+}
+inline void store(F16* p, Vec a) {
+  const __m512 largest = _mm512_set1_ps(65504.0f);
+  const __m512 clamped =
+      _mm512_min_ps(largest, _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), largest), a.v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }

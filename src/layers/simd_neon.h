@@ -7,6 +7,7 @@
 
 #include "layers/e4m3_table.h"
 #include "numerics/bf16.h"
+#include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
@@ -32,6 +33,10 @@ inline Vec load(const float* p) {
 inline Vec load(const Bf16* p) {
   const auto* bits = reinterpret_cast<const uint16_t*>(p);
   return map([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(bits + 4 * i), 16)); });
+}
+inline Vec load(const F16* p) {
+  const auto* bits = reinterpret_cast<const uint16_t*>(p);
+  return map([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(bits + 4 * i))); });
 }
 // E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included.
 inline Vec load_e4m3(const uint8_t* p) {
@@ -73,6 +78,13 @@ inline void store(Bf16* p, const Vec& a) {
     const uint32x4_t quiet = vorrq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(0x40));
     const uint32x4_t number = vceqq_f32(a.v[i], a.v[i]);
     vst1_u16(reinterpret_cast<uint16_t*>(p) + 4 * i, vmovn_u32(vbslq_u32(number, rounded, quiet)));
+  }
+}
+inline void store(F16* p, const Vec& a) {
+  for (int i = 0; i < 4; ++i) {
+    const float32x4_t clamped =
+        vminq_f32(vdupq_n_f32(65504.0f), vmaxq_f32(vdupq_n_f32(-65504.0f), a.v[i]));
+    vst1_u16(reinterpret_cast<uint16_t*>(p) + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(clamped)));
   }
 }
 inline Vec add(const Vec& a, const Vec& b) {

@@ -8,6 +8,7 @@
 #include "layers/e4m3_table.h"
 #include "numerics/bf16.h"
 #include "numerics/e2m1.h"
+#include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
@@ -35,6 +36,9 @@ inline Vec load(const float* p) {
 inline Vec load(const Bf16* p) {
   return map([&](int i) { return std::bit_cast<float>(static_cast<uint32_t>(p[i].bits) << 16); });
 }
+inline Vec load(const F16* p) {
+  return map([&](int i) { return to_float(p[i]); });
+}
 inline Vec load_e4m3(const uint8_t* p) {
   return map([&](int i) { return kE4m3Table[p[i]]; });
 }
@@ -46,6 +50,9 @@ inline void store(float* p, const Vec& a) {
 }
 inline void store(Bf16* p, const Vec& a) {
   for (int i = 0; i < 16; ++i) p[i] = to_bf16(a.v[i]);
+}
+inline void store(F16* p, const Vec& a) {
+  for (int i = 0; i < 16; ++i) p[i] = to_f16(a.v[i]);
 }
 inline Vec add(const Vec& a, const Vec& b) {
   return map([&](int i) { return a.v[i] + b.v[i]; });

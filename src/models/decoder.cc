@@ -25,7 +25,7 @@ class Decoder::State final : public SequenceState {
  public:
   State(const Decoder& model, int64_t capacity) : capacity_(capacity) {
     for (const DecoderLayer& layer : model.parts_.layers) {
-      layers_.push_back(layer.mixer->new_state(capacity, model.context_.compute_dtype));
+      layers_.push_back(layer.mixer->new_state(capacity, model.kv_dtype_));
     }
   }
   int64_t length() const override { return length_; }
@@ -41,7 +41,8 @@ class Decoder::State final : public SequenceState {
 
 Decoder::Decoder(DecoderParts parts, const ModelOptions& options)
     : parts_(std::move(parts)),
-      context_{*options.threads, layer_kernels(), options.compute_dtype, scratch_} {}
+      context_{*options.threads, layer_kernels(), scratch_},
+      kv_dtype_(options.compute_dtype == DType::kF32 ? DType::kF32 : DType::kF16) {}
 
 std::unique_ptr<SequenceState> Decoder::new_sequence(int64_t capacity) const {
   if (capacity <= 0) {
@@ -128,14 +129,13 @@ void Decoder::forward_chunk(std::span<const int32_t> ids, State& state, LogitsFo
                     residual + first * width, x);
   if (hidden != nullptr) {
     append(hidden->layers.back(), residual, tokens, width, width);
-    append(hidden->final_norm, x.f32, tokens, width, x.stride);
+    append(hidden->final_norm, x.data, tokens, width, x.stride);
   }
   if (which == LogitsFor::kNone) return;
   const int64_t skip = which == LogitsFor::kLastToken ? tokens - 1 - first : 0;
-  InputRows rows = x.rows;
-  rows.data = static_cast<const std::byte*>(rows.data) + skip * rows.stride * size_of(rows.dtype);
   const Linear& head = parts_.lm_head ? *parts_.lm_head : parts_.embed_tokens;
-  apply_linear(context_, {&head, rows, logits, parts_.config.vocab_size}, tokens - first - skip);
+  apply_linear(context_, {&head, x.row(skip), x.stride, logits, parts_.config.vocab_size},
+               tokens - first - skip);
 }
 
 void Decoder::run_experts(int64_t layer, std::span<const float> x, std::vector<int32_t>& topk_ids,
@@ -155,8 +155,7 @@ void Decoder::run_experts(int64_t layer, std::span<const float> x, std::vector<i
   const MoeBlock& moe = *parts_.layers[layer].moe;
   const Activations rows = take_activations(context_, tokens, width);
   for (int64_t t = 0; t < tokens; ++t) {
-    std::copy_n(x.data() + t * width, width, rows.f32 + t * rows.stride);
-    finish_row(context_, rows, t);
+    std::copy_n(x.data() + t * width, width, rows.row(t));
   }
   const auto pairs = static_cast<size_t>(tokens * moe.top_k());
   if (topk_ids.empty()) {

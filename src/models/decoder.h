@@ -57,6 +57,7 @@ class Decoder final : public Model {
   DecoderParts parts_;
   Scratch scratch_;
   LayerContext context_;
+  DType kv_dtype_;
 };
 
 }  // namespace moe4

@@ -13,8 +13,9 @@
 
 namespace moe4 {
 
-/// Arithmetic between the linears. kBF16: inputs of every linear, of the experts and the KV cache
-/// are BF16. kF32: nothing is rounded to BF16 (`--dtype float32`; for comparisons).
+/// Arithmetic is float32 throughout. kBF16, the default: the KV cache takes 16 bits a value (F16),
+/// and expert backends that take BF16 hidden states only get them rounded. kF32: nothing is rounded
+/// (`--dtype float32`; for comparisons).
 struct ModelOptions {
   DType compute_dtype = DType::kBF16;
   SelectorOptions moe;

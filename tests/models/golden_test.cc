@@ -156,7 +156,7 @@ TEST_P(GoldenModel, RoutedExpertsAndRouterMatchLayerByLayer) {
   EXPECT_GE(compared, 3);
 }
 
-TEST_P(GoldenModel, Bf16ArithmeticStaysCloseAndKeepsClearGreedyChoices) {
+TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
   if (is_w4a4(GetParam())) GTEST_SKIP() << "FP4 roundings tip: compared by perplexity";
   ThreadPool threads;
   const Golden golden(GetParam().golden);
@@ -170,7 +170,8 @@ TEST_P(GoldenModel, Bf16ArithmeticStaysCloseAndKeepsClearGreedyChoices) {
     model->forward(ids, *state, LogitsFor::kLastToken, logits);
     const double error = relative_error(logits, golden.floats(prompt(i, "last_logits")));
     RecordProperty("logits_error_" + std::to_string(i), std::to_string(error));
-    EXPECT_LT(error, 2e-2) << "prompt " << i;
+    // Values on the border between two FP8 codes tip and spread, as with FP4.
+    EXPECT_LT(error, GetParam().fp8_activations ? 5e-2 : 5e-3) << "prompt " << i;
     // Each step is fed the golden's token, so that one close call does not end the comparison.
     for (size_t step = 0; step < greedy.size(); ++step) {
       if (margin[step] > 0.1f) {
