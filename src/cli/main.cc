@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
     moe4::register_builtin_backends();
     moe4::cli::add_inspect(app);
     moe4::cli::add_plan(app);
+    moe4::cli::add_synth(app);
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
     return app.exit(help);

@@ -1,0 +1,52 @@
+// moe4 synth: a full-shape checkpoint with random weights, for speed work.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "synth/synth.h"
+
+namespace moe4::cli {
+namespace {
+
+struct SynthFlags {
+  std::string out;
+  std::string format = "modelopt-mixed";
+  SynthOptions options;
+};
+
+void synth(SynthFlags& flags) {
+  flags.options.format = parse_synth_format(flags.format);
+  Progress progress("writing");
+  flags.options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
+  const SynthResult result = write_synthetic_checkpoint(flags.out, flags.options);
+  clear_progress();
+  fmt::print("{}: {:.2f} GB in {} tensors, {} file(s)\n", flags.out,
+             static_cast<double>(result.bytes) * 1e-9, result.tensors, result.shards);
+}
+
+}  // namespace
+
+void add_synth(CLI::App& app) {
+  auto flags = std::make_shared<SynthFlags>();
+  CLI::App* command =
+      app.add_subcommand("synth", "Write a full-shape checkpoint with random weights");
+  with_env(command
+               ->add_option("--preset", flags->options.preset,
+                            fmt::format("One of {}", fmt::join(synth_presets(), ", ")))
+               ->required());
+  command->add_option("OUT", flags->out, "Folder to create")->required();
+  with_env(command->add_option("--layers", flags->options.num_layers,
+                               "Fewer or more layers (0: the preset's own)"));
+  with_env(command->add_option("--experts", flags->options.num_experts,
+                               "Experts a layer (0: the preset's own)"));
+  with_env(command->add_option("--format", flags->format,
+                               "modelopt-mixed, modelopt or compressed-tensors"));
+  with_env(command->add_option("--seed", flags->options.seed, "Other weights"));
+  command->callback([flags] { synth(*flags); });
+}
+
+}  // namespace moe4::cli
