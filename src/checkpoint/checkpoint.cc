@@ -21,12 +21,10 @@ namespace fs = std::filesystem;
 
 // The quantisation object of config.json: at the top level, or inside text_config, where a leftover
 // of the model's earlier life may sit.
-const Json* find_quantization_config(const Json& root, std::string& where) {
-  where = "quantization_config";
+const Json* find_quantization_config(const Json& root) {
   if (const auto it = root.find("quantization_config"); it != root.end() && !it->is_null()) {
     return &*it;
   }
-  where = "text_config.quantization_config";
   if (const auto text = root.find("text_config"); text != root.end() && text->is_object()) {
     if (const auto it = text->find("quantization_config"); it != text->end() && !it->is_null()) {
       return &*it;
@@ -71,11 +69,14 @@ struct Checkpoint::Impl {
   void list_linear_modules();
   void compare_with_metadata();
   void check_embedding() const;
+  MoeLayerWeights stored_moe_layer(const std::string& layer_prefix) const;
+  MoeLayerWeights declared_moe_layer(const std::string& expert_module) const;
 };
 
 void Checkpoint::Impl::read_configs() {
   const fs::path config_file = directory / "config.json";
-  const Json root = read_json_file(config_file);
+  QuantDocument config_document{.file = config_file.string()};
+  const Json root = read_json_file(config_file, &config_document.group_order);
   config = parse_model_config(root, config_file.string());
 
   const fs::path generation_file = directory / "generation_config.json";
@@ -97,15 +98,17 @@ void Checkpoint::Impl::read_configs() {
     }
   }
 
-  std::string where;
-  const Json* quantization = find_quantization_config(root, where);
+  config_document.json = find_quantization_config(root);
   const fs::path hf_quant_file = directory / "hf_quant_config.json";
-  std::optional<Json> hf_quant;
-  if (fs::exists(fs::symlink_status(hf_quant_file))) hf_quant = read_json_file(hf_quant_file);
-  quant = QuantConfig::parse(quantization, config_file.string(), hf_quant ? &*hf_quant : nullptr,
-                             hf_quant_file.string(), notes);
+  QuantDocument hf_document{.file = hf_quant_file.string()};
+  Json hf_quant;
+  if (fs::exists(fs::symlink_status(hf_quant_file))) {
+    hf_quant = read_json_file(hf_quant_file, &hf_document.group_order);
+    hf_document.json = &hf_quant;
+  }
+  quant = QuantConfig::parse(config_document, hf_document, notes);
   dialect = quant.dialect();
-  if (!quant.version().empty()) dialect += " " + printable(quant.version(), 40);
+  if (!quant.version().empty()) dialect += fmt::format(" {}", printable(quant.version(), 40));
   if (!quant.kv_cache().empty()) {
     notes.push_back({.level = CheckpointNote::Level::kInfo,
                      .where = "KV cache",
@@ -213,6 +216,71 @@ void Checkpoint::Impl::check_embedding() const {
   }
 }
 
+MoeLayerWeights Checkpoint::Impl::stored_moe_layer(const std::string& layer_prefix) const {
+  const auto base = find_experts_module(tensors, layer_prefix);
+  if (!base) {
+    throw_bad_input({.what = "experts are missing",
+                     .file = tensors.main_file().string(),
+                     .tensor = "tensor " + layer_prefix + "mlp.experts.0.gate_proj.weight",
+                     .expected = fmt::format("{} experts", config.moe.num_experts)});
+  }
+  MoeLayerWeights weights;
+  weights.problem = config.moe;
+  const int64_t hidden = config.moe.hidden_size;
+  const int64_t intermediate = config.moe.intermediate_size;
+  const std::vector<StoredExpert> stored =
+      gather_experts(tensors, *base,
+                     {.num_experts = config.moe.num_experts,
+                      .hidden_size = hidden,
+                      .intermediate_size = intermediate,
+                      .is_gated = config.moe.activation.is_gated()});
+  std::optional<std::string> first;  // the module whose scheme all others must have
+  const auto add = [&](const StoredLinear& from, int64_t rows, int64_t columns) {
+    LinearWeights linear = interpret_module(from);
+    if (linear.out_features != rows || linear.in_features != columns) {
+      throw_bad_input({.what = "expert does not fit the configuration",
+                       .file = from.weight.file,
+                       .tensor = "tensor " + from.weight.name,
+                       .expected = shape_to_string({rows, columns}) + " (out, in)",
+                       .found = shape_to_string({linear.out_features, linear.in_features})});
+    }
+    if (!first) {
+      first = from.module;
+      weights.scheme = linear.scheme;
+    } else if (linear.scheme != weights.scheme) {
+      throw_bad_input({.what = "experts of one layer are quantised differently",
+                       .file = from.weight.file,
+                       .tensor = "tensor " + from.weight.name,
+                       .expected = to_string(weights.scheme) + " as " + *first,
+                       .found = to_string(linear.scheme)});
+    }
+    return linear;
+  };
+  weights.experts.reserve(stored.size());
+  for (const StoredExpert& expert : stored) {
+    ExpertWeights& out = weights.experts.emplace_back();
+    if (expert.gate) out.gate = add(*expert.gate, intermediate, hidden);
+    out.up = add(expert.up, intermediate, hidden);
+    out.down = add(expert.down, hidden, intermediate);
+  }
+  return weights;
+}
+
+MoeLayerWeights Checkpoint::Impl::declared_moe_layer(const std::string& expert_module) const {
+  MoeLayerWeights weights;
+  weights.problem = config.moe;
+  const std::optional<DeclaredQuant> says = declared(expert_module);
+  if (says && !says->unsupported.empty()) {
+    throw_bad_input({.what = "quantisation is not supported",
+                     .file = (directory / "config.json").string(),
+                     .tensor = "module " + expert_module,
+                     .expected = "NVFP4, FP8 or BF16",
+                     .found = says->unsupported});
+  }
+  if (says) weights.scheme = says->scheme;
+  return weights;
+}
+
 std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& path,
                                              const CheckpointOptions& options) {
   std::error_code error;
@@ -280,58 +348,21 @@ LinearWeights Checkpoint::linear(const std::string& module, int64_t out_features
 
 MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
   const ModelConfig& config = impl_->config;
+  if (impl_->tensors.is_partial() && layer >= 0 && layer < config.num_layers &&
+      config.is_moe_layer[layer]) {
+    // Shards are absent, so the metadata is all there is for some layers.
+    try {
+      return impl_->stored_moe_layer(layer_name(layer, ""));
+    } catch (const Error&) {
+      return impl_->declared_moe_layer(layer_name(layer, "mlp.experts.0.up_proj"));
+    }
+  }
   if (layer < 0 || layer >= config.num_layers || !config.is_moe_layer[layer]) {
     throw_bad_input({.what = "layer has no routed experts",
                      .file = (directory() / "config.json").string(),
                      .tensor = fmt::format("layer {}", layer)});
   }
-  const auto base = find_experts_module(impl_->tensors, layer_name(layer, ""));
-  if (!base) {
-    throw_bad_input({.what = "experts are missing",
-                     .file = impl_->tensors.main_file().string(),
-                     .tensor = "tensor " + layer_name(layer, "mlp.experts.0.gate_proj.weight"),
-                     .expected = fmt::format("{} experts", config.moe.num_experts)});
-  }
-  MoeLayerWeights weights;
-  weights.problem = config.moe;
-  const int64_t hidden = config.moe.hidden_size;
-  const int64_t intermediate = config.moe.intermediate_size;
-  const std::vector<StoredExpert> stored =
-      gather_experts(impl_->tensors, *base,
-                     {.num_experts = config.moe.num_experts,
-                      .hidden_size = hidden,
-                      .intermediate_size = intermediate,
-                      .is_gated = config.moe.activation.is_gated()});
-  std::optional<std::string> first;  // the module whose scheme all others must have
-  const auto add = [&](const StoredLinear& from, int64_t rows, int64_t columns) {
-    LinearWeights linear = impl_->interpret_module(from);
-    if (linear.out_features != rows || linear.in_features != columns) {
-      throw_bad_input({.what = "expert does not fit the configuration",
-                       .file = from.weight.file,
-                       .tensor = "tensor " + from.weight.name,
-                       .expected = shape_to_string({rows, columns}) + " (out, in)",
-                       .found = shape_to_string({linear.out_features, linear.in_features})});
-    }
-    if (!first) {
-      first = from.module;
-      weights.scheme = linear.scheme;
-    } else if (linear.scheme != weights.scheme) {
-      throw_bad_input({.what = "experts of one layer are quantised differently",
-                       .file = from.weight.file,
-                       .tensor = "tensor " + from.weight.name,
-                       .expected = to_string(weights.scheme) + " as " + *first,
-                       .found = to_string(linear.scheme)});
-    }
-    return linear;
-  };
-  weights.experts.reserve(stored.size());
-  for (const StoredExpert& expert : stored) {
-    ExpertWeights& out = weights.experts.emplace_back();
-    if (expert.gate) out.gate = add(*expert.gate, intermediate, hidden);
-    out.up = add(expert.up, intermediate, hidden);
-    out.down = add(expert.down, hidden, intermediate);
-  }
-  return weights;
+  return impl_->stored_moe_layer(layer_name(layer, ""));
 }
 
 }  // namespace moe4

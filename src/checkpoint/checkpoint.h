@@ -2,6 +2,7 @@
 // against each other.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -24,7 +25,8 @@ struct CheckpointNote {
 
 struct CheckpointOptions {
   /// Read headers and JSON only (`plan`, `inspect`): shards may be absent or truncated after their
-  /// header; tensor data and NaN scales are not looked at, global scales stay 1.
+  /// header; views have no data, NaN scales are not looked at, global scales stay 1. A layer whose
+  /// shard is absent has the scheme that the metadata declares, and no experts.
   bool headers_only = false;
 };
 

@@ -41,32 +41,38 @@ void replace_python_numbers(std::string& text) {
 
 }  // namespace
 
-Json parse_json(std::string text, const std::string& file) {
+Json parse_json(std::string text, const std::string& file, std::vector<std::string>* group_order) {
   replace_python_numbers(text);
-  std::vector<std::unordered_set<std::string>> keys_of_open_objects;
+  struct OpenObject {
+    std::unordered_set<std::string> keys;
+    std::string last_key;
+    bool is_groups = false;
+  };
+  std::vector<OpenObject> open;
+  const auto add_key = [&](const std::string& key) {
+    OpenObject& object = open.back();
+    if (!object.keys.insert(key).second) {
+      throw_bad_input({.what = "duplicate key in JSON",
+                       .file = file,
+                       .tensor = "key " + key,
+                       .hint = "remove one of the two"});
+    }
+    object.last_key = key;
+    if (object.is_groups && group_order != nullptr) group_order->push_back(key);
+  };
   const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > kMaxDepth) {
       throw_bad_input({.what = "JSON nested too deeply",
                        .file = file,
                        .expected = fmt::format("at most {} levels", kMaxDepth)});
     }
-    switch (event) {
-      case Json::parse_event_t::object_start:
-        keys_of_open_objects.emplace_back();
-        break;
-      case Json::parse_event_t::object_end:
-        keys_of_open_objects.pop_back();
-        break;
-      case Json::parse_event_t::key:
-        if (!keys_of_open_objects.back().insert(parsed.get_ref<const std::string&>()).second) {
-          throw_bad_input({.what = "duplicate key in JSON",
-                           .file = file,
-                           .tensor = parsed.get_ref<const std::string&>(),
-                           .hint = "remove one of the two"});
-        }
-        break;
-      default:
-        break;
+    if (event == Json::parse_event_t::object_start) {
+      const bool is_groups = !open.empty() && open.back().last_key == "config_groups";
+      open.push_back({.is_groups = is_groups});
+    } else if (event == Json::parse_event_t::object_end) {
+      open.pop_back();
+    } else if (event == Json::parse_event_t::key) {
+      add_key(parsed.get_ref<const std::string&>());
     }
     return true;
   };
@@ -108,8 +114,8 @@ std::string read_text_file(const std::filesystem::path& file, int64_t max_bytes)
   return text;
 }
 
-Json read_json_file(const std::filesystem::path& file) {
-  return parse_json(read_text_file(file, kMaxJsonBytes), file.string());
+Json read_json_file(const std::filesystem::path& file, std::vector<std::string>* group_order) {
+  return parse_json(read_text_file(file, kMaxJsonBytes), file.string(), group_order);
 }
 
 std::string describe(const Json& value) {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace moe4 {
 
@@ -19,11 +20,14 @@ inline constexpr int64_t kMaxJsonBytes = 100'000'000;
 
 /// Parses a whole document. Python's NaN and Infinity are accepted as numbers where they are not
 /// used. Throws Error(kBadInput) for syntax errors, invalid UTF-8, duplicate keys and nesting
-/// deeper than 64 levels.
-Json parse_json(std::string text, const std::string& file);
+/// deeper than 64 levels. `group_order`, when given, receives the keys of objects named
+/// "config_groups" in the file's order, which Json does not keep.
+Json parse_json(std::string text, const std::string& file,
+                std::vector<std::string>* group_order = nullptr);
 
 /// Reads and parses a regular file of at most kMaxJsonBytes.
-Json read_json_file(const std::filesystem::path& file);
+Json read_json_file(const std::filesystem::path& file,
+                    std::vector<std::string>* group_order = nullptr);
 
 /// Reads a regular file of at most `max_bytes`; anything else is Error(kBadInput).
 std::string read_text_file(const std::filesystem::path& file, int64_t max_bytes);

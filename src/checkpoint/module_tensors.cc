@@ -231,6 +231,7 @@ std::string find_text_prefix(const TensorTable& table) {
   for (const char* prefix : kTextPrefixes) {
     if (table.has_prefix(std::string(prefix) + "layers.")) return prefix;
   }
+  if (table.is_partial()) return "model.";
   throw_bad_input({.what = "no layers among the tensors",
                    .file = table.main_file().string(),
                    .expected = "names beginning model.layers. or model.language_model.layers.",

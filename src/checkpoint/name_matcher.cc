@@ -179,20 +179,18 @@ struct NameMatcher::Impl {
   void add(Pattern pattern, const std::string& prefix, const std::string& text,
            const std::string& file) {
     if (!seen.insert(text).second) return;
-    if (prefix.empty()) {
-      if (floating.size() == kMaxFloating) {
-        throw_bad_input({.what = "too many patterns that begin with a wildcard",
-                         .file = file,
-                         .tensor = "pattern " + text,
-                         .expected = fmt::format("at most {}", kMaxFloating)});
-      }
-      floating.push_back(std::move(pattern));
-      return;
+    std::vector<Pattern>& bucket = prefix.empty() ? floating : by_prefix[prefix];
+    if (bucket.size() == kMaxAlike) {
+      throw_bad_input({.what = "too many patterns with the same beginning",
+                       .file = file,
+                       .tensor = "pattern " + text,
+                       .expected = fmt::format("at most {} that begin '{}'", kMaxAlike, prefix)});
     }
+    bucket.push_back(std::move(pattern));
+    if (prefix.empty()) return;
     bool known = false;
     for (size_t length : prefix_lengths) known |= length == prefix.size();
     if (!known) prefix_lengths.push_back(prefix.size());
-    by_prefix[prefix].push_back(std::move(pattern));
   }
 };
 

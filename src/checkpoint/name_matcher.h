@@ -10,13 +10,13 @@
 
 namespace moe4 {
 
-/// A set of patterns, each with its position in the list it came from. Matching one name costs a
-/// hash lookup plus a walk over the name for all patterns that begin with literal text; only the
-/// patterns that begin with a wildcard, of which at most kMaxFloating are accepted, are tried one
-/// by one. So 15,000 patterns against 15,000 names are linear work.
+/// A set of patterns. Matching one name costs a hash lookup, plus one for each length of literal
+/// beginnings; only patterns whose literal beginning is the name's are tried one by one, and at
+/// most kMaxAlike of one beginning (the empty one included) are accepted. So 15,000 patterns
+/// against 15,000 names are linear work.
 class NameMatcher {
  public:
-  static constexpr int kMaxFloating = 1024;
+  static constexpr int kMaxAlike = 1024;
 
   NameMatcher();
   ~NameMatcher();

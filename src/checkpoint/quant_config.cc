@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
@@ -150,8 +151,9 @@ class QuantConfigParser {
   QuantConfigParser(QuantConfig::Impl& out, std::vector<CheckpointNote>& notes)
       : out_(out), notes_(notes) {}
 
-  void config(const Json& json, const std::string& file) {
-    const JsonReader reader(json, file, "quantization_config");
+  void config(const QuantDocument& document) {
+    const JsonReader reader(*document.json, document.file, "quantization_config");
+    group_order_ = &document.group_order;
     const std::string method = reader.string({"quant_method"}, "");
     if (method == "modelopt" || (method.empty() && reader.has("quant_algo"))) {
       out_.dialect = "modelopt";
@@ -172,22 +174,30 @@ class QuantConfigParser {
     }
   }
 
-  void hf_quant(const Json& json, const std::string& file) {
-    const JsonReader root(json, file);
+  void hf_quant(const QuantDocument& document) {
+    const JsonReader root(*document.json, document.file);
+    group_order_ = &document.group_order;
     const auto quantization = root.object("quantization");
     if (!quantization) {
       root.fail("quantization", "configuration key is missing", "an object", "nothing");
     }
-    // The producer's own file: what it says replaces the general rules of config.json.
-    if (out_.dialect != "none" && out_.dialect != "modelopt") {
-      notes_.push_back({.where = file,
-                        .message = "hf_quant_config.json is ModelOpt's, config.json says " +
-                                   printable(out_.dialect, 40) + "; both are read, " +
-                                   "quantized_layers decide, then the tensors"});
+    if (out_.dialect == "fp8") {
+      // DeepSeek-V4: the model's own FP8 with ModelOpt's experts on top. The general rule stays.
+      const auto general = out_.general;
+      modelopt(root, *quantization, "exclude_modules");
+      out_.general = general;
+      return;
     }
-    const std::string dialect = out_.dialect;
+    if (out_.dialect != "none" && out_.dialect != "modelopt") {
+      // The config of an earlier life of the model, forgotten in config.json.
+      notes_.push_back({.where = document.file,
+                        .message = "quantization_config in config.json (" +
+                                   printable(out_.dialect, 40) +
+                                   ") is ignored for hf_quant_config.json"});
+      out_ = QuantConfig::Impl();
+    }
+    out_.dialect = "modelopt";
     modelopt(root, *quantization, "exclude_modules");
-    out_.dialect = dialect == "none" ? "modelopt" : dialect;
   }
 
  private:
@@ -199,6 +209,10 @@ class QuantConfigParser {
     const std::string algorithm = body.string({"quant_algo"}, "");
     for (const std::string& glob : string_list(body, ignore_key)) {
       out_.ignored.add_glob(glob, body.file());
+      // A module's name covers what is below it.
+      if (glob.find_first_of("*?[") == std::string::npos) {
+        out_.ignored.add_glob(glob + ".*", body.file());
+      }
     }
     if (const auto layers = body.object("quantized_layers")) {
       for (const auto& [name, value] : layers->json().items()) {
@@ -208,8 +222,7 @@ class QuantConfigParser {
           layer.fail("quant_algo", "configuration key is missing", "a ModelOpt algorithm",
                      "nothing");
         }
-        add_layer(name, from_algorithm(algo, fmt::format("quantized_layers {} {}", name, algo)),
-                  body.file());
+        add_layer(name, from_algorithm(algo, fmt::format("quantized_layers {} {}", name, algo)));
       }
     }
     if (!algorithm.empty() && algorithm != "MIXED_PRECISION") {
@@ -267,8 +280,11 @@ class QuantConfigParser {
   }
 
   void add_groups(const JsonReader& groups, bool globs) {
-    for (const auto& [name, value] : groups.json().items()) {
-      const JsonReader group(value, groups.file(), groups.path_of(name));
+    for (const std::string& name : *group_order_) {
+      // The order may list groups of another document part.
+      const Json* value = groups.get(name.c_str());
+      if (value == nullptr) continue;
+      const JsonReader group(*value, groups.file(), groups.path_of(name));
       QuantConfig::Impl::Group entry;
       entry.quant = from_group(group, "config_groups " + name);
       for (const std::string& target : string_list(group, "targets")) {
@@ -302,7 +318,7 @@ class QuantConfigParser {
     matcher.add_exact(target);
   }
 
-  void add_layer(const std::string& name, DeclaredQuant quant, const std::string& file) {
+  void add_layer(const std::string& name, DeclaredQuant quant) {
     const auto [it, fresh] = out_.layers.try_emplace(name, quant);
     if (fresh) return;
     if (it->second.scheme != quant.scheme || it->second.unsupported != quant.unsupported) {
@@ -311,7 +327,6 @@ class QuantConfigParser {
                                                "latter is taken",
                                                it->second.source, quant.source)});
     }
-    (void)file;
     it->second = std::move(quant);
   }
 
@@ -328,16 +343,16 @@ class QuantConfigParser {
 
   QuantConfig::Impl& out_;
   std::vector<CheckpointNote>& notes_;
+  const std::vector<std::string>* group_order_ = nullptr;
 };
 
-QuantConfig QuantConfig::parse(const Json* quantization_config, const std::string& config_file,
-                               const Json* hf_quant_config, const std::string& hf_quant_file,
+QuantConfig QuantConfig::parse(const QuantDocument& config, const QuantDocument& hf_quant,
                                std::vector<CheckpointNote>& notes) {
-  QuantConfig config;
-  QuantConfigParser parser(*config.impl_, notes);
-  if (quantization_config != nullptr) parser.config(*quantization_config, config_file);
-  if (hf_quant_config != nullptr) parser.hf_quant(*hf_quant_config, hf_quant_file);
-  return config;
+  QuantConfig result;
+  QuantConfigParser parser(*result.impl_, notes);
+  if (config.json != nullptr) parser.config(config);
+  if (hf_quant.json != nullptr) parser.hf_quant(hf_quant);
+  return result;
 }
 
 QuantConfig::QuantConfig() : impl_(std::make_unique<Impl>()) {}

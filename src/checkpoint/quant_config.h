@@ -24,13 +24,20 @@ struct DeclaredQuant {
   std::string source;  ///< "quant_algo NVFP4", for messages
 };
 
+/// One metadata document. `json` may be null: the checkpoint has no such document.
+struct QuantDocument {
+  const Json* json = nullptr;
+  std::string file;
+  std::vector<std::string> group_order;  ///< keys of config_groups as the file lists them
+};
+
 /// The rules of `quantization_config` in config.json and of hf_quant_config.json together. Rules of
 /// precedence are in docs/checkpoints.md. Lookups cost time linear in the length of the name.
 class QuantConfig {
  public:
-  /// Either document may be null. `notes` receives what the two disagree about.
-  static QuantConfig parse(const Json* quantization_config, const std::string& config_file,
-                           const Json* hf_quant_config, const std::string& hf_quant_file,
+  /// `config`: quantization_config of config.json; `hf_quant`: hf_quant_config.json. `notes`
+  /// receives what the two disagree about.
+  static QuantConfig parse(const QuantDocument& config, const QuantDocument& hf_quant,
                            std::vector<CheckpointNote>& notes);
   QuantConfig();
   ~QuantConfig();

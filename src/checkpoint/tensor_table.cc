@@ -23,7 +23,8 @@ struct WeightFiles {
   bool is_index = false;
 };
 
-WeightFiles find_weight_files(const fs::path& folder) {
+// The folder itself when it has no weights and need not have any.
+WeightFiles find_weight_files(const fs::path& folder, bool may_be_absent) {
   if (fs::exists(fs::symlink_status(folder / "model.safetensors"))) {
     return {folder / "model.safetensors"};
   }
@@ -39,6 +40,7 @@ WeightFiles find_weight_files(const fs::path& folder) {
   }
   if (indices.size() == 1) return {indices[0], true};
   if (indices.empty() && files.size() == 1) return {files[0]};
+  if (may_be_absent && indices.empty() && files.empty()) return {folder};
   const bool ambiguous = !indices.empty();
   throw_bad_input(
       {.what = ambiguous       ? "several safetensors indices and none is the model's"
@@ -66,8 +68,15 @@ TensorTable TensorTable::open(const fs::path& path, bool headers_only,
                               std::vector<CheckpointNote>& notes) {
   TensorTable table;
   try {
-    const WeightFiles files = fs::is_directory(path) ? find_weight_files(path) : WeightFiles{path};
+    const WeightFiles files =
+        fs::is_directory(path) ? find_weight_files(path, headers_only) : WeightFiles{path};
     table.main_file_ = files.file;
+    if (files.file == path && fs::is_directory(path)) {
+      table.is_partial_ = true;
+      notes.push_back({.where = path.string(),
+                       .message = "no weights here; everything said is from the metadata"});
+      return table;
+    }
     if (files.is_index) {
       table.open_index(files.file, headers_only, notes);
     } else {
@@ -146,7 +155,10 @@ void TensorTable::open_index(const fs::path& index, bool headers_only,
   }
   for (const auto& [tensor, value] : weight_map->json().items()) {
     const std::string& shard = value.get_ref<const std::string&>();
-    if (!present[shard]) continue;
+    if (!present[shard]) {
+      absent_names_.push_back(tensor);  // in order: Json sorts its keys
+      continue;
+    }
     const auto it = entries_.find(tensor);
     if (it == entries_.end() || it->second.file->path().filename() != shard) {
       throw_bad_input({.what = "safetensors index and shard disagree",
@@ -195,8 +207,11 @@ const fs::path& TensorTable::file_of(const std::string& name) const {
 }
 
 bool TensorTable::has_prefix(std::string_view prefix) const {
-  const auto it = std::lower_bound(names_.begin(), names_.end(), prefix);
-  return it != names_.end() && it->starts_with(prefix);
+  for (const std::vector<std::string>* names : {&names_, &absent_names_}) {
+    const auto it = std::lower_bound(names->begin(), names->end(), prefix);
+    if (it != names->end() && it->starts_with(prefix)) return true;
+  }
+  return false;
 }
 
 }  // namespace moe4

@@ -18,7 +18,8 @@ class TensorTable {
  public:
   /// `path`: a folder, or one .safetensors file. In a folder: model.safetensors, else the shards of
   /// model.safetensors.index.json, else of the only other *.safetensors.index.json, else the only
-  /// *.safetensors. `headers_only`: see CheckpointOptions.
+  /// *.safetensors. `headers_only`: see CheckpointOptions; a folder without weights is then an
+  /// empty table.
   static TensorTable open(const std::filesystem::path& path, bool headers_only,
                           std::vector<CheckpointNote>& notes);
 
@@ -29,12 +30,12 @@ class TensorTable {
   /// Throws Error(kBadInput) naming the nearest tensor when absent.
   TensorView view(const std::string& name) const;
   const std::filesystem::path& file_of(const std::string& name) const;
-  /// Whether any tensor name begins with `prefix`.
+  /// Whether any tensor name begins with `prefix`, in absent shards too.
   bool has_prefix(std::string_view prefix) const;
   int64_t total_bytes() const { return total_bytes_; }
   /// The index, or the only file: where a missing tensor should have been.
   const std::filesystem::path& main_file() const { return main_file_; }
-  /// Shards that the index names and that are absent (headers_only mode).
+  /// Whether shards that the index names, or all weights, are absent (headers_only mode only).
   bool is_partial() const { return is_partial_; }
 
  private:
@@ -52,6 +53,7 @@ class TensorTable {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::unordered_map<std::string_view, Entry> entries_;
   std::vector<std::string> names_;
+  std::vector<std::string> absent_names_;  // in absent shards, sorted
   int64_t total_bytes_ = 0;
   bool is_partial_ = false;
 };

@@ -6,23 +6,14 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "checkpoint/materialise.h"
 
 namespace moe4 {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Everything that can be read from a checkpoint.
-void materialise(const Checkpoint& checkpoint) {
-  for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
-    if (!checkpoint.config().is_moe_layer[layer]) continue;
-    const MoeLayerWeights weights = checkpoint.moe_layer(layer);
-    EXPECT_EQ(static_cast<int64_t>(weights.experts.size()), checkpoint.config().moe.num_experts);
-  }
-  for (const std::string& module : checkpoint.linear_modules()) {
-    EXPECT_GT(checkpoint.linear(module).out_features, 0) << module;
-  }
-}
+using testing::materialise;
 
 TEST(Checkpoint, EmbeddedModelOpensWithoutNotes) {
   const auto checkpoint =
