@@ -41,6 +41,10 @@ struct Avx512 {
 constexpr int kTile = 8;
 constexpr int kPieceUnits = 16;                     // 512 inputs, two groups of int16 rows
 constexpr int kDecodedBlockBytes = 2 * (256 + 64);  // two halves: weights, then scales
+// The hardware's prefetchers alone keep too few lines in flight once there is arithmetic between the
+// loads: asking L2 for the lines one piece ahead is worth 1.2x at one token and 2x at four. Past a
+// panel's end comes the next panel.
+constexpr int kPrefetchBytes = kPieceUnits * kNvfp4UnitBytes;
 static_assert(kPieceUnits * 2 * kDecodedBlockBytes <= kScratchBytes);
 static_assert(kPieceUnits * kUnitInputs % kInt16Group == 0);
 
@@ -65,6 +69,11 @@ inline __m512 decode_scales(const std::byte* p) {
 struct Packed {
   const std::byte* at;
   static constexpr int kUnitStride = kNvfp4UnitBytes;
+  void prefetch() const {
+    for (int i = 0; i < kNvfp4UnitBytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes + i, _MM_HINT_T1);
+    }
+  }
   Block block(int b) const {
     const __m512i table = code_table();
     const __m512i nibble = _mm512_set1_epi8(15);
@@ -86,6 +95,7 @@ struct Packed {
 struct Decoded {
   const std::byte* at;
   static constexpr int kUnitStride = 2 * kDecodedBlockBytes;
+  void prefetch() const {}
   Block block(int b) const {
     Block out;
     for (int h = 0; h < 2; ++h) {
@@ -99,6 +109,7 @@ struct Decoded {
 
 void decode_piece(const std::byte* panel, int64_t units, std::byte* scratch) {
   for (int64_t u = 0; u < units; ++u) {
+    Packed{panel + u * kNvfp4UnitBytes}.prefetch();
     for (int b = 0; b < 2; ++b) {
       const Block block = Packed{panel + u * kNvfp4UnitBytes}.block(b);
       for (int h = 0; h < 2; ++h) {
@@ -130,6 +141,7 @@ inline void run_fp4(const std::byte* weights, int64_t units, const std::byte* co
     }
   }
   for (int64_t u = 0; u < units; ++u, weights += Source::kUnitStride) {
+    Source{weights}.prefetch();
 #pragma GCC unroll 2
     for (int b = 0; b < 2; ++b) {
       const Block block = Source{weights}.block(b);
@@ -175,6 +187,7 @@ inline void run_int16(const std::byte* weights, int64_t units, const std::byte* 
 #pragma GCC unroll 8
     for (int t = 0; t < N; ++t) group[t][0] = group[t][1] = _mm512_setzero_ps();
     for (int64_t u = begin; u < end; ++u, weights += Source::kUnitStride) {
+      Source{weights}.prefetch();
 #pragma GCC unroll 2
       for (int b = 0; b < 2; ++b) {
         const Block block = Source{weights}.block(b);
