@@ -41,17 +41,6 @@ uint64_t read_all(const std::byte* begin, size_t bytes) {
   return sums[0];
 }
 
-double measure_dram(ThreadPool& threads) {
-  constexpr size_t kBytes = size_t{1} << 30;
-  AlignedBuffer buffer(kBytes);
-  const size_t part = kBytes / threads.size() / 4096 * 4096;
-  threads.run([&](int t) { std::memset(buffer.data() + t * part, t + 1, part); });
-  std::vector<uint64_t> sink(threads.size() * 8);
-  const double seconds = best_seconds(
-      threads, 6, [&](int t) { sink[t * 8] = read_all(buffer.data() + t * part, part); });
-  return static_cast<double>(part) * threads.size() / seconds * 1e-9;
-}
-
 double measure_peak(ThreadPool& threads, const peaks::Peak& peak) {
   constexpr int64_t kRounds = 2'000'000;
   const double seconds = best_seconds(threads, 5, [&](int) { peak.run(kRounds); });
@@ -92,6 +81,19 @@ double measure_tile(ThreadPool& threads, int tokens, bool fp4) {
 
 }  // namespace
 
+DramProbe::DramProbe(ThreadPool& threads) : threads_(threads), buffer_(size_t{512} << 20) {
+  const size_t part = buffer_.size() / threads.size() / 4096 * 4096;
+  threads.run([&](int t) { std::memset(buffer_.data() + t * part, t + 1, part); });
+}
+
+double DramProbe::measure() {
+  const size_t part = buffer_.size() / threads_.size() / 4096 * 4096;
+  std::vector<uint64_t> sink(threads_.size() * 8);
+  const double seconds = best_seconds(
+      threads_, 4, [&](int t) { sink[t * 8] = read_all(buffer_.data() + t * part, part); });
+  return static_cast<double>(part) * threads_.size() / seconds * 1e-9;
+}
+
 double Ceilings::tile_gops(double tokens, bool fp4) const {
   const auto rate = [fp4](const Tile& t) { return fp4 ? t.fp4_gops : t.int16_gops; };
   for (size_t i = 1; i < tiles.size(); ++i) {
@@ -107,7 +109,7 @@ Ceilings measure_ceilings(ThreadPool& threads) {
   Ceilings c;
   c.isa = std::string(to_string(cpu_isa()));
   c.threads = threads.size();
-  c.dram_read_gbs = measure_dram(threads);
+  c.dram_read_gbs = DramProbe(threads).measure();
 #if defined(__x86_64__)
   if (cpu_isa() == CpuIsa::kAvx512) {
     c.int8_gops = measure_peak(threads, peaks::avx512_int8());

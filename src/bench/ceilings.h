@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 
 namespace moe4 {
@@ -14,7 +15,7 @@ namespace moe4 {
 struct Ceilings {
   std::string isa;
   int threads = 0;
-  double dram_read_gbs = 0;  ///< GB/s; sequential reads of 1 GiB in 2 MiB pages, a part a thread
+  double dram_read_gbs = 0;  ///< GB/s; sequential reads of 512 MiB in 2 MiB pages, a part a thread
   double int8_gops = 0;      ///< vpdpbusd, 512 bits
   double int16_gops = 0;     ///< vpdpwssd, 512 bits; two int8 products of halves cost the same
   double bf16_gops = 0;      ///< vdpbf16ps, 512 bits
@@ -29,6 +30,19 @@ struct Ceilings {
 
   /// Rate of the tile with at most `tokens` tokens, interpolated.
   double tile_gops(double tokens, bool fp4) const;
+};
+
+/// Reads 512 MiB again and again. The speed of a shared machine's memory wanders by half within
+/// seconds, so a time is worth comparing only with a read just before and after it.
+class DramProbe {
+ public:
+  explicit DramProbe(ThreadPool& threads);
+  /// GB/s, the best of a few passes (50 ms in all).
+  double measure();
+
+ private:
+  ThreadPool& threads_;
+  AlignedBuffer buffer_;
 };
 
 /// Takes about two seconds.

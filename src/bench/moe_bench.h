@@ -42,10 +42,11 @@ struct MoeBenchRow {
   int runs = 0;
   double experts_hit = 0;  ///< mean over the runs
   double median_ms = 0, min_ms = 0;
-  double weight_gbs = 0;  ///< bytes of the hit experts / median time
-  double gops = 0;        ///< 2 * 3 * T * k * H * I / median time
-  double roof1_ms = 0;    ///< max(weight bytes / DRAM read, operations / peak of the instruction)
-  double roof2_ms = 0;    ///< the same with the block-16 tile's rate instead of the peak
+  double weight_gbs = 0;     ///< bytes of the hit experts / median time
+  double gops = 0;           ///< 2 * 3 * T * k * H * I / median time
+  double dram_read_gbs = 0;  ///< just before and after the row's runs, the mean of both
+  double roof1_ms = 0;  ///< max(weight bytes / DRAM read, operations / peak of the instruction)
+  double roof2_ms = 0;  ///< the same with the block-16 tile's rate instead of the peak
   double relative_error = 0;  ///< Frobenius, against the float64 reference, on a few tokens
 };
 

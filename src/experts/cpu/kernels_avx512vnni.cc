@@ -41,9 +41,9 @@ struct Avx512 {
 constexpr int kTile = 8;
 constexpr int kPieceUnits = 16;                     // 512 inputs, two groups of int16 rows
 constexpr int kDecodedBlockBytes = 2 * (256 + 64);  // two halves: weights, then scales
-// The hardware's prefetchers alone keep too few lines in flight once there is arithmetic between the
-// loads: asking L2 for the lines one piece ahead is worth 1.2x at one token and 2x at four. Past a
-// panel's end comes the next panel.
+// The hardware's prefetchers alone keep too few lines in flight once there is arithmetic between
+// the loads: asking L2 for the lines one piece ahead is worth 1.2x at one token and 2x at four.
+// Past a panel's end comes the next panel.
 constexpr int kPrefetchBytes = kPieceUnits * kNvfp4UnitBytes;
 static_assert(kPieceUnits * 2 * kDecodedBlockBytes <= kScratchBytes);
 static_assert(kPieceUnits * kUnitInputs % kInt16Group == 0);
@@ -65,15 +65,18 @@ inline __m512 decode_scales(const std::byte* p) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(bytes, 20), bias));
 }
 
+inline void prefetch_unit(const std::byte* unit) {
+  for (int i = 0; i < kNvfp4UnitBytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(unit) + i, _MM_HINT_T1);
+  }
+}
+
 // Block b of a unit, from codes.
 struct Packed {
   const std::byte* at;
+  explicit Packed(const std::byte* p, const std::byte* = nullptr) : at(p) {}
   static constexpr int kUnitStride = kNvfp4UnitBytes;
-  void prefetch() const {
-    for (int i = 0; i < kNvfp4UnitBytes; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes + i, _MM_HINT_T1);
-    }
-  }
+  void prefetch() const { prefetch_unit(at + kPrefetchBytes); }
   Block block(int b) const {
     const __m512i table = code_table();
     const __m512i nibble = _mm512_set1_epi8(15);
@@ -91,11 +94,16 @@ struct Packed {
   }
 };
 
-// The same from a decoded piece.
+// The same from a decoded piece. Its first tile asks for the packed units that follow, a unit at a
+// time: in one burst they would fill the queue of misses and stall the decoder.
 struct Decoded {
   const std::byte* at;
+  const std::byte* next;  // a packed unit, or null
+  Decoded(const std::byte* p, const std::byte* n) : at(p), next(n) {}
   static constexpr int kUnitStride = 2 * kDecodedBlockBytes;
-  void prefetch() const {}
+  void prefetch() const {
+    if (next) prefetch_unit(next);
+  }
   Block block(int b) const {
     Block out;
     for (int h = 0; h < 2; ++h) {
@@ -109,9 +117,8 @@ struct Decoded {
 
 void decode_piece(const std::byte* panel, int64_t units, std::byte* scratch) {
   for (int64_t u = 0; u < units; ++u) {
-    Packed{panel + u * kNvfp4UnitBytes}.prefetch();
     for (int b = 0; b < 2; ++b) {
-      const Block block = Packed{panel + u * kNvfp4UnitBytes}.block(b);
+      const Block block = Packed(panel + u * kNvfp4UnitBytes).block(b);
       for (int h = 0; h < 2; ++h) {
         for (int j = 0; j < 4; ++j) _mm512_store_si512(scratch + 64 * j, block.w[h][j]);
         _mm512_store_ps(reinterpret_cast<float*>(scratch + 256), block.scale[h]);
@@ -129,8 +136,8 @@ inline __m512i broadcast4(const int8_t* p) {
 
 // Integer rows of FP4 activations: exact sums, one scale per block on both sides.
 template <int N, typename Source>
-inline void run_fp4(const std::byte* weights, int64_t units, const std::byte* const* rows,
-                    int64_t first_unit, float* sums, bool first) {
+inline void run_fp4(const std::byte* weights, const std::byte* next, int64_t units,
+                    const std::byte* const* rows, int64_t first_unit, float* sums, bool first) {
   __m512 total[N][2];
   const Fp4Block* row[N];
 #pragma GCC unroll 8
@@ -141,10 +148,11 @@ inline void run_fp4(const std::byte* weights, int64_t units, const std::byte* co
     }
   }
   for (int64_t u = 0; u < units; ++u, weights += Source::kUnitStride) {
-    Source{weights}.prefetch();
+    Source(weights, next).prefetch();
+    if (next) next += kNvfp4UnitBytes;
 #pragma GCC unroll 2
     for (int b = 0; b < 2; ++b) {
-      const Block block = Source{weights}.block(b);
+      const Block block = Source(weights, next).block(b);
 #pragma GCC unroll 8
       for (int t = 0; t < N; ++t) {
         const Fp4Block& a = row[t][2 * u + b];
@@ -173,8 +181,9 @@ inline void run_fp4(const std::byte* weights, int64_t units, const std::byte* co
 // Integer rows of 16 bits. The sum of high bytes counts 256-fold; it fits: 16 * 12 * 2^14 < 2^22,
 // so the conversion to float is exact too.
 template <int N, typename Source>
-inline void run_int16(const std::byte* weights, int64_t units, const std::byte* const* rows,
-                      int64_t first_unit, int64_t row_scales, float* sums, bool first) {
+inline void run_int16(const std::byte* weights, const std::byte* next, int64_t units,
+                      const std::byte* const* rows, int64_t first_unit, int64_t row_scales,
+                      float* sums, bool first) {
   constexpr int64_t kGroupUnits = kInt16Group / kUnitInputs;
   const Int16Block* row[N];
 #pragma GCC unroll 8
@@ -187,10 +196,11 @@ inline void run_int16(const std::byte* weights, int64_t units, const std::byte* 
 #pragma GCC unroll 8
     for (int t = 0; t < N; ++t) group[t][0] = group[t][1] = _mm512_setzero_ps();
     for (int64_t u = begin; u < end; ++u, weights += Source::kUnitStride) {
-      Source{weights}.prefetch();
+      Source(weights, next).prefetch();
+      if (next) next += kNvfp4UnitBytes;
 #pragma GCC unroll 2
       for (int b = 0; b < 2; ++b) {
-        const Block block = Source{weights}.block(b);
+        const Block block = Source(weights, next).block(b);
 #pragma GCC unroll 8
         for (int t = 0; t < N; ++t) {
           const Int16Block& a = row[t][2 * u + b];
@@ -227,12 +237,13 @@ inline void run_int16(const std::byte* weights, int64_t units, const std::byte* 
 }
 
 template <bool kInt16, int N, typename Source>
-void run_tile(const std::byte* weights, int64_t units, const std::byte* const* rows,
-              int64_t first_unit, int64_t row_scales, float* sums, bool first) {
+void run_tile(const std::byte* weights, const std::byte* next, int64_t units,
+              const std::byte* const* rows, int64_t first_unit, int64_t row_scales, float* sums,
+              bool first) {
   if constexpr (kInt16) {
-    run_int16<N, Source>(weights, units, rows, first_unit, row_scales, sums, first);
+    run_int16<N, Source>(weights, next, units, rows, first_unit, row_scales, sums, first);
   } else {
-    run_fp4<N, Source>(weights, units, rows, first_unit, sums, first);
+    run_fp4<N, Source>(weights, next, units, rows, first_unit, sums, first);
   }
 }
 
@@ -257,19 +268,20 @@ void nvfp4_panel(const PanelArgs& args) {
   const int64_t units = padded_inputs(args.in_features) / kUnitInputs;
   const int64_t row_scales = 2 * units * static_cast<int64_t>(sizeof(Int16Block));
   if (args.num_tokens <= kTile) {
-    kTiles<kInt16, Packed>[args.num_tokens](args.panel, units, args.rows, 0, row_scales, args.sums,
-                                            true);
+    kTiles<kInt16, Packed>[args.num_tokens](args.panel, nullptr, units, args.rows, 0, row_scales,
+                                            args.sums, true);
     return;
   }
   const int64_t tiles = ceil_div(args.num_tokens, kTile);
   for (int64_t begin = 0; begin < units; begin += kPieceUnits) {
     const int64_t piece = std::min<int64_t>(kPieceUnits, units - begin);
     decode_piece(args.panel + begin * kNvfp4UnitBytes, piece, args.scratch);
+    const std::byte* after = args.panel + (begin + piece) * kNvfp4UnitBytes;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t t = i * args.num_tokens / tiles;
       const int64_t n = (i + 1) * args.num_tokens / tiles - t;
-      kTiles<kInt16, Decoded>[n](args.scratch, piece, args.rows + t, begin, row_scales,
-                                 args.sums + t * kPanelRows, begin == 0);
+      kTiles<kInt16, Decoded>[n](args.scratch, i == 0 ? after : nullptr, piece, args.rows + t,
+                                 begin, row_scales, args.sums + t * kPanelRows, begin == 0);
     }
   }
 }
