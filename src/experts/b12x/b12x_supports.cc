@@ -20,8 +20,9 @@ Support b12x_supports(const ExpertsQuery& query) {
   if (Support no = require_whole_blocks(query)) return no;
   if (!query.device.is_sm12x()) {
     return Rejection{Rejection::Kind::kNotSelected,
-                     fmt::format("{} lacks the block-scaled FP4 mma of SM120 and SM121; it runs "
-                                 "here only emulated, for tests, when asked for by name",
+                     fmt::format("{} lacks the block-scaled FP4 mma of SM120 and SM121; b12x runs "
+                                 "here by name only, emulated: the block-scaled FP4 instruction is "
+                                 "replaced by software",
                                  to_string(query.device))};
   }
   return std::nullopt;

@@ -9,17 +9,26 @@
 #include "experts/b12x/fragment_layout.h"
 #include "experts/b12x/kernels.h"
 #include "experts/b12x/quantize.cuh"
+#include "experts/b12x/top_k.cuh"
 #include "moe/activation.h"
 #include "numerics/bf16.h"
 
 namespace moe4::b12x {
 
-/// Up to 8 or 64 sorted pairs of one expert.
-struct TokenTile {
-  int expert;
-  int first;  ///< index into sorted_pairs
-  int count;
-};
+/// alpha * sum (+ bias) of a row of one half. Spelled out so that every kernel rounds alike.
+__device__ __forceinline__ float scale_and_bias(const GemmArgs& args, int expert, int half, int row,
+                                                float sum) {
+  const float alpha = args.alpha[2 * expert + half];
+  if (args.bias == nullptr || row >= args.rows) return __fmul_rn(alpha, sum);
+  const int64_t rows = args.gated ? 2 * args.rows : args.rows;
+  const float* bias = args.bias + expert * rows + (args.gated && half == 1 ? args.rows : 0);
+  return __fmaf_rn(alpha, sum, bias[row]);
+}
+
+/// The next term of a token's weighted sum over its slots.
+__device__ __forceinline__ float add_slot(const TopK& top_k, int64_t pair, float y, float sum) {
+  return __fmaf_rn(top_k.weight_on_input ? 1.0f : top_k.weights[pair], y, sum);
+}
 
 /// Writes 16 consecutive intermediate values (block `block` of the row) of eight tokens. The lane
 /// has values[i]: row g (i < 2) or g + 8 of the block, token 2t + (i & 1); a token's 16 values are
@@ -77,10 +86,6 @@ template <bool kFp4, Gemm kGemm>
 __device__ __forceinline__ void epilogue(const GemmArgs& args, const TokenTile& tile, int m_tile,
                                          int column, int lane, const float (&sums)[2][4]) {
   const int g = lane >> 2, t = lane & 3;
-  const float alpha[2] = {args.alpha[2 * tile.expert], args.alpha[2 * tile.expert + 1]};
-  const int64_t bias_rows = args.gated ? 2 * args.rows : args.rows;
-  const float* bias = args.bias == nullptr ? nullptr : args.bias + tile.expert * bias_rows;
-
   float values[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -88,11 +93,7 @@ __device__ __forceinline__ void epilogue(const GemmArgs& args, const TokenTile& 
     for (int i = 0; i < 4; ++i) {
       const int row = (args.gated ? m_tile * kHalfRows : m_tile * kTileRows + half * kHalfRows) +
                       g + 8 * (i >> 1);
-      values[half][i] = alpha[half] * sums[half][i];
-      if (bias != nullptr && row < args.rows) {
-        const float b = bias[(args.gated && half == 1 ? args.rows : 0) + row];
-        values[half][i] = __fmaf_rn(alpha[half], sums[half][i], b);
-      }
+      values[half][i] = scale_and_bias(args, tile.expert, half, row, sums[half][i]);
     }
   }
 

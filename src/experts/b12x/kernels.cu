@@ -3,31 +3,25 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
-#include "experts/b12x/gemm.cuh"
+#include "experts/b12x/decode_gemm.cuh"
 #include "experts/b12x/kernels.h"
+#include "experts/b12x/prefill_gemm.cuh"
+#include "experts/b12x/quantize.cuh"
 #include "experts/device/launch.h"
 
 namespace moe4::b12x {
 namespace {
 
-// Local index of an expert id, -1 for none and for experts of other ranks.
-template <typename Args>
-__device__ __forceinline__ int local_expert(const Args& args, int64_t pair) {
-  const int32_t id = args.topk_ids[pair];
-  if (id < 0 || id >= args.num_experts) return -1;
-  const int32_t local = args.expert_map == nullptr ? id : args.expert_map[id];
-  return local < args.num_local_experts ? local : -1;
-}
-
 // A thread quantises 8 values, half a block; lanes 2i and 2i + 1 share the block. Rows are tokens
 // or pairs, once for each variant; chunks are whole, the columns past H become zeros.
 __global__ __launch_bounds__(kThreads) void quantize_tokens_kernel(
     const __grid_constant__ StageArgs args) {
-  cuda::launch_dependents();
+  // In this order: FC1 of kFewTokens reads the routing before it waits for this kernel.
   cuda::wait_for_previous_kernel();
+  cuda::launch_dependents();
   const int words_per_row = args.chunks * 8;
-  const int64_t pairs_per_row = args.row_per_pair ? args.top_k : 1;
-  const int64_t words = args.num_tokens * pairs_per_row * args.variants * words_per_row;
+  const int64_t pairs_per_row = args.row_per_pair ? args.top_k.slots : 1;
+  const int64_t words = args.top_k.num_tokens * pairs_per_row * args.variants * words_per_row;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const bool inside = index < words;
   const int64_t row = inside ? index / words_per_row : 0;
@@ -37,7 +31,7 @@ __global__ __launch_bounds__(kThreads) void quantize_tokens_kernel(
 
   float global = 1.0f;
   if (args.input_scale != nullptr) {
-    const int expert = local_expert(args, source);
+    const int expert = local_expert(args.top_k, source);
     if (expert >= 0) global = args.input_scale[2 * expert + row % args.variants];
   }
   float x[8] = {};
@@ -50,8 +44,8 @@ __global__ __launch_bounds__(kThreads) void quantize_tokens_kernel(
       x[2 * i] = __uint_as_float(pairs[i] << 16);
       x[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
     }
-    if (args.topk_weights != nullptr) {
-      const float weight = args.topk_weights[source];
+    if (args.top_k.weight_on_input) {
+      const float weight = args.top_k.weights[source];
 #pragma unroll
       for (float& value : x) value = round_to_bf16(value * weight);
     }
@@ -77,11 +71,11 @@ __global__ __launch_bounds__(kThreads) void scale_tokens_kernel(
   cuda::launch_dependents();
   cuda::wait_for_previous_kernel();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= args.num_tokens * args.top_k * args.hidden_size) return;
+  if (index >= args.top_k.num_tokens * args.top_k.slots * args.hidden_size) return;
   const int64_t pair = index / args.hidden_size;
   const int64_t k = index % args.hidden_size;
-  const Bf16 x{args.hidden_states[pair / args.top_k * args.hidden_size + k]};
-  args.scaled_values[index] = to_bf16(to_float(x) * args.topk_weights[pair]).bits;
+  const Bf16 x{args.hidden_states[pair / args.top_k.slots * args.hidden_size + k]};
+  args.scaled_values[index] = to_bf16(to_float(x) * args.top_k.weights[pair]).bits;
 }
 
 // A thread sums four columns of a token over its slots.
@@ -92,19 +86,18 @@ __global__ __launch_bounds__(kThreads) void reduce_topk_kernel(
   const int quads = args.columns / 4;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t token = index / quads;
-  if (token >= args.num_tokens) return;
+  if (token >= args.top_k.num_tokens) return;
   const int column = static_cast<int>(index % quads) * 4;
   float sum[4] = {};
-  for (int slot = 0; slot < args.top_k; ++slot) {
-    const int64_t pair = token * args.top_k + slot;
-    if (local_expert(args, pair) < 0) continue;
-    const float weight = args.topk_weights == nullptr ? 1.0f : args.topk_weights[pair];
+  for (int slot = 0; slot < args.top_k.slots; ++slot) {
+    const int64_t pair = token * args.top_k.slots + slot;
+    if (local_expert(args.top_k, pair) < 0) continue;
     const float4 y =
         __ldcg(reinterpret_cast<const float4*>(args.partial + pair * args.partial_stride + column));
-    sum[0] = __fmaf_rn(weight, y.x, sum[0]);
-    sum[1] = __fmaf_rn(weight, y.y, sum[1]);
-    sum[2] = __fmaf_rn(weight, y.z, sum[2]);
-    sum[3] = __fmaf_rn(weight, y.w, sum[3]);
+    sum[0] = add_slot(args.top_k, pair, y.x, sum[0]);
+    sum[1] = add_slot(args.top_k, pair, y.y, sum[1]);
+    sum[2] = add_slot(args.top_k, pair, y.z, sum[2]);
+    sum[3] = add_slot(args.top_k, pair, y.w, sum[3]);
   }
   const int64_t at = token * args.hidden_size + args.first_column + column;
   uint2 packed;
@@ -132,32 +125,48 @@ unsigned blocks_for(int64_t threads) {
 }
 
 template <bool kFp4, Gemm kGemm>
-void launch_gemm(const GemmArgs& args, GemmPath path, int64_t max_tiles, cudaStream_t stream,
+void launch_gemm(const GemmArgs& args, Path path, int64_t max_tiles, cudaStream_t stream,
                  bool dependent) {
-  const int slices = static_cast<int>(ceil_div(args.chunks, kSliceChunks));
-  const int warps_m = path == GemmPath::kDecode ? decode_warps_m(slices) : kWarps;
+  const auto slices = static_cast<int>(ceil_div(args.chunks, kSliceChunks));
+  cuda::LaunchShape shape{.block = dim3(kThreads), .stream = stream, .dependent = dependent};
+  if (path == Path::kFewTokens && kGemm == Gemm::kFc2) {
+    shape.grid = dim3(static_cast<unsigned>(args.tiles));
+    shape.shared_bytes =
+        static_cast<size_t>(few_tokens_fc2_bytes(args.top_k.num_tokens * args.top_k.slots, slices));
+    cuda::launch(few_tokens_fc2_kernel<kFp4>, shape, args);
+    return;
+  }
+  const int warps_m = path == Path::kPrefill ? kWarps : decode_warps_m(slices);
   const int64_t blocks = max_tiles * ceil_div(args.end_tile - args.first_tile, warps_m);
   MOE4_CHECK(blocks > 0 && blocks < (int64_t{1} << 31));
-  cuda::LaunchShape shape{.grid = dim3(static_cast<unsigned>(blocks)),
-                          .block = dim3(kThreads),
-                          .stream = stream,
-                          .dependent = dependent};
-  if (path == GemmPath::kDecode) {
-    shape.shared_bytes = decode_shared_bytes(slices);
-    cuda::launch(decode_kernel<kFp4, kGemm>, shape, args);
-  } else {
+  shape.grid = dim3(static_cast<unsigned>(blocks));
+  if (path == Path::kPrefill) {
     shape.shared_bytes = Stages<kFp4>::bytes(kFp4 ? args.variants : 1);
     cuda::launch(prefill_kernel<kFp4, kGemm>, shape, args);
+    return;
   }
+  shape.shared_bytes = decode_shared_bytes(slices);
+  if constexpr (kGemm == Gemm::kFc1) {
+    if (path == Path::kFewTokens) {
+      cuda::launch(decode_kernel<kFp4, kGemm, Path::kFewTokens>, shape, args);
+      return;
+    }
+  }
+  cuda::launch(decode_kernel<kFp4, kGemm, Path::kDecode>, shape, args);
 }
 
-template <bool kFp4, Gemm kGemm>
+void raise_shared_limit(void (*kernel)(GemmArgs), int bytes) {
+  MOE4_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+
+template <bool kFp4>
 void raise_shared_limits(int decode_bytes) {
-  MOE4_CUDA_CHECK(cudaFuncSetAttribute(decode_kernel<kFp4, kGemm>,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize, decode_bytes));
-  MOE4_CUDA_CHECK(cudaFuncSetAttribute(prefill_kernel<kFp4, kGemm>,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       Stages<kFp4>::bytes(kFp4 ? 2 : 1)));
+  raise_shared_limit(decode_kernel<kFp4, Gemm::kFc1, Path::kFewTokens>, decode_bytes);
+  raise_shared_limit(decode_kernel<kFp4, Gemm::kFc1, Path::kDecode>, decode_bytes);
+  raise_shared_limit(decode_kernel<kFp4, Gemm::kFc2, Path::kDecode>, decode_bytes);
+  raise_shared_limit(few_tokens_fc2_kernel<kFp4>, kFewTokensFc2MaxBytes);
+  raise_shared_limit(prefill_kernel<kFp4, Gemm::kFc1>, Stages<kFp4>::bytes(kFp4 ? 2 : 1));
+  raise_shared_limit(prefill_kernel<kFp4, Gemm::kFc2>, Stages<kFp4>::bytes(kFp4 ? 2 : 1));
 }
 
 }  // namespace
@@ -166,14 +175,12 @@ void configure_kernels(int64_t max_chunks) {
   const auto slices = static_cast<int>(ceil_div(max_chunks, kSliceChunks));
   // One slice needs 8 KB for eight m32 tiles; from eight slices on it is 1 KB a slice.
   const int bytes = std::max(decode_shared_bytes(slices), 16 << 10);
-  raise_shared_limits<true, Gemm::kFc1>(bytes);
-  raise_shared_limits<true, Gemm::kFc2>(bytes);
-  raise_shared_limits<false, Gemm::kFc1>(bytes);
-  raise_shared_limits<false, Gemm::kFc2>(bytes);
+  raise_shared_limits<true>(bytes);
+  raise_shared_limits<false>(bytes);
 }
 
 void stage_tokens(const StageArgs& args, bool fp4, cudaStream_t stream, bool dependent) {
-  const int64_t rows = args.num_tokens * (args.row_per_pair ? args.top_k : 1);
+  const int64_t rows = args.top_k.num_tokens * (args.row_per_pair ? args.top_k.slots : 1);
   const int64_t threads =
       rows * (fp4 ? int64_t{args.variants} * args.chunks * 8 : int64_t{args.hidden_size});
   const cuda::LaunchShape shape{.grid = dim3(blocks_for(threads)),
@@ -183,7 +190,7 @@ void stage_tokens(const StageArgs& args, bool fp4, cudaStream_t stream, bool dep
   cuda::launch(fp4 ? quantize_tokens_kernel : scale_tokens_kernel, shape, args);
 }
 
-void grouped_gemm(const GemmArgs& args, Gemm gemm, GemmPath path, bool fp4, int64_t max_tiles,
+void grouped_gemm(const GemmArgs& args, Gemm gemm, Path path, bool fp4, int64_t max_tiles,
                   cudaStream_t stream, bool dependent) {
   const auto run = gemm == Gemm::kFc1
                        ? (fp4 ? launch_gemm<true, Gemm::kFc1> : launch_gemm<false, Gemm::kFc1>)
@@ -193,7 +200,7 @@ void grouped_gemm(const GemmArgs& args, Gemm gemm, GemmPath path, bool fp4, int6
 
 void reduce_topk(const ReduceArgs& args, cudaStream_t stream, bool dependent) {
   cuda::launch(reduce_topk_kernel,
-               {.grid = dim3(blocks_for(args.num_tokens * (args.columns / 4))),
+               {.grid = dim3(blocks_for(args.top_k.num_tokens * (args.columns / 4))),
                 .block = dim3(kThreads),
                 .stream = stream,
                 .dependent = dependent},

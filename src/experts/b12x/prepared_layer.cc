@@ -1,4 +1,4 @@
-// prepare(): pack and upload. apply(): five launches, all sizes known on the host.
+// prepare(): pack and upload. apply(): a fixed sequence of launches, all sizes known on the host.
 #include "experts/b12x/prepared_layer.h"
 
 #include <algorithm>
@@ -51,10 +51,15 @@ PreparedLayer::PreparedLayer(const MoeLayerWeights& weights, const PrepareOption
       device_(options.device.index) {
   MOE4_CHECK(options.threads != nullptr && !weights.experts.empty());
   const cuda::DeviceGuard guard(device_);
-  int major = 0, l2_bytes = 0;
+  int major = 0, l2_bytes = 0, multiprocessors = 0;
   MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_));
   MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device_));
+  MOE4_CUDA_CHECK(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device_));
   dependent_launch_ = major >= 9;
+  // FC2 of the few-tokens shape has one block for each m32 tile. That hardly matters for one token,
+  // which is all latency; for more it must keep every multiprocessor reading.
+  few_tokens_ = fc2_.tiles >= multiprocessors ? 8 : 1;
   partial_bytes_ = l2_bytes / 2;
   configure_kernels(std::max(fc1_.chunks, fc2_.chunks));
 
@@ -102,10 +107,14 @@ int64_t PreparedLayer::weight_bytes() const {
 
 bool PreparedLayer::row_per_pair() const { return calibrated_ || problem_.weight_on_input; }
 
-GemmPath PreparedLayer::path(int64_t num_tokens) const {
-  const bool few =
-      num_tokens <= 8 || num_tokens * problem_.top_k <= kDecodePairsPerExpert * num_local_experts();
-  return few ? GemmPath::kDecode : GemmPath::kPrefill;
+Path PreparedLayer::path(int64_t num_tokens) const {
+  const int64_t pairs = num_tokens * problem_.top_k;
+  if (num_tokens <= few_tokens_ && pairs <= kFewPairs && !row_per_pair() &&
+      few_tokens_fc2_bytes(pairs, fc2_.slices()) <= kFewTokensFc2MaxBytes) {
+    return Path::kFewTokens;
+  }
+  const bool few = num_tokens <= 8 || pairs <= kDecodePairsPerExpert * num_local_experts();
+  return few ? Path::kDecode : Path::kPrefill;
 }
 
 PreparedLayer::Workspace PreparedLayer::carve(int64_t num_tokens, std::byte* base) const {
@@ -161,20 +170,29 @@ void PreparedLayer::apply(const ExpertsArgs& args) const {
   if (tokens == 0) return;
   const auto stream = static_cast<cudaStream_t>(args.stream);
   const auto* hidden = static_cast<const uint16_t*>(args.hidden_states);
-  const auto num_experts = static_cast<int32_t>(problem_.num_experts);
-  const auto local_experts = static_cast<int32_t>(num_local_experts());
-  const GemmPath gemm_path = path(tokens);
-  const int64_t tile = tile_tokens(gemm_path);
+  const Path launch_path = path(tokens);
+  const int64_t tile = tile_tokens(launch_path);
   const int64_t max_tiles = std::min(pairs, pairs / tile + num_local_experts());
 
-  cuda::build_routing_tables({.topk_ids = args.topk_ids,
-                              .num_pairs = pairs,
-                              .num_experts = num_experts,
-                              .num_local_experts = local_experts,
-                              .expert_map = expert_map_.get(),
-                              .tile_tokens = static_cast<int32_t>(tile),
-                              .tables = at.tables},
-                             stream, dependent_launch_);
+  const TopK top_k_args{.ids = args.topk_ids,
+                        .weights = args.topk_weights,
+                        .num_tokens = tokens,
+                        .slots = static_cast<int32_t>(top_k),
+                        .num_experts = static_cast<int32_t>(problem_.num_experts),
+                        .num_local_experts = static_cast<int32_t>(num_local_experts()),
+                        .expert_map = expert_map_.get(),
+                        .weight_on_input = problem_.weight_on_input};
+
+  if (launch_path != Path::kFewTokens) {
+    cuda::build_routing_tables({.topk_ids = args.topk_ids,
+                                .num_pairs = pairs,
+                                .num_experts = top_k_args.num_experts,
+                                .num_local_experts = top_k_args.num_local_experts,
+                                .expert_map = expert_map_.get(),
+                                .tile_tokens = static_cast<int32_t>(tile),
+                                .tables = at.tables},
+                               stream, dependent_launch_);
+  }
 
   TokenRows input = at.staged;
   if (!fp4_) {
@@ -183,15 +201,9 @@ void PreparedLayer::apply(const ExpertsArgs& args) const {
   }
   if (fp4_ || row_per_pair()) {
     stage_tokens({.hidden_states = hidden,
-                  .num_tokens = tokens,
+                  .top_k = top_k_args,
                   .hidden_size = static_cast<int32_t>(problem_.hidden_size),
                   .chunks = static_cast<int32_t>(fc1_.chunks),
-                  .top_k = static_cast<int32_t>(top_k),
-                  .topk_ids = args.topk_ids,
-                  .topk_weights = problem_.weight_on_input ? args.topk_weights : nullptr,
-                  .num_experts = num_experts,
-                  .num_local_experts = local_experts,
-                  .expert_map = expert_map_.get(),
                   .input_scale = calibrated_ ? fc1_input_scale_.get() : nullptr,
                   .row_per_pair = row_per_pair(),
                   .variants = static_cast<int32_t>(variants()),
@@ -209,8 +221,8 @@ void PreparedLayer::apply(const ExpertsArgs& args) const {
                .chunks = static_cast<int32_t>(fc1_.chunks),
                .gated = fc1_.gated,
                .end_tile = static_cast<int32_t>(fc1_.tiles),
+               .top_k = top_k_args,
                .tables = at.tables,
-               .num_local_experts = local_experts,
                .tokens = input,
                .pairs_per_row = row_per_pair() ? 1 : static_cast<int32_t>(top_k),
                .variants = static_cast<int32_t>(variants()),
@@ -218,7 +230,7 @@ void PreparedLayer::apply(const ExpertsArgs& args) const {
                .fc2_input_scale = fc2_input_scale_.get(),
                .out = at.intermediate,
                .out_values = at.intermediate_values};
-  grouped_gemm(fc1, Gemm::kFc1, gemm_path, fp4_, max_tiles, stream, dependent_launch_);
+  grouped_gemm(fc1, Gemm::kFc1, launch_path, fp4_, max_tiles, stream, dependent_launch_);
 
   GemmArgs fc2{.weights = w2_.get(),
                .alpha = fc2_alpha_.get(),
@@ -228,27 +240,26 @@ void PreparedLayer::apply(const ExpertsArgs& args) const {
                .k = static_cast<int32_t>(fc2_.chunks * kChunkK),
                .tiles = static_cast<int32_t>(fc2_.tiles),
                .chunks = static_cast<int32_t>(fc2_.chunks),
+               .top_k = top_k_args,
                .tables = at.tables,
-               .num_local_experts = local_experts,
                .tokens = at.intermediate,
                .partial = at.partial,
-               .partial_stride = at.partial_columns};
+               .partial_stride = at.partial_columns,
+               .output = static_cast<uint16_t*>(args.output)};
+  if (launch_path == Path::kFewTokens) {
+    grouped_gemm(fc2, Gemm::kFc2, launch_path, fp4_, max_tiles, stream, dependent_launch_);
+    return;
+  }
   ReduceArgs reduce{.partial = at.partial,
                     .partial_stride = at.partial_columns,
-                    .num_tokens = tokens,
+                    .top_k = top_k_args,
                     .hidden_size = static_cast<int32_t>(problem_.hidden_size),
-                    .top_k = static_cast<int32_t>(top_k),
-                    .topk_ids = args.topk_ids,
-                    .topk_weights = problem_.weight_on_input ? nullptr : args.topk_weights,
-                    .num_experts = num_experts,
-                    .num_local_experts = local_experts,
-                    .expert_map = expert_map_.get(),
                     .output = static_cast<uint16_t*>(args.output)};
   for (int64_t column = 0; column < problem_.hidden_size; column += at.partial_columns) {
     const int64_t columns = std::min(at.partial_columns, problem_.hidden_size - column);
     fc2.first_tile = static_cast<int32_t>(column / kTileRows);
     fc2.end_tile = static_cast<int32_t>(ceil_div(column + columns, kTileRows));
-    grouped_gemm(fc2, Gemm::kFc2, gemm_path, fp4_, max_tiles, stream, dependent_launch_);
+    grouped_gemm(fc2, Gemm::kFc2, launch_path, fp4_, max_tiles, stream, dependent_launch_);
     reduce.first_column = static_cast<int32_t>(column);
     reduce.columns = static_cast<int32_t>(columns);
     reduce_topk(reduce, stream, dependent_launch_);

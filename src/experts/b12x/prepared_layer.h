@@ -12,10 +12,10 @@
 
 namespace moe4::b12x {
 
-/// apply() is four launches (three in the plain BF16 mode): routing tables, quantisation of the
-/// hidden states, FC1 with activation and quantisation, FC2, weighted sum. Large batches repeat the
-/// last two for slabs of output columns, so that the float32 partial outputs between them stay in
-/// L2. No allocation, no synchronisation.
+/// apply() is five launches: routing tables, quantisation of the hidden states (none in the plain
+/// BF16 mode), FC1 with activation and quantisation, FC2, weighted sum; a few tokens need only the
+/// second to the fourth. Large batches repeat the last two for slabs of output columns, so that the
+/// float32 partial outputs between them stay in L2. No allocation, no synchronisation.
 class PreparedLayer final : public PreparedExperts {
  public:
   /// Packs expert by expert through two pinned slabs. Device memory: the packed size.
@@ -39,7 +39,7 @@ class PreparedLayer final : public PreparedExperts {
   Workspace carve(int64_t num_tokens, std::byte* base) const;
 
   /// Which launch shape a batch takes.
-  GemmPath path(int64_t num_tokens) const;
+  Path path(int64_t num_tokens) const;
   /// float32 [num_local_experts], as made once in the constructor.
   const std::vector<float>& fc2_input_scale() const { return scales_.fc2_input_scale; }
 
@@ -56,6 +56,7 @@ class PreparedLayer final : public PreparedExperts {
   LayerScales scales_;
   int device_ = 0;
   bool dependent_launch_ = false;
+  int64_t few_tokens_ = 1;     ///< largest batch of Path::kFewTokens
   int64_t partial_bytes_ = 0;  ///< what of L2 the partial outputs may take
 
   cuda::DeviceArray<uint8_t> w13_, w2_;
