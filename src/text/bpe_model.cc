@@ -49,20 +49,20 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
   return slot.pair == kEmpty ? nullptr : &slot.merge;
 }
 
-BpeModel::BpeModel(TokenizerJson json, bool ignore_merges, const std::string& name)
+BpeModel::BpeModel(const TokenizerJson& json, bool ignore_merges, const std::string& name)
     : ignore_merges_(ignore_merges) {
-  add_vocab(&json, name);
+  add_vocab(json, name);
   add_merges(json, name);
 }
 
-void BpeModel::add_vocab(TokenizerJson* json, const std::string& name) {
-  if (json->vocab.empty()) {
+void BpeModel::add_vocab(const TokenizerJson& json, const std::string& name) {
+  if (json.vocab.empty()) {
     throw_bad_input({.what = "vocabulary is empty", .file = name, .tensor = "model.vocab"});
   }
   int64_t limit = 0;
-  for (const auto& [spelling, id] : json->vocab) limit = std::max<int64_t>(limit, int64_t{id} + 1);
+  for (const auto& [spelling, id] : json.vocab) limit = std::max<int64_t>(limit, int64_t{id} + 1);
   // Added tokens may sit in holes of the vocabulary, but a table of ids must not be mostly holes.
-  const int64_t most = 2 * static_cast<int64_t>(json->vocab.size()) + 65536;
+  const int64_t most = 2 * static_cast<int64_t>(json.vocab.size()) + 65536;
   if (limit > most) {
     throw_bad_input({.what = "token ids have large holes",
                      .file = name,
@@ -73,8 +73,9 @@ void BpeModel::add_vocab(TokenizerJson* json, const std::string& name) {
   std::vector<bool> taken(static_cast<size_t>(limit));
   bytes_of_id_.resize(static_cast<size_t>(limit));
   id_of_byte_.fill(-1);
-  id_of_spelling_.reserve(json->vocab.size());
-  for (auto& [spelling, id] : json->vocab) {
+  id_of_spelling_ = StringTable(json.vocab.size());
+  if (ignore_merges_) id_of_bytes_ = StringTable(json.vocab.size());
+  for (const auto& [spelling, id] : json.vocab) {
     const auto index = static_cast<size_t>(id);
     if (taken[index]) {
       throw_bad_input({.what = "token id " + std::to_string(id) + " is given twice",
@@ -87,12 +88,12 @@ void BpeModel::add_vocab(TokenizerJson* json, const std::string& name) {
     const std::optional<std::string> spelled = bytes_of_spelling(spelling);
     bytes = spelled ? *spelled : spelling;
     if (spelled && bytes.size() == 1) id_of_byte_[static_cast<unsigned char>(bytes[0])] = id;
-    if (spelled && ignore_merges_) id_of_bytes_.emplace(bytes, id);
-    if (!id_of_spelling_.emplace(std::move(spelling), id).second) {
+    if (spelled && ignore_merges_) id_of_bytes_.insert(bytes, id);
+    if (!id_of_spelling_.insert(spelling, id)) {
       throw_bad_input({.what = "token with id " + std::to_string(id) + " is listed twice",
                        .file = name,
                        .tensor = "model.vocab",
-                       .found = bytes});
+                       .found = spelling});
     }
   }
 }
@@ -104,8 +105,8 @@ void BpeModel::add_merges(const TokenizerJson& json, const std::string& name) {
   for (const auto& [left, right] : json.merges) {
     joined.assign(left).append(right);
     const auto known = [&](const std::string& token) {
-      const auto found = id_of_spelling_.find(token);
-      if (found == id_of_spelling_.end()) {
+      const int32_t id = id_of_spelling_.find(token);
+      if (id < 0) {
         throw_bad_input({.what = "merge number " + std::to_string(rank) + " of \"" +
                                  printable(left, 60) + "\" and \"" + printable(right, 60) +
                                  "\" needs a token that the vocabulary lacks",
@@ -113,7 +114,7 @@ void BpeModel::add_merges(const TokenizerJson& json, const std::string& name) {
                          .tensor = "model.merges",
                          .found = token});
       }
-      return found->second;
+      return id;
     };
     const int32_t left_id = known(left);
     const int32_t right_id = known(right);
@@ -125,8 +126,8 @@ void BpeModel::add_merges(const TokenizerJson& json, const std::string& name) {
 void BpeModel::encode(std::string_view piece, BpeScratch* scratch,
                       std::vector<int32_t>* ids) const {
   if (ignore_merges_) {
-    if (const auto found = id_of_bytes_.find(piece); found != id_of_bytes_.end()) {
-      ids->push_back(found->second);
+    if (const int32_t id = id_of_bytes_.find(piece); id >= 0) {
+      ids->push_back(id);
       return;
     }
   }
@@ -182,9 +183,9 @@ std::string_view BpeModel::bytes(int32_t id) const {
 }
 
 std::optional<int32_t> BpeModel::find_spelling(std::string_view spelling) const {
-  const auto found = id_of_spelling_.find(std::string(spelling));
-  if (found == id_of_spelling_.end()) return std::nullopt;
-  return found->second;
+  const int32_t id = id_of_spelling_.find(spelling);
+  if (id < 0) return std::nullopt;
+  return id;
 }
 
 bool BpeModel::covers_all_bytes() const {

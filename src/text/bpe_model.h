@@ -6,10 +6,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "text/string_table.h"
 #include "text/tokenizer_json.h"
 
 namespace moe4 {
@@ -62,7 +62,7 @@ class BpeModel {
  public:
   /// `name` is for messages. Throws Error(kBadInput) for ids given twice, far-away ids, and merges
   /// of unknown tokens.
-  BpeModel(TokenizerJson json, bool ignore_merges, const std::string& name);
+  BpeModel(const TokenizerJson& json, bool ignore_merges, const std::string& name);
 
   BpeModel(BpeModel&&) = default;
   BpeModel& operator=(BpeModel&&) = default;
@@ -80,13 +80,13 @@ class BpeModel {
   int64_t id_limit() const { return static_cast<int64_t>(bytes_of_id_.size()); }
 
  private:
-  void add_vocab(TokenizerJson* json, const std::string& name);
+  void add_vocab(const TokenizerJson& json, const std::string& name);
   void add_merges(const TokenizerJson& json, const std::string& name);
 
   std::vector<std::string> bytes_of_id_;
-  std::unordered_map<std::string, int32_t> id_of_spelling_;
-  std::unordered_map<std::string_view, int32_t> id_of_bytes_;  // filled for ignore_merges only
-  std::array<int32_t, 256> id_of_byte_{};                      // -1: no such token
+  StringTable id_of_spelling_;
+  StringTable id_of_bytes_;                // filled for ignore_merges only
+  std::array<int32_t, 256> id_of_byte_{};  // -1: no such token
   MergeTable merges_;
   bool ignore_merges_;
 };

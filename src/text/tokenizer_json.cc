@@ -12,6 +12,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxDepth = 64;
+constexpr size_t kMaxBytes = size_t{1} << 30;
 
 class Reader : public nlohmann::json_sax<json> {
  public:
@@ -192,6 +193,9 @@ class Reader : public nlohmann::json_sax<json> {
 }  // namespace
 
 TokenizerJson read_tokenizer_json(std::string_view text, const std::string& name, json* rest) {
+  if (text.size() > kMaxBytes) {
+    throw_bad_input({.what = "tokenizer is too large", .file = name, .expected = "at most 1 GiB"});
+  }
   Reader reader(name, rest);
   json::sax_parse(text.begin(), text.end(), &reader);
   if (!rest->is_object()) {

@@ -148,7 +148,7 @@ void check_decoder(const Section& section) {
   }
 }
 
-BpeModel read_model(const Section& section, TokenizerJson bulk) {
+BpeModel read_model(const Section& section, const TokenizerJson& bulk) {
   if (section.has("type") && section.type() != "BPE") {
     section.refuse("unsupported tokenizer model", section.type(), "BPE");
   }
@@ -163,7 +163,7 @@ BpeModel read_model(const Section& section, TokenizerJson bulk) {
   if (section.has("dropout") && section.at("dropout") != 0) {
     section.refuse("unsupported dropout", section.at("dropout").dump(), "none");
   }
-  BpeModel model(std::move(bulk), section.flag("ignore_merges", false), section.file());
+  BpeModel model(bulk, section.flag("ignore_merges", false), section.file());
   if (section.has("unk_token") && !model.covers_all_bytes()) {
     section.refuse("unsupported unk_token", section.text("unk_token"),
                    "none, or a vocabulary with all 256 bytes");
@@ -226,9 +226,9 @@ AddedTokens read_added_tokens(const Section& root, const BpeModel& model, bool n
 
 TokenizerParts read_tokenizer_parts(std::string_view text, const std::string& name) {
   json tree;
-  TokenizerJson bulk = read_tokenizer_json(text, name, &tree);
+  const TokenizerJson bulk = read_tokenizer_json(text, name, &tree);
   const Section root(tree, "tokenizer", name);
-  BpeModel model = read_model(root.child("model"), std::move(bulk));
+  BpeModel model = read_model(root.child("model"), bulk);
 
   const bool nfc = root.has("normalizer") && read_normalizer(root.child("normalizer"));
   PreTokenizer pre_tokenizer;
