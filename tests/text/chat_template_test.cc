@@ -1,0 +1,196 @@
+// Chat templates against what jinja2 rendered (scripts/make_chat_goldens.py).
+#include "text/chat_template.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.h"
+
+namespace moe4 {
+namespace {
+
+using nlohmann::ordered_json;
+using testing::HasSubstr;
+
+const ordered_json& goldens() {
+  static const ordered_json loaded =
+      ordered_json::parse(std::ifstream(MOE4_TEST_DATA "/text/chat_goldens.json"));
+  return loaded;
+}
+
+std::string read(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+std::string render(const std::string& source, const std::string& context) {
+  return ChatTemplate::parse(source, "test")->render(context);
+}
+
+std::string error_of(const std::string& source, const std::string& context = "{}") {
+  try {
+    return "no error but: " + render(source, context).substr(0, 100);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+    return error.what();
+  }
+}
+
+void expect_as_upstream(const std::string& source, const std::string& context,
+                        const ordered_json& expected) {
+  if (expected.is_null()) {
+    EXPECT_THROW(render(source, context), Error) << source;
+    return;
+  }
+  try {
+    EXPECT_EQ(render(source, context), expected.get<std::string>()) << source;
+  } catch (const Error& error) {
+    ADD_FAILURE() << source << "\n" << error.what();
+  }
+}
+
+TEST(ChatTemplate, EveryConstructRendersAsJinja2Does) {
+  const std::string context = goldens()["context"].dump();
+  for (const ordered_json& one : goldens()["one_line"]) {
+    expect_as_upstream(one["template"].get<std::string>(), context, one["expected"]);
+  }
+}
+
+TEST(ChatTemplate, WholeConversationsRenderAsJinja2Does) {
+  for (const ordered_json& one : goldens()["templates"]) {
+    const std::string path = MOE4_TEST_DATA "/text/templates/" + one["file"].get<std::string>();
+    expect_as_upstream(read(path), one["context"].dump(), one["expected"]);
+  }
+}
+
+TEST(ChatTemplate, ErrorsNameTheConstructAndItsLine) {
+  EXPECT_THAT(error_of("a\nb\n{{ x|sparkle }}"),
+              testing::AllOf(HasSubstr("line 3"), HasSubstr("filter 'sparkle'")));
+  EXPECT_THAT(error_of("\n{{ x is shiny }}"),
+              testing::AllOf(HasSubstr("line 2"), HasSubstr("test 'shiny'")));
+  EXPECT_THAT(error_of("{% extends 'x' %}"), HasSubstr("tag 'extends'"));
+  EXPECT_THAT(error_of("{% block b %}x{% endblock %}"), HasSubstr("tag 'block'"));
+  EXPECT_THAT(error_of("x\n{{ y.z }}"), testing::AllOf(HasSubstr("line 2"), HasSubstr("'y'")));
+  EXPECT_THAT(error_of("{{ 'a'.zfill(3) }}"), HasSubstr("str.zfill"));
+  EXPECT_THAT(error_of("{{ raise_exception('No\nway') }}"), HasSubstr("No\\x0away"));
+  EXPECT_THAT(error_of("{{ [].append(1) }}"), HasSubstr("changes a list"));
+}
+
+TEST(ChatTemplate, BadContextsAreRefused) {
+  EXPECT_THAT(error_of("x", "{"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(error_of("x", "[]"), HasSubstr("not a JSON object"));
+  EXPECT_THAT(error_of("x", "{\"a\":" + std::string(500, '[') + std::string(500, ']') + "}"),
+              HasSubstr("nested too deeply"));
+}
+
+TEST(ChatTemplate, HostileTemplatesEndInAnError) {
+  const std::string repeat_100k = "{% for i in range(100000) %}";
+  const auto repeat = [](const std::string& text, int count) {
+    std::string out;
+    for (int i = 0; i < count; ++i) out += text;
+    return out;
+  };
+  EXPECT_THAT(error_of(repeat_100k + repeat_100k + "{% endfor %}{% endfor %}"),
+              HasSubstr("too long"));
+  EXPECT_THAT(error_of("{{ range(100001) }}"), HasSubstr("range"));
+  EXPECT_THAT(error_of("{{ 'x' * 9999999999 }}"), HasSubstr("too long"));
+  EXPECT_THAT(error_of("{{ [0] * 9999999999 }}"), HasSubstr("too long"));
+  EXPECT_THAT(error_of("{% set n = namespace(x='ab') %}" + repeat_100k +
+                       "{% set n.x = n.x + n.x %}{% endfor %}"),
+              HasSubstr("too long"));
+  EXPECT_THAT(
+      error_of("{% set n = namespace(x=[]) %}" + repeat_100k + "{% set n.x = [n.x] %}{% endfor %}"),
+      HasSubstr("nested too deeply"));
+  EXPECT_THAT(error_of("{% set n = namespace(x=[1]) %}" + repeat_100k +
+                       "{% set n.x = [n.x, n.x] %}{% endfor %}"),
+              HasSubstr("too"));
+  EXPECT_THAT(error_of("{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}"),
+              HasSubstr("recurses too deeply"));
+  EXPECT_THAT(error_of("{{ " + repeat("(", 5000) + "1" + repeat(")", 5000) + " }}"),
+              HasSubstr("nested too deeply"));
+  EXPECT_THAT(error_of("{{ 1" + repeat(" + 1", 5000) + " }}"), HasSubstr("nested too deeply"));
+  EXPECT_THAT(error_of("{{ " + repeat("not ", 5000) + "1 }}"), HasSubstr("nested too deeply"));
+  EXPECT_THAT(error_of("{{ x" + repeat(".y", 5000) + " }}"), HasSubstr("nested too deeply"));
+  EXPECT_THAT(error_of(repeat("{% if 1 %}", 5000)), HasSubstr("nested too deeply"));
+  EXPECT_THAT(error_of("{{ 'a' * 30000000 in 'b' + 'a' * 29999998 }}"), HasSubstr("no error"));
+  EXPECT_THAT(error_of("{{ 9223372036854775807 + 1 }}"), HasSubstr("64 bits"));
+}
+
+TEST(ChatTemplate, NamespacesThatHoldThemselvesDoNotLeak) {
+  EXPECT_EQ(
+      render("{% set a = namespace() %}{% set a.self = a %}{% set a.list = [a] %}{{ a.self.list"
+             "|length }}",
+             "{}"),
+      "1");
+}
+
+TEST(ChatTemplate, TheDateIsFilledIn) {
+  EXPECT_THAT(render("{{ strftime_now('%Y-%m-%d') }}", "{}"),
+              testing::MatchesRegex("20[0-9][0-9]-[01][0-9]-[0-3][0-9]"));
+}
+
+TEST(ChatTemplate, ALongConversationIsWithinTheLimits) {
+  ordered_json context = {{"messages", ordered_json::array()}};
+  for (int i = 0; i < 1000; ++i) {
+    context["messages"].push_back(
+        {{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", std::string(4000, 'x')}});
+  }
+  const std::string source = read(MOE4_TEST_DATA "/text/templates/tools_and_thinking.jinja");
+  EXPECT_GT(render(source, context.dump()).size(), 4000000u);
+}
+
+class Folder {
+ public:
+  Folder() : path_(testing::TempDir() + "moe4_template_" + std::to_string(getpid())) {
+    std::filesystem::remove_all(path_);
+    std::filesystem::create_directories(path_);
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  void write(const char* name, const std::string& text) const {
+    std::ofstream(path_ / name) << text;
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+TEST(ChatTemplate, IsFoundInTheFolder) {
+  const Folder folder;
+  EXPECT_EQ(ChatTemplate::load(folder.path()), nullptr);
+  folder.write("tokenizer_config.json",
+               R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}})");
+  EXPECT_EQ(ChatTemplate::load(folder.path()), nullptr);
+  folder.write("tokenizer_config.json",
+               R"({"bos_token": "<s>", "eos_token": {"content": "</s>"},
+                   "chat_template": "{{ bos_token }}a{{ eos_token }}"})");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "<s>a</s>");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render(R"({"bos_token": "!"})"), "!a</s>");
+  folder.write("tokenizer_config.json",
+               R"({"chat_template": [{"name": "rag", "template": "r"},
+                                     {"name": "default", "template": "d"}]})");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "d");
+  folder.write("chat_template.jinja", "own {{ tools is none }}");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "own True");
+  folder.write("tokenizer_config.json", "{");
+  EXPECT_THROW(ChatTemplate::load(folder.path()), Error);
+}
+
+TEST(ChatTemplate, TheEmbeddedModelHasChatMl) {
+  const auto chat =
+      ChatTemplate::load(std::string(MOE4_EMBEDDED_MODELS) + "/tiny-qwen3_5-moe-nvfp4");
+  ASSERT_NE(chat, nullptr);
+  EXPECT_EQ(chat->render(R"({"messages": [{"role": "user", "content": "Hi"}],
+                             "add_generation_prompt": true})"),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+}
+
+}  // namespace
+}  // namespace moe4
