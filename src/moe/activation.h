@@ -26,8 +26,8 @@ struct ActivationParams {
   /// clamp. Applies to kSilu (DeepSeek-V4 style) and kSwigluOai.
   float limit = std::numeric_limits<float>::infinity();
 
-  bool is_gated() const { return kind != ActivationKind::kRelu2; }
-  bool has_limit() const { return limit < std::numeric_limits<float>::infinity(); }
+  constexpr bool is_gated() const { return kind != ActivationKind::kRelu2; }
+  constexpr bool has_limit() const { return limit < std::numeric_limits<float>::infinity(); }
   bool operator==(const ActivationParams&) const = default;
 };
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "experts/device/block_scan.cuh"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
 #include "experts/device/routing_tables.h"
@@ -23,23 +24,6 @@ __device__ __forceinline__ int local_expert(const RoutingArgs& args, int64_t pai
   if (id < 0 || id >= args.num_experts) return -1;
   const int32_t local = args.expert_map == nullptr ? id : args.expert_map[id];
   return local < args.num_local_experts ? local : -1;
-}
-
-// Exclusive prefix sum over the block of one value a thread.
-__device__ __forceinline__ int exclusive_scan(int value, int* warp_sums) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  int sum = value;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const int other = __shfl_up_sync(~0u, sum, offset);
-    if (lane >= offset) sum += other;
-  }
-  if (lane == 31) warp_sums[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  for (int w = 0; w < warp; ++w) before += warp_sums[w];
-  __syncthreads();
-  return before + sum - value;
 }
 
 __global__ __launch_bounds__(kThreads) void routing_kernel(RoutingArgs args, int64_t share) {
@@ -68,6 +52,13 @@ __global__ __launch_bounds__(kThreads) void routing_kernel(RoutingArgs args, int
   const int first_tile = exclusive_scan(tiles, warp_sums);
   if (mine) {
     before[thread] += first_pair;
+    if (thread % gridDim.x == blockIdx.x) {
+      for (int i = 0; i < tiles; ++i) {
+        const int skip = i * args.tile_tokens;
+        args.tables.tiles[first_tile + i] = {thread, first_pair + skip,
+                                             min(args.tile_tokens, count - skip)};
+      }
+    }
     if (blockIdx.x == 0) {
       args.tables.expert_offsets[thread] = first_pair;
       args.tables.tile_offsets[thread] = first_tile;
@@ -88,10 +79,11 @@ __global__ __launch_bounds__(kThreads) void routing_kernel(RoutingArgs args, int
 }  // namespace
 
 RoutingTables carve_routing_tables(WorkspaceCarver& carver, int64_t num_pairs,
-                                   int64_t num_local_experts) {
+                                   int64_t num_local_experts, int64_t tile_tokens) {
   RoutingTables tables;
   tables.expert_offsets = carver.take<int32_t>(num_local_experts + 1);
   tables.tile_offsets = carver.take<int32_t>(num_local_experts + 1);
+  tables.tiles = carver.take<TokenTile>(max_token_tiles(num_pairs, num_local_experts, tile_tokens));
   tables.sorted_pairs = carver.take<int32_t>(num_pairs);
   return tables;
 }

@@ -9,12 +9,21 @@
 
 namespace moe4::cuda {
 
+/// Up to `tile_tokens` pairs of one expert: what a kernel multiplies with one pass over its
+/// weights.
+struct TokenTile {
+  int32_t expert;  ///< local index
+  int32_t first;   ///< index of its first pair in the list of pairs
+  int32_t count;
+};
+
 /// Device arrays. A pair is token * top_k + slot.
 struct RoutingTables {
   int32_t* expert_offsets = nullptr;  ///< [num_local_experts + 1]: first pair of each expert
   /// [num_local_experts + 1]: tiles of `tile_tokens` pairs (the last of an expert may be short)
   /// before each expert; the last entry is the number of tiles.
   int32_t* tile_offsets = nullptr;
+  TokenTile* tiles = nullptr;  ///< [max_token_tiles()]: the tiles, in order of expert
   /// [num_pairs]: pairs grouped by expert, in no particular order inside one (a kernel's result for
   /// a token must not depend on its place). Entries from expert_offsets[num_local_experts] on are
   /// not written.
@@ -34,8 +43,14 @@ struct RoutingArgs {
 
 inline constexpr int kMaxLocalExperts = 1024;
 
+constexpr int64_t max_token_tiles(int64_t num_pairs, int64_t num_local_experts,
+                                  int64_t tile_tokens) {
+  const int64_t bound = num_pairs / tile_tokens + num_local_experts;
+  return bound < num_pairs ? bound : num_pairs;
+}
+
 RoutingTables carve_routing_tables(WorkspaceCarver& carver, int64_t num_pairs,
-                                   int64_t num_local_experts);
+                                   int64_t num_local_experts, int64_t tile_tokens);
 
 /// One launch, no scratch memory, no host synchronisation. `dependent`: overlap with the kernel
 /// before (SM90). The kernel calls launch_dependents() at its start, so a dependent successor must

@@ -1,0 +1,74 @@
+// The weighted sum over a token's slots, and the weighting of inputs that some models want instead.
+#include "experts/device/launch.h"
+#include "experts/device/memory.cuh"
+#include "experts/marlin/marlin_kernels.h"
+
+namespace moe4::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// One thread: four consecutive elements of a token's row, slots in order.
+__global__ __launch_bounds__(kThreads) void combine_kernel(const __grid_constant__ MarlinParams p) {
+  const PackedLayerView& layer = p.layer;
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int quads = layer.hidden_size / 4;
+  const int64_t id = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t token = id / quads;
+  if (token >= p.num_tokens) return;
+  const int h = static_cast<int>(id - token * quads) * 4;
+  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 8
+  for (int slot = 0; slot < layer.top_k; ++slot) {
+    const int64_t pair = token * layer.top_k + slot;
+    if (layer.local_expert(p.topk_ids[pair]) < 0) continue;
+    const float weight = layer.weight_on_input ? 1.0f : p.topk_weights[pair];
+    const float4 y = *reinterpret_cast<const float4*>(p.y + pair * layer.hidden_size + h);
+    sum.x = fmaf(weight, y.x, sum.x);
+    sum.y = fmaf(weight, y.y, sum.y);
+    sum.z = fmaf(weight, y.z, sum.z);
+    sum.w = fmaf(weight, y.w, sum.w);
+  }
+  auto* const out = reinterpret_cast<__nv_bfloat162*>(p.out + token * layer.hidden_size + h);
+  out[0] = __floats2bfloat162_rn(sum.x, sum.y);
+  out[1] = __floats2bfloat162_rn(sum.z, sum.w);
+}
+
+__global__ __launch_bounds__(kThreads) void scale_input_kernel(
+    const __grid_constant__ MarlinParams p, const __nv_bfloat16* x, __nv_bfloat16* scaled) {
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int64_t hidden = p.layer.hidden_size;
+  const int64_t id = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t pair = id / hidden;
+  if (pair >= p.num_pairs) return;
+  const float value = __bfloat162float(x[pair / p.layer.top_k * hidden + id % hidden]);
+  scaled[id] = __float2bfloat16(value * p.topk_weights[pair]);
+}
+
+unsigned blocks_for(int64_t threads) {
+  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+}
+
+}  // namespace
+
+void launch_combine(const MarlinParams& params, cudaStream_t stream, bool dependent) {
+  const int64_t threads = static_cast<int64_t>(params.num_tokens) * params.layer.hidden_size / 4;
+  launch(combine_kernel,
+         {.grid = dim3(blocks_for(threads)),
+          .block = dim3(kThreads),
+          .stream = stream,
+          .dependent = dependent},
+         params);
+}
+
+void launch_scale_input(const MarlinParams& params, const __nv_bfloat16* x, __nv_bfloat16* scaled,
+                        cudaStream_t stream) {
+  const int64_t threads = static_cast<int64_t>(params.num_pairs) * params.layer.hidden_size;
+  launch(scale_input_kernel,
+         {.grid = dim3(blocks_for(threads)), .block = dim3(kThreads), .stream = stream}, params, x,
+         scaled);
+}
+
+}  // namespace moe4::cuda

@@ -1,0 +1,42 @@
+// The marlin backend of a program with its CUDA kernels.
+#include "experts/marlin/marlin_backend.h"
+
+#include "experts/device/cuda_device.h"
+#include "experts/marlin/marlin_layer.h"
+#include "experts/marlin/marlin_supports.h"
+
+namespace moe4 {
+namespace {
+
+class PreparedMarlin final : public PreparedExperts {
+ public:
+  PreparedMarlin(const MoeLayerWeights& weights, const PrepareOptions& options)
+      : packed_(weights, *options.threads), layer_(packed_) {}
+
+  size_t workspace_size(int64_t max_tokens) const override {
+    return layer_.workspace_size(max_tokens);
+  }
+  void apply(const ExpertsArgs& args) const override { layer_.apply(args); }
+  int64_t weight_bytes() const override { return packed_.bytes(); }
+
+ private:
+  cuda::PackedLayer packed_;
+  cuda::MarlinLayer layer_;
+};
+
+}  // namespace
+
+Support MarlinBackend::supports(const ExpertsQuery& query) const { return marlin_supports(query); }
+
+Support MarlinBackend::runnable(const Device& device) const {
+  return cuda::device_present(device, 80);
+}
+
+std::unique_ptr<PreparedExperts> MarlinBackend::prepare(const MoeLayerWeights& weights,
+                                                        const PrepareOptions& options) const {
+  MOE4_CHECK(options.threads != nullptr);
+  const cuda::DeviceGuard guard(options.device.index);
+  return std::make_unique<PreparedMarlin>(weights, options);
+}
+
+}  // namespace moe4

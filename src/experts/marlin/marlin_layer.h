@@ -1,0 +1,47 @@
+// marlin's schedule for one packed layer: which kernels run for a number of tokens.
+#pragma once
+
+#include <cstdint>
+
+#include "experts/device/packed_layer.h"
+#include "experts/marlin/marlin_params.h"
+#include "moe/experts.h"
+
+namespace moe4::cuda {
+
+/// The two ways to do FC2; both give the same bits.
+enum class Fc2Structure {
+  kRows,     ///< row-stationary, sum over slots inside: few pairs
+  kExperts,  ///< expert-wise with float32 y in the workspace and a combine kernel
+};
+
+/// Does not own the weights, so that a backend with another path for large batches shares them.
+/// The device of the layer must be current in every call.
+class MarlinLayer {
+ public:
+  explicit MarlinLayer(const PackedLayer& layer);
+
+  size_t workspace_size(int64_t max_tokens) const;
+  void apply(const ExpertsArgs& args) const;
+
+  Fc2Structure structure(int64_t num_tokens) const;
+  /// Warps that share an FC1 step's K; fixed by the shape, so that sums have one order.
+  int fc1_split() const { return fc1_split_; }
+
+ private:
+  struct Workspace;
+  Workspace carve(std::byte* base, int64_t num_tokens) const;
+  int64_t chunk_tokens() const;
+  void apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t num_tokens) const;
+
+  const PackedLayer& layer_;
+  int fc1_split_;
+  int fc1_blocks_, fc2_expert_blocks_, fc2_row_blocks_;
+  bool dependent_launch_;
+  int forced_structure_;  // MOE4_MARLIN_FC2: an Fc2Structure or -1
+};
+
+/// Throws Error(kUsage) for dtypes, workspace or alignment that a BF16 GPU backend does not take.
+void check_device_args(const ExpertsArgs& args, size_t workspace_size, const char* backend);
+
+}  // namespace moe4::cuda

@@ -1,0 +1,31 @@
+// What marlin's kernels are launched with.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "experts/device/packed_layer.h"
+#include "experts/device/routing_tables.h"
+
+namespace moe4::cuda {
+
+/// One chunk of tokens of one apply(). P = num_tokens * top_k pairs.
+struct MarlinParams {
+  PackedLayerView layer;
+  const __nv_bfloat16* x = nullptr;     ///< [T, H]; [P, H], already weighted, with weight_on_input
+  const int32_t* topk_ids = nullptr;    ///< [T, k]
+  const float* topk_weights = nullptr;  ///< [T, k]
+  __nv_bfloat16* act = nullptr;         ///< [P, I]; rows of skipped pairs are never written
+  float* y = nullptr;                   ///< [P, H]; experts structure only
+  __nv_bfloat16* out = nullptr;         ///< [T, H]
+  int32_t num_tokens = 0;
+  int32_t num_pairs = 0;
+  int32_t fc1_split = 1;  ///< warps that share the K of an FC1 step: 1, 2, 4 or 8
+  /// Tables made by build_routing_tables() with tiles of 8; null: every block routes for itself.
+  const TokenTile* tiles = nullptr;
+  const int32_t* sorted_pairs = nullptr;
+  const int32_t* num_tiles = nullptr;
+};
+
+}  // namespace moe4::cuda
