@@ -21,6 +21,38 @@ __device__ __forceinline__ uint2 load_streaming8(const void* p) {
   return v;
 }
 
+/// The same under a predicate, without a branch: code between loads stays one block, so that the
+/// compiler keeps each refill where it is written. `v` keeps its value otherwise.
+__device__ __forceinline__ void load_streaming16_if(bool condition, const void* p, uint4& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
+      "@p ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(p), "r"(static_cast<int>(condition)));
+}
+__device__ __forceinline__ void load_streaming8_if(bool condition, const void* p, uint2& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %3, 0;\n"
+      "@p ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n}"
+      : "+r"(v.x), "+r"(v.y)
+      : "l"(p), "r"(static_cast<int>(condition)));
+}
+/// Activations: several warps of an SM read them, and an earlier kernel may have written them.
+__device__ __forceinline__ void load_cached16_if(bool condition, const void* p, uint4& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
+      "@p ld.global.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(p), "r"(static_cast<int>(condition)));
+}
+
+/// The lane's number, in a register of its own (threadIdx is read anew at every use).
+__device__ __forceinline__ int lane_id() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
 /// What another kernel of the same chain wrote: from L2, never from a stale L1 line or the
 /// read-only path.
 __device__ __forceinline__ uint4 load_l2_16(const void* p) {

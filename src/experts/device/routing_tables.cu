@@ -52,7 +52,7 @@ __global__ __launch_bounds__(kThreads) void routing_kernel(RoutingArgs args, int
   const int first_tile = exclusive_scan(tiles, warp_sums);
   if (mine) {
     before[thread] += first_pair;
-    if (thread % gridDim.x == blockIdx.x) {
+    if (args.tables.tiles != nullptr && thread % gridDim.x == blockIdx.x) {
       for (int i = 0; i < tiles; ++i) {
         const int skip = i * args.tile_tokens;
         args.tables.tiles[first_tile + i] = {thread, first_pair + skip,
@@ -83,7 +83,10 @@ RoutingTables carve_routing_tables(WorkspaceCarver& carver, int64_t num_pairs,
   RoutingTables tables;
   tables.expert_offsets = carver.take<int32_t>(num_local_experts + 1);
   tables.tile_offsets = carver.take<int32_t>(num_local_experts + 1);
-  tables.tiles = carver.take<TokenTile>(max_token_tiles(num_pairs, num_local_experts, tile_tokens));
+  if (tile_tokens > 0) {
+    tables.tiles =
+        carver.take<TokenTile>(max_token_tiles(num_pairs, num_local_experts, tile_tokens));
+  }
   tables.sorted_pairs = carver.take<int32_t>(num_pairs);
   return tables;
 }

@@ -23,7 +23,7 @@ struct RoutingTables {
   /// [num_local_experts + 1]: tiles of `tile_tokens` pairs (the last of an expert may be short)
   /// before each expert; the last entry is the number of tiles.
   int32_t* tile_offsets = nullptr;
-  TokenTile* tiles = nullptr;  ///< [max_token_tiles()]: the tiles, in order of expert
+  TokenTile* tiles = nullptr;  ///< [max_token_tiles()]: the tiles, in order of expert; or null
   /// [num_pairs]: pairs grouped by expert, in no particular order inside one (a kernel's result for
   /// a token must not depend on its place). Entries from expert_offsets[num_local_experts] on are
   /// not written.
@@ -49,8 +49,9 @@ constexpr int64_t max_token_tiles(int64_t num_pairs, int64_t num_local_experts,
   return bound < num_pairs ? bound : num_pairs;
 }
 
+/// With `tile_tokens` the tables get a list of tiles.
 RoutingTables carve_routing_tables(WorkspaceCarver& carver, int64_t num_pairs,
-                                   int64_t num_local_experts, int64_t tile_tokens);
+                                   int64_t num_local_experts, int64_t tile_tokens = 0);
 
 /// One launch, no scratch memory, no host synchronisation. `dependent`: overlap with the kernel
 /// before (SM90). The kernel calls launch_dependents() at its start, so a dependent successor must

@@ -42,9 +42,10 @@ template <bool kFc1>
 class UnitCursor {
  public:
   __device__ __forceinline__ UnitCursor(const MarlinParams& p, const TileList& list, int64_t first,
-                                        int64_t last, int split, int warp_in_group)
+                                        int64_t last, int split, int warp_in_group, int lane)
       : p_(p),
         list_(list),
+        token_(lane / 4),
         split_(split),
         warp_(warp_in_group),
         k_units_(kFc1 ? p.layer.fc1_k_units : p.layer.fc2_k_units),
@@ -52,6 +53,7 @@ class UnitCursor {
         my_units_((k_units_ - warp_in_group + split - 1) / split),
         items_left_(static_cast<int>(last - first)) {
     if (items_left_ == 0) return;
+    source_.valid = true;
     tile_ = static_cast<int>(first / steps_);
     step_ = static_cast<int>(first - static_cast<int64_t>(tile_) * steps_);
     enter_tile();
@@ -68,7 +70,7 @@ class UnitCursor {
       return true;
     }
     if (--items_left_ == 0) {
-      source_.weights = nullptr;
+      source_.valid = false;
       return false;
     }
     if (++step_ < steps_) {
@@ -88,12 +90,11 @@ class UnitCursor {
     const uint8_t* matrix = kFc1 ? p_.layer.fc1 : p_.layer.fc2;
     item_ = matrix +
             ((static_cast<int64_t>(tile.expert) * steps_ + step_) * k_units_ + warp_) * kStepBytes;
-    const int token = (threadIdx.x & 31) / 4;
     source_.row = nullptr;
-    if (token < tile.count) {
-      const int pair = list_.pairs[tile.first + token];
+    if (token_ < tile.count) {
+      const int pair = list_.pairs[tile.first + token_];
       if constexpr (kFc1) {
-        const int row = p_.layer.weight_on_input ? pair : pair / p_.layer.top_k;
+        const int row = p_.layer.weight_on_input ? pair : token_of(p_, pair);
         source_.row = p_.x + static_cast<int64_t>(row) * p_.layer.hidden_size;
       } else {
         source_.row = p_.act + static_cast<int64_t>(pair) * p_.layer.intermediate_size;
@@ -109,7 +110,7 @@ class UnitCursor {
 
   const MarlinParams& p_;
   const TileList& list_;
-  const int split_, warp_, k_units_, steps_, my_units_;
+  const int token_, split_, warp_, k_units_, steps_, my_units_;
   int items_left_, tile_ = 0, step_ = 0, unit_ = 0;
   const uint8_t* item_ = nullptr;
   StepSource source_;
@@ -262,15 +263,16 @@ __global__ __launch_bounds__(kThreads,
   const int64_t me = static_cast<int64_t>(blockIdx.x) * groups + group;
   const int64_t first = items * me / all_groups, last = items * (me + 1) / all_groups;
 
-  UnitCursor<kFc1> cursor(p, list, first, last, split, warp_in_group);
-  StepFragments<2> fragments;
-  if (first < last) load_step_weights(fragments, cursor.source());
+  const StepLane at{lane_id(), k - 16};
+  UnitCursor<kFc1> cursor(p, list, first, last, split, warp_in_group, at.lane);
+  StepFragments<2> fragments = {};
+  load_step_weights(fragments, cursor.source(), at);
   if (!kFc1) {
     wait_for_previous_kernel();
     launch_dependents();
   }
   if (first == last) return;
-  load_step_activations(fragments, cursor.source(), k);
+  load_step_activations(fragments, cursor.source(), at);
 
   const int my_units = cursor.my_units();
   int tile = static_cast<int>(first / steps);
@@ -284,7 +286,7 @@ __global__ __launch_bounds__(kThreads,
       if (n < count) {
         for (int unit = 0; unit < my_units; ++unit) {
           const bool refill = cursor.advance();
-          multiply_step(fragments, acc, cursor.source(), refill, k);
+          multiply_step(fragments, acc, cursor.source(), refill, at);
         }
       }
       if (n > 0) {
@@ -306,7 +308,7 @@ __global__ __launch_bounds__(kThreads,
       for (int unit = 0; unit < my_units; ++unit) {
         float acc[2][4] = {};
         const bool refill = cursor.advance();
-        multiply_step(fragments, acc, cursor.source(), refill, k);
+        multiply_step(fragments, acc, cursor.source(), refill, at);
 #pragma unroll
         for (int i = 0; i < 8; ++i) sum[i / 4][i % 4] += acc[i / 4][i % 4];
       }
@@ -322,7 +324,8 @@ __global__ __launch_bounds__(kThreads,
 template <bool kFc1>
 size_t shared_bytes(const PackedLayerView& layer, int64_t num_pairs, bool routes) {
   return (kFc1 ? sizeof(ReductionBuffers) : 0) +
-         (routes ? static_cast<size_t>(block_routing_bytes(num_pairs, layer.num_local_experts))
+         (routes ? static_cast<size_t>(
+                       block_routing_bytes(num_pairs, layer.num_local_experts, kThreads))
                  : 0);
 }
 
@@ -350,6 +353,13 @@ void launch_expert_gemm(const MarlinParams& params, int blocks, cudaStream_t str
 }
 
 }  // namespace
+
+void allow_expert_shared_memory() {
+  for (const auto kernel : {expert_gemm_kernel<true>, expert_gemm_kernel<false>}) {
+    MOE4_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 80 * 1024));
+  }
+}
 
 int fc1_blocks() { return blocks_on_device<true>(); }
 int fc2_expert_blocks() { return blocks_on_device<false>(); }

@@ -13,6 +13,7 @@ inline constexpr int kTokenTile = 8;  ///< tokens that share one decode of a wei
 /// prepare().
 int fc1_blocks();
 int fc2_expert_blocks();
+void allow_expert_shared_memory();
 void allow_row_shared_memory();
 
 /// act[pair] = activation(gate, up) for every routed pair.

@@ -76,6 +76,7 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer) : layer_(layer) {
   if (forced_structure_ == static_cast<int>(Fc2Structure::kRows)) {
     fc2_row_blocks_ = std::min(row_tiles, sms);
   }
+  allow_expert_shared_memory();
   allow_row_shared_memory();
 }
 
@@ -136,6 +137,7 @@ void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t nu
       .num_tokens = static_cast<int32_t>(num_tokens),
       .num_pairs = static_cast<int32_t>(num_tokens * view.top_k),
       .fc1_split = fc1_split_,
+      .top_k_reciprocal = top_k_reciprocal(view.top_k),
   };
   // The first kernel of the chain starts after everything before it in the stream; each later one
   // may start its prologue early.

@@ -23,8 +23,8 @@ constexpr int kThreads = 32 * kWarps;
 // Walks the units of this warp over all m16 tiles of its block.
 class RowCursor {
  public:
-  __device__ __forceinline__ RowCursor(const MarlinParams& p, const TileList& list)
-      : p_(p), list_(list), row_tile_(blockIdx.x), k_unit_(threadIdx.x / 32) {
+  __device__ __forceinline__ RowCursor(const MarlinParams& p, const TileList& list, int lane)
+      : p_(p), list_(list), token_(lane / 4), row_tile_(blockIdx.x), k_unit_(threadIdx.x / 32) {
     settle();
   }
 
@@ -55,22 +55,23 @@ class RowCursor {
       carry();
     }
     if (tile_ >= list_.num_tiles || row_tile_ * kTileRows >= p_.layer.hidden_size) {
-      source_.weights = nullptr;
+      source_.valid = false;
       return;
     }
+    source_.valid = true;
     const TokenTile tile = list_.tiles[tile_];
     source_.weights = p_.layer.fc2 + unit_offset(p_.layer.fc2_tiles, p_.layer.fc2_k_units,
                                                  tile.expert, row_tile_, k_unit_);
     source_.column = k_unit_ * kUnitK;
-    const int token = (threadIdx.x & 31) / 4;
-    source_.row = token < tile.count
-                      ? p_.act + static_cast<int64_t>(list_.pairs[tile.first + token]) *
+    source_.row = token_ < tile.count
+                      ? p_.act + static_cast<int64_t>(list_.pairs[tile.first + token_]) *
                                      p_.layer.intermediate_size
                       : nullptr;
   }
 
   const MarlinParams& p_;
   const TileList& list_;
+  const int token_;
   int row_tile_, tile_ = 0, k_unit_;
   StepSource source_;
 };
@@ -79,27 +80,28 @@ __global__ __launch_bounds__(kThreads,
                              1) void row_stationary_kernel(const __grid_constant__ MarlinParams p) {
   extern __shared__ __align__(16) uint8_t shared[];
   const PackedLayerView& layer = p.layer;
-  const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
-  const int k_units = layer.fc2_k_units, k = layer.intermediate_size;
+  const StepLane at{lane_id(), layer.intermediate_size - 16};
+  const int g = at.lane / 4, t = at.lane % 4;
+  const int k_units = layer.fc2_k_units;
   auto* const parts = reinterpret_cast<float*>(shared);  // [k_units][num_pairs][16]
   int* const routing =
       reinterpret_cast<int*>(shared + static_cast<size_t>(k_units) * p.num_pairs * 64);
 
   const TileList list = route_in_block<kThreads>(layer, p.topk_ids, p.num_pairs, routing);
-  RowCursor cursor(p, list);
-  StepFragments<1> fragments;
-  if (cursor.source().weights != nullptr) load_step_weights(fragments, cursor.source());
+  RowCursor cursor(p, list, at.lane);
+  StepFragments<1> fragments = {};
+  load_step_weights(fragments, cursor.source(), at);
   wait_for_previous_kernel();
   launch_dependents();
-  if (cursor.source().weights != nullptr) load_step_activations(fragments, cursor.source(), k);
+  load_step_activations(fragments, cursor.source(), at);
 
   for (int row_tile = blockIdx.x; row_tile * kTileRows < layer.hidden_size; row_tile += gridDim.x) {
-    while (cursor.source().weights != nullptr && cursor.row_tile() == row_tile) {
+    while (cursor.source().valid && cursor.row_tile() == row_tile) {
       const TokenTile tile = list.tiles[cursor.tile()];
       float* const part = parts + static_cast<int64_t>(cursor.k_unit()) * p.num_pairs * 16;
       cursor.advance();
       float acc[1][4] = {};
-      multiply_step(fragments, acc, cursor.source(), true, k);
+      multiply_step(fragments, acc, cursor.source(), cursor.source().valid, at);
 #pragma unroll
       for (int q = 0; q < 2; ++q) {
         if (2 * t + q >= tile.count) continue;
@@ -137,7 +139,7 @@ __global__ __launch_bounds__(kThreads,
 
 size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs) {
   return static_cast<size_t>(layer.fc2_k_units * num_pairs * 64 +
-                             block_routing_bytes(num_pairs, layer.num_local_experts));
+                             block_routing_bytes(num_pairs, layer.num_local_experts, kThreads));
 }
 
 void allow_row_shared_memory() {

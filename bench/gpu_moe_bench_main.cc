@@ -1,0 +1,95 @@
+// gpu_moe_bench SHAPES TOKENS BACKENDS [CEILING_TFLOPS] [JSON]: times MoE layers on GPU 0.
+//
+//   gpu_moe_bench A,B 1,2,4,8 marlin 789 results.json
+//
+// Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts.
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "experts/bench/gpu_moe_bench.h"
+#include "experts/device/cuda_device.h"
+#include "experts/registry.h"
+#include "moe/selector.h"
+
+namespace {
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+  return parts;
+}
+
+moe4::MoeProblem problem_of(const std::string& shape) {
+  if (shape == "A")
+    return {.hidden_size = 2048,
+            .intermediate_size = 512,
+            .num_experts = 256,
+            .num_local_experts = 256,
+            .top_k = 8};
+  if (shape == "B")
+    return {.hidden_size = 2048,
+            .intermediate_size = 768,
+            .num_experts = 128,
+            .num_local_experts = 128,
+            .top_k = 8};
+  if (shape == "C")
+    return {.hidden_size = 7168,
+            .intermediate_size = 2048,
+            .num_experts = 32,
+            .num_local_experts = 32,
+            .top_k = 8};
+  throw moe4::Error(moe4::ErrorCode::kUsage, "unknown shape '" + shape + "'; use A, B or C");
+}
+
+int run(int argc, char** argv) {
+  if (argc < 4) {
+    std::fprintf(stderr, "gpu_moe_bench SHAPES TOKENS BACKENDS [CEILING_TFLOPS] [JSON]\n");
+    return 2;
+  }
+  moe4::register_builtin_backends();
+  moe4::ThreadPool threads;
+  std::vector<const moe4::ExpertsBackend*> backends;
+  for (const std::string& name : split(argv[3])) {
+    for (const moe4::ExpertsBackend* backend : moe4::registered_backends()) {
+      if (backend->name() == name) backends.push_back(backend);
+    }
+  }
+  std::vector<int64_t> tokens;
+  for (const std::string& t : split(argv[2])) tokens.push_back(std::stoll(t));
+  moe4::GpuMoeBenchReport all;
+  for (const std::string& shape : split(argv[1])) {
+    moe4::GpuMoeBenchReport report = moe4::run_gpu_moe_bench({
+        .name = shape,
+        .problem = problem_of(shape),
+        .tokens = tokens,
+        .backends = backends,
+        .device = moe4::cuda::describe_device(0),
+        .threads = &threads,
+        .bf16_tflops = argc > 4 ? std::stod(argv[4]) : 0.0,
+    });
+    std::printf("%s\n", to_markdown(report).c_str());
+    std::fflush(stdout);
+    all.device = report.device;
+    all.bf16_tflops = report.bf16_tflops;
+    all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
+    all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
+  }
+  if (argc > 5) std::ofstream(argv[5]) << to_json(all) << "\n";
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const moe4::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return static_cast<int>(error.code());
+  }
+}

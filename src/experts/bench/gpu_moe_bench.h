@@ -1,0 +1,64 @@
+// Times one MoE layer on a GPU the way its users run it: CUDA-graph replay, weights from memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "moe/experts.h"
+
+namespace moe4 {
+
+struct GpuMoeBenchOptions {
+  std::string name;  ///< of the shape, for reports
+  MoeProblem problem;
+  std::vector<int64_t> tokens;
+  std::vector<const ExpertsBackend*> backends;
+  ActivationPrecision precision = ActivationPrecision::kBf16;
+  Device device;
+  ThreadPool* threads = nullptr;
+  /// Weight copies rotate so that their sum passes this; the L2 then never holds the next call's.
+  int64_t rotation_bytes = int64_t{2600} << 20;
+  int routings = 24;             ///< uniform without replacement, rotate too
+  int replays = 9;               ///< the median is reported
+  double bf16_tflops = 0;        ///< dense ceiling of the device; 0: unknown, left out of the floor
+  int64_t reference_tokens = 4;  ///< tokens of a batch compared with the float64 reference
+};
+
+struct GpuMoeBenchRow {
+  std::string shape, backend;
+  int64_t tokens = 0;
+  double experts_hit = 0;   ///< mean distinct experts of a call
+  double bytes = 0;         ///< NVFP4 bytes of those experts, unpadded
+  double microseconds = 0;  ///< median over replays of graph time / calls
+  double spread = 0;        ///< (slowest - fastest replay) / median
+  double floor = 0;         ///< max(cold read of the bytes, FLOPs / ceiling), same run
+  double gigabytes_per_second = 0;
+  double tflops = 0;
+  double share_of_bandwidth = 0;  ///< of the cold read of the same bytes
+  double share_of_tflops = 0;     ///< 0 when the ceiling is unknown
+  double error = 0;               ///< relative Frobenius error of the sampled tokens
+};
+
+/// Microseconds of one kernel that reads `bytes` from memory, in a graph over rotating places.
+struct ColdRead {
+  double bytes = 0;
+  double microseconds = 0;
+};
+
+struct GpuMoeBenchReport {
+  std::string device;
+  double bf16_tflops = 0;
+  std::vector<ColdRead> cold_reads;
+  std::vector<GpuMoeBenchRow> rows;
+};
+
+/// Prepares every backend in turn (one at a time holds memory). Throws Error(kUnavailable) without
+/// CUDA or when memory is short.
+GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options);
+
+/// A Markdown table, and the same as JSON.
+std::string to_markdown(const GpuMoeBenchReport& report);
+std::string to_json(const GpuMoeBenchReport& report);
+
+}  // namespace moe4

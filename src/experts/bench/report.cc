@@ -1,0 +1,53 @@
+// Benchmark reports as Markdown and JSON.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "experts/bench/gpu_moe_bench.h"
+
+namespace moe4 {
+
+std::string to_markdown(const GpuMoeBenchReport& report) {
+  std::string out =
+      "| shape | T | backend | us | floor us | x floor | GB/s | TFLOP/s | bandwidth | spread | "
+      "error |\n"
+      "|---|---|---|---|---|---|---|---|---|---|---|\n";
+  for (const GpuMoeBenchRow& r : report.rows) {
+    out += fmt::format(
+        "| {} | {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.1f} | {:.0f} % | {:.1f} % | "
+        "{:.4f} |\n",
+        r.shape, r.tokens, r.backend, r.microseconds, r.floor, r.microseconds / r.floor,
+        r.gigabytes_per_second, r.tflops, 100 * r.share_of_bandwidth, 100 * r.spread, r.error);
+  }
+  return out;
+}
+
+std::string to_json(const GpuMoeBenchReport& report) {
+  nlohmann::ordered_json json;
+  json["device"] = report.device;
+  json["bf16_tflops_ceiling"] = report.bf16_tflops;
+  json["cold_reads"] = nlohmann::ordered_json::array();
+  for (const ColdRead& read : report.cold_reads) {
+    json["cold_reads"].push_back({{"bytes", read.bytes}, {"us", read.microseconds}});
+  }
+  json["rows"] = nlohmann::ordered_json::array();
+  for (const GpuMoeBenchRow& r : report.rows) {
+    json["rows"].push_back({{"shape", r.shape},
+                            {"backend", r.backend},
+                            {"tokens", r.tokens},
+                            {"experts_hit", r.experts_hit},
+                            {"bytes", r.bytes},
+                            {"us", r.microseconds},
+                            {"spread", r.spread},
+                            {"floor_us", r.floor},
+                            {"times_floor", r.microseconds / r.floor},
+                            {"gb_per_s", r.gigabytes_per_second},
+                            {"tflops", r.tflops},
+                            {"share_of_bandwidth", r.share_of_bandwidth},
+                            {"share_of_tflops", r.share_of_tflops},
+                            {"error", r.error}});
+  }
+  return json.dump(1);
+}
+
+}  // namespace moe4

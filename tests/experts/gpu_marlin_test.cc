@@ -1,0 +1,221 @@
+// marlin on a real GPU: the conformance suite, then what is special about a device.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "experts/gpu_adapter.h"
+#include "experts/marlin/marlin_backend.h"
+
+namespace moe4::testing {
+namespace {
+
+std::shared_ptr<BackendAdapter> make_marlin() {
+  return std::make_shared<GpuAdapter>(std::make_shared<MarlinBackend>());
+}
+
+INSTANTIATE_TEST_SUITE_P(Marlin, ExpertsConformance,
+                         ::testing::Values(ConformanceTarget{"marlin", make_marlin,
+                                                             [] { return no_gpu_reason(); },
+                                                             gpu_tolerance}));
+
+class MarlinOnGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string reason = no_gpu_reason();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+  void TearDown() override { unsetenv("MOE4_MARLIN_FC2"); }
+
+  std::unique_ptr<PreparedExperts> prepare(const RandomMoe& moe, const char* structure = nullptr) {
+    if (structure != nullptr) {
+      setenv("MOE4_MARLIN_FC2", structure, 1);
+    } else {
+      unsetenv("MOE4_MARLIN_FC2");
+    }
+    return backend_.prepare(moe.weights,
+                            {.device = cuda::describe_device(0), .threads = &threads_});
+  }
+  static MoeProblem problem(int64_t hidden, int64_t intermediate, int64_t experts, int64_t top_k) {
+    return {.hidden_size = hidden,
+            .intermediate_size = intermediate,
+            .num_experts = experts,
+            .num_local_experts = experts,
+            .top_k = top_k};
+  }
+
+  MarlinBackend backend_;
+  ThreadPool threads_{0};
+};
+
+bool same_bits(const std::vector<Bf16>& a, const std::vector<Bf16>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Bf16)) == 0;
+}
+
+TEST_F(MarlinOnGpu, MatchesTheReferenceForManyExpertsAndTokens) {
+  for (const int64_t experts : {1, 32, 128, 256, 512}) {
+    const int64_t top_k = std::min<int64_t>(experts, 8);
+    const RandomMoe moe = make_random_moe({.problem = problem(256, 64, experts, top_k)});
+    const auto layer = prepare(moe);
+    for (const int64_t tokens : {1, 2, 7, 8, 9, 16, 33, 64, 257, 1000, 4096}) {
+      if (tokens > 300 && experts % 256 != 0) continue;
+      for (const auto routing : {RoutingCase::kUniform, RoutingCase::kSkewed}) {
+        const HostInput input = make_input(moe.weights.problem, tokens, routing, tokens + experts);
+        DeviceCall call(*layer, input);
+        call.apply();
+        const LayerError error =
+            compare_outputs(call.output_float(),
+                            reference_output(moe.weights, ActivationPrecision::kBf16, input), 256);
+        const std::string label = std::to_string(experts) + " experts, " + std::to_string(tokens) +
+                                  " tokens, " + to_string(routing);
+        EXPECT_LE(error.frobenius, 3e-3) << label;
+        EXPECT_GE(error.cosine, 0.9999) << label;
+      }
+    }
+  }
+}
+
+TEST_F(MarlinOnGpu, BothStructuresOfFc2GiveTheSameBits) {
+  for (const auto& [hidden, intermediate] :
+       std::vector<std::pair<int64_t, int64_t>>{{256, 128}, {2048, 768}, {2880, 640}}) {
+    const RandomMoe moe = make_random_moe({.problem = problem(hidden, intermediate, 16, 4)});
+    const auto rows = prepare(moe, "rows");
+    const auto experts = prepare(moe, "experts");
+    for (const int64_t tokens : {1, 3, 8, 16, 40}) {
+      const HostInput input =
+          make_input(moe.weights.problem, tokens, RoutingCase::kWithMissing, tokens);
+      DeviceCall a(*rows, input), b(*experts, input);
+      a.apply();
+      b.apply();
+      EXPECT_TRUE(same_bits(a.output(), b.output())) << hidden << ", " << tokens << " tokens";
+    }
+  }
+}
+
+TEST_F(MarlinOnGpu, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
+  const RandomMoe moe = make_random_moe({.problem = problem(2048, 512, 32, 8)});
+  const auto layer = prepare(moe);
+  const HostInput whole = make_input(moe.weights.problem, 512, RoutingCase::kUniform, 7);
+  DeviceCall all(*layer, whole);
+  all.apply();
+  const std::vector<Bf16> expected = all.output();
+  for (const int64_t size : {1, 8, 64}) {
+    for (const int64_t begin : {int64_t{0}, int64_t{129}, 512 - size}) {
+      HostInput part = whole;
+      part.num_tokens = size;
+      const auto cut = [&](auto& values, int64_t width) {
+        values.assign(values.begin() + begin * width, values.begin() + (begin + size) * width);
+      };
+      cut(part.hidden_states, 2048);
+      cut(part.routing.ids, 8);
+      cut(part.routing.weights, 8);
+      DeviceCall call(*layer, part);
+      call.apply();
+      EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
+                                            expected.begin() + (begin + size) * 2048}))
+          << "batch of " << size << " at " << begin;
+    }
+  }
+}
+
+TEST_F(MarlinOnGpu, FiftyRunsGiveTheSameBits) {
+  const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 32, 8)});
+  const auto layer = prepare(moe);
+  for (const int64_t tokens : {1, 5, 24, 300}) {
+    const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kSkewed, 9);
+    DeviceCall call(*layer, input);
+    call.apply();
+    const std::vector<Bf16> first = call.output();
+    for (int run = 1; run < 50; ++run) {
+      call.poison();
+      call.apply();
+      ASSERT_TRUE(same_bits(call.output(), first)) << tokens << " tokens, run " << run;
+    }
+  }
+}
+
+// Capture in global mode refuses allocations and synchronisation, so success proves there are none.
+TEST_F(MarlinOnGpu, ApplyIsCapturedWithoutAllocationOrSynchronisationAndReplays) {
+  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
+  const auto layer = prepare(moe);
+  cudaStream_t stream = nullptr;
+  MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  for (const int64_t tokens : {1, 8, 64, 1000}) {
+    const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens);
+    DeviceCall call(*layer, input);
+    call.apply();  // loads the kernels
+    const std::vector<Bf16> eager = call.output();
+    call.poison();
+    size_t free_before = 0, free_after = 0, total = 0;
+    MOE4_CUDA_CHECK(cudaMemGetInfo(&free_before, &total));
+    cudaGraph_t graph = nullptr;
+    MOE4_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    call.apply(stream);
+    MOE4_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    MOE4_CUDA_CHECK(cudaMemGetInfo(&free_after, &total));
+    EXPECT_EQ(free_before, free_after);
+    cudaGraphExec_t replay = nullptr;
+    MOE4_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+    MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
+    EXPECT_TRUE(same_bits(call.output(), eager)) << tokens << " tokens";
+
+    // Other inputs in the same place.
+    const HostInput other =
+        make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens + 50);
+    call.set_hidden_states(other.hidden_states);
+    MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
+    HostInput mixed = input;
+    mixed.hidden_states = other.hidden_states;
+    DeviceCall fresh(*layer, mixed);
+    fresh.apply();
+    EXPECT_TRUE(same_bits(call.output(), fresh.output())) << tokens << " tokens, other input";
+    cudaGraphExecDestroy(replay);
+    cudaGraphDestroy(graph);
+  }
+  cudaStreamDestroy(stream);
+}
+
+TEST_F(MarlinOnGpu, FourHundredThousandTokensGoThroughInChunks) {
+  const RandomMoe moe = make_random_moe({.problem = problem(64, 16, 4, 2)});
+  const auto layer = prepare(moe);
+  const int64_t tokens = 400000;
+  const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, 3);
+  DeviceCall call(*layer, input);
+  call.apply();
+  const std::vector<float> y = call.output_float();
+  HostInput part = input;
+  part.num_tokens = 200;
+  const int64_t begin = tokens - 200;
+  part.hidden_states.assign(input.hidden_states.begin() + begin * 64, input.hidden_states.end());
+  part.routing.ids.assign(input.routing.ids.begin() + begin * 2, input.routing.ids.end());
+  part.routing.weights.assign(input.routing.weights.begin() + begin * 2,
+                              input.routing.weights.end());
+  const LayerError error =
+      compare_outputs({y.begin() + begin * 64, y.end()},
+                      reference_output(moe.weights, ActivationPrecision::kBf16, part), 64);
+  EXPECT_LE(error.frobenius, 3e-3);
+  for (const float value : y) ASSERT_TRUE(std::isfinite(value));
+}
+
+TEST_F(MarlinOnGpu, RefusesASmallWorkspaceAndFloat32BeforeTouchingTheOutput) {
+  const RandomMoe moe = make_random_moe({.problem = problem(64, 16, 4, 2)});
+  const auto layer = prepare(moe);
+  ExpertsArgs args{.num_tokens = 4};
+  EXPECT_THROW(layer->apply(args), Error);
+  args.hidden_dtype = DType::kF32;
+  EXPECT_THROW(layer->apply(args), Error);
+}
+
+TEST_F(MarlinOnGpu, ANanBlockScaleIsRefusedByName) {
+  RandomMoe moe = make_random_moe({.problem = problem(64, 32, 4, 2)});
+  moe.block_scale(2, Projection::kDown, 7, 1) = 0x7f;
+  try {
+    prepare(moe);
+    FAIL() << "prepared a NaN scale";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("experts.2.down_proj"));
+  }
+}
+
+}  // namespace
+}  // namespace moe4::testing
