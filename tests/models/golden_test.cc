@@ -1,6 +1,5 @@
 // Whole models against outputs of the Hugging Face implementation in float32.
 #include "support/golden.h"
-#include "support/shared_models.h"
 
 #include <gtest/gtest.h>
 
@@ -8,6 +7,7 @@
 
 #include "experts/registry.h"
 #include "models/model.h"
+#include "support/shared_models.h"
 
 namespace moe4 {
 namespace {

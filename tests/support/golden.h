@@ -44,6 +44,7 @@ inline double relative_error(std::span<const float> a, std::span<const float> b)
     difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
     norm += double{b[i]} * b[i];
   }
+  if (difference == 0) return 0;
   const double error = std::sqrt(difference / norm);
   return std::isnan(error) ? INFINITY : error;
 }

@@ -1,0 +1,155 @@
+// A token's logits depend on the tokens before it and on nothing else.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "experts/registry.h"
+#include "models/model.h"
+#include "support/golden.h"
+
+namespace moe4 {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Case {
+  const char* folder;
+  DType dtype;
+};
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.folder << " " << to_string(c.dtype); }
+
+std::unique_ptr<Model> load(const Case& c, ThreadPool& threads) {
+  register_builtin_backends();
+  const auto checkpoint = Checkpoint::open(fs::path(MOE4_TEST_DATA) / "checkpoints" / c.folder);
+  return Model::load(*checkpoint, {.compute_dtype = c.dtype, .threads = &threads});
+}
+
+// Pseudo-random ids below the vocabulary of the small checkpoints.
+std::vector<int32_t> make_ids(size_t n) {
+  std::vector<int32_t> ids(n);
+  for (size_t i = 0; i < n; ++i) ids[i] = static_cast<int32_t>((i * 7919 + 13) % 300);
+  return ids;
+}
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+std::vector<float> all_logits(Model& model, std::span<const int32_t> ids, size_t chunk) {
+  const auto state = model.new_sequence(static_cast<int64_t>(ids.size()));
+  std::vector<float> all, part;
+  for (size_t begin = 0; begin < ids.size(); begin += chunk) {
+    model.forward(ids.subspan(begin, std::min(chunk, ids.size() - begin)), *state,
+                  LogitsFor::kAllTokens, part);
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
+class Decode : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Decode, TokenByTokenEqualsPrefillBitForBit) {
+  ThreadPool threads(2);
+  const auto model = load(GetParam(), threads);
+  const std::vector<int32_t> ids = make_ids(150);
+  const std::vector<float> whole = all_logits(*model, ids, ids.size());
+  for (float logit : whole) ASSERT_TRUE(std::isfinite(logit));
+  EXPECT_TRUE(same_bits(all_logits(*model, ids, 1), whole));
+}
+
+TEST_P(Decode, ChunkSizeAndThreadCountDoNotChangeABit) {
+  const std::vector<int32_t> ids = make_ids(97);
+  ThreadPool one(1), three(3);
+  const std::vector<float> expected = all_logits(*load(GetParam(), one), ids, ids.size());
+  const auto model = load(GetParam(), three);
+  for (size_t chunk : {1, 3, 7, 64, 97}) {
+    EXPECT_TRUE(same_bits(all_logits(*model, ids, chunk), expected)) << "chunk " << chunk;
+  }
+}
+
+TEST_P(Decode, LongContextsSplitOverThreadsWithoutChangingABit) {
+  // Past a segment of keys (1024): decode spreads them over threads, prefill does not.
+  const std::vector<int32_t> ids = make_ids(1100);
+  ThreadPool one(1), many(4);
+  const auto serial = load(GetParam(), one), parallel = load(GetParam(), many);
+  const auto a = serial->new_sequence(1100), b = parallel->new_sequence(1100);
+  std::vector<float> logits_a, logits_b;
+  serial->forward(ids, *a, LogitsFor::kLastToken, logits_a);
+  parallel->forward(std::span(ids).first(1095), *b, LogitsFor::kNone, logits_b);
+  for (size_t i = 1095; i < ids.size(); ++i) {
+    parallel->forward(std::span(ids).subspan(i, 1), *b, LogitsFor::kLastToken, logits_b);
+  }
+  EXPECT_TRUE(same_bits(logits_a, logits_b));
+}
+
+TEST_P(Decode, SequencesDoNotDisturbEachOther) {
+  ThreadPool threads(2);
+  const auto model = load(GetParam(), threads);
+  const std::vector<int32_t> ids = make_ids(40);
+  const std::vector<float> alone = all_logits(*model, ids, 1);
+  const auto a = model->new_sequence(40), b = model->new_sequence(80);
+  std::vector<float> part, interleaved;
+  for (int32_t id : ids) {
+    model->forward({&id, 1}, *a, LogitsFor::kAllTokens, part);
+    interleaved.insert(interleaved.end(), part.begin(), part.end());
+    const int32_t others[] = {299 - id, id / 2};
+    model->forward(others, *b, LogitsFor::kNone, part);
+  }
+  EXPECT_TRUE(same_bits(interleaved, alone));
+}
+
+TEST_P(Decode, LastTokenLogitsAreTheLastOfAllAndHiddenStatesChangeNothing) {
+  ThreadPool threads(2);
+  const auto model = load(GetParam(), threads);
+  const std::vector<int32_t> ids = make_ids(30);
+  const auto vocab = static_cast<size_t>(model->config().vocab_size);
+  const std::vector<float> all = all_logits(*model, ids, ids.size());
+  const std::span<const float> expected = std::span(all).last(vocab);
+  std::vector<float> logits;
+  HiddenStates hidden;
+  for (HiddenStates* out : {static_cast<HiddenStates*>(nullptr), &hidden}) {
+    const auto state = model->new_sequence(30);
+    model->forward(ids, *state, LogitsFor::kLastToken, logits, out);
+    EXPECT_TRUE(same_bits(logits, expected));
+  }
+  EXPECT_EQ(hidden.layers.size(), static_cast<size_t>(model->config().num_layers));
+  EXPECT_EQ(hidden.final_norm.size(), ids.size() * model->config().hidden_size);
+}
+
+TEST_P(Decode, CapacityAndVocabularyAreLimitsWithAnErrorAndNoEffect) {
+  ThreadPool threads(1);
+  const auto model = load(GetParam(), threads);
+  const auto state = model->new_sequence(4);
+  const std::vector<int32_t> ids = make_ids(5);
+  std::vector<float> logits;
+  try {
+    model->forward(ids, *state, LogitsFor::kLastToken, logits);
+    FAIL() << "five tokens went into a state of four";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  }
+  for (int32_t bad : {-1, static_cast<int32_t>(model->config().vocab_size)}) {
+    try {
+      model->forward({&bad, 1}, *state, LogitsFor::kLastToken, logits);
+      FAIL() << "id " << bad << " was taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    }
+  }
+  EXPECT_EQ(state->length(), 0);
+  model->forward(std::span(ids).first(4), *state, LogitsFor::kLastToken, logits);
+  EXPECT_EQ(state->length(), state->capacity());
+  EXPECT_EQ(logits.size(), static_cast<size_t>(model->config().vocab_size));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Decode,
+                         ::testing::Values(Case{"qwen3-modelopt-nvfp4", DType::kBF16},
+                                           Case{"qwen3-fp8-block128", DType::kBF16},
+                                           Case{"qwen3_5-modelopt-mixed-prefix", DType::kBF16},
+                                           Case{"qwen3_5-ct-nvfp4a16", DType::kF32}));
+
+}  // namespace
+}  // namespace moe4
