@@ -89,7 +89,7 @@ Json parse_json(std::string text, const std::string& file, std::vector<std::stri
   }
 }
 
-std::string read_text_file(const std::filesystem::path& file, int64_t max_bytes) {
+std::string read_json_text(const std::filesystem::path& file, int64_t max_bytes) {
   std::error_code error;
   const auto status = std::filesystem::status(file, error);
   if (error || !std::filesystem::exists(status)) {
@@ -115,7 +115,7 @@ std::string read_text_file(const std::filesystem::path& file, int64_t max_bytes)
 }
 
 Json read_json_file(const std::filesystem::path& file, std::vector<std::string>* group_order) {
-  return parse_json(read_text_file(file, kMaxJsonBytes), file.string(), group_order);
+  return parse_json(read_json_text(file, kMaxJsonBytes), file.string(), group_order);
 }
 
 std::string describe(const Json& value) {

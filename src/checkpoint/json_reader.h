@@ -30,7 +30,7 @@ Json read_json_file(const std::filesystem::path& file,
                     std::vector<std::string>* group_order = nullptr);
 
 /// Reads a regular file of at most `max_bytes`; anything else is Error(kBadInput).
-std::string read_text_file(const std::filesystem::path& file, int64_t max_bytes);
+std::string read_json_text(const std::filesystem::path& file, int64_t max_bytes);
 
 /// Typed access to one JSON object. A key whose value is null counts as absent. Where several
 /// spellings of a key are given, those present must agree. All functions throw Error(kBadInput)
