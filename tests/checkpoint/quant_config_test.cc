@@ -1,0 +1,209 @@
+// Rules of precedence of the metadata dialects, and that looking names up is linear work.
+#include "checkpoint/quant_config.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "checkpoint/module_names.h"
+#include "checkpoint/name_matcher.h"
+
+namespace moe4 {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Parsed {
+  QuantConfig config;
+  std::vector<CheckpointNote> notes;
+
+  // "W4A16 (...)", "excluded", or what is unsupported.
+  std::string operator()(const std::string& module, const std::string& prefix = "model.") const {
+    const auto found = config.lookup(module_spellings(module, prefix), is_routed_expert(module));
+    if (!found) return "excluded";
+    return found->unsupported.empty() ? to_string(found->scheme) : found->unsupported;
+  }
+};
+
+Parsed parse(const std::string& config_text, const std::string& hf_text = "") {
+  Parsed parsed;
+  QuantDocument config{.file = "config.json"}, hf{.file = "hf_quant_config.json"};
+  // Wrapped so that the order of config_groups is seen as in a real file.
+  Json config_json, hf_json;
+  if (!config_text.empty()) {
+    config_json = parse_json(config_text, config.file, &config.group_order);
+    config.json = &config_json;
+  }
+  if (!hf_text.empty()) {
+    hf_json = parse_json(hf_text, hf.file, &hf.group_order);
+    hf.json = &hf_json;
+  }
+  parsed.config = QuantConfig::parse(config, hf, parsed.notes);
+  return parsed;
+}
+
+const std::string kW4A4Text = to_string(kW4A4);
+const std::string kW4A16Text = to_string(kW4A16);
+const std::string kExpert = "model.layers.3.mlp.experts.17.up_proj";
+
+TEST(QuantConfig, ExactNameBeatsPrefixBeatsExclusionBeatsGeneralRule) {
+  const Parsed rules = parse("", R"({"quantization": {
+      "quant_algo": "NVFP4", "exclude_modules": ["model.layers.3*", "lm_head"],
+      "quantized_layers": {
+        "model.layers.3.mlp.experts": {"quant_algo": "W4A16_NVFP4"},
+        "model.layers.3.mlp.experts.5.up_proj": {"quant_algo": "FP8"}}}})");
+  EXPECT_THAT(rules("model.layers.3.mlp.experts.5.up_proj"), HasSubstr("fp8 per-tensor"));
+  EXPECT_EQ(rules(kExpert), kW4A16Text);
+  EXPECT_EQ(rules("model.layers.3.self_attn.q_proj"), "excluded");
+  EXPECT_EQ(rules("model.layers.2.self_attn.q_proj"), kW4A4Text);
+  EXPECT_EQ(rules("lm_head"), "excluded");
+  EXPECT_TRUE(rules.config.is_excluded_and_listed(module_spellings(kExpert, "model.")));
+}
+
+TEST(QuantConfig, AlgorithmBeatsGroupsThatClaimQuantisedInputs) {
+  const Parsed rules = parse(R"({"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4",
+      "config_groups": {"group_0": {"targets": ["Linear"],
+        "weights": {"num_bits": 4, "type": "float", "group_size": 16},
+        "input_activations": {"num_bits": 4, "type": "float", "group_size": 16}}}})");
+  EXPECT_EQ(rules(kExpert), kW4A16Text);
+}
+
+TEST(QuantConfig, PrefixesOfMultimodalWrappersAreInterchangeable) {
+  const Parsed rules = parse("", R"({"quantization": {"quant_algo": "MIXED_PRECISION",
+      "quantized_layers": {
+        "model.language_model.layers.3.mlp.experts": {"quant_algo": "NVFP4"},
+        "language_model.lm_head": {"quant_algo": "W4A16_NVFP4"}}}})");
+  EXPECT_EQ(rules(kExpert), kW4A4Text);
+  EXPECT_EQ(rules("language_model.model.layers.3.mlp.experts.17.up_proj", "language_model.model."),
+            kW4A4Text);
+  EXPECT_EQ(rules("lm_head"), kW4A16Text);
+  EXPECT_EQ(rules("model.layers.33.mlp.experts.17.up_proj"), "excluded");
+}
+
+TEST(QuantConfig, FilesThatDisagreeAreReportedAndTheProducersWins) {
+  const Parsed rules = parse(R"({"quant_method": "modelopt", "quant_algo": "NVFP4"})",
+                             R"({"quantization": {"quant_algo": "W4A16_NVFP4",
+                                 "kv_cache_quant_algo": "FP8"}})");
+  EXPECT_EQ(rules(kExpert), kW4A16Text);
+  EXPECT_EQ(rules.config.kv_cache(), "FP8");
+  ASSERT_EQ(rules.notes.size(), 1u);
+  EXPECT_THAT(rules.notes[0].message, HasSubstr("NVFP4"));
+}
+
+TEST(QuantConfig, Fp8WithNvfp4ExpertsIsBoth) {
+  const Parsed rules = parse(R"({"quant_method": "fp8", "weight_block_size": [128, 128],
+      "scale_fmt": "ue8m0", "moe_quant_algo": "NVFP4", "modules_to_not_convert": ["lm_head"]})",
+                             R"({"quantization": {"quant_algo": "MIXED_PRECISION",
+      "quantized_layers": {"layers.5.ffn.experts": {"quant_algo": "NVFP4"}}}})");
+  EXPECT_EQ(rules("model.layers.5.ffn.experts.0.w1"), kW4A4Text);
+  EXPECT_EQ(rules("model.layers.6.ffn.experts.0.w1"), kW4A4Text);
+  EXPECT_THAT(rules("model.layers.5.attn.wq_b"), HasSubstr("fp8 block-128"));
+  EXPECT_EQ(rules("lm_head"), "excluded");
+}
+
+TEST(QuantConfig, LeftoverConfigOfAnEarlierLifeIsIgnored) {
+  const Parsed rules = parse(R"({"quant_method": "compressed-tensors", "format": "pack-quantized",
+      "ignore": ["re:.*"], "config_groups": {"group_0": {"targets": ["Linear"],
+        "weights": {"num_bits": 4, "type": "int", "group_size": 32}}}})",
+                             R"({"quantization": {"quant_algo": "NVFP4"}})");
+  EXPECT_EQ(rules(kExpert), kW4A4Text);
+  EXPECT_THAT(rules.notes.at(0).message, HasSubstr("ignored"));
+}
+
+std::string group(const std::string& name, const std::string& targets, int bits,
+                  const std::string& more) {
+  return fmt::format(
+      R"("{}": {{"targets": [{}], "weights": {{"num_bits": {}, "type": "float"{}}}}})", name,
+      targets, bits, more);
+}
+
+TEST(QuantConfig, FirstMatchingGroupInFileOrderWinsAndIgnoreBeatsAll) {
+  // "group_10" sorts before "group_2", but the file has it last.
+  const Parsed rules = parse(fmt::format(
+      R"({{"quant_method": "compressed-tensors", "ignore": ["re:.*layers\\.9\\."],
+          "config_groups": {{{}, {}}}}})",
+      group("group_2", R"("re:model\\.layers\\.[34]\\..*experts")", 4, ""),
+      group("group_10", R"("Linear")", 8, R"(, "strategy": "channel")")));
+  EXPECT_EQ(rules(kExpert), kW4A16Text);
+  EXPECT_THAT(rules("model.layers.5.mlp.experts.0.up_proj"), HasSubstr("fp8 per-channel"));
+  EXPECT_EQ(rules("model.layers.9.mlp.experts.0.up_proj"), "excluded");
+}
+
+TEST(QuantConfig, RegexTargetsAreAnchoredAtTheStartOnly) {
+  const Parsed rules = parse(fmt::format(
+      R"({{"quant_method": "compressed-tensors", "config_groups": {{{}}}}})",
+      group("g", R"("re:layers\\.3", "re:model\\.layers\\.4", "re:.*ffn.*(gate|up|down)_proj$")", 4,
+            "")));
+  EXPECT_EQ(rules("vision.layers.3.mlp.up_proj", "model."), "excluded");
+  EXPECT_EQ(rules("model.layers.4.mlp.up_proj"), kW4A16Text);
+  EXPECT_EQ(rules("model.layers.40.anything"), kW4A16Text);
+  EXPECT_EQ(rules("model.layers.7.ffn.experts.0.w3"), kW4A16Text);  // up_proj by its other name
+}
+
+TEST(QuantConfig, FormatsOutsideTheProjectAreNamed) {
+  const auto ct = [](int bits, const std::string& more) {
+    return parse(fmt::format(R"({{"quant_method": "compressed-tensors", "config_groups": {{{}}}}})",
+                             group("g", R"("Linear")", bits, more)))(kExpert);
+  };
+  EXPECT_THAT(ct(4, R"(, "group_size": 32)"), HasSubstr("MXFP4"));
+  EXPECT_THAT(ct(8, R"(, "group_size": 32, "strategy": "group")"), HasSubstr("MXFP8"));
+  EXPECT_EQ(parse(R"({"quant_method": "awq"})")(kExpert), "awq");
+  EXPECT_EQ(parse(R"({"quant_algo": "MXFP8"})")(kExpert), "MXFP8");
+}
+
+TEST(Globs, FollowFnmatch) {
+  // Expected values are those of Python's fnmatch.fnmatchcase.
+  const struct {
+    const char* glob;
+    const char* name;
+    bool matches;
+  } cases[] = {
+      {"model.layers.1*", "model.layers.10.mlp", true},
+      {"model.layers.1.*", "model.layers.10.mlp", false},
+      {"model.layers.1.*", "model.layers.1.mlp", true},
+      {"*.mlp.shared_expert.*", "model.layers.1.mlp.shared_expert.up_proj", true},
+      {"*lm_head", "lm_head", true},
+      {"mtp*", "mtp", true},
+      {"mtp*", "model.mtp", false},
+      {"l?_head", "lm_head", true},
+      {"layers.[0-2].x", "layers.1.x", true},
+      {"layers.[!0-2].x", "layers.1.x", false},
+      {"layers.[!0-2].x", "layers.3.x", true},
+      {"a[", "a[", true},
+      {"a[]]b", "a]b", true},
+      {"", "", true},
+      {"*", "", true},
+      {"**a*", "bba", true},
+      {"a*b*c", "a.b.b", false},
+  };
+  for (const auto& [glob, name, matches] : cases) {
+    EXPECT_EQ(glob_matches(glob, name), matches) << glob << " on " << name;
+  }
+}
+
+TEST(NameMatcher, FifteenThousandPatternsAgainstAsManyNamesIsLinearWork) {
+  NameMatcher matcher;
+  std::vector<std::string> names;
+  for (int layer = 0; layer < 60; ++layer) {
+    for (int expert = 0; expert < 250; ++expert) {
+      const std::string name = fmt::format("model.layers.{}.mlp.experts.{}", layer, expert);
+      names.push_back(name + ".up_proj");
+      matcher.add_glob(name + ".gate*", "F");
+      matcher.add_exact(name + ".down_proj");
+      matcher.add_regex(
+          fmt::format("model\\.layers\\.{}\\.mlp\\.experts\\.{}\\.g.*", layer, expert), "F");
+    }
+  }
+  matcher.add_glob("*.shared_expert.*", "F");
+  for (const std::string& name : names) EXPECT_FALSE(matcher.matches(name));
+  // Of 30,001 patterns only the one without a literal beginning is tried on each name.
+  EXPECT_EQ(matcher.patterns_tried(), static_cast<int64_t>(names.size()));
+  EXPECT_TRUE(matcher.matches("model.layers.59.mlp.experts.249.gate_proj"));
+  EXPECT_TRUE(matcher.matches("model.layers.59.mlp.experts.249.down_proj"));
+}
+
+}  // namespace
+}  // namespace moe4
