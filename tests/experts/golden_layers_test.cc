@@ -1,0 +1,166 @@
+// Real trained layers: routed experts of `reference` and of `cpu` against what transformers and an
+// exact dequantiser computed in float32.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "checkpoint/checkpoint.h"
+#include "experts/cpu/cpu_backend.h"
+#include "experts/reference/reference_backend.h"
+#include "support/golden.h"
+#include "support/shared_models.h"
+
+namespace moe4::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct GoldenFile {
+  fs::path model;
+  fs::path golden;
+  std::string mode;  // "w4a16", "w4a4-static", "w4a4-unit", "w4a16-fp8act", "bf16"
+};
+
+// "<format>.<mode>.safetensors" or "<mode>.safetensors".
+std::string mode_of(const fs::path& golden) {
+  const std::string stem = golden.stem().string();
+  const size_t dot = stem.rfind('.');
+  return dot == std::string::npos ? stem : stem.substr(dot + 1);
+}
+
+void add_model_folder(const fs::path& folder, std::vector<GoldenFile>& files) {
+  if (!fs::exists(folder / "golden")) return;
+  for (const auto& entry : fs::directory_iterator(folder / "golden")) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const std::string stem = entry.path().stem().string();
+    const fs::path model = folder / stem.substr(0, stem.rfind('.'));
+    if (fs::exists(model)) files.push_back({model, entry.path(), mode_of(entry.path())});
+  }
+}
+
+std::vector<GoldenFile> golden_files() {
+  std::vector<GoldenFile> files;
+  const fs::path data = MOE4_TEST_DATA, embedded = MOE4_EMBEDDED_MODELS;
+  for (const auto& entry : fs::directory_iterator(data / "checkpoints")) {
+    if (!fs::exists(entry.path() / "golden")) continue;
+    for (const auto& golden : fs::directory_iterator(entry.path() / "golden")) {
+      files.push_back({entry.path(), golden.path(), mode_of(golden.path())});
+    }
+  }
+  for (const char* mode : {"w4a16", "w4a4-static", "w4a4-unit"}) {
+    files.push_back({embedded / "tiny-qwen3_5-moe-nvfp4",
+                     data / "golden/tiny-qwen3_5-moe" /
+                         ("modelopt-nvfp4." + std::string(mode) + ".safetensors"),
+                     mode});
+  }
+  if (!shared_models().empty()) {
+    add_model_folder(shared_models() / "tiny-qwen3-moe", files);
+    add_model_folder(shared_models() / "tiny-qwen3_5-moe", files);
+  }
+  return files;
+}
+
+ActivationPrecision precision_of(const std::string& mode, const QuantScheme& scheme) {
+  if (mode == "w4a4-static" && scheme.is_nvfp4()) return ActivationPrecision::kFp4Static;
+  if (mode == "w4a4-unit" && scheme.is_nvfp4()) return ActivationPrecision::kFp4;
+  if (mode == "w4a16-fp8act" && scheme.is_fp8()) return ActivationPrecision::kFp8;
+  return ActivationPrecision::kBf16;
+}
+
+std::vector<float> run_layer(const ExpertsBackend& backend, const MoeLayerWeights& weights,
+                             ActivationPrecision precision, const Golden& golden,
+                             const std::string& key, ThreadPool& threads) {
+  const std::vector<float> x = golden.floats(key + "input");
+  const std::vector<int32_t> ids = golden.ints(key + "topk_ids");
+  const std::vector<float> scales = golden.floats(key + "topk_weights");
+  const auto layer = backend.prepare(weights, {.precision = precision, .threads = &threads});
+  const auto tokens = static_cast<int64_t>(x.size()) / weights.problem.hidden_size;
+  AlignedBuffer workspace(layer->workspace_size(tokens));
+  std::vector<float> y(x.size());
+  layer->apply({.num_tokens = tokens,
+                .hidden_states = x.data(),
+                .hidden_dtype = DType::kF32,
+                .topk_ids = ids.data(),
+                .topk_weights = scales.data(),
+                .output = y.data(),
+                .output_dtype = DType::kF32,
+                .workspace = {workspace.data(), workspace.size()}});
+  return y;
+}
+
+// A layer whose FP4 activations all round to zero (tiny weights, global scale 1) gives exact zeros.
+double error_of(const std::vector<float>& y, const std::vector<float>& want) {
+  return y == want ? 0.0 : relative_error(y, want);
+}
+
+// Calls fn(file, golden, key, weights) for every layer of every golden file.
+template <typename Fn>
+void for_each_layer(const Fn& fn) {
+  for (const GoldenFile& file : golden_files()) {
+    const Golden golden(file.golden);
+    const auto checkpoint = Checkpoint::open(file.model);
+    for (int64_t l = 0; l < checkpoint->config().num_layers; ++l) {
+      for (const char* count : {"", "n1.", "n7.", "n64."}) {
+        const std::string key = "moe.layer" + std::to_string(l) + "." + count;
+        if (golden.has(key + "input")) fn(file, golden, key, checkpoint->moe_layer(l));
+      }
+    }
+  }
+}
+
+TEST(GoldenLayers, TheReferenceGivesTransformersOutputsTo1e5) {
+  ThreadPool threads;
+  int layers = 0, flipped = 0;
+  for_each_layer([&](const GoldenFile& file, const Golden& golden, const std::string& key,
+                     const MoeLayerWeights& weights) {
+    const ActivationPrecision precision = precision_of(file.mode, weights.scheme);
+    const std::vector<float> y =
+        run_layer(ReferenceBackend(), weights, precision, golden, key, threads);
+    const double error = error_of(y, golden.floats(key + "experts_output"));
+    ++layers;
+    if (precision == ActivationPrecision::kBf16) {
+      EXPECT_LE(error, 1e-5) << file.golden << " " << key;
+    } else if (error > 1e-5) {
+      // A value of the intermediate within float32 rounding of the middle between two codes falls
+      // to the other side: one code of one token, a step no arithmetic can avoid.
+      ++flipped;
+      EXPECT_LE(error, 2e-2) << file.golden << " " << key;
+      std::printf("on a rounding boundary: %s %s error %.2e\n", file.golden.c_str(), key.c_str(),
+                  error);
+    }
+  });
+  EXPECT_GT(layers, 20);
+  EXPECT_LE(flipped, layers / 10);
+}
+
+TEST(GoldenLayers, EveryInstructionSetOfTheCpuBackendIsNearerThanBf16Rounding) {
+  ThreadPool threads;
+  std::map<std::string, double> worst;
+  for_each_layer([&](const GoldenFile& file, const Golden& golden, const std::string& key,
+                     const MoeLayerWeights& weights) {
+    const ActivationPrecision precision = precision_of(file.mode, weights.scheme);
+    const std::vector<float> want = golden.floats(key + "experts_output");
+    for (const CpuIsa isa : available_cpu_isas()) {
+      const double error =
+          error_of(run_layer(CpuBackend(isa), weights, precision, golden, key, threads), want);
+      // BF16's own rounding of activations costs about 2e-3; a flipped code (see above) 2e-2.
+      const bool exact_input = precision == ActivationPrecision::kBf16;
+      EXPECT_LE(error, exact_input ? 1e-3 : 3e-2)
+          << to_string(isa) << " " << file.golden << " " << key;
+      const std::string label = std::string(to_string(isa)) + " " +
+                                std::string(to_string(precision)) + " " +
+                                to_string(weights.scheme.weight);
+      worst[label] = std::max(worst[label], error);
+    }
+  });
+  for (const auto& [label, error] : worst) {
+    std::printf("worst relative error, %s: %.2e\n", label.c_str(), error);
+  }
+}
+
+}  // namespace
+}  // namespace moe4::testing
