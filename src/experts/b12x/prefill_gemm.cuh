@@ -200,9 +200,19 @@ __global__ __launch_bounds__(kThreads,
     }
   }
   if (!active) return;
+    // One copy of the epilogue's code: the accumulators of column tile n are picked out by selects,
+    // for registers have no run-time index.
+#pragma unroll 1
+  for (int n = 0; n * 8 < tile.count; ++n) {
+    Accumulators sums = {};
 #pragma unroll
-  for (int n = 0; n < kColumns; ++n) {
-    if (n * 8 < tile.count) epilogue<kFp4, kGemm>(args, tile, m_tile, n * 8, lane, total[n]);
+    for (int m = 0; m < kColumns; ++m) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (m == n) sums[i / 4][i % 4] = total[m][i / 4][i % 4];
+      }
+    }
+    epilogue<kFp4, kGemm>(args, tile, m_tile, n * 8, lane, sums);
   }
 }
 
