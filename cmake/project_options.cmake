@@ -22,6 +22,10 @@ if(MOE4_SANITIZE)
   add_link_options(-fsanitize=${MOE4_SANITIZE})
 endif()
 
+if(MOE4_BUILD_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage of the libraries under test
+endif()
+
 if(MOE4_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES ${MOE4_CUDA_ARCHITECTURES})
   enable_language(CUDA)

@@ -102,7 +102,9 @@ void BpeModel::add_merges(const TokenizerJson& json, const std::string& name) {
   merges_.reserve(json.merges.size());
   uint32_t rank = 0;
   std::string joined;
-  for (const auto& [left, right] : json.merges) {
+  for (const auto& merge : json.merges) {
+    const std::string& left = merge.first;
+    const std::string& right = merge.second;
     joined.assign(left).append(right);
     const auto known = [&](const std::string& token) {
       const int32_t id = id_of_spelling_.find(token);
@@ -134,7 +136,8 @@ void BpeModel::encode(std::string_view piece, BpeScratch* scratch,
   if (piece.size() > kMaxPieceBytes) {
     throw_bad_input({.what = "text has a word of more than 2^30 bytes"});
   }
-  auto& [symbols, heap] = *scratch;
+  std::vector<BpeScratch::Symbol>& symbols = scratch->symbols;
+  std::vector<BpeScratch::Candidate>& heap = scratch->heap;
   symbols.clear();
   heap.clear();
   for (const char c : piece) {

@@ -9,10 +9,16 @@
 namespace moe4::jinja {
 namespace {
 
+std::string quoted(std::string_view text) {
+  std::string out(1, '\'');
+  out.append(text);
+  return out += '\'';
+}
+
 std::string describe(const Token& token) {
   if (token.kind == TokenKind::kEnd) return "end of template";
   if (token.kind == TokenKind::kData) return "template text";
-  return "'" + printable(token.text, 60) + "'";
+  return quoted(printable(token.text, 60));
 }
 
 }  // namespace
@@ -44,7 +50,7 @@ bool ExpressionParser::skip_name(std::string_view text) {
 }
 
 void ExpressionParser::expect_operator(std::string_view text) {
-  if (!skip_operator(text)) fail_unexpected("'" + std::string(text) + "'");
+  if (!skip_operator(text)) fail_unexpected(quoted(text));
 }
 
 std::string ExpressionParser::expect_name() {
@@ -391,7 +397,7 @@ CallArguments ExpressionParser::parse_arguments() {
 
 std::string ExpressionParser::parse_dotted_name() {
   std::string name = expect_name();
-  while (skip_operator(".")) name += "." + expect_name();
+  while (skip_operator(".")) name.append(1, '.').append(expect_name());
   return name;
 }
 

@@ -185,7 +185,9 @@ Value Interpreter::call_macro(const Statement& statement, Scope* scope,
                         std::to_string(parameters.size()) + " arguments");
   }
   Dict unknown;
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& argument : arguments.named) {
+    const std::string& name = argument.first;
+    const Value& value = argument.second;
     const bool known = std::any_of(parameters.begin(), parameters.end(),
                                    [&](const auto& parameter) { return parameter.name == name; });
     if (known || name == "caller") {
@@ -281,7 +283,9 @@ Value Interpreter::make_namespace(const Arguments& arguments) {
       space->attributes.emplace_back(text_of(key, "attribute of a namespace"), value);
     }
   }
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& argument : arguments.named) {
+    const std::string& name = argument.first;
+    const Value& value = argument.second;
     const auto same = std::find_if(space->attributes.begin(), space->attributes.end(),
                                    [&](const auto& entry) { return entry.first == name; });
     if (same != space->attributes.end()) {

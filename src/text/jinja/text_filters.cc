@@ -251,7 +251,7 @@ Value tojson_filter(const Value& input, const Arguments& arguments, Budget* budg
   style.sort_keys = flag(arguments, 3, "sort_keys");
   const Value* indent = arguments.find(1, "indent");
   if (indent != nullptr && !indent->is_none()) {
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
     if (indent->is_text()) {
       style.indent = indent->text_or_null()->bytes;
     } else {

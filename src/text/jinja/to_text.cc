@@ -33,7 +33,8 @@ std::string float_repr(double value) {
     if (digits.size() <= whole) digits.append(whole + 1 - digits.size(), '0');
     out = digits.substr(0, whole) + "." + digits.substr(whole);
   }
-  return negative ? "-" + out : out;
+  if (negative) out.insert(out.begin(), '-');
+  return out;
 }
 
 std::string to_repr(const Value& value) {
@@ -69,7 +70,8 @@ std::string to_text(const Value& value) {
   if (value.is_float()) return float_repr(value.as_float());
   if (const Text* text = value.text_or_null()) return text->bytes;
   if (value.list_or_null() != nullptr || value.dict_or_null() != nullptr) return to_repr(value);
-  return "<" + value.type_name() + ">";
+  std::string out(1, '<');
+  return out.append(value.type_name()) += '>';
 }
 
 }  // namespace moe4::jinja

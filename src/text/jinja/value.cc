@@ -10,14 +10,20 @@ namespace {
 
 constexpr int64_t kMaxWeight = 10'000'000;
 
+std::string tagged(char kind, std::string_view text) {
+  std::string out(1, kind);
+  return out.append(text);
+}
+
 // Equal keys have equal strings: 1, 1.0 and true are one key to Python.
 std::string key_string(const Value& key) {
-  if (const Text* text = key.text_or_null()) return "s" + text->bytes;
-  if (key.is_bool() || key.is_int()) return "i" + std::to_string(key.as_int());
+  if (const Text* text = key.text_or_null()) return tagged('s', text->bytes);
+  if (key.is_bool() || key.is_int()) return tagged('i', std::to_string(key.as_int()));
   if (key.is_float()) {
     const double number = key.as_float();
     const bool whole = number >= -9e15 && number <= 9e15 && number == static_cast<int64_t>(number);
-    return whole ? "i" + std::to_string(static_cast<int64_t>(number)) : "f" + float_repr(number);
+    return whole ? tagged('i', std::to_string(static_cast<int64_t>(number)))
+                 : tagged('f', float_repr(number));
   }
   if (key.is_none()) return "n";
   throw TemplateError("a key of type " + key.type_name() + " is not supported");
@@ -54,7 +60,7 @@ const Value* Dict::find(const Value& key) const {
 }
 
 const Value* Dict::find(std::string_view key) const {
-  const auto found = index_.find("s" + std::string(key));
+  const auto found = index_.find(tagged('s', key));
   return found == index_.end() ? nullptr : &entries_[found->second].second;
 }
 
