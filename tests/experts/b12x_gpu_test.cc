@@ -9,10 +9,9 @@
 #include "experts/b12x/b12x_backend.h"
 #include "experts/b12x/prepared_layer.h"
 #include "experts/b12x_ptx_model.h"
-#include "experts/conformance.h"
+#include "experts/gpu_adapter.h"
 #include "moe/dequantize.h"
 #include "numerics/nvfp4.h"
-#include "support/cuda_adapter.h"
 
 namespace moe4::testing {
 namespace {
@@ -42,21 +41,22 @@ class B12xByName final : public ExpertsBackend {
   B12xBackend backend_;
 };
 
-std::shared_ptr<CudaAdapter> make_adapter() {
-  return std::make_shared<CudaAdapter>(std::make_shared<B12xByName>());
+std::shared_ptr<GpuAdapter> make_adapter() {
+  return std::make_shared<GpuAdapter>(std::make_shared<B12xByName>());
 }
 
 INSTANTIATE_TEST_SUITE_P(B12x, ExpertsConformance,
-                         ::testing::Values(ConformanceTarget{.name = "b12x",
-                                                             .make = make_adapter,
-                                                             .skip_reason = no_cuda_device,
-                                                             .tolerance = b12x_tolerance}),
+                         ::testing::Values(ConformanceTarget{
+                             .name = "b12x",
+                             .make = make_adapter,
+                             .skip_reason = [] { return no_gpu_reason(); },
+                             .tolerance = b12x_tolerance}),
                          [](const auto& info) { return info.param.name; });
 
 class B12xOnGpu : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::string reason = no_cuda_device();
+    const std::string reason = no_gpu_reason();
     if (!reason.empty()) GTEST_SKIP() << reason;
     adapter_ = make_adapter();
   }
@@ -67,7 +67,7 @@ class B12xOnGpu : public ::testing::Test {
         PrepareOptions{
             .precision = precision, .device = adapter_->device(), .threads = &adapter_->threads()});
   }
-  std::shared_ptr<CudaAdapter> adapter_;
+  std::shared_ptr<GpuAdapter> adapter_;
 };
 
 template <typename T>
@@ -165,11 +165,11 @@ TEST_F(B12xOnGpu, HiddenStatesAreQuantisedToTheBit) {
       }
     }
     DeviceCall call(*layer, input);
-    layer->apply(call.args);
+    call.apply();
     MOE4_CUDA_CHECK(cudaDeviceSynchronize());
     const bool by_pair = precision == ActivationPrecision::kFp4Static;
     const int64_t variants = by_pair ? 2 : 1, rows = by_pair ? 24 * 2 * variants : 24;
-    const QuantisedRows staged(layer->carve(24, call.workspace.get()).staged, rows);
+    const QuantisedRows staged(layer->carve(24, call.args().workspace.data()).staged, rows);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t token = by_pair ? row / (2 * variants) : row;
       float global = 1.0f;
@@ -203,9 +203,9 @@ TEST_F(B12xOnGpu, TheFc2InputDiffersFromTheReferenceWithinTheNibbleBudget) {
        {16, 64}) {  // decode and prefill, which leave the sorted pairs behind
     const HostInput input = make_input(p, tokens, RoutingCase::kUniform, 6);
     DeviceCall call(*layer, input);
-    layer->apply(call.args);
+    call.apply();
     MOE4_CUDA_CHECK(cudaDeviceSynchronize());
-    const auto at = layer->carve(tokens, call.workspace.get());
+    const auto at = layer->carve(tokens, call.args().workspace.data());
     const int64_t pairs = tokens * p.top_k;
     const QuantisedRows rows(at.intermediate, pairs);
     const std::vector<int32_t> sorted = download(at.tables.sorted_pairs, pairs);
@@ -362,12 +362,12 @@ TEST_F(B12xOnGpu, CallsInARowSharingOneWorkspaceDoNotMix) {
         cuda::allocate_device<std::byte>(static_cast<int64_t>(layer->workspace_size(120)));
     MOE4_CUDA_CHECK(cudaDeviceSynchronize());
     for (const auto& call : calls) {
-      call->args.workspace = {workspace.get(), layer->workspace_size(120)};
-      layer->apply(call->args);
+      call->args().workspace = {workspace.get(), layer->workspace_size(120)};
+      call->apply();
     }
     MOE4_CUDA_CHECK(cudaDeviceSynchronize());
     for (size_t i = 0; i < calls.size(); ++i) {
-      ASSERT_EQ(calls[i]->read_output(), expected[i]) << "call " << i;
+      ASSERT_EQ(calls[i]->output_float(), expected[i]) << "call " << i;
     }
   }
 }
@@ -400,14 +400,13 @@ TEST_F(B12xOnGpu, ApplyIsCapturedInAGraphAndReplaysWithNewInputs) {
     DeviceCall call(*layer, first);
     cudaStream_t stream;
     MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    call.args.stream = stream;
     size_t free_before = 0, free_after = 0, total = 0;
     MOE4_CUDA_CHECK(cudaMemGetInfo(&free_before, &total));
     // Capture refuses allocations and synchronisation.
     cudaGraph_t graph;
     cudaGraphExec_t executable;
     MOE4_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    layer->apply(call.args);
+    call.apply(stream);
     MOE4_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
     MOE4_CUDA_CHECK(cudaMemGetInfo(&free_after, &total));
     EXPECT_EQ(free_before, free_after);
@@ -415,19 +414,18 @@ TEST_F(B12xOnGpu, ApplyIsCapturedInAGraphAndReplaysWithNewInputs) {
 
     const auto replay = [&](const HostInput& input) {
       DeviceCall other(*layer, input);
-      MOE4_CUDA_CHECK(cudaMemcpy(call.hidden.get(), other.hidden.get(),
-                                 input.hidden_states.size() * sizeof(Bf16),
-                                 cudaMemcpyDeviceToDevice));
-      MOE4_CUDA_CHECK(cudaMemcpy(call.ids.get(), other.ids.get(),
-                                 input.routing.ids.size() * sizeof(int32_t),
-                                 cudaMemcpyDeviceToDevice));
-      MOE4_CUDA_CHECK(cudaMemcpy(call.weights.get(), other.weights.get(),
-                                 input.routing.weights.size() * sizeof(float),
-                                 cudaMemcpyDeviceToDevice));
+      const auto copy = [](const void* to, const void* from, size_t bytes) {
+        MOE4_CUDA_CHECK(cudaMemcpy(const_cast<void*>(to), from, bytes, cudaMemcpyDeviceToDevice));
+      };
+      copy(call.args().hidden_states, other.args().hidden_states,
+           input.hidden_states.size() * sizeof(Bf16));
+      copy(call.args().topk_ids, other.args().topk_ids, input.routing.ids.size() * sizeof(int32_t));
+      copy(call.args().topk_weights, other.args().topk_weights,
+           input.routing.weights.size() * sizeof(float));
       MOE4_CUDA_CHECK(cudaDeviceSynchronize());
       MOE4_CUDA_CHECK(cudaGraphLaunch(executable, stream));
       MOE4_CUDA_CHECK(cudaStreamSynchronize(stream));
-      return call.read_output();
+      return call.output_float();
     };
     for (const HostInput& input : {first, second, first}) {
       EXPECT_EQ(replay(input), adapter_->apply(*layer, input));
@@ -454,10 +452,9 @@ TEST_F(B12xOnGpu, AWorkspaceThatIsTooSmallIsRefusedBeforeTheOutputIsTouched) {
   const RandomMoe moe = make_random_moe({.problem = p});
   const auto layer = prepare(moe.weights, ActivationPrecision::kFp4);
   DeviceCall call(*layer, make_input(p, 5, RoutingCase::kUniform, 12));
-  call.args.workspace = call.args.workspace.first(call.args.workspace.size() - 1);
-  EXPECT_THROW(layer->apply(call.args), Error);
-  const auto bits = download(call.output.get(), 5 * 128);
-  for (const Bf16 x : bits) ASSERT_EQ(x.bits, 0xffff);
+  call.args().workspace = call.args().workspace.first(call.args().workspace.size() - 1);
+  EXPECT_THROW(call.apply(), Error);
+  for (const Bf16 x : call.output()) ASSERT_EQ(x.bits, 0xffff);
 }
 
 TEST_F(B12xOnGpu, AWorkspaceForMoreTokensServesFewer) {

@@ -63,6 +63,8 @@ class DeviceCall {
     args.stream = stream;
     layer_.apply(args);
   }
+  /// For tests that read or change single arguments.
+  ExpertsArgs& args() { return args_; }
   std::vector<Bf16> output() const {
     std::vector<Bf16> out(elements_);
     MOE4_CUDA_CHECK(cudaDeviceSynchronize());
