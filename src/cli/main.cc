@@ -43,6 +43,14 @@ int main(int argc, char** argv) {
     moe4::register_builtin_backends();
     moe4::cli::add_inspect(app);
     moe4::cli::add_plan(app);
+    moe4::cli::add_run(app);
+    moe4::cli::add_chat(app);
+    moe4::cli::add_eval(app);
+    moe4::cli::add_forward(app);
+    moe4::cli::add_experts(app);
+    moe4::cli::add_compare(app);
+    moe4::cli::add_bench(app);
+    moe4::cli::add_bench_moe(app);
     moe4::cli::add_synth(app);
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {

@@ -37,13 +37,13 @@ std::string Table::to_string() const {
   for (size_t r = 0; r < rows_.size(); ++r) {
     text += "|";
     for (size_t c = 0; c < columns; ++c) {
-      text += " " + padded(rows_[r][c], widths[c], right[c]) + " |";
+      text.append(" ").append(padded(rows_[r][c], widths[c], right[c])).append(" |");
     }
     text += "\n";
     if (r > 0) continue;
     text += "|";
     for (size_t c = 0; c < columns; ++c)
-      text += std::string(widths[c] + 1, '-') + (right[c] ? ":|" : "-|");
+      text.append(widths[c] + 1, '-').append(right[c] ? ":|" : "-|");
     text += "\n";
   }
   return text;

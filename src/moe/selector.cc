@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -130,46 +131,150 @@ std::string all_reasons(const std::vector<Candidate>& candidates) {
   return text;
 }
 
-// What the user could ask for instead; never empty.
-std::string alternatives(const std::vector<Candidate>& candidates, const ExpertsQuery& query,
-                         const SelectorOptions& options) {
-  std::string names;
-  for (const Candidate& candidate : candidates) {
-    if (!can_run(candidate)) continue;
-    if (!names.empty()) names += ", ";
-    names += candidate.backend->name();
-    if (candidate.verdict) names += " (only by name)";
+// Collects the verdicts on one layer and picks from them.
+class LayerSelector {
+ public:
+  LayerSelector(const MoeProblem& problem, const QuantScheme& scheme,
+                const SelectorOptions& options)
+      : options_(options),
+        wanted_(wanted_precisions(scheme, options)),
+        query_{.problem = problem,
+               .scheme = scheme,
+               .precision = wanted_.front(),
+               .device = options.device,
+               .parallel = options.parallel} {
+    for (const ExpertsBackend* backend : registry()) candidates_.push_back(judge_here(backend));
   }
-  if (!names.empty()) return "backends that can: " + names;
-  // Nothing fits as asked: look for what would with BF16 activations, then on the host.
-  const auto fitting = [&](const Device& device, ActivationPrecision precision) {
-    std::string found;
-    for (const Candidate& candidate : candidates) {
-      ExpertsQuery other = query;
-      other.device = device;
-      other.precision = precision;
-      const Support verdict = candidate.backend->supports(other);
-      const bool here = !options.must_run || !candidate.backend->runnable(device);
-      if (verdict || !here) continue;
-      if (!found.empty()) found += ", ";
-      found += candidate.backend->name();
+
+  Selection select() {
+    const std::string forced = resolve_backend_name(options_.backend);
+    if (!forced.empty()) {
+      if (std::optional<Selection> chosen = take_forced(forced)) return *chosen;
     }
-    return found;
-  };
-  const bool asked = options.activations == ActivationMode::kFp4 ||
-                     options.activations == ActivationMode::kFp4Static;
-  std::vector<std::string> ways;
-  if (asked) {
-    const std::string found = fitting(options.device, ActivationPrecision::kBf16);
-    if (!found.empty()) ways.push_back("--activations bf16 (" + found + ")");
+    for (const Candidate& candidate : candidates_) {
+      if (candidate.verdict) continue;
+      return choose(candidate, options_.device,
+                    fmt::format("{} is the first in priority on {} that takes {} experts",
+                                candidate.backend->name(), to_string(options_.device),
+                                short_name(query_.scheme)));
+    }
+    if (std::optional<Selection> chosen = take_host()) return *chosen;
+    throw Error(ErrorCode::kUnavailable,
+                fmt::format("no MoE backend can run {}: {}; {}", described(),
+                            all_reasons(candidates_), alternatives()));
   }
-  if (!options.device.is_cpu()) {
-    const std::string found = fitting(Device::cpu(), query.precision);
-    if (!found.empty()) ways.push_back("--device cpu (" + found + ")");
+
+ private:
+  Candidate judge_here(const ExpertsBackend* backend) const {
+    if (wanted_.front() == ActivationPrecision::kFp4Static && !asks_for_fp4(query_.scheme)) {
+      return {backend,
+              Rejection{Rejection::Kind::kPrecision,
+                        fmt::format("fp4-static needs calibrated input scales, which a {} "
+                                    "checkpoint lacks",
+                                    short_name(query_.scheme))},
+              wanted_.front()};
+    }
+    return judge(backend, query_, wanted_, options_.must_run);
   }
-  return ways.empty() ? "no backend of this program can"
-                      : fmt::format("what can: {}", fmt::join(ways, " or "));
-}
+
+  Selection choose(const Candidate& chosen, const Device& device, const std::string& why) const {
+    return {.backend = chosen.backend,
+            .precision = chosen.precision,
+            .device = device,
+            .reason = aside_ + why + "; " + precision_clause(query_.scheme, options_, chosen),
+            .candidates = candidates_};
+  }
+
+  // The backend asked for. nullopt: it has nothing to do with this layer's format, and the reason
+  // says so from then on.
+  std::optional<Selection> take_forced(const std::string& forced) {
+    const auto candidate =
+        std::find_if(candidates_.begin(), candidates_.end(),
+                     [&](const Candidate& c) { return c.backend->name() == forced; });
+    MOE4_CHECK(candidate != candidates_.end());
+    if (!candidate->verdict) return choose(*candidate, options_.device, forced + " was asked for");
+    const std::string& message = candidate->verdict->message;
+    if (can_run(*candidate)) {
+      return choose(
+          *candidate, options_.device,
+          fmt::format("{} was asked for by name, which it needs since {}", forced, message));
+    }
+    if (query_.scheme.is_nvfp4()) {
+      throw Error(ErrorCode::kUnavailable,
+                  fmt::format("MoE backend '{}' cannot run {} since {}; {}", forced, described(),
+                              message, alternatives()));
+    }
+    aside_ = fmt::format("{} was asked for but does not reach this layer since {}, so ", forced,
+                         message);
+    return std::nullopt;
+  }
+
+  // FP8 and BF16 experts that no GPU backend takes run on the host.
+  std::optional<Selection> take_host() {
+    if (query_.scheme.is_nvfp4() || options_.device.is_cpu()) return std::nullopt;
+    ExpertsQuery query = query_;
+    query.device = Device::cpu();
+    for (Candidate& candidate : candidates_) {
+      const Candidate on_host = judge(candidate.backend, query, wanted_, options_.must_run);
+      if (on_host.verdict) continue;
+      candidate = on_host;
+      return choose(on_host, Device::cpu(),
+                    fmt::format("{} runs it on the host since no GPU backend takes {} experts",
+                                candidate.backend->name(), short_name(query_.scheme)));
+    }
+    return std::nullopt;
+  }
+
+  std::string described() const {
+    return fmt::format("{} experts on {} with {} activations", short_name(query_.scheme),
+                       to_string(options_.device), to_string(wanted_.front()));
+  }
+
+  // "cpu, reference": who would take the layer on `device` with activations in `precision`.
+  std::string fitting(const Device& device, ActivationPrecision precision) const {
+    ExpertsQuery query = query_;
+    query.device = device;
+    query.precision = precision;
+    std::string names;
+    for (const Candidate& candidate : candidates_) {
+      if (candidate.backend->supports(query)) continue;
+      if (options_.must_run && candidate.backend->runnable(device)) continue;
+      names += names.empty() ? "" : ", ";
+      names += candidate.backend->name();
+    }
+    return names;
+  }
+
+  // What the user could ask for instead; never empty.
+  std::string alternatives() const {
+    std::string names;
+    for (const Candidate& candidate : candidates_) {
+      if (!can_run(candidate)) continue;
+      names += names.empty() ? "" : ", ";
+      names += candidate.backend->name();
+      if (candidate.verdict) names += " (only by name)";
+    }
+    if (!names.empty()) return "backends that can: " + names;
+    std::vector<std::string> ways;
+    if (options_.activations == ActivationMode::kFp4 ||
+        options_.activations == ActivationMode::kFp4Static) {
+      const std::string found = fitting(options_.device, ActivationPrecision::kBf16);
+      if (!found.empty()) ways.push_back("--activations bf16 (" + found + ")");
+    }
+    if (!options_.device.is_cpu()) {
+      const std::string found = fitting(Device::cpu(), query_.precision);
+      if (!found.empty()) ways.push_back("--device cpu (" + found + ")");
+    }
+    return ways.empty() ? "no backend of this program can"
+                        : fmt::format("what can: {}", fmt::join(ways, " or "));
+  }
+
+  const SelectorOptions& options_;
+  std::vector<ActivationPrecision> wanted_;
+  ExpertsQuery query_;
+  std::vector<Candidate> candidates_;
+  std::string aside_;  // why a forced backend does not serve this layer
+};
 
 }  // namespace
 
@@ -196,80 +301,7 @@ std::string resolve_backend_name(const std::string& name) {
 
 Selection select_backend(const MoeProblem& problem, const QuantScheme& scheme,
                          const SelectorOptions& options) {
-  const std::string forced = resolve_backend_name(options.backend);
-  const std::vector<ActivationPrecision> wanted = wanted_precisions(scheme, options);
-  ExpertsQuery query{.problem = problem,
-                     .scheme = scheme,
-                     .precision = wanted.front(),
-                     .device = options.device,
-                     .parallel = options.parallel};
-  Selection selection{.device = options.device};
-  for (const ExpertsBackend* backend : registry()) {
-    selection.candidates.push_back(judge(backend, query, wanted, options.must_run));
-  }
-  if (wanted.front() == ActivationPrecision::kFp4Static && !asks_for_fp4(scheme)) {
-    for (Candidate& candidate : selection.candidates) {
-      candidate.verdict = Rejection{
-          Rejection::Kind::kPrecision,
-          fmt::format("fp4-static needs calibrated input scales, which a {} checkpoint lacks",
-                      short_name(scheme))};
-    }
-  }
-
-  const auto choose = [&](const Candidate& chosen, const std::string& why) {
-    selection.backend = chosen.backend;
-    selection.precision = chosen.precision;
-    selection.reason = why + "; " + precision_clause(scheme, options, chosen);
-    return selection;
-  };
-  const auto described = [&] {
-    return fmt::format("{} experts on {} with {} activations", short_name(scheme),
-                       to_string(options.device), to_string(wanted.front()));
-  };
-
-  std::string aside;  // why a forced backend does not serve this layer
-  if (!forced.empty()) {
-    for (const Candidate& candidate : selection.candidates) {
-      if (candidate.backend->name() != forced) continue;
-      if (!candidate.verdict) return choose(candidate, forced + " was asked for");
-      if (can_run(candidate)) {
-        return choose(candidate, fmt::format("{} was asked for by name, which it needs since {}",
-                                             forced, candidate.verdict->message));
-      }
-      if (scheme.is_nvfp4()) {
-        throw Error(ErrorCode::kUnavailable,
-                    fmt::format("MoE backend '{}' cannot run {} since {}; {}", forced, described(),
-                                candidate.verdict->message,
-                                alternatives(selection.candidates, query, options)));
-      }
-      aside = fmt::format("{} was asked for but does not reach this layer since {}, so ", forced,
-                          candidate.verdict->message);
-    }
-  }
-  for (const Candidate& candidate : selection.candidates) {
-    if (candidate.verdict) continue;
-    return choose(
-        candidate,
-        fmt::format("{}{} is the first in priority on {} that takes {} experts", aside,
-                    candidate.backend->name(), to_string(options.device), short_name(scheme)));
-  }
-  if (!scheme.is_nvfp4() && !options.device.is_cpu()) {
-    query.device = Device::cpu();
-    for (Candidate& candidate : selection.candidates) {
-      Candidate on_host = judge(candidate.backend, query, wanted, options.must_run);
-      if (on_host.verdict) continue;
-      candidate = on_host;
-      selection.device = Device::cpu();
-      return choose(on_host, fmt::format("{}{} runs it on the host since no GPU backend takes {} "
-                                         "experts",
-                                         aside, candidate.backend->name(), short_name(scheme)));
-    }
-    query.device = options.device;
-  }
-  throw Error(ErrorCode::kUnavailable,
-              fmt::format("no MoE backend can run {}: {}; {}", described(),
-                          all_reasons(selection.candidates),
-                          alternatives(selection.candidates, query, options)));
+  return LayerSelector(problem, scheme, options).select();
 }
 
 }  // namespace moe4

@@ -65,10 +65,10 @@ TEST_F(SelectorTest, EachDeviceClassHasItsFirstChoice) {
     Device device;
     const char* name;
   } cases[] = {
-      {Device::cuda_sm(80), "marlin"},  {Device::cuda_sm(86), "marlin"},
-      {Device::cuda_sm(89), "marlin"},  {Device::cuda_sm(90), "hopper"},
-      {Device::cuda_sm(100), "marlin"}, {Device::cuda_sm(120), "b12x"},
-      {Device::cuda_sm(121), "b12x"},
+      {Device::cpu(), "cpu"},          {Device::cuda_sm(80), "marlin"},
+      {Device::cuda_sm(86), "marlin"}, {Device::cuda_sm(89), "marlin"},
+      {Device::cuda_sm(90), "hopper"}, {Device::cuda_sm(100), "marlin"},
+      {Device::cuda_sm(120), "b12x"},  {Device::cuda_sm(121), "b12x"},
   };
   for (const auto& [device, name] : cases) {
     for (const QuantScheme& scheme : {kW4A4, kW4A16}) {
@@ -103,6 +103,7 @@ TEST_F(SelectorTest, OnSm12xNeitherBackendIsRejectedForEitherScheme) {
 TEST_F(SelectorTest, EveryRegisteredBackendGetsAVerdictWithAReason) {
   const Selection selection = select_backend(qwen3_6(), kW4A16, on(Device::cuda_sm(90)));
   EXPECT_EQ(selection.candidates.size(), registered_backends().size());
+  EXPECT_EQ(verdict(selection, "cpu")->kind, Rejection::Kind::kDevice);
   EXPECT_EQ(verdict(selection, "reference")->kind, Rejection::Kind::kDevice);
   EXPECT_EQ(verdict(selection, "b12x")->kind, Rejection::Kind::kNotSelected);
   EXPECT_THAT(verdict(selection, "b12x")->message, HasSubstr("emulated"));

@@ -1,0 +1,94 @@
+// moe4 chat: a conversation on the terminal, chat template applied. Ctrl-C stops an answer.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <iostream>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/conversation.h"
+#include "cli/sampling_flags.h"
+#include "cli/session.h"
+#include "cli/speed.h"
+
+namespace moe4::cli {
+namespace {
+
+struct ChatFlags {
+  std::string model;
+  std::string system;
+  MachineFlags machine;
+  SamplingFlags sampling;
+};
+
+volatile std::sig_atomic_t interrupted = 0;
+
+// While an answer is generated, Ctrl-C ends the answer instead of the program.
+class InterruptGuard {
+ public:
+  InterruptGuard() {
+    interrupted = 0;
+    previous_ = std::signal(SIGINT, [](int) { interrupted = 1; });
+  }
+  ~InterruptGuard() { std::signal(SIGINT, previous_); }
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+
+ private:
+  void (*previous_)(int);
+};
+
+void chat(const ChatFlags& flags) {
+  Session session = open_session(flags.model, flags.machine, WithTokenizer::kYes);
+  Conversation conversation(session.checkpoint->directory());
+  const auto restart = [&] {
+    conversation.clear();
+    if (!flags.system.empty()) conversation.add("system", flags.system);
+  };
+  restart();
+  const bool terminal = isatty(STDIN_FILENO) == 1;
+  if (terminal) fmt::print(stderr, "/clear forgets the conversation, /exit or Ctrl-D ends it.\n");
+  for (std::string line;;) {
+    if (terminal) fmt::print(stderr, "> ");
+    if (!std::getline(std::cin, line) || line == "/exit") break;
+    if (line.empty()) continue;
+    if (line == "/clear") {
+      restart();
+      continue;
+    }
+    conversation.add("user", line);
+    const GenerateRequest request =
+        make_request(flags.sampling, session.checkpoint->generation_config(),
+                     session.model->config(), session.tokenizer->encode(conversation.prompt()));
+    const InterruptGuard guard;
+    const GenerateResult result =
+        generate(*session.model, session.tokenizer.get(), request, [](const std::string& piece) {
+          fmt::print("{}", piece);
+          std::fflush(stdout);
+          return interrupted == 0;
+        });
+    conversation.add("assistant", result.text);
+    fmt::print("\n");
+    std::fflush(stdout);
+    if (!flags.machine.quiet) {
+      const Speed speed = measure_speed(result, session.model->bytes_per_token(), 0);
+      fmt::print(stderr, "({})\n", speed_line(result, speed));
+    }
+  }
+}
+
+}  // namespace
+
+void add_chat(CLI::App& app) {
+  auto flags = std::make_shared<ChatFlags>();
+  CLI::App* command = app.add_subcommand("chat", "Talk with the model, chat template applied");
+  command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
+  with_env(command->add_option("--system", flags->system, "System message"));
+  add_sampling_flags(*command, flags->sampling);
+  add_machine_flags(*command, flags->machine);
+  command->callback([flags] { chat(*flags); });
+}
+
+}  // namespace moe4::cli

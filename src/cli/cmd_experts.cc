@@ -1,0 +1,67 @@
+// moe4 experts: the routed experts of one layer on inputs from a file.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "checkpoint/safetensors_writer.h"
+#include "cli/commands.h"
+#include "cli/session.h"
+#include "cli/tensor_io.h"
+
+namespace moe4::cli {
+namespace {
+
+struct ExpertsFlags {
+  std::string model, in, out;
+  int64_t layer = 0;
+  MachineFlags machine;
+};
+
+void experts(const ExpertsFlags& flags) {
+  const auto input = SafetensorsFile::open(flags.in);
+  Session session = open_session(flags.model, flags.machine, WithTokenizer::kNo);
+  const ModelConfig& config = session.model->config();
+  if (flags.layer >= config.num_layers || !config.is_moe_layer[flags.layer]) {
+    throw Error(ErrorCode::kUsage, fmt::format("--layer {} has no routed experts: the model has {} "
+                                               "layers, numbered from 0",
+                                               flags.layer, config.num_layers));
+  }
+  const std::vector<float> x = read_floats(*input, "x", -1, config.hidden_size);
+  const int64_t tokens = static_cast<int64_t>(x.size()) / config.hidden_size;
+  const int64_t top_k = config.moe.top_k;
+  std::vector<int32_t> ids;
+  std::vector<float> weights, y;
+  if (input->find("topk_ids") != nullptr) {
+    ids = read_ids(*input, "topk_ids", tokens, top_k);
+    weights = read_floats(*input, "topk_weights", tokens, top_k);
+  }
+  session.model->run_experts(flags.layer, x, ids, weights, y);
+  const NamedTensor results[] = {{"y", {y.data(), DType::kF32, {tokens, config.hidden_size}}},
+                                 {"topk_ids", {ids.data(), DType::kI32, {tokens, top_k}}},
+                                 {"topk_weights", {weights.data(), DType::kF32, {tokens, top_k}}}};
+  write_safetensors(flags.out, results);
+}
+
+}  // namespace
+
+void add_experts(CLI::App& app) {
+  auto flags = std::make_shared<ExpertsFlags>();
+  CLI::App* command =
+      app.add_subcommand("experts", "Run the routed experts of one layer on inputs from a file");
+  command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
+  with_env(command->add_option("--layer", flags->layer, "Layer, from 0")
+               ->required()
+               ->check(CLI::NonNegativeNumber));
+  with_env(command
+               ->add_option("--in", flags->in,
+                            "Safetensors file: x [T, H]; optional topk_ids [T, k] i32 and "
+                            "topk_weights [T, k] f32, else the router decides")
+               ->required());
+  with_env(command->add_option("--out", flags->out, "Safetensors file: y, topk_ids, topk_weights")
+               ->required());
+  add_machine_flags(*command, flags->machine);
+  command->callback([flags] { experts(*flags); });
+}
+
+}  // namespace moe4::cli

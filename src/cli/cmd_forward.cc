@@ -1,0 +1,66 @@
+// moe4 forward: logits (and hidden states) of a list of token ids, for comparisons with other
+// implementations.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "checkpoint/safetensors_writer.h"
+#include "cli/commands.h"
+#include "cli/session.h"
+#include "cli/tensor_io.h"
+
+namespace moe4::cli {
+namespace {
+
+struct ForwardFlags {
+  std::string model, ids, out;
+  bool hidden = false;
+  MachineFlags machine;
+};
+
+TensorView matrix(const std::vector<float>& values, int64_t columns) {
+  return {.data = values.data(),
+          .dtype = DType::kF32,
+          .shape = {static_cast<int64_t>(values.size()) / columns, columns}};
+}
+
+void forward(const ForwardFlags& flags) {
+  const std::vector<int32_t> ids = read_id_list(flags.ids);
+  Session session = open_session(flags.model, flags.machine, WithTokenizer::kNo);
+  const ModelConfig& config = session.model->config();
+  const auto state = session.model->new_sequence(static_cast<int64_t>(ids.size()));
+  std::vector<float> logits;
+  HiddenStates hidden;
+  session.model->forward(ids, *state, LogitsFor::kAllTokens, logits,
+                         flags.hidden ? &hidden : nullptr);
+  std::vector<NamedTensor> tensors = {{"logits", matrix(logits, config.vocab_size)}};
+  if (flags.hidden) {
+    tensors.push_back({"hidden.embed", matrix(hidden.embed, config.hidden_size)});
+    for (size_t layer = 0; layer < hidden.layers.size(); ++layer) {
+      tensors.push_back(
+          {fmt::format("hidden.layer{}", layer), matrix(hidden.layers[layer], config.hidden_size)});
+    }
+    tensors.push_back({"hidden.final_norm", matrix(hidden.final_norm, config.hidden_size)});
+  }
+  write_safetensors(flags.out, tensors);
+}
+
+}  // namespace
+
+void add_forward(CLI::App& app) {
+  auto flags = std::make_shared<ForwardFlags>();
+  CLI::App* command =
+      app.add_subcommand("forward", "Write the logits of a list of token ids to a file");
+  command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
+  with_env(command->add_option("--ids", flags->ids, "File of whitespace-separated token ids")
+               ->required());
+  with_env(
+      command->add_option("--out", flags->out, "Safetensors file: logits [T, V] f32")->required());
+  with_env(command->add_flag("--hidden", flags->hidden,
+                             "Also hidden.embed, hidden.layerN, hidden.final_norm"));
+  add_machine_flags(*command, flags->machine);
+  command->callback([flags] { forward(*flags); });
+}
+
+}  // namespace moe4::cli

@@ -1,0 +1,93 @@
+// moe4 run: continues a prompt, streaming the text to stdout and everything else to stderr.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/conversation.h"
+#include "cli/plan_report.h"
+#include "cli/sampling_flags.h"
+#include "cli/session.h"
+#include "cli/speed.h"
+
+namespace moe4::cli {
+namespace {
+
+struct RunFlags {
+  std::string model;
+  std::string prompt;
+  bool chat = false;
+  bool json = false;
+  MachineFlags machine;
+  SamplingFlags sampling;
+};
+
+void print_json(const Session& session, const GenerateResult& result, const Speed& speed) {
+  const nlohmann::ordered_json json = {
+      {"text", result.text},
+      {"tokens", result.tokens},
+      {"stop_reason", to_string(result.reason)},
+      {"prompt_tokens", result.prompt_tokens},
+      {"prompt_tokens_per_second", speed.prompt_tokens_per_second},
+      {"generation_tokens_per_second", speed.generation_tokens_per_second},
+      {"gb_per_token", speed.gb_per_token},
+      {"gb_per_second", speed.gb_per_second},
+      {"memory_share",
+       speed.memory_share > 0 ? nlohmann::ordered_json(speed.memory_share) : nullptr},
+      {"load_seconds", session.load_seconds},
+      {"plan", nlohmann::ordered_json::parse(plan_json(group_plan(session.model->moe_plan())))},
+  };
+  // Text cut in the middle of a character must not break the JSON.
+  fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+void run(const RunFlags& flags) {
+  Session session = open_session(flags.model, flags.machine, WithTokenizer::kYes);
+  std::string prompt = flags.prompt;
+  if (flags.chat) {
+    Conversation conversation(session.checkpoint->directory());
+    conversation.add("user", flags.prompt);
+    prompt = conversation.prompt();
+  }
+  const GenerateRequest request =
+      make_request(flags.sampling, session.checkpoint->generation_config(), session.model->config(),
+                   session.tokenizer->encode(prompt));
+  if (request.prompt.empty())
+    throw Error(ErrorCode::kUsage, "--prompt is empty: there is nothing to continue");
+  const auto stream = [&](const std::string& piece) {
+    fmt::print("{}", piece);
+    std::fflush(stdout);
+    return true;
+  };
+  const GenerateResult result = generate(*session.model, session.tokenizer.get(), request,
+                                         flags.json ? TextCallback() : TextCallback(stream));
+  const Speed speed = measure_speed(result, session.model->bytes_per_token(),
+                                    flags.machine.quiet ? 0 : measure_memory(*session.threads));
+  if (flags.json) {
+    print_json(session, result, speed);
+    return;
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+  if (!flags.machine.quiet) fmt::print(stderr, "{}\n", speed_line(result, speed));
+}
+
+}  // namespace
+
+void add_run(CLI::App& app) {
+  auto flags = std::make_shared<RunFlags>();
+  CLI::App* command =
+      app.add_subcommand("run", "Continue a prompt: text on stdout, backends and speed on stderr");
+  command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
+  with_env(command->add_option("-p,--prompt", flags->prompt, "Text to continue")->required());
+  with_env(command->add_flag("--chat", flags->chat,
+                             "Put the prompt into the checkpoint's chat template first"));
+  add_sampling_flags(*command, flags->sampling);
+  add_machine_flags(*command, flags->machine);
+  with_env(command->add_flag("--json", flags->json, "One JSON object on stdout, no streaming"));
+  command->callback([flags] { run(*flags); });
+}
+
+}  // namespace moe4::cli

@@ -1,0 +1,120 @@
+// What scripts rely on: exit statuses, one-line errors, flags and their environment variables.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "support/run_program.h"
+
+namespace moe4 {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using testing::ProgramResult;
+using testing::run_program;
+using ::testing::StartsWith;
+
+const std::string kModel = std::string(MOE4_EMBEDDED_MODELS) + "/tiny-qwen3_5-moe-nvfp4";
+const std::vector<std::string> kCommands = {"inspect",   "plan",    "run",     "chat",
+                                            "eval",      "forward", "experts", "bench",
+                                            "bench-moe", "compare", "synth"};
+
+// The first line says everything and nothing follows on stdout.
+void expect_error(const ProgramResult& result, int status) {
+  EXPECT_EQ(result.status, status) << result.err;
+  EXPECT_THAT(result.err, StartsWith("error: "));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_EQ(result.out, "");
+}
+
+TEST(CommandLine, HelpListsEveryCommandAndExitsWell) {
+  const ProgramResult result = run_program({"--help"});
+  EXPECT_EQ(result.status, 0);
+  for (const std::string& command : kCommands) EXPECT_THAT(result.out, HasSubstr(command));
+}
+
+TEST(CommandLine, EveryCommandHasHelpThatNamesItsEnvironmentVariables) {
+  for (const std::string& command : kCommands) {
+    const ProgramResult result = run_program({command, "--help"});
+    EXPECT_EQ(result.status, 0) << command;
+    EXPECT_THAT(result.out, HasSubstr("MOE4_")) << command;
+  }
+}
+
+TEST(CommandLine, VersionIsPrinted) {
+  const ProgramResult result = run_program({"--version"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_THAT(result.out, StartsWith("moe4 "));
+}
+
+TEST(CommandLine, MistakesExitWithStatus2AndOneLine) {
+  const std::vector<std::vector<std::string>> mistakes = {
+      {},
+      {"frobnicate"},
+      {"plan"},
+      {"plan", kModel, "--no-such-flag"},
+      {"plan", kModel, "--device", "gpu"},
+      {"plan", kModel, "--moe-backend", "trtllm"},
+      {"plan", kModel, "--activations", "int8"},
+      {"run", kModel},
+      {"run", kModel, "-p", "a", "-n", "many"},
+      {"run", kModel, "-p", "a", "--dtype", "float16"},
+      {"run", kModel, "-p", "a", "--top-p", "2"},
+      {"run", kModel, "-p", "a", "--threads", "-1"},
+      {"eval", kModel},
+      {"eval", kModel, "--text", "a", "--tokens", "b"},
+      {"compare", kModel, "--backends", "cpu"},
+      {"experts", kModel, "--in", "x", "--out", "y"},
+      {"bench-moe", "--preset", "no-such-model"},
+      {"bench-moe", "--preset", "tiny", "--tokens", "0"},
+  };
+  for (const auto& arguments : mistakes) {
+    SCOPED_TRACE(::testing::PrintToString(arguments));
+    expect_error(run_program(arguments), 2);
+  }
+}
+
+TEST(CommandLine, AMissingModelIsBadInput) {
+  for (const std::string& command : {"inspect", "plan"})
+    expect_error(run_program({command, "/no/such/folder"}), 3);
+  expect_error(run_program({"run", "/no/such/folder", "-p", "a"}), 3);
+}
+
+TEST(CommandLine, AFlagCanComeFromItsEnvironmentVariable) {
+  const ProgramResult result = run_program({"plan", kModel}, {"MOE4_DEVICE=sm_90"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("planned for sm_90"));
+}
+
+TEST(CommandLine, TheFlagWinsOverItsEnvironmentVariable) {
+  const ProgramResult result =
+      run_program({"plan", kModel, "--device", "sm_121"}, {"MOE4_DEVICE=sm_90"});
+  EXPECT_THAT(result.out, HasSubstr("planned for sm_121"));
+}
+
+TEST(CommandLine, ABadEnvironmentVariableIsAUsageError) {
+  expect_error(run_program({"plan", kModel}, {"MOE4_MOE_BACKEND=nonsense"}), 2);
+}
+
+TEST(CommandLine, AForcedBackendThatCannotRunExits4NamingTheAlternatives) {
+  for (const char* backend : {"marlin", "b12x", "hopper", "flashinfer_b12x"}) {
+    const ProgramResult result = run_program({"run", kModel, "-p", "a", "--moe-backend", backend});
+    expect_error(result, 4);
+    EXPECT_THAT(result.err, AllOf(HasSubstr("since"), HasSubstr("cpu, reference")));
+  }
+}
+
+TEST(CommandLine, AWholeModelOnAGpuIsRefusedClearly) {
+  expect_error(run_program({"run", kModel, "-p", "a", "--device", "sm_121"}), 4);
+}
+
+TEST(CommandLine, UnknownTokensInAnIdListAreBadInput) {
+  const std::string here = __FILE__;  // a text file that is no list of ids
+  expect_error(run_program({"forward", kModel, "--ids", here, "--out", "/dev/null"}), 3);
+}
+
+}  // namespace
+}  // namespace moe4

@@ -1,0 +1,217 @@
+// The commands that run the embedded checkpoint: text, scores, tensors and tables.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "checkpoint/safetensors.h"
+#include "support/run_program.h"
+#include "support/temp_dir.h"
+
+namespace moe4 {
+namespace {
+
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using testing::ProgramResult;
+using testing::run_program;
+
+const std::string kModel = std::string(MOE4_EMBEDDED_MODELS) + "/tiny-qwen3_5-moe-nvfp4";
+const std::string kTokens = std::string(MOE4_EMBEDDED_MODELS) + "/heldout_tokens.safetensors";
+
+class ModelCommands : public ::testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  testing::TempDir folder_;
+};
+
+json run_json(std::vector<std::string> arguments) {
+  arguments.emplace_back("--json");
+  const ProgramResult result = run_program(arguments);
+  EXPECT_EQ(result.status, 0) << result.err;
+  return json::parse(result.out);
+}
+
+TEST_F(ModelCommands, RunStreamsTextAndSaysWhoRanItAndHowFast) {
+  const ProgramResult result = run_program({"run", kModel, "-p", "The President", "-n", "12"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_GT(result.out.size(), 12u);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("cpu on cpu, activations: bf16"), HasSubstr("tok/s"),
+                                HasSubstr("GB per token")));
+}
+
+TEST_F(ModelCommands, GreedyTextIsTheSameEveryTimeAndOnBothBackends) {
+  const auto text = [](const std::string& backend) {
+    return run_json({"run", kModel, "-p", "In the beginning", "-n", "16", "--temperature", "0",
+                     "--moe-backend", backend})["text"]
+        .get<std::string>();
+  };
+  const std::string first = text("cpu");
+  EXPECT_FALSE(first.empty());
+  EXPECT_EQ(first, text("cpu"));
+  EXPECT_EQ(first, text("reference"));
+}
+
+TEST_F(ModelCommands, TheForcedBackendIsTheOneThatRan) {
+  for (const char* backend : {"cpu", "reference"}) {
+    const json result = run_json({"run", kModel, "-p", "a", "-n", "2", "--moe-backend", backend});
+    for (const json& group : result["plan"]) EXPECT_EQ(group["backend"], backend);
+  }
+}
+
+TEST_F(ModelCommands, TheSeedDecidesSampledText) {
+  const auto text = [](const std::string& seed) {
+    return run_json({"run", kModel, "-p", "The", "-n", "24", "--temperature", "1.0", "--ignore-eos",
+                     "--seed", seed})["tokens"];
+  };
+  EXPECT_EQ(text("1"), text("1"));
+  EXPECT_NE(text("1"), text("2"));
+}
+
+TEST_F(ModelCommands, AStopStringEndsTheTextBeforeIt) {
+  const json all = run_json({"run", kModel, "-p", "The President of the", "-n", "24",
+                             "--temperature", "0", "--ignore-eos"});
+  const std::string text = all["text"];
+  const std::string stop = text.substr(text.size() / 2, 3);
+  const json cut = run_json({"run", kModel, "-p", "The President of the", "-n", "24",
+                             "--temperature", "0", "--ignore-eos", "--stop", stop});
+  EXPECT_EQ(cut["stop_reason"], "stop string");
+  EXPECT_EQ(cut["text"], text.substr(0, text.find(stop)));
+}
+
+TEST_F(ModelCommands, AContextLimitBoundsTheText) {
+  EXPECT_EQ(run_program({"run", kModel, "-p", "one two three four five", "--ctx", "2"}).status, 3);
+  const json result =
+      run_json({"run", kModel, "-p", "one two", "-n", "100", "--ctx", "12", "--ignore-eos"});
+  EXPECT_LE(result["prompt_tokens"].get<size_t>() + result["tokens"].size(), 12u);
+}
+
+TEST_F(ModelCommands, ChatAnswersEachLineOfAConversation) {
+  const ProgramResult result =
+      run_program({"chat", kModel, "-n", "8", "--temperature", "0"}, {},
+                  "What does the word \"light\" mean?\n\n/clear\nQuote Genesis 1.\n/exit\nno\n");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::string answer = "generation: ";
+  size_t answers = 0;
+  for (size_t at = 0; (at = result.err.find(answer, at)) != std::string::npos; ++at) ++answers;
+  EXPECT_EQ(answers, 2u) << result.err;
+}
+
+TEST_F(ModelCommands, EvalScoresTokenRowsAndText) {
+  const json rows = run_json({"eval", kModel, "--tokens", kTokens, "--rows", "2"});
+  EXPECT_EQ(rows["rows"], 2);
+  EXPECT_EQ(rows["predictions"], 2 * 511);
+  EXPECT_GT(rows["perplexity"], 5);
+  EXPECT_LT(rows["perplexity"], 40);
+
+  std::ofstream(path("text.txt")) << "And God said, Let there be light: and there was light.";
+  const json text = run_json({"eval", kModel, "--text", path("text.txt")});
+  EXPECT_GT(text["predictions"], 8);
+  EXPECT_NEAR(text["perplexity"].get<double>(),
+              std::exp(-text["mean_log_likelihood"].get<double>()), 1e-6);
+}
+
+TEST_F(ModelCommands, ForwardWritesLogitsAndHiddenStates) {
+  std::ofstream(path("ids")) << "1 2\n3\t4 5";
+  ASSERT_EQ(run_program({"forward", kModel, "--ids", path("ids"), "--out", path("out.safetensors"),
+                         "--hidden"})
+                .status,
+            0);
+  const auto file = SafetensorsFile::open(path("out.safetensors"));
+  EXPECT_EQ(file->tensor("logits").shape, (std::vector<int64_t>{5, 4096}));
+  for (const char* name : {"hidden.embed", "hidden.layer0", "hidden.layer3", "hidden.final_norm"})
+    EXPECT_EQ(file->tensor(name).shape, (std::vector<int64_t>{5, 256})) << name;
+}
+
+TEST_F(ModelCommands, ForwardRefusesAnIdOutsideTheVocabulary) {
+  std::ofstream(path("ids")) << "1 4096";
+  EXPECT_EQ(run_program({"forward", kModel, "--ids", path("ids"), "--out", path("x")}).status, 3);
+}
+
+TEST_F(ModelCommands, ExpertsTakesItsOwnOutputBackAndRepeatsIt) {
+  // Hidden states of a forward pass are inputs of the right shape.
+  std::ofstream(path("ids")) << "10 11 12";
+  ASSERT_EQ(run_program({"forward", kModel, "--ids", path("ids"), "--out", path("h.safetensors"),
+                         "--hidden"})
+                .status,
+            0);
+  EXPECT_EQ(run_program({"experts", kModel, "--layer", "1", "--in", path("h.safetensors"), "--out",
+                         path("y.safetensors")})
+                .status,
+            3);  // no tensor x in it
+  const auto x_file = SafetensorsFile::open(path("h.safetensors"));
+  const TensorView x = x_file->tensor("hidden.layer0");
+  {
+    // A file with x alone, written by hand: eight bytes of length, a JSON header, the data.
+    std::string header = R"({"x":{"dtype":"F32","shape":[3,256],"data_offsets":[0,3072]}})";
+    const uint64_t length = header.size();
+    std::ofstream out(path("x.safetensors"), std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&length), 8);
+    out << header;
+    out.write(static_cast<const char*>(x.data), 3072);
+  }
+  ASSERT_EQ(run_program({"experts", kModel, "--layer", "1", "--in", path("x.safetensors"), "--out",
+                         path("y.safetensors")})
+                .status,
+            0);
+  const auto y = SafetensorsFile::open(path("y.safetensors"));
+  EXPECT_EQ(y->tensor("y").shape, (std::vector<int64_t>{3, 256}));
+  EXPECT_EQ(y->tensor("topk_ids").shape, (std::vector<int64_t>{3, 4}));
+  EXPECT_EQ(y->tensor("topk_weights").shape, (std::vector<int64_t>{3, 4}));
+  EXPECT_EQ(run_program({"experts", kModel, "--layer", "4", "--in", path("x.safetensors"), "--out",
+                         path("z.safetensors")})
+                .status,
+            2);
+}
+
+TEST_F(ModelCommands, CompareFindsNoErrorAgainstItselfAndSomeInFp4) {
+  const json result = run_json({"compare", kModel, "--backends", "reference,reference,cpu:fp4",
+                                "--tokens", kTokens, "--rows", "1"});
+  const json& same = result["backends"][1];
+  EXPECT_EQ(same["kl"], 0.0);
+  EXPECT_EQ(same["same_argmax"], 1.0);
+  for (const json& error : same["residual_error"]) EXPECT_EQ(error, 0.0);
+  const json& fp4 = result["backends"][2];
+  EXPECT_GT(fp4["kl"], 1e-4);
+  EXPECT_EQ(fp4["experts_error"].size(), 4u);
+  for (const json& layer : fp4["experts_error"]) {
+    EXPECT_GT(layer["error"], 0.01);
+    EXPECT_LT(layer["error"], 0.5);
+  }
+}
+
+TEST_F(ModelCommands, BenchMeasuresEveryCombinationAsked) {
+  const json result =
+      run_json({"bench", kModel, "--moe-backend", "cpu,reference", "--activations", "bf16,fp4",
+                "-p", "16", "-n", "4", "-r", "1", "--tokens", kTokens, "--rows", "1"});
+  ASSERT_EQ(result["results"].size(), 4u);
+  for (const json& row : result["results"]) {
+    EXPECT_GT(row["prompt"]["tokens_per_second"], 0);
+    EXPECT_GT(row["generation"]["tokens_per_second"], 0);
+    EXPECT_GT(row["perplexity"], 1);
+    EXPECT_GT(row["gb_per_token"], 0);
+  }
+}
+
+TEST_F(ModelCommands, BenchPrintsAMarkdownTable) {
+  const ProgramResult result = run_program(
+      {"bench", kModel, "--moe-backend", "all", "-p", "8", "-n", "2", "-r", "1", "--quiet"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("| backend"), HasSubstr("| cpu"), HasSubstr("|--")));
+}
+
+TEST_F(ModelCommands, ASyntheticCheckpointRuns) {
+  ASSERT_EQ(run_program({"synth", path("model"), "--preset", "tiny"}).status, 0);
+  EXPECT_EQ(run_program({"synth", path("model"), "--preset", "tiny"}).status, 2);  // exists
+  const json result = run_json({"bench", path("model"), "-p", "8", "-n", "2", "-r", "1"});
+  EXPECT_GT(result["results"][0]["generation"]["tokens_per_second"], 0);
+}
+
+}  // namespace
+}  // namespace moe4

@@ -1,0 +1,125 @@
+// moe4 plan and moe4 inspect on the embedded checkpoint and on each dialect, for every device.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "support/run_program.h"
+
+namespace moe4 {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+using testing::ProgramResult;
+using testing::run_program;
+
+const std::string kModel = std::string(MOE4_EMBEDDED_MODELS) + "/tiny-qwen3_5-moe-nvfp4";
+
+json plan(const std::string& model, const std::vector<std::string>& flags) {
+  std::vector<std::string> arguments = {"plan", model, "--json"};
+  arguments.insert(arguments.end(), flags.begin(), flags.end());
+  const ProgramResult result = run_program(arguments);
+  EXPECT_EQ(result.status, 0) << result.err;
+  return json::parse(result.out);
+}
+
+TEST(Plan, EveryDeviceGetsItsBackend) {
+  const std::map<std::string, std::string> expected = {
+      {"cpu", "cpu"},      {"sm_80", "marlin"},  {"sm_86", "marlin"}, {"sm_89", "marlin"},
+      {"sm_90", "hopper"}, {"sm_100", "marlin"}, {"sm_120", "b12x"},  {"sm_121", "b12x"},
+  };
+  for (const auto& [device, backend] : expected) {
+    const json report = plan(kModel, {"--device", device});
+    EXPECT_EQ(report["device"], device);
+    for (const json& group : report["groups"]) {
+      EXPECT_EQ(group["backend"], backend) << device;
+      EXPECT_EQ(group["runs_on"], device);
+      EXPECT_FALSE(group["reason"].get<std::string>().empty());
+      for (const json& candidate : group["candidates"]) {
+        if (candidate["status"] == "rejected") {
+          EXPECT_FALSE(candidate["reason"].get<std::string>().empty());
+          EXPECT_FALSE(candidate["kind"].get<std::string>().empty());
+        }
+      }
+    }
+  }
+}
+
+TEST(Plan, EqualConsecutiveLayersAreOneGroup) {
+  const json report = plan(kModel, {});
+  ASSERT_EQ(report["groups"].size(), 1u);
+  EXPECT_EQ(report["groups"][0]["layers"], json({0, 1, 2, 3}));
+  EXPECT_EQ(report["groups"][0]["scheme"], "W4A4 (nvfp4 static, nvfp4 dynamic)");
+}
+
+TEST(Plan, ActivationsFollowSchemeDeviceAndFlag) {
+  const auto activations = [](const std::vector<std::string>& flags) {
+    return plan(kModel, flags)["groups"][0]["activations"].get<std::string>();
+  };
+  EXPECT_EQ(activations({"--device", "cpu"}), "bf16");
+  EXPECT_EQ(activations({"--device", "sm_121"}), "fp4 (in-kernel)");
+  EXPECT_EQ(activations({"--device", "sm_121", "--activations", "bf16"}), "bf16");
+  EXPECT_EQ(activations({"--device", "cpu", "--activations", "fp4-static"}), "fp4-static");
+}
+
+TEST(Plan, AForcedImpossibleBackendPrintsThePlanAndExits4) {
+  const ProgramResult result =
+      run_program({"plan", kModel, "--device", "sm_121", "--moe-backend", "hopper", "--json"});
+  EXPECT_EQ(result.status, 4);
+  EXPECT_THAT(result.err, HasSubstr("b12x, marlin"));
+  const json report = json::parse(result.out);
+  EXPECT_TRUE(report["groups"][0]["backend"].is_null());
+}
+
+TEST(Plan, EveryDialectPlansForEveryDevice) {
+  const std::filesystem::path folder = std::string(MOE4_TEST_DATA) + "/checkpoints";
+  int checkpoints = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (!std::filesystem::exists(entry.path() / "config.json")) continue;
+    ++checkpoints;
+    for (const char* device : {"cpu", "sm_80", "sm_90", "sm_100", "sm_121"}) {
+      const json report = plan(entry.path().string(), {"--device", device});
+      for (const json& group : report["groups"]) {
+        EXPECT_TRUE(group["backend"].is_string()) << entry.path() << " " << device;
+        const bool nvfp4 = group["weight_key"] == "nvfp4 static";
+        // FP8 and BF16 experts are never given to a backend for NVFP4.
+        if (!nvfp4) {
+          EXPECT_EQ(group["runs_on"], "cpu") << entry.path();
+        }
+      }
+    }
+  }
+  EXPECT_GT(checkpoints, 5);
+}
+
+TEST(Inspect, SaysWhatATokenReads) {
+  const ProgramResult result = run_program({"inspect", kModel, "--json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json report = json::parse(result.out);
+  EXPECT_EQ(report["parameters"], 8820240);  // as the checkpoint's makers counted
+  EXPECT_EQ(report["num_layers"], 4);
+  int64_t bytes = 0;
+  for (const json& component : report["components"]) {
+    bytes += component["bytes"].get<int64_t>();
+    if (component["name"] != "routed experts") continue;
+    // 4 of 16 experts a layer: 3 matrices of 256 x 128, half a byte and a sixteenth of a scale an
+    // element, and their float32 scales.
+    EXPECT_EQ(component["bytes"].get<int64_t>(),
+              4 * 16 * (3 * (256 * 128 / 2 + 256 * 128 / 16 + 8)));
+    EXPECT_EQ(component["bytes_per_token"].get<int64_t>() * 4, component["bytes"].get<int64_t>());
+  }
+  EXPECT_EQ(bytes, report["bytes"]);
+}
+
+TEST(Inspect, LintReportsAsJsonToo) {
+  const ProgramResult result = run_program({"inspect", kModel, "--lint", "--json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_TRUE(json::parse(result.out)["findings"].is_array());
+}
+
+}  // namespace
+}  // namespace moe4
