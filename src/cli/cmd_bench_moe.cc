@@ -1,14 +1,16 @@
-// moe4 bench-moe: one MoE layer of a real model's shape on random weights, against the machine's
-// ceilings measured in the same run.
+// moe4 bench-moe: one MoE layer of a real model's shape on random weights, against the ceilings of
+// the CPU or the GPU measured in the same run.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "base/cuda_probe.h"
 #include "base/error.h"
 #include "bench/moe_bench.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "experts/bench/gpu_moe_bench.h"
 #include "moe/selector.h"
 
 namespace moe4::cli {
@@ -16,30 +18,38 @@ namespace {
 
 struct BenchMoeFlags {
   std::string preset = "qwen3.6-35b-a3b";
-  std::vector<std::string> backends = {"cpu"};
+  std::string device = "cpu";
+  std::vector<std::string> backends = {"auto"};
   std::vector<std::string> activations = {"bf16", "fp4"};
+  double bf16_tflops = 0;
   int threads = 0;
   bool warm = false;
   bool json = false;
   MoeBenchOptions options;
 };
 
-// Backends of this machine's CPU, by name or all.
-std::vector<const ExpertsBackend*> find_backends(const std::vector<std::string>& names) {
-  const bool all = names.size() == 1 && names.front() == "all";
-  std::vector<const ExpertsBackend*> found;
+// By name, or all that run on the device; auto is the first of those.
+std::vector<const ExpertsBackend*> find_backends(const std::vector<std::string>& names,
+                                                 const Device& device) {
+  std::vector<const ExpertsBackend*> runnable;
   for (const ExpertsBackend* backend : registered_backends()) {
-    if (all && !backend->runnable(Device::cpu())) found.push_back(backend);
+    if (!backend->runnable(device)) runnable.push_back(backend);
   }
-  if (all) return found;
+  if (names.size() == 1 && names.front() == "all") return runnable;
+  std::vector<const ExpertsBackend*> found;
   for (const std::string& name : names) {
     const std::string resolved = resolve_backend_name(name);
+    if (resolved.empty() && !runnable.empty()) found.push_back(runnable.front());
     for (const ExpertsBackend* backend : registered_backends()) {
-      if (backend->name() != (resolved.empty() ? "cpu" : resolved)) continue;
-      if (const Support absent = backend->runnable(Device::cpu())) {
+      if (backend->name() != resolved) continue;
+      if (const Support absent = backend->runnable(device)) {
+        std::string others;
+        for (const ExpertsBackend* other : runnable)
+          others += fmt::format("{}{}", others.empty() ? "" : ", ", other->name());
         throw Error(ErrorCode::kUnavailable,
-                    fmt::format("MoE backend '{}' cannot run here since {}; use cpu or reference",
-                                backend->name(), absent->message));
+                    fmt::format("MoE backend '{}' cannot run on {} since {}; backends that can: {}",
+                                backend->name(), to_string(device), absent->message,
+                                others.empty() ? "none" : others));
       }
       found.push_back(backend);
     }
@@ -58,16 +68,47 @@ ActivationPrecision parse_precision(const std::string& text) {
   }
 }
 
-void bench_moe(BenchMoeFlags flags) {
-  const MoePreset preset = moe_preset(flags.preset);
-  flags.options.backends = find_backends(flags.backends);
+void bench_on_cpu(const MoePreset& preset, BenchMoeFlags& flags, ThreadPool& threads) {
+  flags.options.backends = find_backends(flags.backends, Device::cpu());
   flags.options.precisions.clear();
   for (const std::string& mode : flags.activations)
     flags.options.precisions.push_back(parse_precision(mode));
   flags.options.cold = !flags.warm;
-  ThreadPool threads(flags.threads);
   const MoeBenchResult result = run_moe_bench(preset, flags.options, threads);
   fmt::print("{}\n", flags.json ? to_json(result) : to_markdown(result));
+}
+
+void bench_on_gpu(const MoePreset& preset, const BenchMoeFlags& flags, const Device& device,
+                  ThreadPool& threads) {
+  GpuMoeBenchReport all;
+  for (const std::string& mode : flags.activations) {
+    const GpuMoeBenchReport report =
+        run_gpu_moe_bench({.name = std::string(preset.name),
+                           .problem = preset.problem,
+                           .tokens = flags.options.tokens,
+                           .backends = find_backends(flags.backends, device),
+                           .precision = parse_precision(mode),
+                           .device = device,
+                           .threads = &threads,
+                           .bf16_tflops = flags.bf16_tflops});
+    if (!flags.json) fmt::print("activations: {}\n\n{}\n", mode, to_markdown(report));
+    all.device = report.device;
+    all.bf16_tflops = report.bf16_tflops;
+    all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
+    all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
+  }
+  if (flags.json) fmt::print("{}\n", to_json(all));
+}
+
+void bench_moe(BenchMoeFlags flags) {
+  const MoePreset preset = moe_preset(flags.preset);
+  const Device device = flags.device == "cuda" ? probe_cuda_device() : parse_device(flags.device);
+  ThreadPool threads(flags.threads);
+  if (device.is_cpu()) {
+    bench_on_cpu(preset, flags, threads);
+  } else {
+    bench_on_gpu(preset, flags, device, threads);
+  }
 }
 
 }  // namespace
@@ -78,6 +119,11 @@ void add_bench_moe(CLI::App& app) {
       "bench-moe", "Speed of one MoE layer of a real model's shape, against measured ceilings");
   with_env(command->add_option("--preset", flags->preset,
                                fmt::format("{}", fmt::join(moe_preset_names(), ", "))));
+  with_env(command->add_option("--device", flags->device, "cpu or cuda"));
+  with_env(command
+               ->add_option("--bf16-tflops", flags->bf16_tflops,
+                            "Dense BF16 ceiling of the GPU for the floor; 0: leave it out")
+               ->check(CLI::NonNegativeNumber));
   with_env(command->add_option("--tokens", flags->options.tokens, "Batch sizes, e.g. 1,4,16")
                ->delimiter(',')
                ->allow_extra_args(false)
