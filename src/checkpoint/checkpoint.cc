@@ -178,6 +178,15 @@ void Checkpoint::Impl::compare_with_metadata() {
       continue;
     }
     const char* stored = stored_nvfp4 ? "NVFP4" : "FP8";
+    if (says && !says->remark.empty()) note(module, says->remark, CheckpointNote::Level::kWarning);
+    if (says && stored_fp8 && says->scheme.activation && !says->scheme.activation->dynamic &&
+        tensors.find(module + ".input_scale") == nullptr &&
+        tensors.find(module + ".input_global_scale") == nullptr) {
+      note(module,
+           "has no input scale although " + says->source +
+               " asks for static FP8 activations; they stay BF16",
+           CheckpointNote::Level::kWarning);
+    }
     if (!says) {
       note(module,
            fmt::format("is not quantised by the metadata, but its tensors are {}; its "

@@ -1,4 +1,4 @@
-// Bounded JSON parsing and typed access.
+// Reads JSON files and gives typed access to their objects.
 #include "checkpoint/json_reader.h"
 
 #include <fmt/format.h>
@@ -7,88 +7,11 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
 #include <vector>
 
 #include "base/error.h"
 
 namespace moe4 {
-namespace {
-
-constexpr int kMaxDepth = 64;
-
-// Python writes NaN and Infinity where JSON has no word for them (Mamba's time_step_limit is
-// [0, Infinity]). They are replaced in place, so that byte positions in messages stay true.
-void replace_python_numbers(std::string& text) {
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == 'I' && text.compare(i, 8, "Infinity") == 0) {
-      text.replace(i, 8, "1e308   ");
-    } else if (c == 'N' && text.compare(i, 3, "NaN") == 0) {
-      text.replace(i, 3, "\"?\"");
-    }
-  }
-}
-
-}  // namespace
-
-Json parse_json(std::string text, const std::string& file, std::vector<std::string>* group_order) {
-  replace_python_numbers(text);
-  struct OpenObject {
-    std::unordered_set<std::string> keys;
-    std::string last_key;
-    bool is_groups = false;
-  };
-  std::vector<OpenObject> open;
-  const auto add_key = [&](const std::string& key) {
-    OpenObject& object = open.back();
-    if (!object.keys.insert(key).second) {
-      throw_bad_input({.what = "duplicate key in JSON",
-                       .file = file,
-                       .tensor = "key " + key,
-                       .hint = "remove one of the two"});
-    }
-    object.last_key = key;
-    if (object.is_groups && group_order != nullptr) group_order->push_back(key);
-  };
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) {
-      throw_bad_input({.what = "JSON nested too deeply",
-                       .file = file,
-                       .expected = fmt::format("at most {} levels", kMaxDepth)});
-    }
-    if (event == Json::parse_event_t::object_start) {
-      const bool is_groups = !open.empty() && open.back().last_key == "config_groups";
-      open.push_back({.is_groups = is_groups});
-    } else if (event == Json::parse_event_t::object_end) {
-      open.pop_back();
-    } else if (event == Json::parse_event_t::key) {
-      add_key(parsed.get_ref<const std::string&>());
-    }
-    return true;
-  };
-  try {
-    return Json::parse(text, check);
-  } catch (const Json::parse_error& error) {
-    const bool utf8 = std::string_view(error.what()).find("UTF-8") != std::string_view::npos;
-    throw_bad_input({.what = utf8 ? "invalid UTF-8 in JSON" : "JSON syntax error",
-                     .file = file,
-                     .found = text.empty() ? "an empty file" : fmt::format("byte {}", error.byte),
-                     .hint = "the file may be incomplete; download it again"});
-  } catch (const Json::exception&) {
-    throw_bad_input({.what = "a number in JSON is out of range", .file = file});
-  }
-}
-
 std::string read_json_text(const std::filesystem::path& file, int64_t max_bytes) {
   std::error_code error;
   const auto status = std::filesystem::status(file, error);

@@ -193,7 +193,9 @@ class Linter {
   }
 
   void report_scales() {
-    for (const auto& [place, counts] : scales_) {
+    for (const auto& entry : scales_) {
+      const std::string& place = entry.first;
+      const ScaleCounts& counts = entry.second;  // clang 14 cannot capture a structured binding
       const auto share = [&](int64_t n) { return 100.0 * n / std::max<int64_t>(counts.blocks, 1); };
       const auto report = [&](Level level, const char* code, int64_t n, const char* what,
                               const std::string& where) {

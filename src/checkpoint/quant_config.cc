@@ -18,6 +18,9 @@ constexpr QuantKey kFp8TensorDynamic{QuantFormat::kFp8Tensor, true};
 constexpr QuantKey kFp8TokenDynamic{QuantFormat::kFp8Token, true};
 constexpr QuantKey kFp8BlockDynamic{QuantFormat::kFp8Block128, true};
 
+constexpr const char* kFp8InputsRemark =
+    "asks for FP8 activations beside NVFP4 weights; they stay BF16";
+
 DeclaredQuant unsupported(std::string what, std::string source) {
   return {.scheme = kUnquantized, .unsupported = std::move(what), .source = std::move(source)};
 }
@@ -28,9 +31,11 @@ DeclaredQuant from_algorithm(const std::string& algorithm, const std::string& so
     return DeclaredQuant{.scheme = {weight, activation}, .source = source};
   };
   if (algorithm == "NVFP4" || algorithm == "NVFP4_AWQ") return make(kNvfp4Static, kNvfp4Dynamic);
-  // The weights of W4A8_NVFP4_FP8 decode as NVFP4 weights do; its FP8 activations stay BF16 here.
-  if (algorithm == "W4A16_NVFP4" || algorithm == "W4A8_NVFP4_FP8") {
-    return make(kNvfp4Static, std::nullopt);
+  if (algorithm == "W4A16_NVFP4") return make(kNvfp4Static, std::nullopt);
+  if (algorithm == "W4A8_NVFP4_FP8") {  // the weights decode as any NVFP4 weights
+    DeclaredQuant quant = make(kNvfp4Static, std::nullopt);
+    quant.remark = kFp8InputsRemark;
+    return quant;
   }
   if (algorithm == "FP8") return make({QuantFormat::kFp8Tensor, false}, kFp8TensorStatic);
   if (algorithm == "FP8_PER_CHANNEL_PER_TOKEN") {
@@ -70,7 +75,9 @@ DeclaredQuant from_group(const JsonReader& group, const std::string& source) {
     if (group_size != 0 && group_size != 16) {
       return unsupported(fmt::format("FP4 in groups of {} (MXFP4)", group_size), source);
     }
-    return {.scheme = {kNvfp4Static, activation_key(inputs, true)}, .source = source};
+    DeclaredQuant quant{.scheme = {kNvfp4Static, activation_key(inputs, true)}, .source = source};
+    if (inputs && !quant.scheme.activation) quant.remark = kFp8InputsRemark;
+    return quant;
   }
   if (bits != 8) return unsupported(fmt::format("FP{}", bits), source);
   const std::string strategy = weights->string({"strategy"}, "tensor");

@@ -22,6 +22,8 @@ struct DeclaredQuant {
   /// meaningless then.
   std::string unsupported;
   std::string source;  ///< "quant_algo NVFP4", for messages
+  /// Not empty: something the metadata asks for that is left out without harm to the weights.
+  std::string remark;
 };
 
 /// One metadata document. `json` may be null: the checkpoint has no such document.
