@@ -19,16 +19,32 @@ __global__ __launch_bounds__(kThreads) void combine_kernel(const __grid_constant
   if (token >= p.num_tokens) return;
   const int h = static_cast<int>(id - token * quads) * 4;
   float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
-  for (int slot = 0; slot < layer.top_k; ++slot) {
-    const int64_t pair = token * layer.top_k + slot;
-    if (layer.local_expert(p.topk_ids[pair]) < 0) continue;
-    const float weight = layer.weight_on_input ? 1.0f : p.topk_weights[pair];
-    const float4 y = *reinterpret_cast<const float4*>(p.y + pair * layer.hidden_size + h);
-    sum.x = fmaf(weight, y.x, sum.x);
-    sum.y = fmaf(weight, y.y, sum.y);
-    sum.z = fmaf(weight, y.z, sum.z);
-    sum.w = fmaf(weight, y.w, sum.w);
+  // Batches of slots: all ids, then all rows, then the sum, so that latencies overlap.
+  constexpr int kBatch = 8;
+  for (int first = 0; first < layer.top_k; first += kBatch) {
+    float weight[kBatch];
+    float4 y[kBatch];
+    bool valid[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t pair = token * layer.top_k + first + i;
+      const bool inside = first + i < layer.top_k;
+      valid[i] = inside && layer.local_expert(inside ? p.topk_ids[pair] : -1) >= 0;
+      weight[i] = inside && !layer.weight_on_input ? p.topk_weights[pair] : 1.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t pair = token * layer.top_k + first + i;
+      if (valid[i]) y[i] = *reinterpret_cast<const float4*>(p.y + pair * layer.hidden_size + h);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (!valid[i]) continue;
+      sum.x = fmaf(weight[i], y[i].x, sum.x);
+      sum.y = fmaf(weight[i], y[i].y, sum.y);
+      sum.z = fmaf(weight[i], y[i].z, sum.z);
+      sum.w = fmaf(weight[i], y[i].w, sum.w);
+    }
   }
   auto* const out = reinterpret_cast<__nv_bfloat162*>(p.out + token * layer.hidden_size + h);
   out[0] = __floats2bfloat162_rn(sum.x, sum.y);

@@ -19,6 +19,7 @@
 //
 // 256 threads, two blocks an SM: at most 128 registers, which hold 4.6 KB of weights in flight and
 // the tokens' B fragments. 16 KB of shared memory for the reduction, up to 25 KB for the routing.
+#include "experts/device/activation.cuh"
 #include "experts/device/barrier.cuh"
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
@@ -134,8 +135,8 @@ __device__ __forceinline__ void store_act(const MarlinParams& p, const TileList&
     for (int q = 0; q < 2; ++q) {
       if (2 * t + q >= tile.count) continue;
       const int pair = list.pairs[tile.first + 2 * t + q];
-      const float value = apply_activation(layer.activation, fmaf(top[q], alpha_gate, bias_gate),
-                                           fmaf(bottom[q], alpha_up, bias_up));
+      const float value = fast_activation(layer.activation, fmaf(top[q], alpha_gate, bias_gate),
+                                          fmaf(bottom[q], alpha_up, bias_up));
       p.act[static_cast<int64_t>(pair) * layer.intermediate_size + i] = __float2bfloat16(value);
     }
     return;
@@ -151,7 +152,7 @@ __device__ __forceinline__ void store_act(const MarlinParams& p, const TileList&
       const int pair = list.pairs[tile.first + 2 * t + q];
       const float up = fmaf(half == 0 ? top[q] : bottom[q], alpha_up, bias_up);
       p.act[static_cast<int64_t>(pair) * layer.intermediate_size + i] =
-          __float2bfloat16(apply_activation(layer.activation, 0.0f, up));
+          __float2bfloat16(fast_activation(layer.activation, 0.0f, up));
     }
   }
 }

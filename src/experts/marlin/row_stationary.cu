@@ -20,6 +20,12 @@ namespace {
 constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
 
+// What the final sum needs of a pair, gathered while FC1 still runs.
+struct PairScale {
+  int expert;  // -1: skipped
+  float alpha, weight;
+};
+
 // Walks the units of this warp over all m16 tiles of its block.
 class RowCursor {
  public:
@@ -60,8 +66,11 @@ class RowCursor {
     }
     source_.valid = true;
     const TokenTile tile = list_.tiles[tile_];
-    source_.weights = p_.layer.fc2 + unit_offset(p_.layer.fc2_tiles, p_.layer.fc2_k_units,
-                                                 tile.expert, row_tile_, k_unit_);
+    const int step =
+        (tile.expert * (p_.layer.fc2_tiles / 2) + row_tile_ / 2) * p_.layer.fc2_k_units +
+        k_unit_;  // of at most 2^31
+    source_.weights =
+        p_.layer.fc2 + (row_tile_ & 1) * kUnitBytes + static_cast<int64_t>(step) * kStepBytes;
     source_.column = k_unit_ * kUnitK;
     source_.row = token_ < tile.count
                       ? p_.act + static_cast<int64_t>(list_.pairs[tile.first + token_]) *
@@ -86,6 +95,15 @@ __global__ __launch_bounds__(kThreads,
   auto* const parts = reinterpret_cast<float*>(shared);  // [k_units][num_pairs][16]
   int* const routing =
       reinterpret_cast<int*>(shared + static_cast<size_t>(k_units) * p.num_pairs * 64);
+
+  auto* const pair_scales = reinterpret_cast<PairScale*>(
+      shared + static_cast<size_t>(k_units) * p.num_pairs * 64 +
+      block_routing_bytes(p.num_pairs, layer.num_local_experts, kThreads));
+  for (int pair = threadIdx.x; pair < p.num_pairs; pair += kThreads) {
+    const int expert = layer.local_expert(p.topk_ids[pair]);
+    pair_scales[pair] = {expert, expert < 0 ? 0.0f : layer.alpha_down[expert],
+                         layer.weight_on_input ? 1.0f : p.topk_weights[pair]};
+  }
 
   const TileList list = route_in_block<kThreads>(layer, p.topk_ids, p.num_pairs, routing);
   RowCursor cursor(p, list, at.lane);
@@ -116,8 +134,8 @@ __global__ __launch_bounds__(kThreads,
       float sum = 0.0f;
       for (int slot = 0; slot < layer.top_k; ++slot) {
         const int pair = token * layer.top_k + slot;
-        const int expert = layer.local_expert(p.topk_ids[pair]);
-        if (expert < 0) continue;
+        const PairScale scale = pair_scales[pair];
+        if (scale.expert < 0) continue;
         float product = 0.0f;
         for (int ku = 0; ku < k_units; ++ku) {
           product += parts[(static_cast<int64_t>(ku) * p.num_pairs + pair) * 16 + row];
@@ -125,9 +143,9 @@ __global__ __launch_bounds__(kThreads,
         const float bias =
             layer.bias_down == nullptr
                 ? 0.0f
-                : layer.bias_down[static_cast<int64_t>(expert) * layer.hidden_size + h];
-        const float y = fmaf(product, layer.alpha_down[expert], bias);
-        sum = fmaf(layer.weight_on_input ? 1.0f : p.topk_weights[pair], y, sum);
+                : layer.bias_down[static_cast<int64_t>(scale.expert) * layer.hidden_size + h];
+        const float y = fmaf(product, scale.alpha, bias);
+        sum = fmaf(scale.weight, y, sum);
       }
       p.out[static_cast<int64_t>(token) * layer.hidden_size + h] = __float2bfloat16(sum);
     }
@@ -138,7 +156,7 @@ __global__ __launch_bounds__(kThreads,
 }  // namespace
 
 size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs) {
-  return static_cast<size_t>(layer.fc2_k_units * num_pairs * 64 +
+  return static_cast<size_t>(layer.fc2_k_units * num_pairs * 64 + num_pairs * 12 +
                              block_routing_bytes(num_pairs, layer.num_local_experts, kThreads));
 }
 
