@@ -139,24 +139,26 @@ void Attention::store_heads(LayerContext& context, const Positions& positions, c
       std::copy(head, head + dim, reinterpret_cast<float*>(to));
     }
   };
-  context.threads.parallel_for(tokens, 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* cos = positions.cos + t * rotary_.half();
-      const float* sin = positions.sin + t * rotary_.half();
-      for (int64_t h = 0; h < heads; ++h) {
-        float* query = p.queries + (((h / group) * tokens + t) * group + h % group) * dim;
-        weights_.q_norm.apply(context.kernels, p.q + (t * heads + h) * q_stride, query);
-        rotary_.apply(cos, sin, query);
-      }
-      for (int64_t h = 0; h < kv_heads; ++h) {
-        float* key = p.k + (t * kv_heads + h) * dim;
-        weights_.k_norm.apply(context.kernels, key, key);
-        rotary_.apply(cos, sin, key);
-        store(key, cache.key(h, positions.start + t));
-        store(p.v + (t * kv_heads + h) * dim, cache.value(h, positions.start + t));
-      }
-    }
-  });
+  const int64_t bytes = 4 * (heads + kv_heads) * dim * int64_t{sizeof(float)};
+  context.threads.parallel_for(
+      tokens, parallel_grain(tokens, bytes), [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; ++t) {
+          const float* cos = positions.cos + t * rotary_.half();
+          const float* sin = positions.sin + t * rotary_.half();
+          for (int64_t h = 0; h < heads; ++h) {
+            float* query = p.queries + (((h / group) * tokens + t) * group + h % group) * dim;
+            weights_.q_norm.apply(context.kernels, p.q + (t * heads + h) * q_stride, query);
+            rotary_.apply(cos, sin, query);
+          }
+          for (int64_t h = 0; h < kv_heads; ++h) {
+            float* key = p.k + (t * kv_heads + h) * dim;
+            weights_.k_norm.apply(context.kernels, key, key);
+            rotary_.apply(cos, sin, key);
+            store(key, cache.key(h, positions.start + t));
+            store(p.v + (t * kv_heads + h) * dim, cache.value(h, positions.start + t));
+          }
+        }
+      });
 }
 
 void Attention::attend(LayerContext& context, const Positions& positions, const Projections& p,
@@ -226,20 +228,24 @@ void Attention::attend(LayerContext& context, const Positions& positions, const 
     }
     return;
   }
-  context.threads.parallel_for(kv_heads * tiles, 1, [&](int64_t begin, int64_t end, int thread) {
-    const Partial total = partial_at(2 * thread), next = partial_at(2 * thread + 1);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / tiles, tile = i % tiles;
-      const int64_t n = std::min(kQueryTile, queries - tile * kQueryTile);
-      const int64_t last = (positions.start + (tile * kQueryTile + n - 1) / group) / kSegment;
-      run(head, tile, 0, total);
-      for (int64_t s = 1; s <= last; ++s) {
-        run(head, tile, s, next);
-        merge(total, next, n, dim);
-      }
-      finish(head, tile, total);
-    }
-  });
+  // Every query of a tile passes over the keys and values.
+  const int64_t bytes = num_keys * 2 * cache.row_bytes() * std::min(kQueryTile, queries);
+  context.threads.parallel_for(
+      kv_heads * tiles, parallel_grain(kv_heads * tiles, bytes),
+      [&](int64_t begin, int64_t end, int thread) {
+        const Partial total = partial_at(2 * thread), next = partial_at(2 * thread + 1);
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t head = i / tiles, tile = i % tiles;
+          const int64_t n = std::min(kQueryTile, queries - tile * kQueryTile);
+          const int64_t last = (positions.start + (tile * kQueryTile + n - 1) / group) / kSegment;
+          run(head, tile, 0, total);
+          for (int64_t s = 1; s <= last; ++s) {
+            run(head, tile, s, next);
+            merge(total, next, n, dim);
+          }
+          finish(head, tile, total);
+        }
+      });
 }
 
 }  // namespace moe4

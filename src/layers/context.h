@@ -26,6 +26,14 @@ struct LayerContext {
 
 inline int64_t padded_row(int64_t n) { return round_up(n, kRowPadding); }
 
+/// Items of a parallel loop to hand out at a time: enough memory traffic to be worth a hand-over
+/// between threads (a few microseconds), or all items when the whole is not worth waking a thread.
+inline int64_t parallel_grain(int64_t items, int64_t bytes_per_item) {
+  constexpr int64_t kSerialBytes = 256 << 10, kChunkBytes = 64 << 10;
+  if (items * bytes_per_item < kSerialBytes) return items > 0 ? items : 1;
+  return bytes_per_item < kChunkBytes ? ceil_div(kChunkBytes, bytes_per_item) : 1;
+}
+
 /// Rows [num_tokens, width] of float32 inputs of linears; rows are padded with zeros.
 struct Activations {
   float* data = nullptr;

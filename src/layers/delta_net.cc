@@ -96,22 +96,25 @@ void DeltaNet::convolve(LayerContext& context, int64_t tokens, const Buffers& b)
   const int64_t channels = shape_.channels(), key_dim = shape_.key_dim;
   const int64_t units = 2 * shape_.num_key_heads + shape_.num_value_heads;
   const float query_scale = 1.0f / std::sqrt(static_cast<float>(key_dim));
-  context.threads.parallel_for(tokens * units, 16, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t t = i / units, unit = i % units;
-      const bool is_value = unit >= 2 * shape_.num_key_heads;
-      const int64_t channel =
-          is_value ? 2 * shape_.keys() + (unit - 2 * shape_.num_key_heads) * shape_.value_dim
-                   : unit * key_dim;
-      const int64_t n = is_value ? shape_.value_dim : key_dim;
-      float* out = b.mixed + t * channels + channel;
-      context.kernels.conv_silu(b.conv_in + t * channels + channel, channels,
-                                weights_.conv.data() + channel, channels, shape_.conv_taps, n, out);
-      if (is_value) continue;
-      const float scale = unit < shape_.num_key_heads ? query_scale : 1.0f;
-      context.kernels.l2_norm(out, kL2Epsilon, scale, n, out);
-    }
-  });
+  const int64_t bytes = 2 * channels / units * int64_t{sizeof(float)} * shape_.conv_taps;
+  context.threads.parallel_for(
+      tokens * units, parallel_grain(tokens * units, bytes), [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t t = i / units, unit = i % units;
+          const bool is_value = unit >= 2 * shape_.num_key_heads;
+          const int64_t channel =
+              is_value ? 2 * shape_.keys() + (unit - 2 * shape_.num_key_heads) * shape_.value_dim
+                       : unit * key_dim;
+          const int64_t n = is_value ? shape_.value_dim : key_dim;
+          float* out = b.mixed + t * channels + channel;
+          context.kernels.conv_silu(b.conv_in + t * channels + channel, channels,
+                                    weights_.conv.data() + channel, channels, shape_.conv_taps, n,
+                                    out);
+          if (is_value) continue;
+          const float scale = unit < shape_.num_key_heads ? query_scale : 1.0f;
+          context.kernels.l2_norm(out, kL2Epsilon, scale, n, out);
+        }
+      });
 }
 
 void DeltaNet::run_heads(LayerContext& context, int64_t tokens, const Buffers& b, State& state,
@@ -122,30 +125,32 @@ void DeltaNet::run_heads(LayerContext& context, int64_t tokens, const Buffers& b
     b.a[i] = std::exp(decay_rate_[i % heads] * softplus(b.a[i] + weights_.dt_bias[i % heads]));
     b.b[i] = 1.0f / (1.0f + std::exp(-b.b[i]));
   }
-  context.threads.parallel_for(heads, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t h = begin; h < end; ++h) {
-      const float* query = b.mixed + h / per_key_head * shape_.key_dim;
-      context.kernels.delta_rule({.num_tokens = tokens,
-                                  .key_dim = shape_.key_dim,
-                                  .value_dim = dim,
-                                  .state = state.memory(h),
-                                  .query = query,
-                                  .key = query + shape_.keys(),
-                                  .value = b.mixed + 2 * shape_.keys() + h * dim,
-                                  .decay = b.a + h,
-                                  .beta = b.b + h,
-                                  .qk_stride = shape_.channels(),
-                                  .value_stride = shape_.channels(),
-                                  .gate_stride = heads,
-                                  .out = merged.data + h * dim,
-                                  .out_stride = merged.stride});
-      for (int64_t t = 0; t < tokens; ++t) {
-        float* out = merged.row(t) + h * dim;
-        weights_.norm.apply(context.kernels, out, out);
-        context.kernels.silu_mul(b.z + t * shape_.values() + h * dim, out, dim, out);
-      }
-    }
-  });
+  const int64_t bytes = tokens * 2 * shape_.key_dim * dim * int64_t{sizeof(float)};
+  context.threads.parallel_for(
+      heads, parallel_grain(heads, bytes), [&](int64_t begin, int64_t end, int) {
+        for (int64_t h = begin; h < end; ++h) {
+          const float* query = b.mixed + h / per_key_head * shape_.key_dim;
+          context.kernels.delta_rule({.num_tokens = tokens,
+                                      .key_dim = shape_.key_dim,
+                                      .value_dim = dim,
+                                      .state = state.memory(h),
+                                      .query = query,
+                                      .key = query + shape_.keys(),
+                                      .value = b.mixed + 2 * shape_.keys() + h * dim,
+                                      .decay = b.a + h,
+                                      .beta = b.b + h,
+                                      .qk_stride = shape_.channels(),
+                                      .value_stride = shape_.channels(),
+                                      .gate_stride = heads,
+                                      .out = merged.data + h * dim,
+                                      .out_stride = merged.stride});
+          for (int64_t t = 0; t < tokens; ++t) {
+            float* out = merged.row(t) + h * dim;
+            weights_.norm.apply(context.kernels, out, out);
+            context.kernels.silu_mul(b.z + t * shape_.values() + h * dim, out, dim, out);
+          }
+        }
+      });
 }
 
 }  // namespace moe4

@@ -14,7 +14,8 @@ Activations gated(LayerContext& context, const float* gate, const float* up, int
                   int64_t width) {
   const Activations act = take_activations(context, num_tokens, width);
   const int64_t padded = padded_row(width);
-  context.threads.parallel_for(num_tokens, 8, [&](int64_t begin, int64_t end, int) {
+  const int64_t grain = parallel_grain(num_tokens, 3 * padded * int64_t{sizeof(float)});
+  context.threads.parallel_for(num_tokens, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       context.kernels.silu_mul(gate + t * padded, up + t * padded, padded, act.row(t));
     }
@@ -139,7 +140,8 @@ void MoeBlock::forward(LayerContext& context, const Activations& x, int64_t num_
   auto* shared = scratch.take<float>(num_tokens * hidden);
   apply_linear(context, {&parts_.shared->down_proj, act.data, act.stride, shared, hidden},
                num_tokens);
-  context.threads.parallel_for(num_tokens, 8, [&](int64_t begin, int64_t end, int) {
+  const int64_t grain = parallel_grain(num_tokens, 3 * hidden * int64_t{sizeof(float)});
+  context.threads.parallel_for(num_tokens, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       const float factor =
           shared_gate != nullptr ? 1.0f / (1.0f + std::exp(-shared_gate[t])) : 1.0f;

@@ -245,8 +245,7 @@ void apply_linears(LayerContext& context, std::span<const LinearCall> calls, int
   auto* decoded = context.scratch.take<float>(context.threads.size() * per_thread);
 
   const int64_t chunks = first_chunk[calls.size()];
-  // Little work is done by the caller alone: waking a thread costs more.
-  const int64_t grain = bytes * num_tokens < kChunkBytes ? chunks : 1;
+  const int64_t grain = parallel_grain(chunks, num_tokens * bytes / std::max<int64_t>(chunks, 1));
   context.threads.parallel_for(chunks, grain, [&](int64_t begin, int64_t end, int thread) {
     size_t call = 0;
     for (int64_t chunk = begin; chunk < end; ++chunk) {

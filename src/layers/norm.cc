@@ -35,7 +35,8 @@ RmsNorm::RmsNorm(const TensorView& weight, const std::string& name, int64_t n, f
 void add_and_normalize(LayerContext& context, const RmsNorm& norm, const float* delta,
                        int64_t num_tokens, float* residual, const Activations& x) {
   const int64_t width = norm.size();
-  context.threads.parallel_for(num_tokens, 8, [&](int64_t begin, int64_t end, int) {
+  const int64_t grain = parallel_grain(num_tokens, 3 * width * int64_t{sizeof(float)});
+  context.threads.parallel_for(num_tokens, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       float* row = residual + t * width;
       if (delta != nullptr) context.kernels.axpy(1.0f, delta + t * width, width, row);
