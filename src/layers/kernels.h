@@ -15,7 +15,9 @@ namespace moe4 {
 inline constexpr int64_t kRowPadding = 32;
 
 /// How a linear's packed rows are stored. F16 checkpoints become kF32.
+/// E4M3 rows are decoded as value / 256, which is cheap; their scales make up for it, exactly.
 enum class RowFormat { kF32, kBF16, kF8, kNvfp4 };
+inline constexpr float kF8Factor = 256.0f;
 
 /// Weights of one linear as the kernels see them: row-major, K padded.
 struct PackedRows {

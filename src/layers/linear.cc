@@ -139,13 +139,15 @@ void Linear::pack_scales(const LinearWeights& weights) {
       break;
     }
     case QuantFormat::kFp8Tensor:
-      row_scale_.assign(out_features_, weights.global_scale.value);
+      row_scale_.assign(out_features_, weights.global_scale.value * kF8Factor);
       break;
     case QuantFormat::kFp8Channel:
       row_scale_ = to_floats(weights.scale);
+      for (float& scale : row_scale_) scale *= kF8Factor;
       break;
     case QuantFormat::kFp8Block128:
       block_scale_ = to_floats(weights.scale);
+      for (float& scale : block_scale_) scale *= kF8Factor;
       rows_.block_scale = block_scale_.data();
       rows_.k_blocks = ceil_div(in_features_, 128);
       break;
@@ -177,7 +179,7 @@ void Linear::decode_row(int64_t n, float* out) const {
       convert_to_float(row, DType::kBF16, in_features_, out);
       break;
     case RowFormat::kF8:
-      for (int64_t k = 0; k < in_features_; ++k) out[k] = e4m3_to_float(bytes[k]);
+      for (int64_t k = 0; k < in_features_; ++k) out[k] = e4m3_to_float(bytes[k]) / kF8Factor;
       break;
     case RowFormat::kNvfp4: {
       const uint8_t* scales = rows_.scales + n * (rows_.k / kNvfp4Block);

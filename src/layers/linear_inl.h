@@ -15,20 +15,24 @@ namespace moe4::MOE4_ISA {
 // Rows of one format: load(r, k) gives sixteen weights of row r.
 template <typename T>
 struct PlainRows {
+  static constexpr int64_t kPerCacheLine = 64 / sizeof(T);
   const T* data;
   int64_t stride;
   Vec load(int64_t row, int64_t k) const { return MOE4_ISA::load(data + row * stride + k); }
   const void* address(int64_t row, int64_t k) const { return data + row * stride + k; }
 };
 
+// The linear's scales carry the factor 256.
 struct E4m3Rows {
+  static constexpr int64_t kPerCacheLine = 64;
   const uint8_t* data;
   int64_t stride;
-  Vec load(int64_t row, int64_t k) const { return load_e4m3(data + row * stride + k); }
+  Vec load(int64_t row, int64_t k) const { return load_e4m3_over_256(data + row * stride + k); }
   const void* address(int64_t row, int64_t k) const { return data + row * stride + k; }
 };
 
 struct Nvfp4Rows {
+  static constexpr int64_t kPerCacheLine = 128;
   const uint8_t* data;
   const uint8_t* scales;
   int64_t stride, scale_stride;
@@ -55,7 +59,9 @@ inline void dot_tile(const Rows& w, int64_t row, const float* x, int64_t x_strid
       for (int r = 0; r < R; ++r) weights[r] = w.load(row + r, k);
       if constexpr (C == 1) {
         // The next group of rows, at the same place: far enough ahead of the loads.
-        for (int r = 0; r < R; ++r) prefetch(w.address(row + R + r, k));
+        if (k % Rows::kPerCacheLine == 0) {
+          for (int r = 0; r < R; ++r) prefetch(w.address(row + R + r, k));
+        }
       }
       for (int c = 0; c < C; ++c) {
         const Vec input = load(x + c * x_stride + k);

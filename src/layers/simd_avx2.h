@@ -32,15 +32,14 @@ inline Vec load(const F16* p) {
   const auto* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
 }
-// E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included.
-inline Vec load_e4m3(const uint8_t* p) {
-  const __m256i w = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i magnitude = _mm256_slli_epi16(_mm256_and_si256(w, _mm256_set1_epi16(0x7f)), 7);
-  const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(w, _mm256_set1_epi16(0x80)), 8);
-  const __m256i half = _mm256_or_si256(magnitude, sign);
-  const __m256 factor = _mm256_set1_ps(256.0f);
-  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), factor),
-          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), factor)};
+// E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included. A sign-extended
+// byte shifted by 7 has its sign where F16 wants it and once more below, which is cleared.
+inline Vec load_e4m3_over_256(const uint8_t* p) {
+  const __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i cleared = _mm256_set1_epi16(static_cast<int16_t>(0xbfff));
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(w, 7), cleared);
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
 }
 inline __m256 e2m1_to_floats(uint32_t eight_codes) {
   const __m256 magnitudes = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);

@@ -28,12 +28,12 @@ inline Vec load(const Bf16* p) {
 inline Vec load(const F16* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-// E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included.
-inline Vec load_e4m3(const uint8_t* p) {
-  const __m256i w = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i magnitude = _mm256_slli_epi16(_mm256_and_si256(w, _mm256_set1_epi16(0x7f)), 7);
-  const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(w, _mm256_set1_epi16(0x80)), 8);
-  return {_mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(magnitude, sign)), _mm512_set1_ps(256.0f))};
+// E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included. A sign-extended
+// byte shifted by 7 has its sign where F16 wants it and once more below, which is cleared.
+inline Vec load_e4m3_over_256(const uint8_t* p) {
+  const __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i cleared = _mm256_set1_epi16(static_cast<int16_t>(0xbfff));
+  return {_mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(w, 7), cleared))};
 }
 inline Vec load_e2m1(const uint8_t* p) {
   const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f,

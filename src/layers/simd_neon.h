@@ -39,7 +39,7 @@ inline Vec load(const F16* p) {
   return map([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(bits + 4 * i))); });
 }
 // E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included.
-inline Vec load_e4m3(const uint8_t* p) {
+inline Vec load_e4m3_over_256(const uint8_t* p) {
   const uint8x16_t bytes = vld1q_u8(p);
   const auto widen = [](uint8x8_t b) {
     const uint16x8_t w = vmovl_u8(b);
@@ -50,7 +50,7 @@ inline Vec load_e4m3(const uint8_t* p) {
   return map([&](int i) {
     const uint16x8_t h = halves[i / 2];
     const float16x4_t f = vreinterpret_f16_u16(i % 2 == 0 ? vget_low_u16(h) : vget_high_u16(h));
-    return vmulq_n_f32(vcvt_f32_f16(f), 256.0f);
+    return vcvt_f32_f16(f);
   });
 }
 inline Vec load_e2m1(const uint8_t* p) {

@@ -39,8 +39,8 @@ inline Vec load(const Bf16* p) {
 inline Vec load(const F16* p) {
   return map([&](int i) { return to_float(p[i]); });
 }
-inline Vec load_e4m3(const uint8_t* p) {
-  return map([&](int i) { return kE4m3Table[p[i]]; });
+inline Vec load_e4m3_over_256(const uint8_t* p) {
+  return map([&](int i) { return kE4m3Table[p[i]] * 0x1p-8f; });
 }
 inline Vec load_e2m1(const uint8_t* p) {
   return map([&](int i) { return e2m1_to_float((p[i / 2] >> (4 * (i & 1))) & 0xf); });
