@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -79,12 +80,22 @@ struct RandomMoe {
 
 namespace internal {
 
+// For |value| < 65504; rounds to nearest even.
+inline uint16_t f16_bits(float value) {
+  const auto sign = static_cast<uint16_t>(std::signbit(value) ? 0x8000 : 0);
+  const float a = std::abs(value);
+  if (a < 0x1p-14f) return static_cast<uint16_t>(sign | std::lrint(a * 0x1p24f));
+  const auto bits = std::bit_cast<uint32_t>(a);
+  const uint32_t rounded = bits + 0xfff + ((bits >> 13) & 1);
+  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112 << 10)));
+}
+
 inline void store_float(std::byte* to, DType dtype, int64_t i, float value) {
   if (dtype == DType::kBF16) {
     const Bf16 x = to_bf16(value);
     std::memcpy(to + 2 * i, &x, 2);
   } else if (dtype == DType::kF16) {
-    const auto x = static_cast<_Float16>(value);
+    const uint16_t x = f16_bits(value);
     std::memcpy(to + 2 * i, &x, 2);
   } else {
     std::memcpy(to + 4 * i, &value, 4);
