@@ -11,10 +11,12 @@
 namespace moe4::cpu {
 namespace {
 
-struct Avx2 {
+typedef int32_t Int8 __attribute__((vector_size(32)));
+
+struct Avx2 : ShortLanes<Int8, 8> {
   static constexpr int kWidth = 8;
   typedef float F __attribute__((vector_size(32)));
-  typedef int32_t I __attribute__((vector_size(32)));
+  using I = Int8;
   static F fma(F a, F b, F c) {
     return reinterpret_cast<F>(_mm256_fmadd_ps(
         reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));

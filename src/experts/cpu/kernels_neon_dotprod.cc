@@ -10,10 +10,12 @@
 namespace moe4::cpu {
 namespace {
 
-struct Neon {
+typedef int32_t Int4 __attribute__((vector_size(16)));
+
+struct Neon : ShortLanes<Int4, 4> {
   static constexpr int kWidth = 4;
   typedef float F __attribute__((vector_size(16)));
-  typedef int32_t I __attribute__((vector_size(16)));
+  using I = Int4;
   static F fma(F a, F b, F c) {
     return reinterpret_cast<F>(vfmaq_f32(reinterpret_cast<float32x4_t>(c),
                                          reinterpret_cast<float32x4_t>(a),

@@ -5,10 +5,12 @@
 namespace moe4::cpu {
 namespace {
 
-struct Portable {
+typedef int32_t Int4 __attribute__((vector_size(16)));
+
+struct Portable : ShortLanes<Int4, 4> {
   static constexpr int kWidth = 4;
   typedef float F __attribute__((vector_size(16)));
-  typedef int32_t I __attribute__((vector_size(16)));
+  using I = Int4;
   static F fma(F a, F b, F c) { return a * b + c; }
   template <typename T>
   static I widen(const T* p) {

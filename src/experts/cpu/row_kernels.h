@@ -2,9 +2,10 @@
 // epilogues, and dense panels. Each kernels_*.cc includes this file and instantiates it with its
 // own vector type, so the compiler makes one version per set of flags.
 //
-// A Simd type gives: kWidth (floats), F and I (GCC vector types of that many float / int32), and
-// fma(a, b, c). Everything lies in an anonymous namespace: the copies of two files must never be
-// merged by the linker, since one may use instructions the other's machine lacks.
+// A Simd type gives: kWidth (floats), F and I (GCC vector types of that many float / int32),
+// fma(a, b, c), max_lane(I) and sum_lanes(I), widen(p) from bytes or 16-bit words, and
+// narrow(I, p) to bytes. Everything lies in an anonymous namespace: the copies of two files must
+// never be merged by the linker, since one may use instructions the other's machine lacks.
 #pragma once
 
 #include <algorithm>
@@ -32,6 +33,24 @@ template <typename V, typename T>
 inline void store(T* p, V v) {
   std::memcpy(p, &v, sizeof v);
 }
+
+// max_lane, sum_lanes and narrow for vectors short enough to take them apart.
+template <typename I, int kWidth>
+struct ShortLanes {
+  static int32_t max_lane(I v) {
+    int32_t most = v[0];
+    for (int i = 1; i < kWidth; ++i) most = std::max<int32_t>(most, v[i]);
+    return most;
+  }
+  static int32_t sum_lanes(I v) {
+    int32_t sum = 0;
+    for (int i = 0; i < kWidth; ++i) sum += v[i];
+    return sum;
+  }
+  static void narrow(I v, int8_t* out) {
+    for (int i = 0; i < kWidth; ++i) out[i] = static_cast<int8_t>(v[i]);
+  }
+};
 
 template <typename Simd>
 inline typename Simd::F splat(float x) {
@@ -126,13 +145,6 @@ void activate(const ActivationParams& activation, const ActivateArgs& args) {
 }
 
 template <typename Simd>
-inline float max_lane(typename Simd::F v) {
-  float m = 0;
-  for (int i = 0; i < Simd::kWidth; ++i) m = std::max(m, v[i]);
-  return m;
-}
-
-template <typename Simd>
 inline typename Simd::F abs_lanes(typename Simd::F v) {
   using I = typename Simd::I;
   return bits_as<typename Simd::F>(bits_as<I>(v) & 0x7fffffff);
@@ -149,8 +161,7 @@ inline int32_t max_magnitude_bits(const float* x, int64_t n) {
     const I bits = load<I>(x + i) & 0x7fffffff;
     most = bits > most ? bits : most;
   }
-  int32_t result = 0;
-  for (int lane = 0; lane < Simd::kWidth; ++lane) result = std::max(result, most[lane]);
+  int32_t result = Simd::max_lane(most);
   for (; i < n; ++i) {
     result = std::max(result, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
   }
@@ -183,7 +194,6 @@ void quantize_fp4(const float* x, int64_t k, float global, std::byte* row) {
       continue;
     }
     I sum = {};
-    int32_t twice[kBlock];
     for (int i = 0; i < kBlock; i += Simd::kWidth) {
       const F v = load<F>(in + i) / step;
       const F a = abs_lanes<Simd>(v);
@@ -196,12 +206,9 @@ void quantize_fp4(const float* x, int64_t k, float global, std::byte* row) {
       I t = __builtin_convertvector(q * 2.0f, I);
       t = v < 0.0f ? -t : t;
       sum += t;
-      store(twice + i, t);
+      Simd::narrow(t, block.twice + i);
     }
-    int32_t total = 0;
-    for (int i = 0; i < Simd::kWidth; ++i) total += sum[i];
-    for (int i = 0; i < kBlock; ++i) block.twice[i] = static_cast<int8_t>(twice[i]);
-    block.start = -kWeightOffset * total;
+    block.start = -kWeightOffset * Simd::sum_lanes(sum);
   }
 }
 
@@ -229,20 +236,14 @@ void quantize_int16(const float* x, int64_t k, std::byte* row) {
         continue;
       }
       I sum = {};
-      int32_t a[kBlock];
       for (int i = 0; i < kBlock; i += Simd::kWidth) {
         const I rounded = round_to_int<Simd>(load<F>(x + b * kBlock + i) * inverse);
+        const I hi = (rounded + 128) >> 8;
         sum += rounded;
-        store(a + i, rounded);
+        Simd::narrow(hi, block.hi + i);
+        Simd::narrow(rounded - (hi << 8), block.lo + i);
       }
-      for (int i = 0; i < kBlock; ++i) {
-        const int32_t hi = (a[i] + 128) >> 8;
-        block.hi[i] = static_cast<int8_t>(hi);
-        block.lo[i] = static_cast<int8_t>(a[i] - hi * 256);
-      }
-      int32_t total = 0;
-      for (int i = 0; i < Simd::kWidth; ++i) total += sum[i];
-      block.start = -kWeightOffset * total;
+      block.start = -kWeightOffset * Simd::sum_lanes(sum);
     }
   }
 }
