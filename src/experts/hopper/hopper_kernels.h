@@ -1,0 +1,75 @@
+// The launchers of the wgmma path and what they are told: one call's layer, tokens and scratch.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "experts/device/packed_layer.h"
+#include "experts/device/workspace.h"
+
+namespace moe4::cuda::hopper {
+
+/// How a call is cut into tiles of weight rows and tokens (grouped_gemm_sm90.cuh).
+enum class TileConfig {
+  kSmall,  ///< 256 rows x up to 96 tokens
+  kLarge,  ///< 192 rows x up to 192 tokens
+};
+/// Tokens that share one decode of a weight.
+constexpr int max_tile_tokens(TileConfig config) { return config == TileConfig::kSmall ? 96 : 192; }
+
+inline constexpr int kStepK = 128;  ///< columns of one step of a GEMM
+
+/// Some tokens of one expert, for both GEMMs. Positions count rows of the sorted list of pairs;
+/// each expert's first position is a multiple of 8.
+struct TokenTile {
+  int32_t first_position;
+  uint16_t expert;
+  uint16_t rows;  ///< 1 .. max_tile_tokens()
+};
+
+/// The arrays between the launches.
+struct Scratch {
+  /// BF16 [rows, hidden_steps * 128], permuted (prologue_sm90.cu); a row is a token, or a pair with
+  /// weight_on_input.
+  void* hidden = nullptr;
+  int32_t* sorted_pairs = nullptr;  ///< [positions] token * top_k + slot, -1 for padding
+  TokenTile* tiles = nullptr;
+  int32_t* num_tiles = nullptr;  ///< [1]
+  void* intermediate = nullptr;  ///< BF16 [2 * intermediate_steps][positions][64] (fc1_sm90.cu)
+  uint2* pair_output = nullptr;  ///< [T * top_k, H / 4] (pair_output.cuh)
+  int64_t positions = 0;         ///< capacity, a multiple of 8
+  int hidden_steps = 0;          ///< K of FC1 in steps
+  int intermediate_steps = 0;    ///< K of FC2 in steps
+};
+Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int64_t num_tokens);
+
+/// One call; pointers as in ExpertsArgs. num_tokens * top_k is below 2^31.
+struct Call {
+  PackedLayerView layer;
+  int64_t num_tokens = 0;
+  const void* hidden_states = nullptr;  ///< BF16 [T, H]
+  const int32_t* topk_ids = nullptr;
+  const float* topk_weights = nullptr;
+  void* output = nullptr;  ///< BF16 [T, H]
+  TileConfig config = TileConfig::kSmall;
+  Scratch scratch;
+  int sm_count = 0;
+};
+
+/// Sorts pairs by expert, cuts tiles and permutes the tokens. `dependent`: may start before the
+/// kernel in front of it has ended.
+void launch_prologue(const Call& call, cudaStream_t stream, bool dependent);
+/// Gate, up and activation of every pair.
+void launch_fc1(const Call& call, cudaStream_t stream);
+/// Down of every pair, not yet weighted.
+void launch_fc2(const Call& call, cudaStream_t stream);
+/// The weighted sum over a token's slots, in slot order.
+void launch_combine(const Call& call, cudaStream_t stream);
+
+/// Lets kernels use the shared memory they need on the current device; once before the first
+/// launch.
+void prepare_fc1_kernels();
+void prepare_fc2_kernels();
+
+}  // namespace moe4::cuda::hopper

@@ -1,0 +1,132 @@
+// Chooses path and tiles by the number of tokens, carves the workspace and launches.
+#include "experts/hopper/hopper_layer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <string_view>
+
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "experts/device/cuda_check.h"
+
+namespace moe4::cuda {
+namespace {
+
+using hopper::TileConfig;
+
+// Mean tokens an expert from which wgmma is ahead of marlin (H200; docs/gpu-kernels.md).
+constexpr int64_t kMinMeanTokens = 12;
+// Mean tokens an expert from which the large tiles are ahead of the small ones, if a row tile of
+// either kind is full (H200; docs/gpu-kernels.md).
+constexpr int64_t kLargeMeanTokens = 128;
+constexpr int64_t kLargeMinTiles = 192;
+// Outputs of all pairs of a slice: bounds the workspace to about 1.5 GB whatever the batch.
+constexpr int64_t kSliceOutputs = int64_t{1} << 28;
+
+int multiprocessors() {
+  int device = 0, count = 0;
+  MOE4_CUDA_CHECK(cudaGetDevice(&device));
+  MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+std::optional<int64_t> min_tokens_from_environment() {
+  const char* text = std::getenv("MOE4_HOPPER_MIN_TOKENS");
+  if (text == nullptr) return std::nullopt;
+  const std::string_view digits(text);
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (error != std::errc() || end != digits.data() + digits.size() || value < 0) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("MOE4_HOPPER_MIN_TOKENS: expected a number of tokens, found '{}'",
+                            printable(text)));
+  }
+  return value;
+}
+
+std::optional<TileConfig> tiles_from_environment() {
+  const char* text = std::getenv("MOE4_HOPPER_TILES");
+  if (text == nullptr) return std::nullopt;
+  if (std::string_view(text) == "small") return TileConfig::kSmall;
+  if (std::string_view(text) == "large") return TileConfig::kLarge;
+  throw Error(
+      ErrorCode::kUsage,
+      fmt::format("MOE4_HOPPER_TILES: expected small or large, found '{}'", printable(text)));
+}
+
+}  // namespace
+
+HopperLayer::HopperLayer(const PackedLayer& layer)
+    : layer_(layer),
+      small_(layer),
+      sm_count_(multiprocessors()),
+      forced_config_(tiles_from_environment()) {
+  const PackedLayerView& view = layer.view();
+  const int64_t measured = ceil_div(kMinMeanTokens * view.num_experts, view.top_k);
+  min_tokens_ = min_tokens_from_environment().value_or(measured);
+  hopper::prepare_fc1_kernels();
+  hopper::prepare_fc2_kernels();
+}
+
+TileConfig HopperLayer::tile_config(int64_t num_tokens) const {
+  if (forced_config_) return *forced_config_;
+  const PackedLayerView& view = layer_.view();
+  return num_tokens * view.top_k >= kLargeMeanTokens * view.num_experts ? TileConfig::kLarge
+                                                                        : TileConfig::kSmall;
+}
+
+std::string HopperLayer::describe() const {
+  return fmt::format("wgmma from {} tokens a call, marlin below", min_tokens_);
+}
+
+int64_t HopperLayer::slice_tokens() const {
+  const PackedLayerView& view = layer_.view();
+  return std::max<int64_t>(256, kSliceOutputs / (int64_t{view.hidden_size} * view.top_k));
+}
+
+size_t HopperLayer::workspace_size(int64_t max_tokens) const {
+  size_t bytes = small_.workspace_size(std::min(max_tokens, std::max<int64_t>(min_tokens_ - 1, 0)));
+  if (max_tokens >= min_tokens_) {
+    WorkspaceCarver carver;
+    hopper::carve_scratch(carver, layer_.view(), std::min(max_tokens, slice_tokens()));
+    bytes = std::max(bytes, carver.used());
+  }
+  return bytes;
+}
+
+void HopperLayer::apply(const ExpertsArgs& args) const {
+  check_device_args(args, workspace_size(args.num_tokens), "hopper");
+  if (args.num_tokens < min_tokens_) return small_.apply(args);
+  const int64_t slice = slice_tokens();
+  for (int64_t begin = 0; begin < args.num_tokens; begin += slice) {
+    apply_slice(args, begin, std::min(slice, args.num_tokens - begin));
+  }
+}
+
+void HopperLayer::apply_slice(const ExpertsArgs& args, int64_t begin, int64_t num_tokens) const {
+  const PackedLayerView& view = layer_.view();
+  const int64_t row_bytes = int64_t{view.hidden_size} * 2;
+  WorkspaceCarver carver(args.workspace.data());
+  const hopper::Call call{
+      .layer = view,
+      .num_tokens = num_tokens,
+      .hidden_states = static_cast<const std::byte*>(args.hidden_states) + begin * row_bytes,
+      .topk_ids = args.topk_ids + begin * view.top_k,
+      .topk_weights = args.topk_weights + begin * view.top_k,
+      .output = static_cast<std::byte*>(args.output) + begin * row_bytes,
+      .config = tile_config(num_tokens),
+      .scratch = hopper::carve_scratch(carver, view, num_tokens),
+      .sm_count = sm_count_,
+  };
+  const auto stream = static_cast<cudaStream_t>(args.stream);
+  // Only kernels of this call may overlap: the one in front of the first is somebody else's.
+  hopper::launch_prologue(call, stream, begin > 0);
+  hopper::launch_fc1(call, stream);
+  hopper::launch_fc2(call, stream);
+  hopper::launch_combine(call, stream);
+}
+
+}  // namespace moe4::cuda

@@ -1,0 +1,176 @@
+// Before the GEMMs, in one launch: pairs sorted by expert and cut into token tiles (the first
+// cluster), tokens copied in the order wgmma wants (all other blocks).
+#include <cooperative_groups.h>
+#include <cuda_bf16.h>
+
+#include <algorithm>
+
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "experts/device/launch.h"
+#include "experts/device/memory.cuh"
+#include "experts/device/routing_tables.h"
+#include "experts/hopper/hopper_kernels.h"
+
+namespace moe4::cuda::hopper {
+namespace {
+
+constexpr int kThreads = 1024;
+constexpr int kCluster = 8;  // blocks that sort
+static_assert(kMaxLocalExperts <= kThreads, "one expert a thread");
+
+struct PrologueArgs {
+  PackedLayerView layer;
+  const int32_t* topk_ids;
+  const float* topk_weights;
+  const uint32_t* hidden;  // [T, H / 2] pairs of BF16
+  int64_t num_pairs;
+  int64_t num_rows;  // tokens, or pairs with weight_on_input
+  int max_tile_tokens;
+  Scratch scratch;
+};
+
+// Exclusive prefix sum over the block of one value a thread.
+__device__ __forceinline__ int exclusive_scan(int value, int* warp_sums) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  int sum = value;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int other = __shfl_up_sync(~0u, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  if (lane == 31) warp_sums[warp] = sum;
+  __syncthreads();
+  int before = 0;
+  for (int w = 0; w < warp; ++w) before += warp_sums[w];
+  __syncthreads();
+  return before + sum - value;
+}
+
+// Each block of the cluster counts its share of the pairs, reads the others' counts from their
+// shared memory, and scatters its share. The order inside an expert is arbitrary: a token's result
+// does not depend on its place.
+__device__ void sort_pairs(const PrologueArgs& args) {
+  __shared__ int counts[kMaxLocalExperts];
+  __shared__ int cursors[kMaxLocalExperts];
+  __shared__ int warp_sums[kThreads / 32];
+  auto cluster = cooperative_groups::this_cluster();
+  const int thread = threadIdx.x;
+  const int rank = blockIdx.x;
+  const PackedLayerView& layer = args.layer;
+  const Scratch& scratch = args.scratch;
+  const bool mine = thread < layer.num_local_experts;
+  if (mine) counts[thread] = 0;
+  __syncthreads();
+  const int64_t begin = args.num_pairs * rank / kCluster;
+  const int64_t end = args.num_pairs * (rank + 1) / kCluster;
+  for (int64_t pair = begin + thread; pair < end; pair += kThreads) {
+    const int e = layer.local_expert(args.topk_ids[pair]);
+    if (e >= 0) atomicAdd(&counts[e], 1);
+  }
+  cluster.sync();
+  int before = 0, count = 0;
+  if (mine) {
+#pragma unroll
+    for (int r = 0; r < kCluster; ++r) {
+      const int theirs = cluster.map_shared_rank(counts, r)[thread];
+      if (r < rank) before += theirs;
+      count += theirs;
+    }
+  }
+  // Tiles of one expert are equally long, in multiples of 8.
+  const int wanted = (count + args.max_tile_tokens - 1) / args.max_tile_tokens;
+  const int length = wanted == 0 ? 8 : ((count + wanted - 1) / wanted + 7) / 8 * 8;
+  const int tiles = (count + length - 1) / length;
+  const int first = exclusive_scan((count + 7) / 8 * 8, warp_sums);
+  const int first_tile = exclusive_scan(tiles, warp_sums);
+  if (mine) cursors[thread] = first + before;
+  __syncthreads();
+  for (int64_t pair = begin + thread; pair < end; pair += kThreads) {
+    const int e = layer.local_expert(args.topk_ids[pair]);
+    if (e >= 0) scratch.sorted_pairs[atomicAdd(&cursors[e], 1)] = static_cast<int32_t>(pair);
+  }
+  if (mine && rank == thread % kCluster) {
+    for (int i = 0; i < tiles; ++i) {
+      scratch.tiles[first_tile + i] = {first + i * length, static_cast<uint16_t>(thread),
+                                       static_cast<uint16_t>(min(length, count - i * length))};
+    }
+    for (int i = count; i < (count + 7) / 8 * 8; ++i) scratch.sorted_pairs[first + i] = -1;
+    if (thread == layer.num_local_experts - 1) *scratch.num_tiles = first_tile + tiles;
+  }
+  cluster.sync();  // nobody leaves while its counts are being read
+}
+
+// Two BF16 times a routing weight, rounded to BF16 again.
+__device__ __forceinline__ uint32_t weigh(uint32_t pair, float weight) {
+  const __nv_bfloat162 v = reinterpret_cast<const __nv_bfloat162&>(pair);
+  const __nv_bfloat162 weighed =
+      __floats2bfloat162_rn(__low2float(v) * weight, __high2float(v) * weight);
+  return reinterpret_cast<const uint32_t&>(weighed);
+}
+
+// 16 bytes a thread: unit u of a chunk holds words u, 8 + u, 16 + u, 24 + u
+// (grouped_gemm_sm90.cuh). Columns past H become zeros.
+__device__ void permute_tokens(const PrologueArgs& args) {
+  const PackedLayerView& layer = args.layer;
+  const int units_per_row = args.scratch.hidden_steps * 16;
+  const int words_per_row = layer.hidden_size / 2;
+  const int64_t units = args.num_rows * units_per_row;
+  const int64_t stride = static_cast<int64_t>(gridDim.x - kCluster) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x - kCluster) * kThreads + threadIdx.x; i < units;
+       i += stride) {
+    const int64_t row = i / units_per_row;
+    const int unit = static_cast<int>(i - row * units_per_row);
+    const int64_t token = layer.weight_on_input ? row / layer.top_k : row;
+    const uint32_t* source = args.hidden + token * words_per_row;
+    const int first = unit / 8 * 32 + unit % 8;
+    uint32_t words[4];
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const int word = first + 8 * t;
+      words[t] = word < words_per_row ? source[word] : 0u;
+      if (layer.weight_on_input) words[t] = weigh(words[t], args.topk_weights[row]);
+    }
+    static_cast<uint4*>(args.scratch.hidden)[i] =
+        make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+__global__ __cluster_dims__(kCluster)
+    __launch_bounds__(kThreads, 2) void prologue_kernel(const __grid_constant__ PrologueArgs args) {
+  launch_dependents();
+  wait_for_previous_kernel();
+  if (blockIdx.x < kCluster) {
+    sort_pairs(args);
+  } else {
+    permute_tokens(args);
+  }
+}
+
+}  // namespace
+
+void launch_prologue(const Call& call, cudaStream_t stream, bool dependent) {
+  const PackedLayerView& layer = call.layer;
+  const int64_t pairs = call.num_tokens * layer.top_k;
+  MOE4_CHECK(layer.num_local_experts >= 1 && layer.num_local_experts <= kMaxLocalExperts);
+  const PrologueArgs args = {
+      .layer = layer,
+      .topk_ids = call.topk_ids,
+      .topk_weights = call.topk_weights,
+      .hidden = static_cast<const uint32_t*>(call.hidden_states),
+      .num_pairs = pairs,
+      .num_rows = layer.weight_on_input ? pairs : call.num_tokens,
+      .max_tile_tokens = max_tile_tokens(call.config),
+      .scratch = call.scratch,
+  };
+  const int64_t units = args.num_rows * call.scratch.hidden_steps * 16;
+  const int64_t clusters = std::clamp<int64_t>(ceil_div(units, kThreads * kCluster), 1, 31);
+  launch(prologue_kernel,
+         {.grid = dim3(static_cast<unsigned>(kCluster * (1 + clusters))),
+          .block = dim3(kThreads),
+          .stream = stream,
+          .dependent = dependent},
+         args);
+}
+
+}  // namespace moe4::cuda::hopper

@@ -1,0 +1,278 @@
+// wgmma.m64nNk16 with BF16 operands and float32 accumulators: A in registers, B (K-major, 128-byte
+// swizzle) in shared memory, and a width N chosen at run time.
+//
+// The choice is a branch tree inside one asm statement, so that all widths name the same registers:
+// given one loop per width, ptxas reserves registers for all of them at once, runs out, and
+// serialises every wgmma. Fence and commit stand in each branch for the same reason: apart from
+// their wgmma they cost a second, empty group.
+#pragma once
+
+#include <cstdint>
+
+namespace moe4::cuda::sm90 {
+
+/// Low word of the descriptor of a B tile [n][64] in the 128-byte swizzle: rows of 128 bytes,
+/// groups of 8 rows 1024 bytes apart. Add 2 for each further k16 of the 64 columns, bytes / 16 for
+/// another tile. `address` is a multiple of 1024.
+__device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
+  return (1u << 16) | ((address & 0x3ffff) >> 4);
+}
+
+// clang-format off
+// The accumulators of 8 (b + 1) tokens, as operand numbers and as operands.
+#define MOE4_D0 "%0, %1, %2, %3"
+#define MOE4_D1 MOE4_D0 ", %4, %5, %6, %7"
+#define MOE4_D2 MOE4_D1 ", %8, %9, %10, %11"
+#define MOE4_D3 MOE4_D2 ", %12, %13, %14, %15"
+#define MOE4_D4 MOE4_D3 ", %16, %17, %18, %19"
+#define MOE4_D5 MOE4_D4 ", %20, %21, %22, %23"
+#define MOE4_D6 MOE4_D5 ", %24, %25, %26, %27"
+#define MOE4_D7 MOE4_D6 ", %28, %29, %30, %31"
+#define MOE4_D8 MOE4_D7 ", %32, %33, %34, %35"
+#define MOE4_D9 MOE4_D8 ", %36, %37, %38, %39"
+#define MOE4_D10 MOE4_D9 ", %40, %41, %42, %43"
+#define MOE4_D11 MOE4_D10 ", %44, %45, %46, %47"
+#define MOE4_D12 MOE4_D11 ", %48, %49, %50, %51"
+#define MOE4_D13 MOE4_D12 ", %52, %53, %54, %55"
+#define MOE4_D14 MOE4_D13 ", %56, %57, %58, %59"
+#define MOE4_D15 MOE4_D14 ", %60, %61, %62, %63"
+#define MOE4_D16 MOE4_D15 ", %64, %65, %66, %67"
+#define MOE4_D17 MOE4_D16 ", %68, %69, %70, %71"
+#define MOE4_D18 MOE4_D17 ", %72, %73, %74, %75"
+#define MOE4_D19 MOE4_D18 ", %76, %77, %78, %79"
+#define MOE4_D20 MOE4_D19 ", %80, %81, %82, %83"
+#define MOE4_D21 MOE4_D20 ", %84, %85, %86, %87"
+#define MOE4_D22 MOE4_D21 ", %88, %89, %90, %91"
+#define MOE4_D23 MOE4_D22 ", %92, %93, %94, %95"
+#define MOE4_R0 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+#define MOE4_R1 MOE4_R0, "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+#define MOE4_R2 MOE4_R1, "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11])
+#define MOE4_R3 MOE4_R2, "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+#define MOE4_R4 MOE4_R3, "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19])
+#define MOE4_R5 MOE4_R4, "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23])
+#define MOE4_R6 MOE4_R5, "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27])
+#define MOE4_R7 MOE4_R6, "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define MOE4_R8 MOE4_R7, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35])
+#define MOE4_R9 MOE4_R8, "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
+#define MOE4_R10 MOE4_R9, "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43])
+#define MOE4_R11 MOE4_R10, "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
+#define MOE4_R12 MOE4_R11, "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51])
+#define MOE4_R13 MOE4_R12, "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55])
+#define MOE4_R14 MOE4_R13, "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59])
+#define MOE4_R15 MOE4_R14, "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+#define MOE4_R16 MOE4_R15, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67])
+#define MOE4_R17 MOE4_R16, "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71])
+#define MOE4_R18 MOE4_R17, "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75])
+#define MOE4_R19 MOE4_R18, "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])
+#define MOE4_R20 MOE4_R19, "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83])
+#define MOE4_R21 MOE4_R20, "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87])
+#define MOE4_R22 MOE4_R21, "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91])
+#define MOE4_R23 MOE4_R22, "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
+
+// One k16 step: A registers, descriptor and predicate.
+#define MOE4_STEP(N, D, A, B, P) \
+  "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" D "}, {" A "}, " B ", " P ", 1, 1, 0;\n"
+
+// 128 columns at one width.
+#define MOE4_WIDTH(N, D) \
+  "wgmma.fence.sync.aligned;\n" \
+  MOE4_STEP(N, D, "%48, %49, %50, %51", "b0", "first") \
+  MOE4_STEP(N, D, "%52, %53, %54, %55", "b1", "1") \
+  MOE4_STEP(N, D, "%56, %57, %58, %59", "b2", "1") \
+  MOE4_STEP(N, D, "%60, %61, %62, %63", "b3", "1") \
+  MOE4_STEP(N, D, "%64, %65, %66, %67", "b4", "1") \
+  MOE4_STEP(N, D, "%68, %69, %70, %71", "b5", "1") \
+  MOE4_STEP(N, D, "%72, %73, %74, %75", "b6", "1") \
+  MOE4_STEP(N, D, "%76, %77, %78, %79", "b7", "1") \
+  "wgmma.commit_group.sync.aligned;\nbra.uni done;\n"
+
+/// d (+)= A B over 128 columns for the warpgroup's 64 rows and 8 (width + 1) tokens, width 0 .. 11.
+/// Thread 4g + t of warp w holds d[4b + i]: row 16w + g + 8 (i / 2), token 8b + 2t + i % 2. `b0`,
+/// `b1`: descriptors of the two tiles of 64 columns; 4 registers of `a` for each k16. Asynchronous:
+/// one wgmma group, fenced before and committed.
+__device__ __forceinline__ void multiply_128_columns_96(float* d, const uint32_t (&a)[32], uint32_t b0, uint32_t b1, uint32_t accumulate, uint32_t width) {
+  asm volatile(
+      "{\n.reg .pred p0, p1, p2, p3, first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3, b4, b5, b6, b7;\n"
+      "setp.ne.b32 first, %82, 0;\n"
+      "and.b32 low, %83, 1;\nsetp.ne.b32 p0, low, 0;\n"
+      "and.b32 low, %83, 2;\nsetp.ne.b32 p1, low, 0;\n"
+      "and.b32 low, %83, 4;\nsetp.ne.b32 p2, low, 0;\n"
+      "and.b32 low, %83, 8;\nsetp.ne.b32 p3, low, 0;\n"
+      "add.u32 low, %80, 0;\nmov.b64 b0, {low, 0x40000040};\n"
+      "add.u32 low, %80, 2;\nmov.b64 b1, {low, 0x40000040};\n"
+      "add.u32 low, %80, 4;\nmov.b64 b2, {low, 0x40000040};\n"
+      "add.u32 low, %80, 6;\nmov.b64 b3, {low, 0x40000040};\n"
+      "add.u32 low, %81, 0;\nmov.b64 b4, {low, 0x40000040};\n"
+      "add.u32 low, %81, 2;\nmov.b64 b5, {low, 0x40000040};\n"
+      "add.u32 low, %81, 4;\nmov.b64 b6, {low, 0x40000040};\n"
+      "add.u32 low, %81, 6;\nmov.b64 b7, {low, 0x40000040};\n"
+      "@p3 bra.uni bit3_0;\n"
+      "@p2 bra.uni bit2_0;\n"
+      "@p1 bra.uni bit1_0;\n"
+      "@p0 bra.uni bit0_0;\n"
+      MOE4_WIDTH(8, MOE4_D0)
+      "bit0_0:\n"
+      MOE4_WIDTH(16, MOE4_D1)
+      "bit1_0:\n"
+      "@p0 bra.uni bit0_1;\n"
+      MOE4_WIDTH(24, MOE4_D2)
+      "bit0_1:\n"
+      MOE4_WIDTH(32, MOE4_D3)
+      "bit2_0:\n"
+      "@p1 bra.uni bit1_1;\n"
+      "@p0 bra.uni bit0_2;\n"
+      MOE4_WIDTH(40, MOE4_D4)
+      "bit0_2:\n"
+      MOE4_WIDTH(48, MOE4_D5)
+      "bit1_1:\n"
+      "@p0 bra.uni bit0_3;\n"
+      MOE4_WIDTH(56, MOE4_D6)
+      "bit0_3:\n"
+      MOE4_WIDTH(64, MOE4_D7)
+      "bit3_0:\n"
+      "@p1 bra.uni bit1_2;\n"
+      "@p0 bra.uni bit0_4;\n"
+      MOE4_WIDTH(72, MOE4_D8)
+      "bit0_4:\n"
+      MOE4_WIDTH(80, MOE4_D9)
+      "bit1_2:\n"
+      "@p0 bra.uni bit0_5;\n"
+      MOE4_WIDTH(88, MOE4_D10)
+      "bit0_5:\n"
+      MOE4_WIDTH(96, MOE4_D11)
+      "done:\n}"
+      : MOE4_R11
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
+        "r"(a[8]), "r"(a[9]), "r"(a[10]), "r"(a[11]), "r"(a[12]), "r"(a[13]), "r"(a[14]), "r"(a[15]),
+        "r"(a[16]), "r"(a[17]), "r"(a[18]), "r"(a[19]), "r"(a[20]), "r"(a[21]), "r"(a[22]), "r"(a[23]),
+        "r"(a[24]), "r"(a[25]), "r"(a[26]), "r"(a[27]), "r"(a[28]), "r"(a[29]), "r"(a[30]), "r"(a[31]),
+        "r"(b0), "r"(b1), "r"(accumulate), "r"(width));
+}
+
+#undef MOE4_WIDTH
+
+// 128 columns at one width.
+#define MOE4_WIDTH(N, D) \
+  "wgmma.fence.sync.aligned;\n" \
+  MOE4_STEP(N, D, "%96, %97, %98, %99", "b0", "first") \
+  MOE4_STEP(N, D, "%100, %101, %102, %103", "b1", "1") \
+  MOE4_STEP(N, D, "%104, %105, %106, %107", "b2", "1") \
+  MOE4_STEP(N, D, "%108, %109, %110, %111", "b3", "1") \
+  MOE4_STEP(N, D, "%112, %113, %114, %115", "b4", "1") \
+  MOE4_STEP(N, D, "%116, %117, %118, %119", "b5", "1") \
+  MOE4_STEP(N, D, "%120, %121, %122, %123", "b6", "1") \
+  MOE4_STEP(N, D, "%124, %125, %126, %127", "b7", "1") \
+  "wgmma.commit_group.sync.aligned;\nbra.uni done;\n"
+/// The same for 16 (width + 1) tokens.
+__device__ __forceinline__ void multiply_128_columns_192(float* d, const uint32_t (&a)[32], uint32_t b0, uint32_t b1, uint32_t accumulate, uint32_t width) {
+  asm volatile(
+      "{\n.reg .pred p0, p1, p2, p3, first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3, b4, b5, b6, b7;\n"
+      "setp.ne.b32 first, %130, 0;\n"
+      "and.b32 low, %131, 1;\nsetp.ne.b32 p0, low, 0;\n"
+      "and.b32 low, %131, 2;\nsetp.ne.b32 p1, low, 0;\n"
+      "and.b32 low, %131, 4;\nsetp.ne.b32 p2, low, 0;\n"
+      "and.b32 low, %131, 8;\nsetp.ne.b32 p3, low, 0;\n"
+      "add.u32 low, %128, 0;\nmov.b64 b0, {low, 0x40000040};\n"
+      "add.u32 low, %128, 2;\nmov.b64 b1, {low, 0x40000040};\n"
+      "add.u32 low, %128, 4;\nmov.b64 b2, {low, 0x40000040};\n"
+      "add.u32 low, %128, 6;\nmov.b64 b3, {low, 0x40000040};\n"
+      "add.u32 low, %129, 0;\nmov.b64 b4, {low, 0x40000040};\n"
+      "add.u32 low, %129, 2;\nmov.b64 b5, {low, 0x40000040};\n"
+      "add.u32 low, %129, 4;\nmov.b64 b6, {low, 0x40000040};\n"
+      "add.u32 low, %129, 6;\nmov.b64 b7, {low, 0x40000040};\n"
+      "@p3 bra.uni bit3_0;\n"
+      "@p2 bra.uni bit2_0;\n"
+      "@p1 bra.uni bit1_0;\n"
+      "@p0 bra.uni bit0_0;\n"
+      MOE4_WIDTH(16, MOE4_D1)
+      "bit0_0:\n"
+      MOE4_WIDTH(32, MOE4_D3)
+      "bit1_0:\n"
+      "@p0 bra.uni bit0_1;\n"
+      MOE4_WIDTH(48, MOE4_D5)
+      "bit0_1:\n"
+      MOE4_WIDTH(64, MOE4_D7)
+      "bit2_0:\n"
+      "@p1 bra.uni bit1_1;\n"
+      "@p0 bra.uni bit0_2;\n"
+      MOE4_WIDTH(80, MOE4_D9)
+      "bit0_2:\n"
+      MOE4_WIDTH(96, MOE4_D11)
+      "bit1_1:\n"
+      "@p0 bra.uni bit0_3;\n"
+      MOE4_WIDTH(112, MOE4_D13)
+      "bit0_3:\n"
+      MOE4_WIDTH(128, MOE4_D15)
+      "bit3_0:\n"
+      "@p1 bra.uni bit1_2;\n"
+      "@p0 bra.uni bit0_4;\n"
+      MOE4_WIDTH(144, MOE4_D17)
+      "bit0_4:\n"
+      MOE4_WIDTH(160, MOE4_D19)
+      "bit1_2:\n"
+      "@p0 bra.uni bit0_5;\n"
+      MOE4_WIDTH(176, MOE4_D21)
+      "bit0_5:\n"
+      MOE4_WIDTH(192, MOE4_D23)
+      "done:\n}"
+      : MOE4_R23
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
+        "r"(a[8]), "r"(a[9]), "r"(a[10]), "r"(a[11]), "r"(a[12]), "r"(a[13]), "r"(a[14]), "r"(a[15]),
+        "r"(a[16]), "r"(a[17]), "r"(a[18]), "r"(a[19]), "r"(a[20]), "r"(a[21]), "r"(a[22]), "r"(a[23]),
+        "r"(a[24]), "r"(a[25]), "r"(a[26]), "r"(a[27]), "r"(a[28]), "r"(a[29]), "r"(a[30]), "r"(a[31]),
+        "r"(b0), "r"(b1), "r"(accumulate), "r"(width));
+}
+
+#undef MOE4_WIDTH
+// clang-format on
+#undef MOE4_STEP
+#undef MOE4_D0
+#undef MOE4_R0
+#undef MOE4_D1
+#undef MOE4_R1
+#undef MOE4_D2
+#undef MOE4_R2
+#undef MOE4_D3
+#undef MOE4_R3
+#undef MOE4_D4
+#undef MOE4_R4
+#undef MOE4_D5
+#undef MOE4_R5
+#undef MOE4_D6
+#undef MOE4_R6
+#undef MOE4_D7
+#undef MOE4_R7
+#undef MOE4_D8
+#undef MOE4_R8
+#undef MOE4_D9
+#undef MOE4_R9
+#undef MOE4_D10
+#undef MOE4_R10
+#undef MOE4_D11
+#undef MOE4_R11
+#undef MOE4_D12
+#undef MOE4_R12
+#undef MOE4_D13
+#undef MOE4_R13
+#undef MOE4_D14
+#undef MOE4_R14
+#undef MOE4_D15
+#undef MOE4_R15
+#undef MOE4_D16
+#undef MOE4_R16
+#undef MOE4_D17
+#undef MOE4_R17
+#undef MOE4_D18
+#undef MOE4_R18
+#undef MOE4_D19
+#undef MOE4_R19
+#undef MOE4_D20
+#undef MOE4_R20
+#undef MOE4_D21
+#undef MOE4_R21
+#undef MOE4_D22
+#undef MOE4_R22
+#undef MOE4_D23
+#undef MOE4_R23
+
+}  // namespace moe4::cuda::sm90

@@ -1,0 +1,220 @@
+// hopper on a real GPU: the conformance suite on each tile configuration, then determinism, the
+// switch between the two paths, capture and slicing.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "experts/gpu_adapter.h"
+#include "experts/hopper/hopper_backend.h"
+
+namespace moe4::testing {
+namespace {
+
+// wgmma for every call, with the given tiles.
+class ForcedHopper final : public ExpertsBackend {
+ public:
+  explicit ForcedHopper(std::string tiles) : tiles_(std::move(tiles)) {}
+  std::string_view name() const override { return backend_.name(); }
+  Support supports(const ExpertsQuery& query) const override { return backend_.supports(query); }
+  Support runnable(const Device& device) const override { return backend_.runnable(device); }
+  std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
+                                           const PrepareOptions& options) const override {
+    setenv("MOE4_HOPPER_MIN_TOKENS", "0", 1);
+    setenv("MOE4_HOPPER_TILES", tiles_.c_str(), 1);
+    auto layer = backend_.prepare(weights, options);
+    unsetenv("MOE4_HOPPER_MIN_TOKENS");
+    unsetenv("MOE4_HOPPER_TILES");
+    return layer;
+  }
+
+ private:
+  HopperBackend backend_;
+  std::string tiles_;
+};
+
+std::string no_hopper_reason() { return no_gpu_reason(90); }
+
+INSTANTIATE_TEST_SUITE_P(
+    Hopper, ExpertsConformance,
+    ::testing::Values(
+        ConformanceTarget{
+            "small_tiles",
+            [] { return std::make_shared<GpuAdapter>(std::make_shared<ForcedHopper>("small")); },
+            no_hopper_reason, gpu_tolerance},
+        ConformanceTarget{
+            "large_tiles",
+            [] { return std::make_shared<GpuAdapter>(std::make_shared<ForcedHopper>("large")); },
+            no_hopper_reason, gpu_tolerance}));
+
+class HopperOnGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string reason = no_hopper_reason();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+  std::unique_ptr<PreparedExperts> prepare(const RandomMoe& moe, const ExpertsBackend& backend) {
+    return backend.prepare(moe.weights, {.device = cuda::describe_device(0), .threads = &threads_});
+  }
+  static MoeProblem problem(int64_t hidden, int64_t intermediate, int64_t experts, int64_t top_k) {
+    return {.hidden_size = hidden,
+            .intermediate_size = intermediate,
+            .num_experts = experts,
+            .num_local_experts = experts,
+            .top_k = top_k};
+  }
+
+  const ForcedHopper small_{"small"}, large_{"large"};
+  const HopperBackend automatic_;
+  ThreadPool threads_{0};
+};
+
+bool same_bits(const std::vector<Bf16>& a, const std::vector<Bf16>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Bf16)) == 0;
+}
+
+HostInput slice(const HostInput& whole, int64_t begin, int64_t size) {
+  HostInput part = whole;
+  part.num_tokens = size;
+  const auto cut = [&](auto& values, int64_t width) {
+    values.assign(values.begin() + begin * width, values.begin() + (begin + size) * width);
+  };
+  cut(part.hidden_states, whole.hidden_size);
+  cut(part.routing.ids, whole.top_k);
+  cut(part.routing.weights, whole.top_k);
+  return part;
+}
+
+TEST_F(HopperOnGpu, MatchesTheReferenceForManyExpertsTokensAndRoutings) {
+  for (const int64_t experts : {1, 32, 256, 512}) {
+    const int64_t top_k = std::min<int64_t>(experts, 8);
+    const RandomMoe moe = make_random_moe({.problem = problem(256, 64, experts, top_k)});
+    for (const ExpertsBackend* backend : {static_cast<const ExpertsBackend*>(&small_),
+                                          static_cast<const ExpertsBackend*>(&large_)}) {
+      const auto layer = prepare(moe, *backend);
+      for (const int64_t tokens : {1, 9, 64, 97, 193, 1000}) {
+        for (const auto routing : {RoutingCase::kUniform, RoutingCase::kSkewed}) {
+          const HostInput input =
+              make_input(moe.weights.problem, tokens, routing, tokens + experts);
+          DeviceCall call(*layer, input);
+          call.apply();
+          const LayerError error = compare_outputs(
+              call.output_float(), reference_output(moe.weights, ActivationPrecision::kBf16, input),
+              256);
+          const std::string label = std::to_string(experts) + " experts, " +
+                                    std::to_string(tokens) + " tokens, " + to_string(routing);
+          EXPECT_LE(error.frobenius, 3e-3) << label;
+          EXPECT_GE(error.cosine, 0.9999) << label;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(HopperOnGpu, ATokensBitsDependNeitherOnTheBatchNorOnTheTiles) {
+  const RandomMoe moe = make_random_moe({.problem = problem(2048, 512, 32, 8)});
+  const auto small = prepare(moe, small_), large = prepare(moe, large_);
+  const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 7);
+  DeviceCall all(*small, whole), all_large(*large, whole);
+  all.apply();
+  all_large.apply();
+  const std::vector<Bf16> expected = all.output();
+  EXPECT_TRUE(same_bits(all_large.output(), expected));
+  for (const int64_t size : {1, 8, 64, 512}) {
+    for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
+      const HostInput part = slice(whole, begin, size);
+      DeviceCall call(*small, part);
+      call.apply();
+      EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
+                                            expected.begin() + (begin + size) * 2048}))
+          << "batch of " << size << " at " << begin;
+    }
+  }
+}
+
+TEST_F(HopperOnGpu, FiftyRunsGiveTheSameBits) {
+  const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 32, 8)});
+  for (const ExpertsBackend* backend :
+       {static_cast<const ExpertsBackend*>(&small_), static_cast<const ExpertsBackend*>(&large_)}) {
+    const auto layer = prepare(moe, *backend);
+    const HostInput input = make_input(moe.weights.problem, 777, RoutingCase::kSkewed, 9);
+    DeviceCall call(*layer, input);
+    call.apply();
+    const std::vector<Bf16> first = call.output();
+    for (int run = 1; run < 50; ++run) {
+      call.poison();
+      call.apply();
+      ASSERT_TRUE(same_bits(call.output(), first)) << "run " << run;
+    }
+  }
+}
+
+TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
+  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
+  const auto automatic = prepare(moe, automatic_), forced = prepare(moe, small_);
+  // 16 experts, top-4, a mean of 12 tokens an expert: 48 tokens.
+  for (const int64_t tokens : {47, 48, 500}) {
+    const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens);
+    DeviceCall a(*automatic, input), b(*forced, input);
+    a.apply();
+    b.apply();
+    const LayerError error = compare_outputs(
+        a.output_float(), reference_output(moe.weights, ActivationPrecision::kBf16, input), 512);
+    EXPECT_LE(error.frobenius, 3e-3) << tokens;
+    if (tokens >= 48) {
+      EXPECT_TRUE(same_bits(a.output(), b.output())) << tokens;
+    }
+  }
+}
+
+TEST_F(HopperOnGpu, RefusesAThresholdThatIsNoNumber) {
+  const RandomMoe moe = make_random_moe({.problem = problem(64, 16, 4, 2)});
+  setenv("MOE4_HOPPER_MIN_TOKENS", "many", 1);
+  EXPECT_THROW(prepare(moe, automatic_), Error);
+  unsetenv("MOE4_HOPPER_MIN_TOKENS");
+}
+
+// Capture in global mode refuses allocations and synchronisation, so success proves there are none.
+TEST_F(HopperOnGpu, ApplyIsCapturedWithoutAllocationOrSynchronisationAndReplays) {
+  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
+  const auto layer = prepare(moe, automatic_);
+  cudaStream_t stream = nullptr;
+  MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  for (const int64_t tokens : {64, 1000}) {
+    const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens);
+    DeviceCall call(*layer, input);
+    call.apply();  // loads the kernels
+    const std::vector<Bf16> eager = call.output();
+    call.poison();
+    cudaGraph_t graph = nullptr;
+    MOE4_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    call.apply(stream);
+    MOE4_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    cudaGraphExec_t replay = nullptr;
+    MOE4_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+    MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
+    EXPECT_TRUE(same_bits(call.output(), eager)) << tokens << " tokens";
+    cudaGraphExecDestroy(replay);
+    cudaGraphDestroy(graph);
+  }
+  cudaStreamDestroy(stream);
+}
+
+TEST_F(HopperOnGpu, FourHundredThousandTokensGoThroughInSlices) {
+  const RandomMoe moe = make_random_moe({.problem = problem(512, 16, 4, 2)});
+  const auto layer = prepare(moe, automatic_);
+  const int64_t tokens = 400000;
+  const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, 3);
+  DeviceCall call(*layer, input);
+  call.apply();
+  const std::vector<float> y = call.output_float();
+  const int64_t begin = tokens - 100;
+  const LayerError error = compare_outputs(
+      {y.begin() + begin * 512, y.end()},
+      reference_output(moe.weights, ActivationPrecision::kBf16, slice(input, begin, 100)), 512);
+  EXPECT_LE(error.frobenius, 3e-3);
+  for (const float value : y) ASSERT_TRUE(std::isfinite(value));
+}
+
+}  // namespace
+}  // namespace moe4::testing
