@@ -42,8 +42,9 @@ def layer_table(report):
     for r in report["rows"]:
         if "rejected" in r:
             continue
+        reads = r.get("dram_read_gbs", ceilings["dram_read_gbs"])  # measured just before and after the row
         rows.append([r["backend"], r["activations"], r["tokens"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}",
-                     f"{r['weight_gbs']:.1f}", f"{100 * r['weight_gbs'] / ceilings['dram_read_gbs']:.0f}%",
+                     f"{r['weight_gbs']:.1f}", f"{100 * r['weight_gbs'] / reads:.0f}%",
                      f"{r['gops']:.0f}", f"{r['median_over_roof2']:.2f}", f"{r['relative_error']:.1e}"])
     header = ["backend", "activations", "tokens", "median ms", "min ms", "GB/s", "of memory reads", "GOP/s",
               "time / roof", "error"]
@@ -51,6 +52,12 @@ def layer_table(report):
             f"{report['top_k']}; {ceilings['threads']} threads, {ceilings['isa']}; memory reads at "
             f"{ceilings['dram_read_gbs']:.1f} GB/s")
     return f"{note}\n\n{markdown(header, rows)}"
+
+
+def layers_table(report):
+    """Several layers of one machine and commit, as bench/ writes them."""
+    head = f"{report['device']}, commit {report['commit']}, weights {'cold' if report['cold'] else 'warm'}"
+    return "\n\n".join([head] + [layer_table(layer) for layer in report["layers"]])
 
 
 def gpu_table(report):
@@ -69,6 +76,8 @@ def table_of(name):
     report = json.loads(path.read_text())
     if "results" in report:
         return model_table(report)
+    if "layers" in report:
+        return layers_table(report)
     if "ceilings" in report:
         return layer_table(report)
     return gpu_table(report)

@@ -37,7 +37,8 @@ AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
     munmap(reinterpret_cast<void*>(aligned + rounded), start + reserve - (aligned + rounded));
   }
   if (align == kHugePage) madvise(reinterpret_cast<void*>(aligned), rounded, MADV_HUGEPAGE);
-  data_ = std::unique_ptr<std::byte, UnmapMemory>(reinterpret_cast<std::byte*>(aligned), UnmapMemory{rounded});
+  data_ = std::unique_ptr<std::byte, UnmapMemory>(reinterpret_cast<std::byte*>(aligned),
+                                                  UnmapMemory{rounded});
 }
 
 void UnmapMemory::operator()(std::byte* p) const { munmap(p, bytes); }
