@@ -1,0 +1,104 @@
+/* The C interface of moe4: one NVFP4 mixture-of-experts layer, created once and applied step by
+ * step.
+ *
+ *   moe4_layer* layer = NULL;
+ *   if (moe4_layer_create(&desc, &layer) != MOE4_OK) puts(moe4_last_error());
+ *   size_t bytes = moe4_layer_workspace_size(layer, max_tokens);
+ *   moe4_layer_apply(layer, &args);
+ *   moe4_layer_destroy(layer);
+ *
+ * Functions may be called from any thread; one apply() of a layer at a time. Nothing here throws.
+ */
+#ifndef MOE4_MOE4_H_
+#define MOE4_MOE4_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct moe4_layer moe4_layer;
+
+typedef enum moe4_status {
+  MOE4_OK = 0,
+  MOE4_INTERNAL = 1,    /* a mistake of ours */
+  MOE4_USAGE = 2,       /* an argument is wrong */
+  MOE4_BAD_INPUT = 3,   /* the weights are bad */
+  MOE4_UNAVAILABLE = 4, /* this machine cannot: device, memory, backend */
+} moe4_status;
+
+typedef enum moe4_activation {
+  MOE4_SILU = 0,       /* silu(gate) * up */
+  MOE4_SWIGLU_OAI = 1, /* gate * sigmoid(alpha * gate) * (up + beta), clamped */
+  MOE4_GELU_TANH = 2,  /* gelu_tanh(gate) * up */
+  MOE4_RELU2 = 3,      /* relu(up)^2, no gate */
+} moe4_activation;
+
+/* One linear [N, K] as checkpoints have it, in host memory, read during moe4_layer_create() only.
+ */
+typedef struct moe4_linear {
+  const uint8_t* codes;  /* [N, K / 2], two E2M1 a byte, low nibble first */
+  const uint8_t* scales; /* [N, K / 16], E4M3 */
+  float global_scale;    /* multiplies (invert the reciprocal of compressed-tensors) */
+  const uint16_t* bias;  /* [N] bf16, or NULL */
+} moe4_linear;
+
+typedef struct moe4_layer_desc {
+  size_t struct_size; /* sizeof(moe4_layer_desc) */
+  int64_t hidden_size;
+  int64_t intermediate_size;
+  int64_t num_experts;
+  int64_t num_local_experts;
+  int64_t top_k;
+  moe4_activation activation;
+  float alpha, beta;         /* MOE4_SWIGLU_OAI */
+  float limit;               /* clamp; 0 for none */
+  int weight_on_input;       /* the routing weight multiplies the expert's input */
+  const moe4_linear* gate;   /* [num_local_experts], N = I, K = H; NULL for MOE4_RELU2 */
+  const moe4_linear* up;     /* [num_local_experts], N = I, K = H */
+  const moe4_linear* down;   /* [num_local_experts], N = H, K = I */
+  const int32_t* expert_map; /* [num_experts] -> local index or -1; NULL: identity */
+  int device;                /* CUDA ordinal; -1: the CPU */
+  const char* backend;       /* "marlin", "cpu", ...; NULL or "auto": by priority */
+  int num_threads;           /* host threads; 0: all */
+} moe4_layer_desc;
+
+/* All pointers live on the layer's device; 16-byte aligned, the workspace 256-byte. */
+typedef struct moe4_apply_args {
+  size_t struct_size; /* sizeof(moe4_apply_args) */
+  int64_t num_tokens;
+  const uint16_t* hidden_states; /* [T, H] bf16 */
+  const int32_t* topk_ids;       /* [T, k]; -1 and ids of other ranks are skipped */
+  const float* topk_weights;     /* [T, k] */
+  uint16_t* output;              /* [T, H] bf16, overwritten */
+  void* workspace;
+  size_t workspace_bytes;
+  void* stream; /* cudaStream_t; unused on the CPU */
+} moe4_apply_args;
+
+/* May allocate and take seconds. *layer is untouched on failure. */
+moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer);
+
+/* Bytes apply() needs for up to max_tokens tokens. */
+size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens);
+
+/* No allocation, no host synchronisation; may be captured in a CUDA graph. The layer's device is
+ * current. */
+moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* args);
+
+/* Name of the backend that was chosen; valid as long as the layer. */
+const char* moe4_layer_backend(const moe4_layer* layer);
+
+/* NULL is fine. */
+void moe4_layer_destroy(moe4_layer* layer);
+
+/* One line about this thread's last failure. */
+const char* moe4_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* MOE4_MOE4_H_ */
