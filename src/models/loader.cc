@@ -29,6 +29,18 @@ void require_multiple(const char* key, int64_t value, int64_t factor) {
                    .found = std::to_string(value)});
 }
 
+// A setting that would change the numbers: anything but the one we compute is refused, not ignored.
+void require_setting(const Checkpoint& checkpoint, const char* key, const std::string& found,
+                     const char* known) {
+  if (found == known) return;
+  throw_bad_input({.what = std::string("unsupported ") + key,
+                   .file = (checkpoint.directory() / "config.json").string(),
+                   .tensor = key,
+                   .expected = known,
+                   .found = found,
+                   .hint = "moe4 plan and inspect still work on this checkpoint"});
+}
+
 }  // namespace
 
 ModelLoader::ModelLoader(const Checkpoint& checkpoint, const ModelOptions& options)
@@ -90,6 +102,8 @@ MlpWeights ModelLoader::mlp(const std::string& prefix, int64_t intermediate_size
 
 DecoderParts ModelLoader::begin() {
   const ModelConfig& c = config();
+  require_setting(checkpoint_, "rope_type", c.rope_type, "default");
+  require_setting(checkpoint_, "scoring_func", c.router_scoring, "softmax");
   require_multiple("hidden_size", c.hidden_size, kRowPadding);
   require_multiple("head_dim", c.head_dim, 16);
   require_multiple("num_attention_heads", c.num_attention_heads, c.num_key_value_heads);
