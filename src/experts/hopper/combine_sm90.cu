@@ -35,16 +35,25 @@ __global__ __launch_bounds__(kThreads) void combine_kernel(
   const int unit = static_cast<int>(i - token * units);
   float sum[8] = {};
   for (int first = 0; first < layer.top_k; first += kSlots) {
-    uint4 quads[kSlots];
+    // Ids and weights of all slots, then all outputs: two waits for memory in all.
+    int32_t ids[kSlots];
     float weights[kSlots];
+    uint4 quads[kSlots];
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      const bool inside = first + s < layer.top_k;
+      const int64_t pair = token * layer.top_k + first + s;
+      ids[s] = inside ? args.topk_ids[pair] : -1;
+      weights[s] = inside && !layer.weight_on_input ? args.topk_weights[pair] : 1.0f;
+    }
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       quads[s] = make_uint4(0, 0, 0, 0);
-      weights[s] = 0.0f;
-      if (first + s >= layer.top_k) continue;
+      if (layer.local_expert(ids[s]) < 0) {
+        weights[s] = 0.0f;
+        continue;
+      }
       const int64_t pair = token * layer.top_k + first + s;
-      if (layer.local_expert(args.topk_ids[pair]) < 0) continue;
-      weights[s] = layer.weight_on_input ? 1.0f : args.topk_weights[pair];
       quads[s] = load_l2_16(args.pair_output + pair * units + unit);
     }
 #pragma unroll

@@ -22,18 +22,28 @@ struct Fc2Epilogue {
     const int32_t* pairs = args.sorted_pairs + walk.first_position() + 2 * t + odd;
     uint2* output = static_cast<uint2*>(args.output) + tile * 4 + g / 2;
     const int64_t quads = args.output_rows / 4;
+    constexpr int kBatch = 12;  // groups of tokens whose places are loaded before the first store
+    static_assert(Shape::kMaxTokens % (8 * kBatch) == 0);
 #pragma unroll
-    for (int n = 0; n < Shape::kMaxTokens / 8; ++n) {
-      if (n * 8 >= walk.rows()) break;
-      const float* c = acc + 4 * n;
-      const float top0 = fmaf(c[0], alpha, bias0), top1 = fmaf(c[1], alpha, bias0);
-      const float bottom0 = fmaf(c[2], alpha, bias1), bottom1 = fmaf(c[3], alpha, bias1);
-      const float top = __shfl_xor_sync(~0u, odd ? top0 : top1, 4);
-      const float bottom = __shfl_xor_sync(~0u, odd ? bottom0 : bottom1, 4);
-      const uint2 quad =
-          odd ? encode_quad(top, top1, bottom, bottom1) : encode_quad(top0, top, bottom0, bottom);
-      const int64_t pair = pairs[n * 8];
-      if (pair >= 0) output[pair * quads] = quad;
+    for (int first = 0; first < Shape::kMaxTokens / 8; first += kBatch) {
+      if (first * 8 >= walk.rows()) break;
+      int32_t pair[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        pair[i] = (first + i) * 8 < walk.rows() ? pairs[(first + i) * 8] : -1;
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if ((first + i) * 8 >= walk.rows()) break;
+        const float* c = acc + 4 * (first + i);
+        const float top0 = fmaf(c[0], alpha, bias0), top1 = fmaf(c[1], alpha, bias0);
+        const float bottom0 = fmaf(c[2], alpha, bias1), bottom1 = fmaf(c[3], alpha, bias1);
+        const float top = __shfl_xor_sync(~0u, odd ? top0 : top1, 4);
+        const float bottom = __shfl_xor_sync(~0u, odd ? bottom0 : bottom1, 4);
+        const uint2 quad =
+            odd ? encode_quad(top, top1, bottom, bottom1) : encode_quad(top0, top, bottom0, bottom);
+        if (pair[i] >= 0) output[pair[i] * quads] = quad;
+      }
     }
   }
 };

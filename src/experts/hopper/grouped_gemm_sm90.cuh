@@ -71,7 +71,7 @@ struct GemmShape : Config {
   static constexpr int kConsumerWarps = Config::kConsumerGroups * 4;
   static constexpr int kRowTiles = kConsumerWarps;  ///< m16 tiles of a CTA
   static constexpr int kThreads = (Config::kConsumerGroups + 1) * 128;
-  static constexpr int kGatherThreads = 64;  ///< warps 0 and 1; warp 3 brings weights
+  static constexpr int kGatherThreads = 96;  ///< warps 0 to 2; warp 3 brings weights
   static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
   static constexpr int kTokenStageBytes = 2 * kTokenTileBytes;
   static constexpr int kWeightStageBytes = kConsumerWarps * kUnitBytes;
@@ -204,42 +204,50 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
   }
 }
 
-// FC1: 8 threads copy the 128 bytes of a row's chunk, 8 rows at once. Where each row comes from
-// waits in shared memory, a warp's rows written by that warp.
+// FC1: 8 threads copy the 128 bytes of a row's chunk; a warp takes every third group of four rows.
+// Where a row comes from waits in shared memory, a warp's rows written by that warp.
 template <class Shape>
 __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t shared) {
-  constexpr int kPasses = Shape::kMaxTokens / 8;
   constexpr uint32_t kNoRow = ~0u;
+  constexpr int kWarps = Shape::kGatherThreads / 32;
+  constexpr int kBatch = 4;  // groups whose places are read together
   TokenRing<Shape> ring = token_ring<Shape>(shared);
-  const uint32_t row = threadIdx.x / 8, unit = threadIdx.x % 8;
-  const uint32_t slot = row * 128 + ((unit ^ row) << 4);
-  const uint32_t places = shared + Shape::kPlacesOffset + row * 4;
+  const int warp = threadIdx.x / 32, unit = threadIdx.x % 8;
+  const int row_of_group = threadIdx.x % 32 / 8;
+  const uint32_t places = shared + Shape::kPlacesOffset + row_of_group * 4;
   const uint4* tokens = static_cast<const uint4*>(args.tokens) + unit;
   const uint32_t units_per_token = args.steps * 16;
   for (TileWalk walk(args); !walk.done(); walk.advance()) {
-    const int passes = (walk.rows() + 7) / 8;
+    const int groups = (walk.rows() + 3) / 4;
     __syncwarp();
-    for (int pass = unit; pass < passes; pass += 8) {
-      const int r = row + pass * 8;
+    for (int group = warp + kWarps * unit; group < groups; group += kWarps * 8) {
+      const int row = group * 4 + row_of_group;
       uint32_t place = kNoRow;
-      if (r < walk.rows()) {
-        const uint32_t pair = args.sorted_pairs[walk.first_position() + r];
+      if (row < walk.rows()) {
+        const uint32_t pair = args.sorted_pairs[walk.first_position() + row];
         place = pair / static_cast<uint32_t>(args.pairs_per_row) * units_per_token;
       }
-      store_shared4(places + pass * 32, place);
+      store_shared4(places + group * 16, place);
     }
     __syncwarp();
     for (int step = 0; step < args.steps; ++step) {
       ring.wait_empty();
-      const uint32_t destination = ring.data() + slot;
-#pragma unroll 4
-      for (int pass = 0; pass < kPasses; ++pass) {
-        if (pass == passes) break;
-        const uint32_t place = load_shared4(places + pass * 32);
-        if (place == kNoRow) continue;
-        const uint4* from = tokens + (place + step * 16);
-        copy16(destination + pass * 1024, from);
-        copy16(destination + pass * 1024 + Shape::kTokenTileBytes, from + 8);
+      for (int first = warp; first < groups; first += kWarps * kBatch) {
+        uint32_t place[kBatch];
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          const int group = first + i * kWarps;
+          place[i] = group < groups ? load_shared4(places + group * 16) : kNoRow;
+        }
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          if (place[i] == kNoRow) continue;
+          const int row = (first + i * kWarps) * 4 + row_of_group;
+          const uint32_t destination = ring.data() + row * 128 + ((unit ^ (row & 7)) << 4);
+          const uint4* from = tokens + (place[i] + step * 16);
+          copy16(destination, from);
+          copy16(destination + Shape::kTokenTileBytes, from + 8);
+        }
       }
       arrive_after_copies(ring.full());
       ring.advance();
