@@ -152,8 +152,8 @@ TEST_F(HopperOnGpu, FiftyRunsGiveTheSameBits) {
 TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
   const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
   const auto automatic = prepare(moe, automatic_), forced = prepare(moe, small_);
-  // 16 experts, top-4, a mean of 12 tokens an expert: 48 tokens.
-  for (const int64_t tokens : {47, 48, 500}) {
+  // 16 experts, top-4, a mean of 6 tokens an expert: 24 tokens.
+  for (const int64_t tokens : {23, 24, 500}) {
     const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens);
     DeviceCall a(*automatic, input), b(*forced, input);
     a.apply();
@@ -161,7 +161,7 @@ TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
     const LayerError error = compare_outputs(
         a.output_float(), reference_output(moe.weights, ActivationPrecision::kBf16, input), 512);
     EXPECT_LE(error.frobenius, 3e-3) << tokens;
-    if (tokens >= 48) {
+    if (tokens >= 24) {
       EXPECT_TRUE(same_bits(a.output(), b.output())) << tokens;
     }
   }
