@@ -8,6 +8,7 @@
  *   moe4_layer_destroy(layer);
  *
  * Functions may be called from any thread; one apply() of a layer at a time. Nothing here throws.
+ * Zero is the default of every field; set struct_size and what the layer needs.
  */
 #ifndef MOE4_MOE4_H_
 #define MOE4_MOE4_H_
@@ -36,21 +37,22 @@ typedef enum moe4_activation {
   MOE4_RELU2 = 3,      /* relu(up)^2, no gate */
 } moe4_activation;
 
-/* One linear [N, K] as checkpoints have it, in host memory, read during moe4_layer_create() only.
- */
+/* One linear [N, K] as checkpoints have it, dense, read during moe4_layer_create() only. codes,
+ * scales and bias are host memory, or all memory of the layer's GPU (weights_on_device). */
 typedef struct moe4_linear {
   const uint8_t* codes;  /* [N, K / 2], two E2M1 a byte, low nibble first */
   const uint8_t* scales; /* [N, K / 16], E4M3 */
   float global_scale;    /* multiplies (invert the reciprocal of compressed-tensors) */
+  float input_scale;     /* calibrated, multiplies, for "fp4-static"; 0: none */
   const uint16_t* bias;  /* [N] bf16, or NULL */
 } moe4_linear;
 
 typedef struct moe4_layer_desc {
   size_t struct_size; /* sizeof(moe4_layer_desc) */
   int64_t hidden_size;
-  int64_t intermediate_size;
+  int64_t intermediate_size; /* of the linears given, before tp_size cuts them */
   int64_t num_experts;
-  int64_t num_local_experts;
+  int64_t num_local_experts; /* experts given; num_experts without expert parallelism */
   int64_t top_k;
   moe4_activation activation;
   float alpha, beta;         /* MOE4_SWIGLU_OAI */
@@ -59,16 +61,23 @@ typedef struct moe4_layer_desc {
   const moe4_linear* gate;   /* [num_local_experts], N = I, K = H; NULL for MOE4_RELU2 */
   const moe4_linear* up;     /* [num_local_experts], N = I, K = H */
   const moe4_linear* down;   /* [num_local_experts], N = H, K = I */
-  const int32_t* expert_map; /* [num_experts] -> local index or -1; NULL: identity */
-  int device;                /* CUDA ordinal; -1: the CPU */
-  const char* backend;       /* "marlin", "cpu", ...; NULL or "auto": by priority */
-  int num_threads;           /* host threads; 0: all */
+  const int32_t* expert_map; /* [num_experts] -> index into the linears, or -1: another rank has it;
+                                NULL: identity. Host memory */
+  /* With tp_size > 1 rank tp_rank keeps its share of the intermediate size, cut at whole blocks of
+   * 16 (the first ranks hold one more where they do not divide), and the outputs of all ranks add
+   * up to the layer's. 0 or 1: the linears are used as given. */
+  int tp_size, tp_rank;
+  int device;              /* CUDA ordinal; -1: the CPU */
+  int weights_on_device;   /* complete when create() is called: it uses a stream of its own */
+  const char* backend;     /* "marlin", "cpu", ...; NULL or "auto": by priority */
+  const char* activations; /* "bf16", "fp4" (quantised in the kernel), "fp4-static"; NULL: bf16 */
+  int num_threads;         /* host threads; 0: all */
 } moe4_layer_desc;
 
 /* All pointers live on the layer's device; 16-byte aligned, the workspace 256-byte. */
 typedef struct moe4_apply_args {
-  size_t struct_size; /* sizeof(moe4_apply_args) */
-  int64_t num_tokens;
+  size_t struct_size;            /* sizeof(moe4_apply_args) */
+  int64_t num_tokens;            /* T; 0 is fine */
   const uint16_t* hidden_states; /* [T, H] bf16 */
   const int32_t* topk_ids;       /* [T, k]; -1 and ids of other ranks are skipped */
   const float* topk_weights;     /* [T, k] */
@@ -78,18 +87,23 @@ typedef struct moe4_apply_args {
   void* stream; /* cudaStream_t; unused on the CPU */
 } moe4_apply_args;
 
-/* May allocate and take seconds. *layer is untouched on failure. */
+/* May allocate and take seconds. *layer is untouched on failure. On the device it takes the packed
+ * size and, while it runs, at most one raw layer more. */
 moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer);
 
 /* Bytes apply() needs for up to max_tokens tokens. */
 size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens);
 
 /* No allocation, no host synchronisation; may be captured in a CUDA graph. The layer's device is
- * current. */
+ * current. Refused arguments leave the output untouched. */
 moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* args);
 
 /* Name of the backend that was chosen; valid as long as the layer. */
 const char* moe4_layer_backend(const moe4_layer* layer);
+
+/* The intermediate size that this layer computes: smaller than the one given when tp_size cut it.
+ */
+int64_t moe4_layer_intermediate_size(const moe4_layer* layer);
 
 /* NULL is fine. */
 void moe4_layer_destroy(moe4_layer* layer);

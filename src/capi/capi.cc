@@ -1,14 +1,16 @@
 // The C interface over the selector and PreparedExperts: checks, then forwards.
-#include <limits>
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "experts/registry.h"
 #include "moe/selector.h"
+#include "moe/shard.h"
 #include "moe4/moe4.h"
 #ifdef MOE4_WITH_CUDA
+#include "experts/device/cuda_check.h"
 #include "experts/device/cuda_device.h"
 #endif
 
@@ -16,6 +18,7 @@ struct moe4_layer {
   std::unique_ptr<moe4::ThreadPool> threads;
   std::unique_ptr<moe4::PreparedExperts> prepared;
   std::string backend;
+  int64_t intermediate_size = 0;
 };
 
 namespace {
@@ -45,21 +48,65 @@ void require(bool condition, const char* message) {
   if (!condition) throw Error(ErrorCode::kUsage, message);
 }
 
-LinearWeights linear_of(const moe4_linear& from, std::string name, int64_t n, int64_t k) {
-  require(from.codes != nullptr && from.scales != nullptr, "moe4_linear: codes or scales is NULL");
+// What the C caller gave, in canonical form, and the host memory that some of it needs.
+struct Canonical {
+  MoeLayerWeights weights;
+  std::vector<std::vector<uint16_t>> biases;
+};
+
+// Biases are host memory in canonical weights.
+const uint16_t* host_bias(const uint16_t* bias, int64_t n, bool on_device, Canonical& out) {
+  if (!on_device || bias == nullptr) return bias;
+#ifdef MOE4_WITH_CUDA
+  out.biases.emplace_back(n);
+  MOE4_CUDA_CHECK(
+      cudaMemcpy(out.biases.back().data(), bias, n * sizeof(uint16_t), cudaMemcpyDeviceToHost));
+  return out.biases.back().data();
+#else
+  static_cast<void>(n), static_cast<void>(out);
+  return nullptr;  // device_of() has refused
+#endif
+}
+
+LinearWeights linear_of(const moe4_linear& from, std::string name, int64_t n, int64_t k,
+                        Canonical& out) {
+  if (from.codes == nullptr || from.scales == nullptr) {
+    throw Error(ErrorCode::kUsage, "moe4_linear of " + name + ": codes or scales is NULL");
+  }
   LinearWeights linear;
   linear.name = std::move(name);
   linear.out_features = n;
   linear.in_features = k;
-  linear.scheme = kW4A16;
+  linear.scheme = out.weights.scheme;
   linear.weight = {from.codes, DType::kU8, {n, k / 2}, 0};
   linear.scale = {from.scales, DType::kF8E4M3, {n, k / 16}, 0};
   linear.global_scale = DecodeScale{from.global_scale};
-  if (from.bias != nullptr) linear.bias = {from.bias, DType::kBF16, {n}, 0};
+  if (from.input_scale != 0) linear.input_scale = DecodeScale{from.input_scale};
+  const uint16_t* bias = host_bias(from.bias, n, out.weights.on_device, out);
+  if (bias != nullptr) linear.bias = {bias, DType::kBF16, {n}, 0};
   return linear;
 }
 
-MoeLayerWeights weights_of(const moe4_layer_desc& desc) {
+std::vector<int32_t> expert_map_of(const moe4_layer_desc& desc) {
+  if (desc.expert_map == nullptr) return {};
+  std::vector<int32_t> map(desc.expert_map, desc.expert_map + desc.num_experts);
+  std::vector<bool> taken(desc.num_local_experts);
+  for (size_t e = 0; e < map.size(); ++e) {
+    if (map[e] == -1) continue;
+    const bool known = map[e] >= 0 && map[e] < desc.num_local_experts;
+    if (!known || taken[map[e]]) {
+      throw Error(ErrorCode::kUsage, "moe4_layer_desc: expert_map[" + std::to_string(e) + "] is " +
+                                         std::to_string(map[e]) + ", " +
+                                         (known ? "as another expert's"
+                                                : "neither -1 nor below num_local_experts, " +
+                                                      std::to_string(desc.num_local_experts)));
+    }
+    taken[map[e]] = true;
+  }
+  return map;
+}
+
+void check_sizes(const moe4_layer_desc& desc) {
   require(desc.hidden_size > 0 && desc.intermediate_size > 0 && desc.hidden_size % 16 == 0 &&
               desc.intermediate_size % 16 == 0,
           "moe4_layer_desc: hidden_size and intermediate_size must be positive multiples of 16");
@@ -73,13 +120,19 @@ MoeLayerWeights weights_of(const moe4_layer_desc& desc) {
           "moe4_layer_desc: gate is NULL for MOE4_RELU2 and for no other activation");
   require(desc.expert_map != nullptr || desc.num_local_experts == desc.num_experts,
           "moe4_layer_desc: a share of the experts needs an expert_map");
-  MoeLayerWeights weights;
+  require(!desc.weights_on_device || desc.device >= 0,
+          "moe4_layer_desc: weights_on_device needs a GPU in device");
+}
+
+Canonical canonical_of(const moe4_layer_desc& desc, ActivationMode activations) {
   ActivationParams activation{.kind = static_cast<ActivationKind>(desc.activation)};
   if (activation.kind == ActivationKind::kSwigluOai) {
     activation.alpha = desc.alpha;
     activation.beta = desc.beta;
   }
   if (desc.limit > 0) activation.limit = desc.limit;
+  Canonical out;
+  MoeLayerWeights& weights = out.weights;
   weights.problem = {.hidden_size = desc.hidden_size,
                      .intermediate_size = desc.intermediate_size,
                      .num_experts = desc.num_experts,
@@ -87,22 +140,39 @@ MoeLayerWeights weights_of(const moe4_layer_desc& desc) {
                      .top_k = desc.top_k,
                      .activation = activation,
                      .weight_on_input = desc.weight_on_input != 0};
-  weights.scheme = kW4A16;
+  weights.scheme = activations == ActivationMode::kFp4Static ? kW4A4 : kW4A16;
+  weights.on_device = desc.weights_on_device != 0;
+  weights.expert_map = expert_map_of(desc);
   const int64_t hidden = desc.hidden_size, width = desc.intermediate_size;
   for (int64_t e = 0; e < desc.num_local_experts; ++e) {
     const std::string name = "experts." + std::to_string(e);
     ExpertWeights expert;
     if (desc.gate != nullptr) {
-      expert.gate = linear_of(desc.gate[e], name + ".gate", width, hidden);
+      expert.gate = linear_of(desc.gate[e], name + ".gate_proj", width, hidden, out);
     }
-    expert.up = linear_of(desc.up[e], name + ".up", width, hidden);
-    expert.down = linear_of(desc.down[e], name + ".down", hidden, width);
+    expert.up = linear_of(desc.up[e], name + ".up_proj", width, hidden, out);
+    expert.down = linear_of(desc.down[e], name + ".down_proj", hidden, width, out);
     weights.experts.push_back(std::move(expert));
   }
-  if (desc.expert_map != nullptr) {
-    weights.expert_map.assign(desc.expert_map, desc.expert_map + desc.num_experts);
-  }
-  return weights;
+  if (desc.tp_size > 1) weights = shard_weights(weights, desc.tp_size, desc.tp_rank);
+  return out;
+}
+
+// What backends may rely on; they check the size of the workspace themselves.
+void check_pointers(const moe4_apply_args& args) {
+  require(args.num_tokens >= 0, "moe4_layer_apply: num_tokens is negative");
+  if (args.num_tokens == 0) return;
+  require(args.hidden_states != nullptr && args.topk_ids != nullptr &&
+              args.topk_weights != nullptr && args.output != nullptr && args.workspace != nullptr,
+          "moe4_layer_apply: a pointer is NULL");
+  const auto aligned = [](const void* p, uintptr_t to) {
+    return reinterpret_cast<uintptr_t>(p) % to == 0;
+  };
+  require(aligned(args.hidden_states, 16) && aligned(args.topk_ids, 4) &&
+              aligned(args.topk_weights, 4) && aligned(args.output, 16) &&
+              aligned(args.workspace, 256),
+          "moe4_layer_apply: hidden_states and output must be 16-byte aligned, the workspace "
+          "256-byte");
 }
 
 Device device_of(int ordinal) {
@@ -132,18 +202,22 @@ moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer) {
     require(desc->struct_size == sizeof(moe4_layer_desc),
             "moe4_layer_create: struct_size differs: header and library are of two versions");
     register_once();
-    const MoeLayerWeights weights = weights_of(*desc);
+    check_sizes(*desc);
+    const ActivationMode activations =
+        desc->activations ? parse_activation_mode(desc->activations) : ActivationMode::kBf16;
     const Device device = device_of(desc->device);
+    const Canonical canonical = canonical_of(*desc, activations);
+    const MoeLayerWeights& weights = canonical.weights;
     const Selection selection =
         select_backend(weights.problem, weights.scheme,
-                       {.device = device, .backend = desc->backend ? desc->backend : ""});
-    if (const Support no = selection.backend->runnable(device)) {
-      throw Error(ErrorCode::kUnavailable, "backend " + std::string(selection.backend->name()) +
-                                               " cannot run since " + no->message);
-    }
+                       {.device = device,
+                        .activations = activations,
+                        .backend = resolve_backend_name(desc->backend ? desc->backend : ""),
+                        .must_run = true});
     auto made = std::make_unique<moe4_layer>();
     made->threads = std::make_unique<ThreadPool>(desc->num_threads);
     made->backend = selection.backend->name();
+    made->intermediate_size = weights.problem.intermediate_size;
     made->prepared = selection.backend->prepare(
         weights,
         {.precision = selection.precision, .device = device, .threads = made->threads.get()});
@@ -160,7 +234,7 @@ moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* arg
     require(layer != nullptr && args != nullptr, "moe4_layer_apply: NULL argument");
     require(args->struct_size == sizeof(moe4_apply_args),
             "moe4_layer_apply: struct_size differs: header and library are of two versions");
-    require(args->num_tokens >= 0, "moe4_layer_apply: num_tokens is negative");
+    check_pointers(*args);
     layer->prepared->apply(
         {.num_tokens = args->num_tokens,
          .hidden_states = args->hidden_states,
@@ -174,6 +248,10 @@ moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* arg
 
 const char* moe4_layer_backend(const moe4_layer* layer) {
   return layer == nullptr ? "" : layer->backend.c_str();
+}
+
+int64_t moe4_layer_intermediate_size(const moe4_layer* layer) {
+  return layer == nullptr ? 0 : layer->intermediate_size;
 }
 
 void moe4_layer_destroy(moe4_layer* layer) { delete layer; }

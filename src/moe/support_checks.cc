@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "base/error.h"
 #include "numerics/nvfp4.h"
 
 namespace moe4 {
@@ -43,6 +44,12 @@ Support require_whole_blocks(const ExpertsQuery& query) {
                     problem.num_local_experts, problem.num_experts)};
   }
   return std::nullopt;
+}
+
+void require_host_weights(const MoeLayerWeights& weights, std::string_view backend) {
+  if (!weights.on_device) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{} runs on the CPU and cannot read weights in GPU memory", backend));
 }
 
 }  // namespace moe4

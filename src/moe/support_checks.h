@@ -15,4 +15,7 @@ Support require_nvfp4_weights(const ExpertsQuery& query);
 /// descriptions that contradict themselves.
 Support require_whole_blocks(const ExpertsQuery& query);
 
+/// prepare() of CPU backends: throws Error(kUsage) for weights that lie in GPU memory.
+void require_host_weights(const MoeLayerWeights& weights, std::string_view backend);
+
 }  // namespace moe4

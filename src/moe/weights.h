@@ -54,6 +54,9 @@ struct MoeLayerWeights {
   std::vector<ExpertWeights> experts;  ///< num_local_experts
   /// Global id -> index into `experts`, -1 when another rank owns it. Empty: the identity.
   std::vector<int32_t> expert_map;
+  /// Codes and block scales lie in memory of the GPU that prepares the layer (an engine that has
+  /// them there already); biases are in host memory all the same. GPU backends only.
+  bool on_device = false;
 };
 
 }  // namespace moe4

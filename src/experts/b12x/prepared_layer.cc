@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "experts/device/download.h"
 #include "experts/device/pack_weights.h"
 #include "experts/device/workspace.h"
 
@@ -83,8 +84,11 @@ void PreparedLayer::upload_weights(const MoeLayerWeights& weights, ThreadPool& t
   } slabs[2];
   for (Slab& slab : slabs) slab.host = cuda::allocate_pinned<uint8_t>(w13_bytes + w2_bytes);
 
+  std::vector<uint8_t> downloaded;
   for (int64_t e = 0; e < num_local_experts(); ++e) {
-    const ExpertWeights& expert = weights.experts[e];
+    const ExpertWeights expert = weights.on_device
+                                     ? cuda::download_expert(weights.experts[e], downloaded)
+                                     : weights.experts[e];
     if (expert.gate) cuda::check_block_scales(*expert.gate);
     cuda::check_block_scales(expert.up);
     cuda::check_block_scales(expert.down);

@@ -3,6 +3,7 @@
 
 #include "experts/cpu/cpu_experts.h"
 #include "experts/cpu/kernels.h"
+#include "moe/support_checks.h"
 
 namespace moe4 {
 
@@ -35,6 +36,7 @@ Support CpuBackend::runnable(const Device& device) const { return supports({.dev
 
 std::unique_ptr<PreparedExperts> CpuBackend::prepare(const MoeLayerWeights& weights,
                                                      const PrepareOptions& options) const {
+  require_host_weights(weights, name());
   return cpu::prepare_experts(weights, options, cpu::kernels_for(isa_ ? *isa_ : cpu_isa()));
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "experts/device/download.h"
 #include "experts/device/pack_weights.h"
 #include "moe/dequantize.h"
 
@@ -110,43 +111,10 @@ PackedLayer::PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads)
   bytes_ = num_local * (fc1.expert_bytes() + fc2.expert_bytes());
   fc1_ = allocate_device<uint8_t>(num_local * fc1.expert_bytes());
   fc2_ = allocate_device<uint8_t>(num_local * fc2.expert_bytes());
-
-  SlabLayout layout;
-  const auto first = linears(weights.experts[0]);
-  for (int i = 0; i < 3; ++i) {
-    if (first[i] != nullptr) layout.add(i, *first[i]);
-  }
-  struct Slab {
-    PinnedArray<uint8_t> host;
-    DeviceArray<uint8_t> device;
-    Event free;
-  } slabs[2];
-  for (Slab& slab : slabs) {
-    slab.host = allocate_pinned<uint8_t>(layout.bytes);
-    slab.device = allocate_device<uint8_t>(layout.bytes);
-  }
-  {
-    const Stream stream;
-    for (int64_t e = 0; e < num_local; ++e) {
-      Slab& slab = slabs[e % 2];
-      MOE4_CUDA_CHECK(cudaEventSynchronize(slab.free.handle));
-      const auto expert = linears(weights.experts[e]);
-      CodeRows rows[3];
-      for (int i = 0; i < 3; ++i) {
-        if (expert[i] == nullptr) continue;
-        copy_linear(*expert[i], slab.host.get() + layout.codes[i],
-                    slab.host.get() + layout.scales[i], threads);
-        rows[i] = rows_in_slab(slab.device.get(), layout, i, *expert[i]);
-      }
-      MOE4_CUDA_CHECK(cudaMemcpyAsync(slab.device.get(), slab.host.get(), layout.bytes,
-                                      cudaMemcpyHostToDevice, stream.handle));
-      const bool gated = expert[0] != nullptr;
-      pack_on_device(fc1, gated ? rows[0] : rows[1], rows[1], fc1_.get() + e * fc1.expert_bytes(),
-                     stream.handle);
-      pack_on_device(fc2, rows[2], rows[2], fc2_.get() + e * fc2.expert_bytes(), stream.handle);
-      MOE4_CUDA_CHECK(cudaEventRecord(slab.free.handle, stream.handle));
-    }
-    MOE4_CUDA_CHECK(cudaStreamSynchronize(stream.handle));
+  if (weights.on_device) {
+    pack_in_place(weights);
+  } else {
+    pack_from_host(weights, threads);
   }
 
   FloatTable table;
@@ -186,6 +154,65 @@ PackedLayer::PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads)
            .fc2_k_units = static_cast<int32_t>(fc2.k_units),
            .activation = problem_.activation,
            .weight_on_input = problem_.weight_on_input};
+}
+
+void PackedLayer::pack_expert(int64_t e, const ExpertWeights& expert, const CodeRows rows[3],
+                              cudaStream_t stream) {
+  const PackedShape fc1 = fc1_shape(problem_), fc2 = fc2_shape(problem_);
+  pack_on_device(fc1, expert.gate ? rows[0] : rows[1], rows[1], fc1_.get() + e * fc1.expert_bytes(),
+                 stream);
+  pack_on_device(fc2, rows[2], rows[2], fc2_.get() + e * fc2.expert_bytes(), stream);
+}
+
+void PackedLayer::pack_in_place(const MoeLayerWeights& weights) {
+  std::vector<uint8_t> scales;
+  const Stream stream;
+  for (size_t e = 0; e < weights.experts.size(); ++e) {
+    const auto expert = linears(weights.experts[e]);
+    CodeRows rows[3];
+    for (int i = 0; i < 3; ++i) {
+      if (expert[i] == nullptr) continue;
+      check_block_scales(download_scales(*expert[i], scales));
+      rows[i] = code_rows(*expert[i]);
+    }
+    pack_expert(static_cast<int64_t>(e), weights.experts[e], rows, stream.handle);
+  }
+  MOE4_CUDA_CHECK(cudaStreamSynchronize(stream.handle));
+}
+
+void PackedLayer::pack_from_host(const MoeLayerWeights& weights, ThreadPool& threads) {
+  SlabLayout layout;
+  const auto first = linears(weights.experts[0]);
+  for (int i = 0; i < 3; ++i) {
+    if (first[i] != nullptr) layout.add(i, *first[i]);
+  }
+  struct Slab {
+    PinnedArray<uint8_t> host;
+    DeviceArray<uint8_t> device;
+    Event free;
+  } slabs[2];
+  for (Slab& slab : slabs) {
+    slab.host = allocate_pinned<uint8_t>(layout.bytes);
+    slab.device = allocate_device<uint8_t>(layout.bytes);
+  }
+  const Stream stream;
+  for (int64_t e = 0; e < static_cast<int64_t>(weights.experts.size()); ++e) {
+    Slab& slab = slabs[e % 2];
+    MOE4_CUDA_CHECK(cudaEventSynchronize(slab.free.handle));
+    const auto expert = linears(weights.experts[e]);
+    CodeRows rows[3];
+    for (int i = 0; i < 3; ++i) {
+      if (expert[i] == nullptr) continue;
+      copy_linear(*expert[i], slab.host.get() + layout.codes[i], slab.host.get() + layout.scales[i],
+                  threads);
+      rows[i] = rows_in_slab(slab.device.get(), layout, i, *expert[i]);
+    }
+    MOE4_CUDA_CHECK(cudaMemcpyAsync(slab.device.get(), slab.host.get(), layout.bytes,
+                                    cudaMemcpyHostToDevice, stream.handle));
+    pack_expert(e, weights.experts[e], rows, stream.handle);
+    MOE4_CUDA_CHECK(cudaEventRecord(slab.free.handle, stream.handle));
+  }
+  MOE4_CUDA_CHECK(cudaStreamSynchronize(stream.handle));
 }
 
 }  // namespace moe4::cuda

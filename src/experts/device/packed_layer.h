@@ -45,8 +45,9 @@ struct PackedLayerView {
 class PackedLayer {
  public:
   /// Streams the checkpoint's bytes expert by expert through pinned memory to the current device
-  /// and packs them there. Device memory on top of the packed size: two raw experts. Throws
-  /// Error(kBadInput) naming the tensor of a NaN block scale.
+  /// and packs them there. Device memory on top of the packed size: two raw experts; none for
+  /// weights that are on the device already. Throws Error(kBadInput) naming the tensor of a NaN
+  /// block scale.
   PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads);
 
   const PackedLayerView& view() const { return view_; }
@@ -55,6 +56,12 @@ class PackedLayer {
   int64_t bytes() const { return bytes_; }
 
  private:
+  void pack_from_host(const MoeLayerWeights& weights, ThreadPool& threads);
+  void pack_in_place(const MoeLayerWeights& weights);
+  /// rows: of gate (unused without one), up and down.
+  void pack_expert(int64_t e, const ExpertWeights& expert, const CodeRows rows[3],
+                   cudaStream_t stream);
+
   MoeProblem problem_;
   PackedLayerView view_;
   DeviceArray<uint8_t> fc1_, fc2_;

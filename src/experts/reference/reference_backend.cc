@@ -9,6 +9,7 @@
 #include "base/checked_math.h"
 #include "moe/activation_quant.h"
 #include "moe/dequantize.h"
+#include "moe/support_checks.h"
 #include "numerics/bf16.h"
 
 namespace moe4 {
@@ -327,6 +328,7 @@ Support ReferenceBackend::runnable(const Device& device) const {
 
 std::unique_ptr<PreparedExperts> ReferenceBackend::prepare(const MoeLayerWeights& weights,
                                                            const PrepareOptions& options) const {
+  require_host_weights(weights, name());
   return std::make_unique<PreparedReference>(weights, options);
 }
 
