@@ -66,6 +66,13 @@ tsan() {
     cpu_conformance_test cpu_backend_test
 }
 
+# The whole suite under a sanitizer; tests that only repeat arithmetic on large checkpoints would take hours there.
+whole_suite() {
+  cmake --preset "$1" || return 1
+  cmake --build --preset "$1" || return 1
+  ctest --test-dir "build/$1" -L cpu -j "$(nproc)" --timeout 1200 --output-on-failure
+}
+
 cuda_compile() {
   cmake --preset cuda -DMOE4_CUDA_ARCHITECTURES="90a;121a" -DMOE4_BUILD_TESTS=OFF -DMOE4_BUILD_BENCH=OFF || return 1
   cmake --build --preset cuda --target moe4_experts
