@@ -8,6 +8,7 @@
 
 #include "cli/plan_report.h"
 #include "cli/progress.h"
+#include "experts/host_bridge.h"
 
 namespace moe4::cli {
 
@@ -16,7 +17,8 @@ void reload_model(Session& session, const MachineFlags& flags) {
   session.model.reset();
   ModelOptions options{.compute_dtype = compute_dtype(flags),
                        .moe = selector_options(flags.backend, /*must_run=*/true),
-                       .threads = session.threads.get()};
+                       .threads = session.threads.get(),
+                       .prepare_on_gpu = prepare_for_host};
   Progress progress("loading");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   session.model = Model::load(*session.checkpoint, options);

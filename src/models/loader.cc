@@ -159,14 +159,16 @@ std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t la
 
   const MoeLayerWeights weights = checkpoint_.moe_layer(layer);
   Selection selection = select_backend(weights.problem, weights.scheme, options_.moe);
-  if (const Support absent = selection.backend->runnable(options_.moe.device)) {
+  if (const Support absent = selection.backend->runnable(selection.device)) {
     throw Error(ErrorCode::kUnavailable, "layer " + std::to_string(layer) + ": backend '" +
                                              std::string(selection.backend->name()) +
                                              "' cannot run here since " + absent->message);
   }
-  block.experts = selection.backend->prepare(weights, {.precision = selection.precision,
-                                                       .device = options_.moe.device,
-                                                       .threads = options_.threads});
+  const PrepareOptions prepare{
+      .precision = selection.precision, .device = selection.device, .threads = options_.threads};
+  block.experts = selection.device.is_cpu()
+                      ? selection.backend->prepare(weights, prepare)
+                      : options_.prepare_on_gpu(*selection.backend, weights, prepare);
   if (options_.compute_dtype == DType::kF32 && !block.experts->accepts_float32()) {
     throw Error(ErrorCode::kUsage, "--dtype float32: backend '" +
                                        std::string(selection.backend->name()) +

@@ -30,9 +30,9 @@ std::vector<std::string> known_architectures() {
 std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOptions& options) {
   MOE4_CHECK(options.threads != nullptr);
   const std::string& type = checkpoint.config().model_type;
-  if (!options.moe.device.is_cpu()) {
-    throw Error(ErrorCode::kUnavailable,
-                "whole models run on the CPU only, not on " + to_string(options.moe.device));
+  if (!options.moe.device.is_cpu() && !options.prepare_on_gpu) {
+    throw Error(ErrorCode::kUnavailable, "this program runs models on the CPU only, not on " +
+                                             to_string(options.moe.device));
   }
   for (const Architecture& a : kArchitectures) {
     if (type != a.model_type) continue;

@@ -1,4 +1,5 @@
-// A language model on the CPU: token ids in, logits out, with per-sequence state.
+// A language model: token ids in, logits out, with per-sequence state. Layers run on the CPU,
+// routed experts where the selector puts them.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,11 @@ struct ModelOptions {
   DType compute_dtype = DType::kBF16;
   SelectorOptions moe;
   ThreadPool* threads = nullptr;  ///< not null; outlives the model
+  /// Prepares experts on a GPU so that they take host memory (prepare_for_host() of
+  /// experts/host_bridge.h). Empty: CPU only.
+  std::function<std::unique_ptr<PreparedExperts>(const ExpertsBackend&, const MoeLayerWeights&,
+                                                 const PrepareOptions&)>
+      prepare_on_gpu;
   /// Called while loading with bytes done and in all.
   std::function<void(int64_t done, int64_t total)> progress;
 };
