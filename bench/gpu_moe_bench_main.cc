@@ -2,6 +2,7 @@
 //
 //   gpu_moe_bench A,B 1,2,4,8 marlin 789 results.json
 //
+// CEILING_TFLOPS: of dense BF16 products; 0, the default, measures it.
 // Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts.
 #include <cstdio>
 #include <fstream>
@@ -76,6 +77,7 @@ int run(int argc, char** argv) {
     std::fflush(stdout);
     all.device = report.device;
     all.bf16_tflops = report.bf16_tflops;
+    all.bf16_tflops_from = report.bf16_tflops_from;
     all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
     all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
   }

@@ -20,7 +20,7 @@ struct BenchMoeFlags {
   std::string preset = "qwen3.6-35b-a3b";
   std::string device = "cpu";
   std::vector<std::string> backends = {"auto"};
-  std::vector<std::string> activations = {"bf16", "fp4"};
+  std::vector<std::string> activations;  ///< empty: what the device is for
   double bf16_tflops = 0;
   int threads = 0;
   bool warm = false;
@@ -28,12 +28,11 @@ struct BenchMoeFlags {
   MoeBenchOptions options;
 };
 
-// By name, or all that run on the device; auto is the first of those.
-std::vector<const ExpertsBackend*> find_backends(const std::vector<std::string>& names,
-                                                 const Device& device) {
+// By name, or all that run on the CPU; auto is the first of those.
+std::vector<const ExpertsBackend*> cpu_backends(const std::vector<std::string>& names) {
   std::vector<const ExpertsBackend*> runnable;
   for (const ExpertsBackend* backend : registered_backends()) {
-    if (!backend->runnable(device)) runnable.push_back(backend);
+    if (!backend->runnable(Device::cpu())) runnable.push_back(backend);
   }
   if (names.size() == 1 && names.front() == "all") return runnable;
   std::vector<const ExpertsBackend*> found;
@@ -42,16 +41,38 @@ std::vector<const ExpertsBackend*> find_backends(const std::vector<std::string>&
     if (resolved.empty() && !runnable.empty()) found.push_back(runnable.front());
     for (const ExpertsBackend* backend : registered_backends()) {
       if (backend->name() != resolved) continue;
-      if (const Support absent = backend->runnable(device)) {
+      if (const Support absent = backend->runnable(Device::cpu())) {
         std::string others;
         for (const ExpertsBackend* other : runnable)
           others += fmt::format("{}{}", others.empty() ? "" : ", ", other->name());
-        throw Error(ErrorCode::kUnavailable,
-                    fmt::format("MoE backend '{}' cannot run on {} since {}; backends that can: {}",
-                                backend->name(), to_string(device), absent->message,
-                                others.empty() ? "none" : others));
+        throw Error(
+            ErrorCode::kUnavailable,
+            fmt::format("MoE backend '{}' cannot run on cpu since {}; backends that can: {}",
+                        backend->name(), absent->message, others));
       }
       found.push_back(backend);
+    }
+  }
+  return found;
+}
+
+// What the selector would take for each name; all: every backend that it could choose by itself.
+std::vector<const ExpertsBackend*> gpu_backends(const std::vector<std::string>& names,
+                                                const MoeProblem& problem, ActivationMode mode,
+                                                const Device& device) {
+  const auto select = [&](const std::string& name) {
+    return select_backend(
+        problem, kW4A16,
+        {.device = device, .activations = mode, .backend = name, .must_run = true});
+  };
+  std::vector<const ExpertsBackend*> found;
+  for (const std::string& name : names) {
+    if (name != "all") {
+      found.push_back(select(resolve_backend_name(name)).backend);
+      continue;
+    }
+    for (const Candidate& candidate : select("").candidates) {
+      if (!candidate.verdict) found.push_back(candidate.backend);
     }
   }
   return found;
@@ -69,8 +90,9 @@ ActivationPrecision parse_precision(const std::string& text) {
 }
 
 void bench_on_cpu(const MoePreset& preset, BenchMoeFlags& flags, ThreadPool& threads) {
-  flags.options.backends = find_backends(flags.backends, Device::cpu());
+  flags.options.backends = cpu_backends(flags.backends);
   flags.options.precisions.clear();
+  if (flags.activations.empty()) flags.activations = {"bf16", "fp4"};
   for (const std::string& mode : flags.activations)
     flags.options.precisions.push_back(parse_precision(mode));
   flags.options.cold = !flags.warm;
@@ -78,15 +100,20 @@ void bench_on_cpu(const MoePreset& preset, BenchMoeFlags& flags, ThreadPool& thr
   fmt::print("{}\n", flags.json ? to_json(result) : to_markdown(result));
 }
 
-void bench_on_gpu(const MoePreset& preset, const BenchMoeFlags& flags, const Device& device,
+void bench_on_gpu(const MoePreset& preset, BenchMoeFlags& flags, const Device& device,
                   ThreadPool& threads) {
   GpuMoeBenchReport all;
+  if (flags.activations.empty()) {
+    flags.activations = {"bf16"};
+    if (device.has_fp4_tensor_cores()) flags.activations.push_back("fp4");
+  }
   for (const std::string& mode : flags.activations) {
     const GpuMoeBenchReport report =
         run_gpu_moe_bench({.name = std::string(preset.name),
                            .problem = preset.problem,
                            .tokens = flags.options.tokens,
-                           .backends = find_backends(flags.backends, device),
+                           .backends = gpu_backends(flags.backends, preset.problem,
+                                                    parse_activation_mode(mode), device),
                            .precision = parse_precision(mode),
                            .device = device,
                            .threads = &threads,
@@ -94,6 +121,7 @@ void bench_on_gpu(const MoePreset& preset, const BenchMoeFlags& flags, const Dev
     if (!flags.json) fmt::print("activations: {}\n\n{}\n", mode, to_markdown(report));
     all.device = report.device;
     all.bf16_tflops = report.bf16_tflops;
+    all.bf16_tflops_from = report.bf16_tflops_from;
     all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
     all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
   }
@@ -122,7 +150,7 @@ void add_bench_moe(CLI::App& app) {
   with_env(command->add_option("--device", flags->device, "cpu or cuda"));
   with_env(command
                ->add_option("--bf16-tflops", flags->bf16_tflops,
-                            "Dense BF16 ceiling of the GPU for the floor; 0: leave it out")
+                            "Dense BF16 ceiling of the GPU for the floor; 0: measure it in the run")
                ->check(CLI::NonNegativeNumber));
   with_env(command->add_option("--tokens", flags->options.tokens, "Batch sizes, e.g. 1,4,16")
                ->delimiter(',')
@@ -131,7 +159,10 @@ void add_bench_moe(CLI::App& app) {
   with_env(command->add_option("--moe-backend", flags->backends, "Names, or all")
                ->delimiter(',')
                ->allow_extra_args(false));
-  with_env(command->add_option("--activations", flags->activations, "bf16, fp4 or both")
+  with_env(command
+               ->add_option("--activations", flags->activations,
+                            "bf16, fp4 or both; default: bf16, and fp4 where the device has "
+                            "instructions for it")
                ->delimiter(',')
                ->allow_extra_args(false));
   with_env(command->add_option("--threads", flags->threads, "Threads; 0 for all")

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "experts/bench/cold_read.h"
+#include "experts/bench/matrix_peak.h"
 #include "experts/device/device_buffer.h"
 #include "experts/reference/reference_backend.h"
 #include "numerics/bf16.h"
@@ -183,8 +184,11 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
   const cuda::DeviceGuard guard(options.device.index);
   cudaDeviceProp properties{};
   MOE4_CUDA_CHECK(cudaGetDeviceProperties(&properties, options.device.index));
-  GpuMoeBenchReport report{.device = properties.name, .bf16_tflops = options.bf16_tflops};
   const StreamHolder holder;
+  cuda::MatrixPeak peak{options.bf16_tflops, "given"};
+  if (peak.tflops == 0) peak = cuda::measure_bf16_peak(holder.stream);
+  GpuMoeBenchReport report{
+      .device = properties.name, .bf16_tflops = peak.tflops, .bf16_tflops_from = peak.how};
   const MoeProblem& problem = options.problem;
   const double expert_bytes = flops_a_pair(problem) / 2 * 0.5625;
 
@@ -250,17 +254,15 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
       const cuda::GraphTime time = cuda::time_in_graph(holder.stream, calls, options.replays, call);
       GpuMoeBenchRow row{.shape = options.name,
                          .backend = std::string(backend->name()),
+                         .activations = std::string(to_string(options.precision)),
                          .tokens = tokens,
                          .experts_hit = batch.experts_hit,
                          .bytes = batch.experts_hit * expert_bytes,
                          .microseconds = time.median,
                          .spread = time.spread};
       const double flops = flops_a_pair(problem) * static_cast<double>(pairs);
-      row.floor = read_floor[row_index];
-      if (options.bf16_tflops > 0) {
-        row.floor = std::max(row.floor, flops / options.bf16_tflops * 1e-6);
-        row.share_of_tflops = flops / row.microseconds * 1e-6 / options.bf16_tflops;
-      }
+      row.floor = std::max(read_floor[row_index], flops / peak.tflops * 1e-6);
+      row.share_of_tflops = flops / row.microseconds * 1e-6 / peak.tflops;
       row.gigabytes_per_second = row.bytes / row.microseconds * 1e-3;
       row.tflops = flops / row.microseconds * 1e-6;
       row.share_of_bandwidth = read_floor[row_index] / row.microseconds;

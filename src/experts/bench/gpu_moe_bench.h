@@ -21,12 +21,12 @@ struct GpuMoeBenchOptions {
   int64_t rotation_bytes = int64_t{2600} << 20;
   int routings = 24;             ///< uniform without replacement, rotate too
   int replays = 9;               ///< the median is reported
-  double bf16_tflops = 0;        ///< dense ceiling of the device; 0: unknown, left out of the floor
+  double bf16_tflops = 0;        ///< dense ceiling of the device; 0: measure it in the run
   int64_t reference_tokens = 4;  ///< tokens of a batch compared with the float64 reference
 };
 
 struct GpuMoeBenchRow {
-  std::string shape, backend;
+  std::string shape, backend, activations;
   int64_t tokens = 0;
   double experts_hit = 0;   ///< mean distinct experts of a call
   double bytes = 0;         ///< NVFP4 bytes of those experts, unpadded
@@ -36,7 +36,7 @@ struct GpuMoeBenchRow {
   double gigabytes_per_second = 0;
   double tflops = 0;
   double share_of_bandwidth = 0;  ///< of the cold read of the same bytes
-  double share_of_tflops = 0;     ///< 0 when the ceiling is unknown
+  double share_of_tflops = 0;     ///< of the dense ceiling
   double error = 0;               ///< relative Frobenius error of the sampled tokens
 };
 
@@ -49,6 +49,7 @@ struct ColdRead {
 struct GpuMoeBenchReport {
   std::string device;
   double bf16_tflops = 0;
+  std::string bf16_tflops_from;  ///< how the ceiling was measured, or "given"
   std::vector<ColdRead> cold_reads;
   std::vector<GpuMoeBenchRow> rows;
 };

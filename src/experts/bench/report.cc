@@ -8,16 +8,19 @@
 namespace moe4 {
 
 std::string to_markdown(const GpuMoeBenchReport& report) {
-  std::string out =
-      "| shape | T | backend | us | floor us | x floor | GB/s | TFLOP/s | bandwidth | spread | "
-      "error |\n"
-      "|---|---|---|---|---|---|---|---|---|---|---|\n";
+  std::string out = fmt::format("{}, BF16 products at {:.0f} TFLOP/s ({})\n\n", report.device,
+                                report.bf16_tflops, report.bf16_tflops_from);
+  out +=
+      "| shape | T | backend | us | floor us | x floor | GB/s | of cold read | TFLOP/s | of BF16 | "
+      "spread | error |\n"
+      "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const GpuMoeBenchRow& r : report.rows) {
     out += fmt::format(
-        "| {} | {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.1f} | {:.0f} % | {:.1f} % | "
-        "{:.4f} |\n",
+        "| {} | {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} % | {:.1f} | {:.0f} % | "
+        "{:.1f} % | {:.4f} |\n",
         r.shape, r.tokens, r.backend, r.microseconds, r.floor, r.microseconds / r.floor,
-        r.gigabytes_per_second, r.tflops, 100 * r.share_of_bandwidth, 100 * r.spread, r.error);
+        r.gigabytes_per_second, 100 * r.share_of_bandwidth, r.tflops, 100 * r.share_of_tflops,
+        100 * r.spread, r.error);
   }
   return out;
 }
@@ -26,6 +29,7 @@ std::string to_json(const GpuMoeBenchReport& report) {
   nlohmann::ordered_json json;
   json["device"] = report.device;
   json["bf16_tflops_ceiling"] = report.bf16_tflops;
+  json["bf16_tflops_ceiling_from"] = report.bf16_tflops_from;
   json["cold_reads"] = nlohmann::ordered_json::array();
   for (const ColdRead& read : report.cold_reads) {
     json["cold_reads"].push_back({{"bytes", read.bytes}, {"us", read.microseconds}});
@@ -34,6 +38,7 @@ std::string to_json(const GpuMoeBenchReport& report) {
   for (const GpuMoeBenchRow& r : report.rows) {
     json["rows"].push_back({{"shape", r.shape},
                             {"backend", r.backend},
+                            {"activations", r.activations},
                             {"tokens", r.tokens},
                             {"experts_hit", r.experts_hit},
                             {"bytes", r.bytes},
