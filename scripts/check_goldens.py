@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Drives the moe4 program over trained checkpoints and compares every result with their golden files.
 
-usage: check_goldens.py MODELS_DIR [--moe4 build/release/bin/moe4] [--only forward,experts,eval,greedy]
+usage: check_goldens.py MODELS_DIR [--moe4 build/release/bin/moe4] [--only forward,experts,eval,greedy] [--gpu]
 
 MODELS_DIR holds <model>/<format>/ checkpoints, <model>/golden/<format>.<mode>.safetensors and heldout_tokens.safetensors.
-Needs numpy only. Prints one line a check and exits 1 if any fails.
+Needs numpy only. Prints one line a check and exits 1 if any fails. --gpu checks experts and eval with every GPU backend
+of this machine instead of reference and cpu.
 """
 import argparse
 import json
@@ -24,6 +25,8 @@ MODES = {
     "w4a4-unit": ["--activations", "fp4"],
     "w4a16-fp8act": ["--activations", "bf16", "--fp8-activations"],
 }
+# GPU backends take BF16 hidden states: rounding the golden's costs 4e-3, and up to 1e-1 where that tips FP4 codes.
+GPU_BACKENDS = ["marlin", "hopper", "b12x"]
 failures = 0
 
 
@@ -145,11 +148,16 @@ class Checker:
         report(abs(off) <= 3e-3, "eval   ", f"{label}: {result['perplexity']:.3f}, golden {expected:.3f} ({off:+.3%})")
 
 
+def results(golden):
+    return json.loads((golden.parent / "results.json").read_text())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=pathlib.Path)
     parser.add_argument("--moe4", default="build/release/bin/moe4")
     parser.add_argument("--only", default="forward,experts,eval,greedy")
+    parser.add_argument("--gpu", action="store_true")
     args = parser.parse_args()
     only = set(args.only.split(","))
     with tempfile.TemporaryDirectory() as folder:
@@ -161,6 +169,17 @@ def main():
             golden, flags = read_safetensors(path), MODES[mode]
             exact = ["--moe-backend", "reference", "--dtype", "float32"]
             fp4 = mode.startswith("w4a4")
+            if args.gpu:
+                for backend in GPU_BACKENDS:
+                    if format_name == "bf16" or (fp4 and backend != "b12x"):
+                        continue
+                    on_gpu = ["--device", "cuda", "--moe-backend", backend] + flags
+                    if "experts" in only:
+                        check.experts(model, golden, f"{label} {backend}", on_gpu, 1.2e-1 if fp4 else 5e-3)
+                    if "eval" in only:
+                        check.perplexity(model, args.models / "heldout_tokens.safetensors", f"{label} {backend}", on_gpu,
+                                         results(path)[format_name][mode]["heldout_perplexity"])
+                continue
             if "forward" in only and not fp4:
                 check.forward(model, golden, label + " reference/float32", exact + flags, 1e-4, 1e-4, True)
                 check.forward(model, golden, label + " cpu/bfloat16", ["--moe-backend", "cpu"] + flags, 2e-2, None, False)
@@ -170,9 +189,9 @@ def main():
                 check.experts(model, golden, label + " reference", exact + flags, 1e-5)
                 check.experts(model, golden, label + " cpu", ["--moe-backend", "cpu"] + flags, 4e-3)
             if "eval" in only:
-                results = json.loads((path.parent / "results.json").read_text())
                 check.perplexity(model, args.models / "heldout_tokens.safetensors", label + " cpu",
-                                 ["--moe-backend", "cpu"] + flags, results[format_name][mode]["heldout_perplexity"])
+                                 ["--moe-backend", "cpu"] + flags,
+                                 results(path)[format_name][mode]["heldout_perplexity"])
     print(f"{failures} failed")
     sys.exit(failures > 0)
 

@@ -1,75 +1,19 @@
 // Real trained layers: routed experts of `reference` and of `cpu` against what transformers and an
 // exact dequantiser computed in float32.
+#include "support/golden_layers.h"
+
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "checkpoint/checkpoint.h"
 #include "experts/cpu/cpu_backend.h"
 #include "experts/reference/reference_backend.h"
-#include "support/golden.h"
-#include "support/shared_models.h"
 
 namespace moe4::testing {
 namespace {
-
-namespace fs = std::filesystem;
-
-struct GoldenFile {
-  fs::path model;
-  fs::path golden;
-  std::string mode;  // "w4a16", "w4a4-static", "w4a4-unit", "w4a16-fp8act", "bf16"
-};
-
-// "<format>.<mode>.safetensors" or "<mode>.safetensors".
-std::string mode_of(const fs::path& golden) {
-  const std::string stem = golden.stem().string();
-  const size_t dot = stem.rfind('.');
-  return dot == std::string::npos ? stem : stem.substr(dot + 1);
-}
-
-void add_model_folder(const fs::path& folder, std::vector<GoldenFile>& files) {
-  if (!fs::exists(folder / "golden")) return;
-  for (const auto& entry : fs::directory_iterator(folder / "golden")) {
-    if (entry.path().extension() != ".safetensors") continue;
-    const std::string stem = entry.path().stem().string();
-    const fs::path model = folder / stem.substr(0, stem.rfind('.'));
-    if (fs::exists(model)) files.push_back({model, entry.path(), mode_of(entry.path())});
-  }
-}
-
-std::vector<GoldenFile> golden_files() {
-  std::vector<GoldenFile> files;
-  const fs::path data = MOE4_TEST_DATA, embedded = MOE4_EMBEDDED_MODELS;
-  for (const auto& entry : fs::directory_iterator(data / "checkpoints")) {
-    if (!fs::exists(entry.path() / "golden")) continue;
-    for (const auto& golden : fs::directory_iterator(entry.path() / "golden")) {
-      files.push_back({entry.path(), golden.path(), mode_of(golden.path())});
-    }
-  }
-  for (const char* mode : {"w4a16", "w4a4-static", "w4a4-unit"}) {
-    files.push_back({embedded / "tiny-qwen3_5-moe-nvfp4",
-                     data / "golden/tiny-qwen3_5-moe" /
-                         ("modelopt-nvfp4." + std::string(mode) + ".safetensors"),
-                     mode});
-  }
-  if (!shared_models().empty()) {
-    add_model_folder(shared_models() / "tiny-qwen3-moe", files);
-    add_model_folder(shared_models() / "tiny-qwen3_5-moe", files);
-  }
-  return files;
-}
-
-ActivationPrecision precision_of(const std::string& mode, const QuantScheme& scheme) {
-  if (mode == "w4a4-static" && scheme.is_nvfp4()) return ActivationPrecision::kFp4Static;
-  if (mode == "w4a4-unit" && scheme.is_nvfp4()) return ActivationPrecision::kFp4;
-  if (mode == "w4a16-fp8act" && scheme.is_fp8()) return ActivationPrecision::kFp8;
-  return ActivationPrecision::kBf16;
-}
 
 std::vector<float> run_layer(const ExpertsBackend& backend, const MoeLayerWeights& weights,
                              ActivationPrecision precision, const Golden& golden,
@@ -97,26 +41,11 @@ double error_of(const std::vector<float>& y, const std::vector<float>& want) {
   return y == want ? 0.0 : relative_error(y, want);
 }
 
-// Calls fn(file, golden, key, weights) for every layer of every golden file.
-template <typename Fn>
-void for_each_layer(const Fn& fn) {
-  for (const GoldenFile& file : golden_files()) {
-    const Golden golden(file.golden);
-    const auto checkpoint = Checkpoint::open(file.model);
-    for (int64_t l = 0; l < checkpoint->config().num_layers; ++l) {
-      for (const char* count : {"", "n1.", "n7.", "n64."}) {
-        const std::string key = "moe.layer" + std::to_string(l) + "." + count;
-        if (golden.has(key + "input")) fn(file, golden, key, checkpoint->moe_layer(l));
-      }
-    }
-  }
-}
-
 TEST(GoldenLayers, TheReferenceGivesTransformersOutputsTo1e5) {
   ThreadPool threads;
   int layers = 0, flipped = 0;
-  for_each_layer([&](const GoldenFile& file, const Golden& golden, const std::string& key,
-                     const MoeLayerWeights& weights) {
+  for_each_golden_layer([&](const GoldenFile& file, const Golden& golden, const std::string& key,
+                            const MoeLayerWeights& weights) {
     const ActivationPrecision precision = precision_of(file.mode, weights.scheme);
     const std::vector<float> y =
         run_layer(ReferenceBackend(), weights, precision, golden, key, threads);
@@ -140,8 +69,8 @@ TEST(GoldenLayers, TheReferenceGivesTransformersOutputsTo1e5) {
 TEST(GoldenLayers, EveryInstructionSetOfTheCpuBackendIsNearerThanBf16Rounding) {
   ThreadPool threads;
   std::map<std::string, double> worst;
-  for_each_layer([&](const GoldenFile& file, const Golden& golden, const std::string& key,
-                     const MoeLayerWeights& weights) {
+  for_each_golden_layer([&](const GoldenFile& file, const Golden& golden, const std::string& key,
+                            const MoeLayerWeights& weights) {
     const ActivationPrecision precision = precision_of(file.mode, weights.scheme);
     const std::vector<float> want = golden.floats(key + "experts_output");
     for (const CpuIsa isa : available_cpu_isas()) {

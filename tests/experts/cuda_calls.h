@@ -1,0 +1,23 @@
+// Counts what a test program asks of the CUDA runtime and of operator new: the linker sends the
+// calls through cuda_calls.cc (--wrap), so nothing of ours escapes the count.
+#pragma once
+
+#include <cstdint>
+
+namespace moe4::testing {
+
+struct CudaCalls {
+  int64_t allocations = 0;  ///< cudaMalloc, cudaMallocAsync, cudaMallocHost, cudaHostAlloc, ...
+  int64_t frees = 0;        ///< and their counterparts, which synchronise
+  int64_t synchronisations = 0;  ///< cuda*Synchronize and copies that wait
+  int64_t host_allocations = 0;  ///< operator new on the calling thread
+};
+/// Since the program started.
+CudaCalls cuda_calls();
+
+/// Bytes of device memory held through cudaMalloc now, and the most since the last reset.
+int64_t device_bytes();
+int64_t peak_device_bytes();
+void reset_peak_device_bytes();
+
+}  // namespace moe4::testing

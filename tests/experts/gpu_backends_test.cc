@@ -1,0 +1,345 @@
+// What every GPU backend promises beyond the conformance suite, one claim a test: right for any
+// number of tokens and experts, the same bits every time, no allocation, no synchronisation, memory
+// within bounds, TP shards that add up. docs/gpu-testing.md maps the claims to these tests.
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "experts/cuda_calls.h"
+#include "experts/gpu_targets.h"
+#include "moe/shard.h"
+
+namespace moe4::testing {
+namespace {
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ExpertsConformance);
+
+MoeProblem problem(int64_t hidden, int64_t intermediate, int64_t experts, int64_t top_k) {
+  return {.hidden_size = hidden,
+          .intermediate_size = intermediate,
+          .num_experts = experts,
+          .num_local_experts = experts,
+          .top_k = top_k};
+}
+
+bool same_bits(const std::vector<Bf16>& a, const std::vector<Bf16>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Bf16)) == 0;
+}
+
+// Tokens [begin, begin + size) of a batch.
+HostInput slice(const HostInput& whole, int64_t begin, int64_t size) {
+  HostInput part = whole;
+  part.num_tokens = size;
+  const auto cut = [&](auto& values, int64_t width) {
+    values.assign(values.begin() + begin * width, values.begin() + (begin + size) * width);
+  };
+  cut(part.hidden_states, whole.hidden_size);
+  cut(part.routing.ids, whole.top_k);
+  cut(part.routing.weights, whole.top_k);
+  return part;
+}
+
+// Single tokens of a batch.
+HostInput gather(const HostInput& whole, const std::vector<int64_t>& tokens) {
+  HostInput some = whole;
+  some.num_tokens = 0;
+  some.hidden_states.clear();
+  some.routing.ids.clear();
+  some.routing.weights.clear();
+  for (const int64_t t : tokens) {
+    const HostInput one = slice(whole, t, 1);
+    ++some.num_tokens;
+    const auto append = [](auto& to, const auto& from) {
+      to.insert(to.end(), from.begin(), from.end());
+    };
+    append(some.hidden_states, one.hidden_states);
+    append(some.routing.ids, one.routing.ids);
+    append(some.routing.weights, one.routing.weights);
+  }
+  return some;
+}
+
+// The float64 reference with all host threads.
+std::vector<float> reference(const MoeLayerWeights& weights, ActivationPrecision precision,
+                             const HostInput& input) {
+  static HostAdapter adapter(std::make_shared<ReferenceBackend>(), 0);
+  const auto layer = adapter.backend().prepare(
+      weights, {.precision = precision, .device = Device::cpu(), .threads = &adapter.threads()});
+  return adapter.apply(*layer, input);
+}
+
+class GpuBackend : public ::testing::TestWithParam<GpuTarget> {
+ protected:
+  void SetUp() override {
+    const std::string reason = no_gpu_reason(GetParam().min_sm);
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+  std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights) {
+    return GetParam().prepare(weights, threads_);
+  }
+  void expect_close(const std::vector<float>& y, const std::vector<float>& expected, int64_t hidden,
+                    double factor, const std::string& label) {
+    const LayerError error = compare_outputs(y, expected, hidden);
+    EXPECT_LE(error.frobenius, factor * GetParam().tolerance.frobenius) << label;
+    EXPECT_LE(error.worst_row, factor * GetParam().tolerance.worst_row) << label;
+    EXPECT_TRUE(error.finite_alike) << label;
+  }
+  ThreadPool threads_{0};
+};
+
+INSTANTIATE_TEST_SUITE_P(All, GpuBackend, ::testing::ValuesIn(gpu_targets()),
+                         [](const auto& info) { return info.param.name; });
+
+// Layers and expected outputs that several targets share.
+struct ExpectedRows {
+  HostInput input;              ///< the whole batch
+  std::vector<int64_t> tokens;  ///< those compared
+  std::vector<float> rows;      ///< their outputs
+};
+constexpr int64_t kHidden = 256;
+
+const RandomMoe& layer_of(int64_t experts) {
+  static std::map<int64_t, RandomMoe> layers;
+  if (!layers.contains(experts)) {
+    layers.emplace(
+        experts,
+        make_random_moe({.problem = problem(kHidden, 64, experts, std::min<int64_t>(experts, 8))}));
+  }
+  return layers.at(experts);
+}
+
+const ExpectedRows& expected_rows(int64_t experts, int64_t tokens, RoutingCase routing,
+                                  ActivationPrecision precision) {
+  static std::map<std::tuple<int64_t, int64_t, RoutingCase, ActivationPrecision>, ExpectedRows> all;
+  const auto key = std::tuple(experts, tokens, routing, precision);
+  if (all.contains(key)) return all.at(key);
+  const RandomMoe& moe = layer_of(experts);
+  ExpectedRows expected{.input =
+                            make_input(moe.weights.problem, tokens, routing, tokens + experts)};
+  const int64_t samples = std::min<int64_t>(tokens, 24);  // the reference is slow
+  for (int64_t i = 0; i < samples; ++i) {
+    expected.tokens.push_back(samples == 1 ? 0 : i * (tokens - 1) / (samples - 1));
+  }
+  expected.rows = reference(moe.weights, precision, gather(expected.input, expected.tokens));
+  return all.emplace(key, std::move(expected)).first->second;
+}
+
+TEST_P(GpuBackend, MatchesTheReferenceForAnyNumberOfTokensAndExpertsAndAnyRouting) {
+  for (const int64_t experts : {1, 8, 32, 128, 256, 512}) {
+    const auto layer = prepare(layer_of(experts).weights);
+    for (const int64_t tokens : {0, 1, 2, 7, 8, 9, 16, 33, 64, 257, 1000, 4096}) {
+      for (const auto routing :
+           {RoutingCase::kUniform, RoutingCase::kSkewed, RoutingCase::kAllOnOne,
+            RoutingCase::kDuplicates, RoutingCase::kWithMissing}) {
+        const ExpectedRows& expected =
+            expected_rows(experts, tokens, routing, GetParam().precision);
+        DeviceCall call(*layer, expected.input);
+        call.apply();
+        const std::vector<float> y = call.output_float();
+        const std::string label = std::to_string(experts) + " experts, " + std::to_string(tokens) +
+                                  " tokens, " + to_string(routing);
+        for (const float value : y) ASSERT_TRUE(std::isfinite(value)) << label;
+        std::vector<float> rows;
+        for (const int64_t t : expected.tokens) {
+          rows.insert(rows.end(), y.begin() + t * kHidden, y.begin() + (t + 1) * kHidden);
+        }
+        // A few small rows are too few values for the roundings to average out.
+        expect_close(rows, expected.rows, kHidden, tokens <= 2 ? 1.5 : 1.0, label);
+        if (GetParam().precision == ActivationPrecision::kBf16) {
+          EXPECT_GE(compare_outputs(rows, expected.rows, kHidden).cosine, 0.9999) << label;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(GpuBackend, FiftyRunsGiveTheSameBits) {
+  const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 32, 8)});
+  const auto layer = prepare(moe.weights);
+  for (const int64_t tokens : {1, 7, 64, 512}) {
+    const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kSkewed, 9);
+    DeviceCall call(*layer, input);
+    call.apply();
+    const std::vector<Bf16> first = call.output();
+    for (int run = 1; run < 50; ++run) {
+      call.poison();
+      call.apply();
+      ASSERT_TRUE(same_bits(call.output(), first)) << tokens << " tokens, run " << run;
+    }
+  }
+}
+
+TEST_P(GpuBackend, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
+  if (!GetParam().batch_dependence.empty()) GTEST_SKIP() << GetParam().batch_dependence;
+  const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 32, 8)});
+  const auto layer = prepare(moe.weights);
+  const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 7);
+  DeviceCall all(*layer, whole);
+  all.apply();
+  const std::vector<Bf16> expected = all.output();
+  for (const int64_t size : {1, 8, 64, 512}) {
+    for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
+      DeviceCall call(*layer, slice(whole, begin, size));
+      call.apply();
+      EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 1024,
+                                            expected.begin() + (begin + size) * 1024}))
+          << "batch of " << size << " at " << begin;
+    }
+  }
+}
+
+// A stream that does not move on until it is told to.
+class BlockedStream {
+ public:
+  BlockedStream() {
+    MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    MOE4_CUDA_CHECK(cudaLaunchHostFunc(stream_, &BlockedStream::wait, this));
+  }
+  ~BlockedStream() {
+    release();
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    released_ = true;
+    changed_.notify_all();
+  }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  static void wait(void* self) {
+    auto* stream = static_cast<BlockedStream*>(self);
+    std::unique_lock lock(stream->mutex_);
+    // Gives up in the end, so that an apply() that waits fails its test instead of hanging it.
+    stream->changed_.wait_for(lock, std::chrono::seconds(20), [&] { return stream->released_; });
+  }
+  cudaStream_t stream_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool released_ = false;
+};
+
+TEST_P(GpuBackend, ApplyNeitherAllocatesNorSynchronises) {
+  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4), .biases = true});
+  const auto layer = prepare(moe.weights);
+  for (const int64_t tokens : {1, 8, 64, 1000}) {
+    DeviceCall call(*layer, make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens));
+    call.apply();  // the runtime loads the kernels
+    const std::vector<Bf16> expected = call.output();
+    call.poison();
+    BlockedStream stream;
+    const CudaCalls before = cuda_calls();
+    call.apply(stream.get());
+    const CudaCalls after = cuda_calls();
+    EXPECT_EQ(cudaStreamQuery(stream.get()), cudaErrorNotReady) << "apply() waited for the stream";
+    EXPECT_EQ(after.allocations, before.allocations);
+    EXPECT_EQ(after.frees, before.frees);
+    EXPECT_EQ(after.synchronisations, before.synchronisations);
+    EXPECT_EQ(after.host_allocations, before.host_allocations);
+    stream.release();
+    EXPECT_TRUE(same_bits(call.output(), expected)) << tokens << " tokens";
+  }
+}
+
+TEST_P(GpuBackend, ApplyIsCapturedAsKernelsAloneAndReplaysWithOtherInputs) {
+  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
+  const auto layer = prepare(moe.weights);
+  cudaStream_t stream = nullptr;
+  MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  for (const int64_t tokens : {1, 8, 64, 1000}) {
+    const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens);
+    DeviceCall call(*layer, input);
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t replay = nullptr;
+    MOE4_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    call.apply(stream);
+    MOE4_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    size_t count = 0;
+    MOE4_CUDA_CHECK(cudaGraphGetNodes(graph, nullptr, &count));
+    std::vector<cudaGraphNode_t> nodes(count);
+    MOE4_CUDA_CHECK(cudaGraphGetNodes(graph, nodes.data(), &count));
+    for (const cudaGraphNode_t node : nodes) {
+      cudaGraphNodeType type;
+      MOE4_CUDA_CHECK(cudaGraphNodeGetType(node, &type));
+      EXPECT_EQ(type, cudaGraphNodeTypeKernel);
+    }
+    MOE4_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+    MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
+    DeviceCall eager(*layer, input);
+    eager.apply();
+    EXPECT_TRUE(same_bits(call.output(), eager.output())) << tokens << " tokens";
+
+    const HostInput other =
+        make_input(moe.weights.problem, tokens, RoutingCase::kSkewed, tokens + 50);
+    call.set_input(other);
+    MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
+    DeviceCall fresh(*layer, other);
+    fresh.apply();
+    EXPECT_TRUE(same_bits(call.output(), fresh.output())) << tokens << " tokens, other input";
+    cudaGraphExecDestroy(replay);
+    cudaGraphDestroy(graph);
+  }
+  cudaStreamDestroy(stream);
+}
+
+TEST_P(GpuBackend, PreparingTakesAtMostOneRawLayerAboveThePackedSize) {
+  for (const int64_t experts : {2, 24}) {
+    const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, experts, 2)});
+    const int64_t raw = experts * 3 * 1024 * 512 / 16 * 9;
+    const int64_t before = device_bytes();
+    reset_peak_device_bytes();
+    const auto layer = prepare(moe.weights);
+    const int64_t held = device_bytes() - before, peak = peak_device_bytes() - before;
+    // Global scales and maps are the little that is not counted as weights.
+    EXPECT_LE(held, layer->weight_bytes() + 64 * 1024);
+    EXPECT_LE(peak, held + raw);
+    // And in fact two experts suffice, for any number of them.
+    EXPECT_LE(peak, held + 2 * raw / experts + 4096);
+  }
+}
+
+TEST_P(GpuBackend, TpShardsOfOddSizesAddUpToTheWholeLayer) {
+  for (const int64_t size : {640, 704, 1856}) {
+    const RandomMoe moe = make_random_moe({.problem = problem(256, size, 4, 2), .biases = true});
+    const HostInput input = make_input(moe.weights.problem, 19, RoutingCase::kUniform, 5);
+    const std::vector<float> expected = reference(moe.weights, GetParam().precision, input);
+    for (const int ranks : {2, 3, 8}) {
+      std::vector<float> sum(expected.size());
+      for (int rank = 0; rank < ranks; ++rank) {
+        const auto layer = prepare(shard_weights(moe.weights, ranks, rank));
+        DeviceCall call(*layer, input);
+        call.apply();
+        const std::vector<float> part = call.output_float();
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += part[i];
+      }
+      expect_close(sum, expected, 256, 2.0,  // every part is rounded to BF16
+                   "I " + std::to_string(size) + " over " + std::to_string(ranks) + " ranks");
+    }
+  }
+}
+
+// Small enough for compute-sanitizer: every launch path, with partial tiles and odd sizes.
+TEST_P(GpuBackend, EveryLaunchPathRunsOnOddSizes) {
+  struct Shape {
+    int64_t hidden, intermediate;
+    std::vector<int64_t> tokens;
+  };
+  for (const Shape& shape : {Shape{336, 80, {1, 9, 120}}, Shape{1168, 112, {30}}}) {
+    const RandomMoe moe = make_random_moe(
+        {.problem = problem(shape.hidden, shape.intermediate, 4, 2), .biases = true});
+    const auto layer = prepare(moe.weights);
+    for (const int64_t tokens : shape.tokens) {
+      DeviceCall call(*layer,
+                      make_input(moe.weights.problem, tokens, RoutingCase::kWithMissing, tokens));
+      call.apply();
+      for (const float value : call.output_float()) ASSERT_TRUE(std::isfinite(value));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moe4::testing

@@ -1,0 +1,67 @@
+// The GPU backends as tests see them: each with every launch path and activation mode it has.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "experts/b12x/b12x_backend.h"
+#include "experts/gpu_adapter.h"
+#include "experts/hopper/hopper_backend.h"
+#include "experts/marlin/marlin_backend.h"
+
+namespace moe4::testing {
+
+struct GpuTarget {
+  std::string name;  ///< part of the test's name
+  std::shared_ptr<const ExpertsBackend> backend;
+  ActivationPrecision precision = ActivationPrecision::kBf16;
+  Tolerance tolerance;
+  int min_sm = 80;
+  bool always_wgmma = false;
+  /// A token's bits may depend on its batch where the batch decides between two kernels.
+  std::string batch_dependence;
+
+  std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
+                                           ThreadPool& threads) const {
+    if (always_wgmma) setenv("MOE4_HOPPER_MIN_TOKENS", "0", 1);
+    auto layer = backend->prepare(
+        weights, {.precision = precision, .device = cuda::describe_device(0), .threads = &threads});
+    if (always_wgmma) unsetenv("MOE4_HOPPER_MIN_TOKENS");
+    return layer;
+  }
+};
+inline void PrintTo(const GpuTarget& target, std::ostream* out) { *out << target.name; }
+
+/// BF16: the bound. FP4: as that, but for values within float32 noise of a rounding
+/// boundary, which fall to the other side and move a row by up to a few per cent.
+inline std::vector<GpuTarget> gpu_targets() {
+  const Tolerance bf16{3e-3, 1.4e-2}, fp4{6e-3, 4e-2};
+  const auto b12x = std::make_shared<B12xBackend>();
+  const auto hopper = std::make_shared<HopperBackend>();
+  return {
+      {.name = "marlin", .backend = std::make_shared<MarlinBackend>(), .tolerance = bf16},
+      {.name = "hopper",
+       .backend = hopper,
+       .tolerance = bf16,
+       .min_sm = 90,
+       .batch_dependence = "the batch decides between mma.sync and wgmma (docs/hopper.md)"},
+      {.name = "hopper_wgmma",
+       .backend = hopper,
+       .tolerance = bf16,
+       .min_sm = 90,
+       .always_wgmma = true},
+      {.name = "b12x_bf16", .backend = b12x, .tolerance = bf16},
+      {.name = "b12x_fp4",
+       .backend = b12x,
+       .precision = ActivationPrecision::kFp4,
+       .tolerance = fp4},
+      {.name = "b12x_fp4_static",
+       .backend = b12x,
+       .precision = ActivationPrecision::kFp4Static,
+       .tolerance = fp4},
+  };
+}
+
+}  // namespace moe4::testing
