@@ -10,7 +10,7 @@
 #include "base/aligned_buffer.h"
 #include "base/cpu_isa.h"
 #include "bench/peaks.h"
-#include "experts/cpu/kernels.h"
+#include "panels/kernels.h"
 
 namespace moe4 {
 namespace {

@@ -1,21 +1,41 @@
 // Softmax attention over a range of keys with a running maximum, for any instruction set (included
-// by kernels_<isa>.cc after linear_inl.h and elementwise_inl.h).
+// by kernels_<isa>.cc after elementwise_inl.h).
 //
 // Keys come in blocks of kKeyBlock at fixed positions. Within a block the scores of a query are dot
-// products (the tile of linear_inl.h: keys are the rows), the maximum is updated, and p = exp(s -
-// max) weights the values, key by key in order. A query's result depends on its own position only.
+// products (one vector accumulator each, its lanes added in a fixed tree), the maximum is updated,
+// and p = exp(s - max) weights the values, key by key in order. A query's result depends on its own
+// position only.
 #pragma once
 
 #include "layers/elementwise_inl.h"
 #include "layers/kernels.h"
-#include "layers/linear_inl.h"
 
 namespace moe4::MOE4_ISA {
 
+// out[r * C + c] = key r . query c, both of n elements.
+template <int R, int C, typename T>
+inline void dot_tile(const T* keys, const float* queries, int64_t n, float* out) {
+  Vec sum[R][C];
+  for (auto& r : sum) {
+    for (auto& s : r) s = zero();
+  }
+  for (int64_t d = 0; d < n; d += 16) {
+    Vec key[R];
+    for (int r = 0; r < R; ++r) key[r] = load(keys + r * n + d);
+    for (int c = 0; c < C; ++c) {
+      const Vec query = load(queries + c * n + d);
+      for (int r = 0; r < R; ++r) sum[r][c] = fma(key[r], query, sum[r][c]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) out[r * C + c] = reduce_add(sum[r][c]);
+  }
+}
+
 // scores[q * kKeyBlock + j] for keys [0, num_keys) of `keys`.
 template <int C, typename T>
-inline void score_queries(const AttendArgs& a, const PlainRows<T>& keys, int64_t first_key,
-                          int64_t num_keys, int64_t query, float* scores) {
+inline void score_queries(const AttendArgs& a, const T* keys, int64_t first_key, int64_t num_keys,
+                          int64_t query, float* scores) {
   constexpr int R = kTileRows;
   float dots[R * C];
   const auto put = [&](int64_t key, int rows) {
@@ -28,18 +48,18 @@ inline void score_queries(const AttendArgs& a, const PlainRows<T>& keys, int64_t
   const float* q = a.queries + query * a.head_dim;
   int64_t j = 0;
   for (; j + R <= num_keys; j += R) {
-    dot_tile<R, C>(keys, first_key + j, q, a.head_dim, a.head_dim, nullptr, dots);
+    dot_tile<R, C>(keys + (first_key + j) * a.head_dim, q, a.head_dim, dots);
     put(j, R);
   }
   for (; j < num_keys; ++j) {
-    dot_tile<1, C>(keys, first_key + j, q, a.head_dim, a.head_dim, nullptr, dots);
+    dot_tile<1, C>(keys + (first_key + j) * a.head_dim, q, a.head_dim, dots);
     put(j, 1);
   }
 }
 
 template <int C, typename T>
-inline void score_remaining(const AttendArgs& a, const PlainRows<T>& keys, int64_t first_key,
-                            int64_t num_keys, int64_t query, int64_t queries, float* scores) {
+inline void score_remaining(const AttendArgs& a, const T* keys, int64_t first_key, int64_t num_keys,
+                            int64_t query, int64_t queries, float* scores) {
   if constexpr (C > 0) {
     if (queries == C) {
       score_queries<C>(a, keys, first_key, num_keys, query, scores);
@@ -86,7 +106,7 @@ inline void add_all_columns(const T* values, int64_t head_dim, int64_t first, in
 template <typename T>
 inline void attend_keys(const AttendArgs& a) {
   alignas(64) float scores[kMaxQueries * kKeyBlock];
-  const PlainRows<T> keys{static_cast<const T*>(a.keys), a.head_dim};
+  const T* keys = static_cast<const T*>(a.keys);
   const T* values = static_cast<const T*>(a.values);
   const float minus_infinity = -__builtin_inff();
   for (int64_t q = 0; q < a.num_queries; ++q) {

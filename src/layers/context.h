@@ -16,6 +16,8 @@ struct LinearOptions {
   /// W4A4 linears: kFp4 quantises with global scale 1, kFp4Static with the calibrated input scale;
   /// kAuto and kBf16 leave inputs as they are.
   ActivationMode activations = ActivationMode::kAuto;
+  /// NVFP4 linears with unquantised inputs take them as float32 instead of 15-bit integers.
+  bool exact_inputs = false;
 };
 
 struct LayerContext {

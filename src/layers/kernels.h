@@ -10,28 +10,9 @@
 
 namespace moe4 {
 
-/// Rows of weights, activations and heads are padded with zeros to a multiple of this many elements
-/// (2 NVFP4 blocks, one 512-bit vector of BF16), so that no kernel has a tail along K.
+/// Rows of activations and heads are padded with zeros to a multiple of this many elements (2 NVFP4
+/// blocks, a unit of packed weights), so that no kernel has a tail along K.
 inline constexpr int64_t kRowPadding = 32;
-
-/// How a linear's packed rows are stored. F16 checkpoints become kF32.
-/// E4M3 rows are decoded as value / 256, which is cheap; their scales make up for it, exactly.
-enum class RowFormat { kF32, kBF16, kF8, kNvfp4 };
-inline constexpr float kF8Factor = 256.0f;
-
-/// Weights of one linear as the kernels see them: row-major, K padded.
-struct PackedRows {
-  RowFormat format = RowFormat::kBF16;
-  const std::byte* data = nullptr;  ///< row n at data + n * row_bytes
-  int64_t row_bytes = 0;
-  int64_t k = 0;                     ///< padded in_features
-  const uint8_t* scales = nullptr;   ///< kNvfp4: E4M3, k / 16 a row
-  const float* row_scale = nullptr;  ///< [N] multiplies the dot product, or null
-  /// FP8 in 128 x 128 blocks: row n and block b of K have block_scale[n / 128 * (k_blocks) + b].
-  const float* block_scale = nullptr;
-  int64_t k_blocks = 0;
-  const float* bias = nullptr;  ///< [N] or null
-};
 
 /// One pass of causal attention: some queries of one KV head over keys [key_begin, key_end).
 struct AttendArgs {
@@ -72,11 +53,7 @@ struct DeltaRuleArgs {
 /// Every output is summed over K in one fixed order whatever the number of tokens, so that a
 /// token's result never depends on its batch. `n` is a multiple of 16 unless said otherwise.
 struct LayerKernels {
-  /// y[t][n] = (x[t] . w[n]) * scale + bias for rows [row_begin, row_end); x [T, w.k] float32 with
-  /// zeros past in_features. `scratch`: at least kScratchRows * w.k floats for formats other than
-  /// kF32 and kBF16, per calling thread.
-  void (*linear)(const PackedRows& w, const float* x, int64_t x_stride, int64_t num_tokens,
-                 int64_t row_begin, int64_t row_end, float* y, int64_t y_stride, float* scratch);
+  CpuIsa isa;
   /// out = x * rsqrt(mean(x^2) + eps) * weight; `in` and `out` may be the same.
   void (*rms_norm)(const float* in, const float* weight, float eps, int64_t n, float* out);
   /// out = x * rsqrt(sum(x^2) + eps) * factor; `in` and `out` may be the same.
@@ -97,7 +74,6 @@ struct LayerKernels {
   void (*attend)(const AttendArgs& args);
   void (*delta_rule)(const DeltaRuleArgs& args);
 };
-inline constexpr int64_t kScratchRows = 8;
 
 /// The table of an instruction set that this program was built with and this machine has.
 const LayerKernels& layer_kernels(CpuIsa isa = cpu_isa());

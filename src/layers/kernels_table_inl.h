@@ -5,11 +5,10 @@
 #include "layers/attention_inl.h"
 #include "layers/delta_rule_inl.h"
 #include "layers/elementwise_inl.h"
-#include "layers/linear_inl.h"
 
 namespace moe4::MOE4_ISA {
 
-inline constexpr LayerKernels kTable{.linear = linear,
+inline constexpr LayerKernels kTable{.isa = kIsa,
                                      .rms_norm = rms_norm,
                                      .l2_norm = l2_norm,
                                      .silu_mul = silu_mul,

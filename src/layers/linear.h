@@ -9,33 +9,55 @@
 
 #include "base/aligned_buffer.h"
 #include "layers/context.h"
-#include "layers/kernels.h"
 #include "moe/quant.h"
 #include "moe/weights.h"
+#include "panels/kernels.h"
+#include "panels/pack_panel.h"
 
 namespace moe4 {
 
-/// Owns a padded copy of a linear's weights (so that the checkpoint's mapping can go); immutable.
+/// Owns a linear's weights in panels (so that the checkpoint's mapping can go); immutable.
 ///
-/// Weights are exact: code * scale is formed exactly, the remaining float32 factor (tensor, channel
-/// or block scale) multiplies the float32 sum. Inputs may be quantised first, see LinearOptions.
+/// Weights are exact, in their own format. FP8 and unquantised linears multiply in float32. NVFP4
+/// linears multiply integers: inputs become 15-bit integers with a power-of-two scale per 256
+/// (relative error 2e-4 of a result), or FP4 where LinearOptions says so, exactly; with
+/// LinearOptions::exact_inputs float32, too.
 class Linear {
  public:
   Linear() = default;
-  /// Throws Error(kBadInput) for a NaN weight or scale byte, naming the tensor, and for a static
-  /// input scale that is missing.
-  Linear(const LinearWeights& weights, const LinearOptions& options);
+  /// Packs on `threads`, or alone when null. Throws Error(kBadInput) for a NaN weight or scale
+  /// byte, naming the tensor, and for a static input scale that is missing.
+  Linear(const LinearWeights& weights, const LinearOptions& options, ThreadPool* threads = nullptr);
 
   int64_t out_features() const { return out_features_; }
   int64_t in_features() const { return in_features_; }
-  const PackedRows& rows() const { return rows_; }
   int64_t weight_bytes() const { return weight_bytes_; }
   bool quantizes_input() const { return input_.has_value(); }
 
   /// Rewrites one row of `in_features` floats as the activation key says.
   void quantize_input(const float* in, float* out) const;
-  /// Row `n` in float32 (an embedding lookup).
+  /// Row `n` in float32.
   void decode_row(int64_t n, float* out) const;
+
+  /// How the kernels want inputs; linears with equal kinds can share their rows.
+  struct InputKind {
+    cpu::RowFormat format = cpu::RowFormat::kFloat;
+    int64_t k = 0;
+    float fp4_global = 1.0f;        ///< kFp4: the activations' global scale
+    const Linear* owner = nullptr;  ///< kFloat: who quantises the row first, or null
+    bool operator==(const InputKind&) const = default;
+  };
+  InputKind input_kind() const;
+  /// Writes a kernel row of cpu::row_bytes(kind.format, kind.k).
+  void make_row(const cpu::Kernels& kernels, const float* in, std::byte* row) const;
+
+  int64_t num_panels() const { return ceil_div(out_features_, int64_t{cpu::kPanelRows}); }
+  int64_t panel_bytes() const { return panel_bytes_; }
+  /// y[t * y_stride + n] for the rows n of one panel. `sums`: [num_tokens][32], `scratch` as the
+  /// kernels want it.
+  void multiply_panel(const cpu::Kernels& kernels, int64_t panel, const std::byte* const* rows,
+                      int64_t num_tokens, float* y, int64_t y_stride, float* sums,
+                      std::byte* scratch) const;
 
  private:
   struct InputQuant {
@@ -45,13 +67,18 @@ class Linear {
   };
 
   void choose_input_quant(const LinearWeights& weights, const LinearOptions& options);
-  void pack(const LinearWeights& weights);
-  void pack_scales(const LinearWeights& weights);
+  void choose_scales(const LinearWeights& weights);
+  void pack(const LinearWeights& weights, ThreadPool* threads);
 
   int64_t out_features_ = 0, in_features_ = 0;
-  PackedRows rows_;
-  AlignedBuffer data_, scales_;
-  std::vector<float> row_scale_, block_scale_, bias_;
+  cpu::PanelFormat format_ = cpu::PanelFormat::kBf16;
+  cpu::RowFormat row_format_ = cpu::RowFormat::kFloat;
+  int64_t panel_bytes_ = 0;
+  AlignedBuffer panels_;
+  float scale_ = 1.0f;            // multiplies every weight
+  float sum_unit_ = 1.0f;         // and this the kernels' sums
+  std::vector<float> row_scale_;  // [N], or empty
+  std::vector<float> bias_;       // [N], or empty
   std::optional<InputQuant> input_;
   int64_t weight_bytes_ = 0;
 };
@@ -59,7 +86,7 @@ class Linear {
 /// y[t * y_stride + n] = linear(x[t])[n].
 struct LinearCall {
   const Linear* linear = nullptr;
-  const float* x = nullptr;  ///< [T], rows padded with zeros to linear->rows().k
+  const float* x = nullptr;  ///< [T], rows padded with zeros to padded_row(in_features)
   int64_t x_stride = 0;
   float* y = nullptr;
   int64_t y_stride = 0;

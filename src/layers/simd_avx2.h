@@ -5,14 +5,15 @@
 
 #include <cstdint>
 
-#include "layers/e4m3_table.h"
+#include "base/cpu_isa.h"
 #include "numerics/bf16.h"
 #include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
-// 8 accumulators, 4 weights and 2 inputs of 16 registers.
-inline constexpr int kTileRows = 2, kTileTokens = 2, kVectorRows = 4;
+inline constexpr CpuIsa kIsa = CpuIsa::kAvx2;
+// 8 accumulators, 4 keys and 2 queries of 16 registers.
+inline constexpr int kTileRows = 2, kTileTokens = 2;
 
 struct Vec {
   __m256 lo, hi;
@@ -21,39 +22,9 @@ struct Vec {
 inline Vec set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline __m256 bf16_to_float(__m128i bits) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
-inline Vec load(const Bf16* p) {
-  const auto* q = reinterpret_cast<const __m128i*>(p);
-  return {bf16_to_float(_mm_loadu_si128(q)), bf16_to_float(_mm_loadu_si128(q + 1))};
-}
 inline Vec load(const F16* p) {
   const auto* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
-}
-// E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included. A sign-extended
-// byte shifted by 7 has its sign where F16 wants it and once more below, which is cleared.
-inline Vec load_e4m3_over_256(const uint8_t* p) {
-  const __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i cleared = _mm256_set1_epi16(static_cast<int16_t>(0xbfff));
-  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(w, 7), cleared);
-  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
-          _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
-}
-inline __m256 e2m1_to_floats(uint32_t eight_codes) {
-  const __m256 magnitudes = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);
-  const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-  const __m256i nibbles =
-      _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(eight_codes)), shifts);
-  const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(nibbles, _mm256_set1_epi32(8)), 28);
-  // The lookup uses the low three bits of each lane.
-  return _mm256_xor_ps(_mm256_permutevar8x32_ps(magnitudes, nibbles), _mm256_castsi256_ps(sign));
-}
-inline Vec load_e2m1(const uint8_t* p) {
-  uint32_t words[2];
-  __builtin_memcpy(words, p, sizeof words);
-  return {e2m1_to_floats(words[0]), e2m1_to_floats(words[1])};
 }
 inline void store(float* p, Vec a) {
   _mm256_storeu_ps(p, a.lo);

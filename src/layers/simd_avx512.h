@@ -5,14 +5,15 @@
 
 #include <cstdint>
 
-#include "layers/e4m3_table.h"
+#include "base/cpu_isa.h"
 #include "numerics/bf16.h"
 #include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
-// 24 accumulators, 4 weights and 1 input of 32 registers; both FMA ports need 8 chains in flight.
-inline constexpr int kTileRows = 4, kTileTokens = 6, kVectorRows = 8;
+inline constexpr CpuIsa kIsa = CpuIsa::kAvx512;
+// 24 accumulators, 4 keys and 1 query of 32 registers; both FMA ports need 8 chains in flight.
+inline constexpr int kTileRows = 4, kTileTokens = 6;
 
 struct Vec {
   __m512 v;
@@ -21,29 +22,8 @@ struct Vec {
 inline Vec set(float x) { return {_mm512_set1_ps(x)}; }
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline Vec load(const Bf16* p) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
-}
 inline Vec load(const F16* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-}
-// E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included. A sign-extended
-// byte shifted by 7 has its sign where F16 wants it and once more below, which is cleared.
-inline Vec load_e4m3_over_256(const uint8_t* p) {
-  const __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i cleared = _mm256_set1_epi16(static_cast<int16_t>(0xbfff));
-  return {_mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(w, 7), cleared))};
-}
-inline Vec load_e2m1(const uint8_t* p) {
-  const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f,
-                                       -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f);
-  const __m512i shifts =
-      _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
-  const __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  const __m512i both = _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-  const __m512i nibbles = _mm512_srlv_epi32(_mm512_permutexvar_epi32(halves, both), shifts);
-  return {_mm512_permutexvar_ps(nibbles, values)};  // looks at the low four bits only
 }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline void store(Bf16* p, Vec a) {

@@ -5,14 +5,15 @@
 
 #include <cstdint>
 
-#include "layers/e4m3_table.h"
+#include "base/cpu_isa.h"
 #include "numerics/bf16.h"
 #include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
-// 16 accumulators, 8 weights and 4 inputs of 32 registers.
-inline constexpr int kTileRows = 2, kTileTokens = 2, kVectorRows = 4;
+inline constexpr CpuIsa kIsa = CpuIsa::kNeon;
+// 16 accumulators, 8 keys and 4 queries of 32 registers.
+inline constexpr int kTileRows = 2, kTileTokens = 2;
 
 struct Vec {
   float32x4_t v[4];
@@ -30,41 +31,9 @@ inline Vec zero() { return set(0.0f); }
 inline Vec load(const float* p) {
   return map([&](int i) { return vld1q_f32(p + 4 * i); });
 }
-inline Vec load(const Bf16* p) {
-  const auto* bits = reinterpret_cast<const uint16_t*>(p);
-  return map([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(bits + 4 * i), 16)); });
-}
 inline Vec load(const F16* p) {
   const auto* bits = reinterpret_cast<const uint16_t*>(p);
   return map([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(bits + 4 * i))); });
-}
-// E4M3 bits moved into F16's fields are the value times 2^-8, subnormals included.
-inline Vec load_e4m3_over_256(const uint8_t* p) {
-  const uint8x16_t bytes = vld1q_u8(p);
-  const auto widen = [](uint8x8_t b) {
-    const uint16x8_t w = vmovl_u8(b);
-    return vorrq_u16(vshlq_n_u16(vandq_u16(w, vdupq_n_u16(0x7f)), 7),
-                     vshlq_n_u16(vandq_u16(w, vdupq_n_u16(0x80)), 8));
-  };
-  const uint16x8_t halves[2] = {widen(vget_low_u8(bytes)), widen(vget_high_u8(bytes))};
-  return map([&](int i) {
-    const uint16x8_t h = halves[i / 2];
-    const float16x4_t f = vreinterpret_f16_u16(i % 2 == 0 ? vget_low_u16(h) : vget_high_u16(h));
-    return vcvt_f32_f16(f);
-  });
-}
-inline Vec load_e2m1(const uint8_t* p) {
-  // Twice the values are small integers.
-  const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  const uint8x8_t packed = vld1_u8(p);
-  const uint8x8x2_t codes = vzip_u8(vand_u8(packed, vdup_n_u8(0xf)), vshr_n_u8(packed, 4));
-  const int8x16_t values = vqtbl1q_s8(vld1q_s8(twice), vcombine_u8(codes.val[0], codes.val[1]));
-  const int16x8_t words[2] = {vmovl_s8(vget_low_s8(values)), vmovl_s8(vget_high_s8(values))};
-  return map([&](int i) {
-    const int16x8_t w = words[i / 2];
-    const int16x4_t four = i % 2 == 0 ? vget_low_s16(w) : vget_high_s16(w);
-    return vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(four)), 0.5f);
-  });
 }
 inline void store(float* p, const Vec& a) {
   for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);

@@ -5,15 +5,15 @@
 #include <cmath>
 #include <cstdint>
 
-#include "layers/e4m3_table.h"
+#include "base/cpu_isa.h"
 #include "numerics/bf16.h"
-#include "numerics/e2m1.h"
 #include "numerics/f16.h"
 
 namespace moe4::MOE4_ISA {
 
-// Tile of the matrix product: rows x tokens accumulators that stay in registers.
-inline constexpr int kTileRows = 2, kTileTokens = 2, kVectorRows = 4;
+inline constexpr CpuIsa kIsa = CpuIsa::kPortable;
+// Tile of attention: keys x queries accumulators that stay in registers.
+inline constexpr int kTileRows = 2, kTileTokens = 2;
 
 struct Vec {
   float v[16];
@@ -33,17 +33,8 @@ inline Vec zero() { return set(0.0f); }
 inline Vec load(const float* p) {
   return map([&](int i) { return p[i]; });
 }
-inline Vec load(const Bf16* p) {
-  return map([&](int i) { return std::bit_cast<float>(static_cast<uint32_t>(p[i].bits) << 16); });
-}
 inline Vec load(const F16* p) {
   return map([&](int i) { return to_float(p[i]); });
-}
-inline Vec load_e4m3_over_256(const uint8_t* p) {
-  return map([&](int i) { return kE4m3Table[p[i]] * 0x1p-8f; });
-}
-inline Vec load_e2m1(const uint8_t* p) {
-  return map([&](int i) { return e2m1_to_float((p[i / 2] >> (4 * (i & 1))) & 0xf); });
 }
 inline void store(float* p, const Vec& a) {
   for (int i = 0; i < 16; ++i) p[i] = a.v[i];

@@ -108,7 +108,11 @@ void Decoder::forward_chunk(std::span<const int32_t> ids, State& state, LogitsFo
   const Positions positions = make_positions(state.length(), tokens);
 
   for (int64_t t = 0; t < tokens; ++t) {
-    parts_.embed_tokens.decode_row(ids[t], residual + t * width);
+    if (parts_.embed_tokens) {
+      parts_.embed_tokens->look_up(ids[t], residual + t * width);
+    } else {
+      parts_.lm_head.decode_row(ids[t], residual + t * width);
+    }
   }
   if (hidden != nullptr) append(hidden->embed, residual, tokens, width, width);
 
@@ -133,8 +137,7 @@ void Decoder::forward_chunk(std::span<const int32_t> ids, State& state, LogitsFo
   }
   if (which == LogitsFor::kNone) return;
   const int64_t skip = which == LogitsFor::kLastToken ? tokens - 1 - first : 0;
-  const Linear& head = parts_.lm_head ? *parts_.lm_head : parts_.embed_tokens;
-  apply_linear(context_, {&head, x.row(skip), x.stride, logits, parts_.config.vocab_size},
+  apply_linear(context_, {&parts_.lm_head, x.row(skip), x.stride, logits, parts_.config.vocab_size},
                tokens - first - skip);
 }
 
@@ -173,8 +176,7 @@ void Decoder::run_experts(int64_t layer, std::span<const float> x, std::vector<i
 }
 
 int64_t Decoder::bytes_per_token() const {
-  int64_t bytes =
-      parts_.lm_head ? parts_.lm_head->weight_bytes() : parts_.embed_tokens.weight_bytes();
+  int64_t bytes = parts_.lm_head.weight_bytes();
   for (const DecoderLayer& layer : parts_.layers) {
     bytes += layer.mixer->weight_bytes() + layer.feed_forward->weight_bytes();
   }

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "layers/embedding.h"
 #include "layers/feed_forward.h"
 #include "layers/linear.h"
 #include "layers/mixer.h"
@@ -25,8 +26,8 @@ struct DecoderLayer {
 struct DecoderParts {
   ModelConfig config;
   Rotary rotary;
-  Linear embed_tokens;
-  std::optional<Linear> lm_head;  ///< absent: embed_tokens serves
+  std::optional<Embedding> embed_tokens;  ///< absent: lm_head's rows serve
+  Linear lm_head;
   RmsNorm final_norm;
   std::vector<DecoderLayer> layers;
   std::vector<MoeLayerPlan> moe_plan;

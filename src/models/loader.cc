@@ -47,7 +47,8 @@ ModelLoader::ModelLoader(const Checkpoint& checkpoint, const ModelOptions& optio
     : checkpoint_(checkpoint),
       options_(options),
       linear_options_{.fp8_activations = options.moe.fp8_activations,
-                      .activations = options.moe.activations} {}
+                      .activations = options.moe.activations,
+                      .exact_inputs = options.compute_dtype == DType::kF32} {}
 
 void ModelLoader::report() const {
   if (!options_.progress) return;
@@ -74,10 +75,18 @@ void ModelLoader::done() {
 
 Linear ModelLoader::linear(const std::string& module, int64_t out_features, int64_t in_features) {
   const LinearWeights weights = checkpoint_.linear(module, out_features, in_features);
-  Linear linear(weights, linear_options_);
+  Linear linear(weights, linear_options_, options_.threads);
   consumed(weights);
   report();
   return linear;
+}
+
+Embedding ModelLoader::embedding(const std::string& module, int64_t rows, int64_t width) {
+  const LinearWeights weights = checkpoint_.linear(module, rows, width);
+  Embedding table(weights, *options_.threads);
+  consumed(weights);
+  report();
+  return table;
 }
 
 std::vector<float> ModelLoader::vector(const std::string& tensor, int64_t n) {
@@ -115,8 +124,10 @@ DecoderParts ModelLoader::begin() {
   DecoderParts parts;
   parts.config = c;
   parts.rotary = Rotary(rotary_dim, c.rope_theta);
-  parts.embed_tokens = linear(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
-  if (!c.tie_word_embeddings) {
+  if (c.tie_word_embeddings) {
+    parts.lm_head = linear(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
+  } else {
+    parts.embed_tokens = embedding(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
     // Multimodal wrappers have it at the top or inside their language model.
     const std::string nested = "language_model.lm_head";
     const bool is_nested = !checkpoint_.has_linear("lm_head") && checkpoint_.has_linear(nested);
@@ -149,7 +160,8 @@ std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t la
   block.router_config = c.router;
   const std::string gate = name(layer, "mlp.gate");
   // Routing stays exact: its input is not quantised whatever the options say.
-  block.router = Linear(checkpoint_.linear(gate, c.router.num_experts, c.hidden_size), {});
+  block.router = Linear(checkpoint_.linear(gate, c.router.num_experts, c.hidden_size),
+                        {.exact_inputs = true}, options_.threads);
   if (c.shared_expert_intermediate_size > 0) {
     block.shared = mlp(name(layer, "mlp.shared_expert"), c.shared_expert_intermediate_size);
   }

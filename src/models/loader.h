@@ -25,6 +25,7 @@ class ModelLoader {
   }
 
   Linear linear(const std::string& module, int64_t out_features, int64_t in_features);
+  Embedding embedding(const std::string& module, int64_t rows, int64_t width);
   std::vector<float> vector(const std::string& tensor, int64_t n);
   /// The model's kind of norm (weight or 1 + weight, as its configuration says).
   RmsNorm norm(const std::string& tensor, int64_t n);

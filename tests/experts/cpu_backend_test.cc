@@ -12,7 +12,7 @@
 #include <new>
 
 #include "base/aligned_buffer.h"
-#include "experts/cpu/kernels.h"
+#include "panels/kernels.h"
 #include "experts/reference/reference_backend.h"
 #include "support/random_moe.h"
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "layers/embedding.h"
 #include "moe/activation_quant.h"
 #include "moe/dequantize.h"
 #include "support/golden.h"
@@ -23,16 +24,19 @@ struct Format {
   const char* name;
   QuantScheme scheme;
   DType float_dtype = DType::kBF16;
+  LinearOptions options = {};
+  double tolerance = 5e-7;
 };
 
 const Format kFormats[] = {
     {"bf16", kUnquantized, DType::kBF16},
     {"f16", kUnquantized, DType::kF16},
     {"f32", kUnquantized, DType::kF32},
-    {"nvfp4", kW4A4},
+    {"nvfp4, inputs as integers of 15 bits", kW4A4, DType::kBF16, {}, 1e-4},
     {"fp8_tensor", {{QuantFormat::kFp8Tensor, false}, QuantKey{QuantFormat::kFp8Tensor, false}}},
     {"fp8_channel", {{QuantFormat::kFp8Channel, false}, QuantKey{QuantFormat::kFp8Token, true}}},
     {"fp8_block", {{QuantFormat::kFp8Block128, false}, QuantKey{QuantFormat::kFp8Block128, true}}},
+    {"nvfp4, exact inputs", kW4A4, DType::kBF16, {.exact_inputs = true}},
 };
 
 LinearWeights make_linear(RandomMoe& memory, const Format& format, int64_t n, int64_t k,
@@ -95,26 +99,26 @@ TEST_P(LinearOn, EveryFormatEqualsTheExactSum) {
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{67, 272}, {1, 32}, {200, 16}}) {
       RandomMoe memory;
       const LinearWeights weights = make_linear(memory, format, n, k);
-      const Linear linear(weights, {});
+      const Linear linear(weights, format.options);
       const int64_t tokens = 15;
       const std::vector<float> x = make_inputs(tokens, k);
       EXPECT_LT(relative_error(run(linear, x, tokens, GetParam(), 2),
                                expected(weights, x, tokens, linear)),
-                5e-7)
+                format.tolerance)
           << format.name << " " << n << " x " << k;
     }
   }
 }
 
 TEST_P(LinearOn, ATokenHasTheSameBitsInAnyBatchOnAnyNumberOfThreads) {
-  constexpr int64_t n = 300, k = 512, tokens = 23;
+  constexpr int64_t n = 300, k = 512, tokens = 29;  // more than two tiles
   for (const Format& format : kFormats) {
     RandomMoe memory;
-    const Linear linear(make_linear(memory, format, n, k), {});
+    const Linear linear(make_linear(memory, format, n, k), format.options);
     const std::vector<float> x = make_inputs(tokens, k);
     const std::vector<float> all = run(linear, x, tokens, GetParam(), 1);
     EXPECT_EQ(run(linear, x, tokens, GetParam(), 3), all) << format.name;
-    for (int64_t batch : {1, 2, 5, 13}) {
+    for (int64_t batch : {1, 2, 5, 14}) {
       for (int64_t t = 0; t + batch <= tokens; t += batch) {
         const std::vector<float> part(x.begin() + t * k, x.begin() + (t + batch) * k);
         const std::vector<float> y = run(linear, part, batch, GetParam(), 2);
@@ -179,11 +183,38 @@ TEST(Linear, DecodesRowsExactly) {
     const LinearWeights weights = make_linear(memory, format, 130, 272);
     const Linear linear(weights, {});
     std::vector<float> row(272), expected_row(272);
-    for (int64_t n : {0, 1, 129}) {
+    for (int64_t n : {0, 1, 31, 32, 129}) {
       linear.decode_row(n, row.data());
       dequantize_row(weights, n, expected_row.data());
       EXPECT_EQ(row, expected_row) << format.name << " row " << n;
     }
+  }
+}
+
+TEST(Embedding, LooksRowsUpExactlyAndKeepsItsOwnCopy) {
+  ThreadPool threads(2);
+  for (const Format& format : kFormats) {
+    RandomMoe memory;
+    const LinearWeights weights = make_linear(memory, format, 130, 272);
+    std::vector<float> expected_row(272), row(272);
+    dequantize_row(weights, 129, expected_row.data());
+    const Embedding table(weights, threads);
+    memory.storage.clear();
+    table.look_up(129, row.data());
+    EXPECT_EQ(row, expected_row) << format.name;
+  }
+}
+
+TEST(Embedding, NanInFp8WeightsIsAnErrorThatNamesTheTensor) {
+  ThreadPool threads(1);
+  RandomMoe memory;
+  LinearWeights weights = make_linear(memory, kFormats[4], 4, 32);
+  static_cast<uint8_t*>(const_cast<void*>(weights.weight.data))[5] = 0x7f;
+  try {
+    const Embedding table(weights, threads);
+    FAIL() << "a NaN was taken";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("linear.weight"), std::string::npos);
   }
 }
 

@@ -2,8 +2,8 @@
 #include "experts/cpu/cpu_backend.h"
 
 #include "experts/cpu/cpu_experts.h"
-#include "experts/cpu/kernels.h"
 #include "moe/support_checks.h"
+#include "panels/kernels.h"
 
 namespace moe4 {
 

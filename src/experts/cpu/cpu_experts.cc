@@ -19,8 +19,8 @@
 #include <vector>
 
 #include "experts/cpu/packed_weights.h"
-#include "experts/cpu/work_ranges.h"
 #include "moe/activation_quant.h"
+#include "panels/work_ranges.h"
 
 namespace moe4::cpu {
 namespace {
@@ -190,6 +190,9 @@ PreparedCpu::PreparedCpu(const MoeLayerWeights& weights, const PrepareOptions& o
       break;
     case PanelFormat::kFp8:
       multiply_ = kernels.dense_fp8;
+      break;
+    case PanelFormat::kFp8Groups:
+      multiply_ = kernels.dense_fp8_groups;
       break;
   }
   if (!uses_static_scale(scheme_, precision_)) return;

@@ -3,8 +3,8 @@
 
 #include <memory>
 
-#include "experts/cpu/kernels.h"
 #include "moe/experts.h"
+#include "panels/kernels.h"
 
 namespace moe4::cpu {
 

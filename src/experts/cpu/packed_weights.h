@@ -1,20 +1,16 @@
 // A layer's weights in the layout of packed_layout.h.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
-#include "experts/cpu/packed_layout.h"
 #include "moe/weights.h"
+#include "panels/pack_panel.h"
 
 namespace moe4::cpu {
-
-/// How the elements of a panel are stored.
-enum class PanelFormat { kNvfp4, kBf16, kF16, kF32, kFp8 };
 
 /// The float32 numbers of an expert that never enter the packed bytes.
 struct ExpertScales {
@@ -58,20 +54,9 @@ class PackedWeights {
     int64_t panels = 0;
     int64_t panel_bytes = 0;
   };
-  /// Where a panel row comes from; a null linear is a row of padding.
-  struct RowSource {
-    const LinearWeights* linear = nullptr;
-    int64_t row = 0;
-  };
-  using PanelSources = std::array<RowSource, kPanelRows>;
-
   int64_t bias_stride() const { return (fc1_.panels + fc2_.panels) * kPanelRows; }
-  PanelSources fc1_sources(const ExpertWeights& expert, int64_t panel) const;
-  PanelSources fc2_sources(const ExpertWeights& expert, int64_t panel) const;
-  int64_t panel_bytes(int64_t in_features) const;
-  /// False when a number must not be (the caller finds out which and throws).
-  bool pack_panel(const PanelSources& sources, int64_t in_features, std::byte* out,
-                  float* bias) const;
+  PanelRows fc1_rows(const ExpertWeights& expert, int64_t panel) const;
+  PanelRows fc2_rows(const ExpertWeights& expert, int64_t panel) const;
 
   MoeProblem problem_;
   PanelFormat format_;

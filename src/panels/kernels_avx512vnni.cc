@@ -1,4 +1,4 @@
-// AVX-512 VNNI kernels of the cpu backend (Cascade Lake, Ice Lake, Zen 4 and later).
+// AVX-512 VNNI kernels of the CPU (Cascade Lake, Ice Lake, Zen 4 and later).
 //
 // sums[t][r] = sum over blocks b of  dot(w[r][b], a[t][b]) * weight_scale[r][b] * row_scale[t][b]
 //
@@ -15,13 +15,14 @@
 // path.
 #include <immintrin.h>
 
-#include "experts/cpu/row_kernels.h"
+#include "panels/row_kernels.h"
 
 namespace moe4::cpu {
 namespace {
 
 struct Avx512 {
   static constexpr int kWidth = 16;
+  static constexpr int kDenseVectors = 2, kDenseTokens = 12;
   typedef float F __attribute__((vector_size(64)));
   typedef int32_t I __attribute__((vector_size(64)));
   static F fma(F a, F b, F c) {
@@ -33,6 +34,10 @@ struct Avx512 {
   static void narrow(I v, int8_t* out) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
                      _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+  }
+  static I widen(const int8_t* p) {
+    return reinterpret_cast<I>(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
   static I widen(const uint8_t* p) {
     return reinterpret_cast<I>(

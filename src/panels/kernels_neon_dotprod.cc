@@ -1,11 +1,11 @@
-// NEON kernels of the cpu backend with the dot product (Graviton 2, Grace and later).
+// NEON kernels of the CPU with the dot product (Graviton 2, Grace and later).
 //
 // sdot multiplies signed bytes, so weights stay signed here and the records' `start`, which makes
 // up for the offset elsewhere, is not used; the integer sums are the same. One token's 16 inputs
 // are one register, of which sdot picks four at a time.
 #include <arm_neon.h>
 
-#include "experts/cpu/row_kernels.h"
+#include "panels/row_kernels.h"
 
 namespace moe4::cpu {
 namespace {
@@ -14,6 +14,7 @@ typedef int32_t Int4 __attribute__((vector_size(16)));
 
 struct Neon : ShortLanes<Int4, 4> {
   static constexpr int kWidth = 4;
+  static constexpr int kDenseVectors = 4, kDenseTokens = 6;
   typedef float F __attribute__((vector_size(16)));
   using I = Int4;
   static F fma(F a, F b, F c) {

@@ -1,4 +1,4 @@
-// AVX2 kernels of the cpu backend: vpmaddubsw where AVX-512 has vpdpbusd, eight rows a register.
+// AVX2 kernels of the CPU: vpmaddubsw where AVX-512 has vpdpbusd, eight rows a register.
 //
 // Sums of 16-bit products stay within 16 bits over a block: weights are at most 24, FP4 activations
 // at most 12 (8 pairs: 16 * 24 * 12 = 4608) and half of an int16 activation at most 128 in
@@ -6,7 +6,7 @@
 // 32 bits.
 #include <immintrin.h>
 
-#include "experts/cpu/row_kernels.h"
+#include "panels/row_kernels.h"
 
 namespace moe4::cpu {
 namespace {
@@ -15,11 +15,16 @@ typedef int32_t Int8 __attribute__((vector_size(32)));
 
 struct Avx2 : ShortLanes<Int8, 8> {
   static constexpr int kWidth = 8;
+  static constexpr int kDenseVectors = 2, kDenseTokens = 6;
   typedef float F __attribute__((vector_size(32)));
   using I = Int8;
   static F fma(F a, F b, F c) {
     return reinterpret_cast<F>(_mm256_fmadd_ps(
         reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+  }
+  static I widen(const int8_t* p) {
+    return reinterpret_cast<I>(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
   static I widen(const uint8_t* p) {
     return reinterpret_cast<I>(

@@ -1,5 +1,5 @@
 // Choice of the kernel table.
-#include "experts/cpu/kernels.h"
+#include "panels/kernels.h"
 
 #include "base/error.h"
 

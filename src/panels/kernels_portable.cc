@@ -1,6 +1,6 @@
-// Kernels of the cpu backend in plain C++: any machine, and the plainest statement of what the
+// Kernels of the CPU in plain C++: any machine, and the plainest statement of what the
 // other files compute.
-#include "experts/cpu/row_kernels.h"
+#include "panels/row_kernels.h"
 
 namespace moe4::cpu {
 namespace {
@@ -9,6 +9,7 @@ typedef int32_t Int4 __attribute__((vector_size(16)));
 
 struct Portable : ShortLanes<Int4, 4> {
   static constexpr int kWidth = 4;
+  static constexpr int kDenseVectors = 2, kDenseTokens = 4;
   typedef float F __attribute__((vector_size(16)));
   using I = Int4;
   static F fma(F a, F b, F c) { return a * b + c; }

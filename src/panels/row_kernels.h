@@ -1,11 +1,5 @@
 // Kernels that are the same source for every instruction set: quantising rows, the activation, the
-// epilogues, and dense panels. Each kernels_*.cc includes this file and instantiates it with its
-// own vector type, so the compiler makes one version per set of flags.
-//
-// A Simd type gives: kWidth (floats), F and I (GCC vector types of that many float / int32),
-// fma(a, b, c), max_lane(I) and sum_lanes(I), widen(p) from bytes or 16-bit words, and
-// narrow(I, p) to bytes. Everything lies in an anonymous namespace: the copies of two files must
-// never be merged by the linker, since one may use instructions the other's machine lacks.
+// epilogues, and the table of all of them (included by kernels_*.cc, see lanes.h).
 #pragma once
 
 #include <algorithm>
@@ -14,56 +8,15 @@
 #include <cstring>
 #include <limits>
 
-#include "experts/cpu/kernels.h"
 #include "numerics/bf16.h"
 #include "numerics/e4m3.h"
 #include "numerics/nvfp4.h"
+#include "panels/dense_kernels.h"
+#include "panels/kernels.h"
+#include "panels/lanes.h"
 
 namespace moe4::cpu {
 namespace {
-
-template <typename V, typename T>
-inline V load(const T* p) {
-  V v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-template <typename V, typename T>
-inline void store(T* p, V v) {
-  std::memcpy(p, &v, sizeof v);
-}
-
-// max_lane, sum_lanes and narrow for vectors short enough to take them apart.
-template <typename I, int kWidth>
-struct ShortLanes {
-  static int32_t max_lane(I v) {
-    int32_t most = v[0];
-    for (int i = 1; i < kWidth; ++i) most = std::max<int32_t>(most, v[i]);
-    return most;
-  }
-  static int32_t sum_lanes(I v) {
-    int32_t sum = 0;
-    for (int i = 0; i < kWidth; ++i) sum += v[i];
-    return sum;
-  }
-  static void narrow(I v, int8_t* out) {
-    for (int i = 0; i < kWidth; ++i) out[i] = static_cast<int8_t>(v[i]);
-  }
-};
-
-template <typename Simd>
-inline typename Simd::F splat(float x) {
-  return x - typename Simd::F{};
-}
-
-template <typename To, typename From>
-inline To bits_as(From v) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &v, sizeof to);
-  return to;
-}
 
 // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even; so does the same
 // with half or twice that number to halves and to even integers.
@@ -320,106 +273,6 @@ void combine(const float* const* rows, const float* weights, int64_t count, int6
   }
 }
 
-// Dense panels: `Decode` turns kWidth stored elements into floats.
-
-template <typename Simd>
-struct DecodeF32 {
-  using Stored = float;
-  static constexpr bool kScaled = false;
-  static typename Simd::F at(const float* p) { return load<typename Simd::F>(p); }
-};
-
-template <typename Simd>
-struct DecodeBf16 {
-  using Stored = uint16_t;
-  static constexpr bool kScaled = false;
-  static typename Simd::F at(const uint16_t* p) {
-    return bits_as<typename Simd::F>(Simd::widen(p) << 16);
-  }
-};
-
-template <typename Simd>
-struct DecodeF16 {
-  using Stored = uint16_t;
-  static constexpr bool kScaled = false;
-  // Shifted into a float's place the exponent is 112 too small; the product is exact, subnormal
-  // halves included. Infinities and NaNs do not occur in weights (the packer refuses them).
-  static typename Simd::F at(const uint16_t* p) {
-    const auto half = Simd::widen(p);
-    const auto magnitude = bits_as<typename Simd::F>((half & 0x7fff) << 13) * 0x1p112f;
-    return bits_as<typename Simd::F>(bits_as<typename Simd::I>(magnitude) |
-                                     ((half & 0x8000) << 16));
-  }
-};
-
-template <typename Simd>
-struct DecodeFp8 {
-  using Stored = uint8_t;
-  static constexpr bool kScaled = true;
-  static typename Simd::F at(const uint8_t* p) {
-    const auto byte = Simd::widen(p);
-    const auto magnitude = bits_as<typename Simd::F>((byte & 0x7f) << 20) * 0x1p120f;
-    return bits_as<typename Simd::F>(bits_as<typename Simd::I>(magnitude) | ((byte & 0x80) << 24));
-  }
-};
-
-// One strip of kWidth rows times N tokens. The sum of a group of 128 inputs is scaled and added to
-// the total; formats without scales use the same groups with a scale of one, so that one source
-// serves both.
-template <typename Simd, typename Decode, int N>
-void dense_strip(const PanelArgs& args, int strip, int64_t first_token) {
-  using F = typename Simd::F;
-  const auto* weights =
-      reinterpret_cast<const typename Decode::Stored*>(args.panel) + strip * Simd::kWidth;
-  const int64_t inputs = padded_inputs(args.in_features);
-  const auto* scales = reinterpret_cast<const float*>(
-      reinterpret_cast<const typename Decode::Stored*>(args.panel) + inputs * kPanelRows);
-  const float* rows[N];
-  for (int t = 0; t < N; ++t) {
-    rows[t] = reinterpret_cast<const float*>(args.rows[first_token + t]);
-  }
-  F total[N] = {};
-  for (int64_t begin = 0; begin < inputs; begin += kDenseGroup) {
-    const int64_t end = std::min<int64_t>(begin + kDenseGroup, inputs);
-    F sum[N] = {};
-    for (int64_t k = begin; k < end; ++k) {
-      const F w = Decode::at(weights + k * kPanelRows);
-      for (int t = 0; t < N; ++t) sum[t] = Simd::fma(w, splat<Simd>(rows[t][k]), sum[t]);
-    }
-    if constexpr (Decode::kScaled) {
-      const F scale = load<F>(scales + begin / kDenseGroup * kPanelRows + strip * Simd::kWidth);
-      for (int t = 0; t < N; ++t) total[t] = Simd::fma(sum[t], scale, total[t]);
-    } else {
-      for (int t = 0; t < N; ++t) total[t] = total[t] + sum[t];
-    }
-  }
-  for (int t = 0; t < N; ++t) {
-    store(args.sums + (first_token + t) * kPanelRows + strip * Simd::kWidth, total[t]);
-  }
-}
-
-template <typename Simd, template <typename> class Decode>
-void dense(const PanelArgs& args) {
-  for (int64_t first = 0; first < args.num_tokens; first += 4) {
-    for (int strip = 0; strip < kPanelRows / Simd::kWidth; ++strip) {
-      switch (std::min<int64_t>(4, args.num_tokens - first)) {
-        case 1:
-          dense_strip<Simd, Decode<Simd>, 1>(args, strip, first);
-          break;
-        case 2:
-          dense_strip<Simd, Decode<Simd>, 2>(args, strip, first);
-          break;
-        case 3:
-          dense_strip<Simd, Decode<Simd>, 3>(args, strip, first);
-          break;
-        default:
-          dense_strip<Simd, Decode<Simd>, 4>(args, strip, first);
-          break;
-      }
-    }
-  }
-}
-
 template <typename Simd>
 constexpr Kernels make_kernels(CpuIsa isa, void (*nvfp4_fp4)(const PanelArgs&),
                                void (*nvfp4_int16)(const PanelArgs&)) {
@@ -430,6 +283,8 @@ constexpr Kernels make_kernels(CpuIsa isa, void (*nvfp4_fp4)(const PanelArgs&),
                  .dense_f16 = dense<Simd, DecodeF16>,
                  .dense_f32 = dense<Simd, DecodeF32>,
                  .dense_fp8 = dense<Simd, DecodeFp8>,
+                 .dense_fp8_groups = dense<Simd, DecodeFp8, GroupScales::kInPanel>,
+                 .dense_nvfp4 = dense<Simd, DecodeNvfp4>,
                  .quantize_fp4 = quantize_fp4<Simd>,
                  .quantize_int16 = quantize_int16<Simd>,
                  .load_bf16 = load_bf16<Simd>,

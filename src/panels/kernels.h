@@ -1,13 +1,12 @@
-// The interface between the cpu backend and its kernels: one table of functions per instruction
-// set.
+// Products of packed weights with a few tokens' rows: one table of functions per instruction set.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "base/cpu_isa.h"
-#include "experts/cpu/packed_layout.h"
 #include "moe/activation.h"
+#include "panels/packed_layout.h"
 
 namespace moe4::cpu {
 
@@ -48,11 +47,13 @@ struct Kernels {
   /// NVFP4 weights with Int16Block rows: fma(sum, weight_scale, group_total), and
   /// fma(group_total, group_scale, total) every 256 inputs.
   void (*nvfp4_int16)(const PanelArgs&);
-  /// Dense weights with float rows: one fma a product.
+  /// Float rows: one fma a product, summed along groups of 128 inputs, then over the groups.
   void (*dense_bf16)(const PanelArgs&);
   void (*dense_f16)(const PanelArgs&);
   void (*dense_f32)(const PanelArgs&);
-  void (*dense_fp8)(const PanelArgs&);
+  void (*dense_fp8)(const PanelArgs&);         ///< no scales in the panel
+  void (*dense_fp8_groups)(const PanelArgs&);  ///< float32 scales after the panel's elements
+  void (*dense_nvfp4)(const PanelArgs&);       ///< nothing is rounded before the products
 
   /// x [k] to a Fp4Block row with the codes and scales of nvfp4_quantize_block.
   void (*quantize_fp4)(const float* x, int64_t k, float global, std::byte* row);

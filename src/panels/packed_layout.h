@@ -1,4 +1,4 @@
-// Memory layouts shared by the packers and the kernels of the cpu backend.
+// Memory layouts of packed weights and activation rows, shared by their packers and kernels.
 //
 // Weights. A panel is 32 output rows side by side; FC1's panels hold 16 gate rows and then the 16
 // up rows of the same columns of the intermediate (32 up rows where there is no gate), so that the
@@ -13,8 +13,8 @@
 //     scales at 512 + 16 (2b + h): one byte per row, 5 exponent and 3 mantissa bits, no sign:
 //            scale = 2^(e - 9) (1 + m/8). E4M3's subnormals are normal here, so decoding is a shift
 //            and an addition. A scale of zero is stored as any scale with codes of zero.
-//   Dense unit (BF16, F16, F32, FP8): [32 inputs][32 rows] elements; after all units of a panel of
-//   FP8 weights come float32 scales [ceil(K/128)][32 rows].
+//   Dense unit (BF16, F16, F32, FP8): [32 inputs][32 rows] elements; where FP8 weights have scales
+//   within a row, float32 scales [ceil(K/128)][32 rows] come after all units of a panel.
 //
 // K is padded to whole units with zeros. Exactly 0.5625 bytes a weight for NVFP4.
 //
@@ -71,6 +71,10 @@ enum class RowFormat { kFp4, kInt16, kFloat };
 constexpr int64_t padded_inputs(int64_t k) { return round_up(k, kUnitInputs); }
 constexpr int64_t blocks_of(int64_t k) { return padded_inputs(k) / kBlock; }
 
+/// Rows this far apart meet in the same few sets of an L1 cache (8 or 12 ways of 4 KiB) and throw
+/// each other out when a tile of tokens walks along them.
+constexpr bool aliases_in_l1(int64_t stride_bytes) { return stride_bytes % 2048 == 0; }
+
 /// Bytes of an activation row, a multiple of 64. Int16 rows end with one float per group; they
 /// start at blocks_of(k) * sizeof(Int16Block).
 constexpr int64_t row_bytes(RowFormat format, int64_t k) {
@@ -81,8 +85,10 @@ constexpr int64_t row_bytes(RowFormat format, int64_t k) {
       return round_up(blocks_of(k) * static_cast<int64_t>(sizeof(Int16Block)) +
                           ceil_div(padded_inputs(k), kInt16Group) * 4,
                       64);
-    case RowFormat::kFloat:
-      return round_up(padded_inputs(k) * 4, 64);
+    case RowFormat::kFloat: {
+      const int64_t bytes = round_up(padded_inputs(k) * 4, 64);
+      return aliases_in_l1(bytes) ? bytes + 512 : bytes;
+    }
   }
   return 0;
 }

@@ -1,0 +1,102 @@
+// Times a model's linears by weight format and number of tokens, against memory reads and peaks of
+// the same run; prints a Markdown table:
+//
+//   linears [N K [TOKENS..]]
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "bench/ceilings.h"
+#include "layers/linear.h"
+
+namespace {
+
+using namespace moe4;
+
+struct Format {
+  const char* name;
+  QuantScheme scheme;
+  LinearOptions options;
+};
+
+const Format kFormats[] = {
+    {"NVFP4", kW4A4, {}},
+    {"NVFP4, FP4 activations", kW4A4, {.activations = ActivationMode::kFp4}},
+    {"FP8", {{QuantFormat::kFp8Tensor, false}, QuantKey{QuantFormat::kFp8Tensor, false}}, {}},
+    {"BF16", kUnquantized, {}},
+};
+
+// Bytes of ordinary numbers: E4M3 from 2^-4 to 2, BF16 from 2^-31 to 2.
+LinearWeights make_weights(const Format& format, int64_t n, int64_t k, AlignedBuffer& memory) {
+  const int64_t weight_bytes = format.scheme.is_nvfp4() ? n * k / 2
+                               : format.scheme.is_fp8() ? n * k
+                                                        : 2 * n * k;
+  memory = AlignedBuffer(static_cast<size_t>(weight_bytes + n * k / 16));
+  uint32_t state = 1;
+  for (size_t i = 0; i < memory.size(); ++i) {
+    state = state * 1664525u + 1013904223u;
+    memory.data()[i] = static_cast<std::byte>(0x30 | ((state >> 24) & 0x0f));
+  }
+  LinearWeights w{.name = format.name, .out_features = n, .in_features = k};
+  w.scheme = format.scheme;
+  w.input_scale = DecodeScale{1.0f};
+  w.weight = {.data = memory.data(), .dtype = DType::kBF16, .shape = {n, k}};
+  if (format.scheme.is_nvfp4()) {
+    w.weight = {.data = memory.data(), .dtype = DType::kU8, .shape = {n, k / 2}};
+    w.scale = {.data = memory.data() + weight_bytes, .dtype = DType::kF8E4M3, .shape = {n, k / 16}};
+  } else if (format.scheme.is_fp8()) {
+    w.weight.dtype = DType::kF8E4M3;
+  }
+  return w;
+}
+
+double median_seconds(const Linear& linear, int64_t tokens, LayerContext& context) {
+  const int64_t k = linear.in_features(), n = linear.out_features();
+  std::vector<float> x(tokens * padded_row(k), 0.01f), y(tokens * n);
+  std::vector<double> times;
+  double total = 0;
+  while (times.size() < 5 || (total < 0.4 && times.size() < 200)) {
+    const auto start = std::chrono::steady_clock::now();
+    apply_linear(context, {&linear, x.data(), padded_row(k), y.data(), n}, tokens);
+    times.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    total += times.back();
+  }
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return times[times.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int64_t n = argc > 1 ? std::atoll(argv[1]) : 32768,
+                k = argc > 2 ? std::atoll(argv[2]) : 2048;
+  std::vector<int64_t> token_counts;
+  for (int i = 3; i < argc; ++i) token_counts.push_back(std::atoll(argv[i]));
+  if (token_counts.empty()) token_counts = {1, 4, 16, 64, 512};
+  ThreadPool threads;
+  Scratch scratch;
+  LayerContext context{threads, layer_kernels(), scratch};
+  const Ceilings ceilings = measure_ceilings(threads);
+  DramProbe dram(threads);
+  std::printf("%lld x %lld; peaks: int8 %.0f, int16 %.0f, FMA %.0f GOP/s\n\n",
+              static_cast<long long>(n), static_cast<long long>(k), ceilings.int8_gops,
+              ceilings.int16_gops, ceilings.fma_gops);
+  std::printf("| weights | tokens | ms | GB/s | read share | GOP/s |\n|---|---|---|---|---|---|\n");
+  for (const Format& format : kFormats) {
+    AlignedBuffer memory;
+    const Linear linear(make_weights(format, n, k, memory), format.options);
+    for (const int64_t tokens : token_counts) {
+      const double before = dram.measure();
+      const double seconds = median_seconds(linear, tokens, context);
+      const double reads = 0.5 * (before + dram.measure());
+      const double gbs = static_cast<double>(linear.weight_bytes()) / seconds * 1e-9;
+      std::printf("| %s | %lld | %.3f | %.1f | %.0f %% | %.0f |\n", format.name,
+                  static_cast<long long>(tokens), seconds * 1e3, gbs, 100 * gbs / reads,
+                  2e-9 * static_cast<double>(n * k * tokens) / seconds);
+    }
+  }
+}
