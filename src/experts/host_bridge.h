@@ -1,4 +1,5 @@
-// A GPU layer behind host pointers: how models whose other layers run on the CPU call their experts.
+// A GPU layer behind host pointers: how models whose other layers run on the CPU call their
+// experts.
 #pragma once
 
 #include <memory>

@@ -24,7 +24,10 @@ END
 program "$work/bin/compute-sanitizer" <<'END'
 #!/bin/sh
 case $2 in
-  racecheck) echo "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)" ;;
+  racecheck)
+    [ -z "${HAZARDS:-}" ] || echo "=========     and Write access at kernel+0x10 [$HAZARDS hazards]"
+    echo "========= RACECHECK SUMMARY: ${HAZARDS:+1}${HAZARDS:-0} hazards displayed (0 errors, 0 warnings)"
+    ;;
   *) echo "========= ERROR SUMMARY: ${SANITIZER_ERRORS:-0} errors" ;;
 esac
 echo "[  PASSED  ] 1 test."
@@ -63,6 +66,14 @@ export SANITIZER_ERRORS=2
 run sanitize
 expect 1 "errors of the sanitizer" "memcheck gpu_good_test activations: NOT CLEAN"
 unset SANITIZER_ERRORS
+
+export HAZARDS=62
+run sanitize
+expect 0 "hazards of all lanes but one" "racecheck gpu_good_test activations: clean but for arrivals by lane 0"
+export HAZARDS=64
+run sanitize
+expect 1 "hazards of all lanes" "racecheck gpu_good_test activations: NOT CLEAN"
+unset HAZARDS
 
 program "$work/pack/gpu_bad_test" <<'END'
 #!/bin/sh

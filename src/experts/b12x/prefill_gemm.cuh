@@ -51,6 +51,13 @@ __device__ __forceinline__ void copy_async16(void* shared, const void* global, i
                "l"(global), "r"(valid)
                : "memory");
 }
+/// The same for 4 bytes, or none of them.
+__device__ __forceinline__ void copy_async4(void* shared, const void* global, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global), "r"(valid ? 4 : 0)
+               : "memory");
+}
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
 template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
@@ -85,13 +92,14 @@ __device__ __forceinline__ void stage_slice(const GemmArgs& args, const int64_t*
       }
     }
     if constexpr (kFp4) {
-      for (int r = threadIdx.x; r < kPrefillTokens; r += kThreads) {
-        const bool live = rows[r] >= 0;
-        const uint8_t* from = args.tokens.scales +
-                              (live ? rows[r] + variant : 0) * args.tokens.scale_stride +
-                              slice * 16;
-        copy_async16(to + Stages<kFp4>::kScaleOffset + r * 16, live ? from : args.tokens.scales,
-                     live ? chunks * kBlocksPerChunk : 0);
+      // A chunk's four scales at a time: a row ends after its last chunk.
+      for (int i = threadIdx.x; i < kPrefillTokens * kSliceChunks; i += kThreads) {
+        const int r = i / kSliceChunks, chunk = i % kSliceChunks;
+        const bool inside = rows[r] >= 0 && chunk < chunks;
+        const uint8_t* from = args.tokens.scales + (rows[r] + variant) * args.tokens.scale_stride +
+                              (slice * kSliceChunks + chunk) * kBlocksPerChunk;
+        copy_async4(to + Stages<kFp4>::kScaleOffset + i * kBlocksPerChunk,
+                    inside ? from : args.tokens.scales, inside);
       }
     }
   }

@@ -166,12 +166,12 @@ void PreparedLayer::apply(const ExpertsArgs& args) const {
     throw_usage("hidden states and output are BF16");
   }
   const int64_t tokens = args.num_tokens, top_k = problem_.top_k, pairs = tokens * top_k;
+  if (tokens == 0) return;
   const Workspace at = carve(tokens, args.workspace.data());
   if (args.workspace.size() < at.bytes) {
     throw_usage("workspace of " + std::to_string(args.workspace.size()) + " bytes, needs " +
                 std::to_string(at.bytes));
   }
-  if (tokens == 0) return;
   const auto stream = static_cast<cudaStream_t>(args.stream);
   const auto* hidden = static_cast<const uint16_t*>(args.hidden_states);
   const Path launch_path = path(tokens);
