@@ -66,7 +66,7 @@ tsan() {
     cpu_conformance_test cpu_backend_test
 }
 
-# The whole suite under a sanitizer; tests that only repeat arithmetic on large checkpoints would take hours there.
+# Every test of the CPU under a sanitizer, without the larger checkpoints of MOE4_SHARED_MODELS.
 whole_suite() {
   cmake --preset "$1" || return 1
   cmake --build --preset "$1" || return 1
