@@ -60,6 +60,8 @@ class DeviceCall {
   void set_hidden_states(const std::vector<float>& x) {
     const std::vector<Bf16> bf16 = to_bf16_vector(x);
     MOE4_CUDA_CHECK(cudaMemcpy(x_.get(), bf16.data(), bf16.size() * 2, cudaMemcpyHostToDevice));
+    // The copy of pageable memory may still be under way, and other streams do not wait for it.
+    MOE4_CUDA_CHECK(cudaDeviceSynchronize());
   }
   /// Replaces everything the call reads, likewise.
   void set_input(const HostInput& input) {

@@ -45,4 +45,26 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
   }
 }
 
+#if __CUDA_ARCH__ >= 900
+/// Copies `bytes` (a multiple of 16, addresses too) from global to shared memory; the barrier's
+/// phase, of one arrival, completes when they are there. One thread calls it.
+__device__ __forceinline__ void bulk_load(void* shared, const void* global, uint32_t bytes,
+                                          uint64_t* barrier) {
+  const uint32_t at = shared_address(barrier);
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(at)
+      : "memory");
+}
+
+/// Between barrier_init() and the first bulk_load() that uses the barrier, same thread.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+#endif
+
 }  // namespace moe4::cuda

@@ -17,70 +17,96 @@ struct TileList {
   int num_tiles;
 };
 
+/// At most kMaxWarpPairs pairs, by one warp, two of them a lane; the number of tiles. The list of
+/// pairs has gaps: tile i starts at 8 i.
+__device__ __forceinline__ int route_in_warp(const PackedLayerView& layer, const int32_t* ids,
+                                             int num_pairs, int32_t* pairs, TokenTile* tiles) {
+  const int lane = threadIdx.x;
+  int expert[2];
+  uint64_t same[2];  // pairs of the same expert
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int pair = lane + 32 * i;
+    expert[i] = pair < num_pairs ? layer.local_expert(ids[pair]) : -1;
+  }
+  const uint64_t valid = __ballot_sync(~0u, expert[0] >= 0) |
+                         static_cast<uint64_t>(__ballot_sync(~0u, expert[1] >= 0)) << 32;
+  same[0] = same[1] = valid;
+  static_assert(kMaxLocalExperts == 1 << 10);
+#pragma unroll
+  for (int bit = 0; bit < 10; ++bit) {
+    const uint64_t ones = __ballot_sync(~0u, expert[0] >> bit & 1) |
+                          static_cast<uint64_t>(__ballot_sync(~0u, expert[1] >> bit & 1)) << 32;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) same[i] &= expert[i] >> bit & 1 ? ones : ~ones;
+  }
+  int rank[2];
+  bool leads[2];  // a tile
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint64_t below = (uint64_t{1} << (lane + 32 * i)) - 1;
+    rank[i] = __popcll(same[i] & below);
+    leads[i] = expert[i] >= 0 && rank[i] % kTileTokens == 0;
+  }
+  const uint64_t leaders =
+      __ballot_sync(~0u, leads[0]) | static_cast<uint64_t>(__ballot_sync(~0u, leads[1])) << 32;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (expert[i] < 0) continue;
+    uint64_t from_leader = same[i];
+    for (int skip = rank[i] / kTileTokens * kTileTokens; skip > 0; --skip) {
+      from_leader &= from_leader - 1;
+    }
+    const uint64_t leader = from_leader & -from_leader;
+    const int tile = __popcll(leaders & (leader - 1));
+    pairs[tile * kTileTokens + rank[i] % kTileTokens] = lane + 32 * i;
+    if (leads[i]) {
+      tiles[tile] = {expert[i], tile * kTileTokens, min(kTileTokens, __popcll(from_leader))};
+    }
+  }
+  return __popcll(leaders);
+}
+
 /// Every block of a launch, and of the launches that follow it, must cut the same tiles: pairs are
-/// sorted by expert and stay in ascending order inside one. Tiles of at most 8 pairs for all
-/// `num_pairs` <= kMaxBlockPairs ids. All kThreads threads call it; the result is visible to all
-/// when it returns.
+/// grouped by expert and stay in ascending order inside one that has several tiles. Tiles of at
+/// most 8 pairs for all `num_pairs` <= kMaxBlockPairs ids. All kThreads threads call it; the result
+/// is visible to all when it returns.
 template <int kThreads>
 __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer, const int32_t* ids,
                                                    int num_pairs, int* shared) {
-  constexpr int kTileTokens = 8;
+  const int experts = layer.num_local_experts, thread = threadIdx.x;
   int* const num_tiles = shared;
   int* const warp_sums = shared + 32;
-  int* const first_pair = shared + 64;  // [E]: pairs of the expert, then the first one's place
-  int32_t* const pairs = first_pair + layer.num_local_experts;
-  auto* const tiles = reinterpret_cast<TokenTile*>(pairs + max(num_pairs, 256));
-  const int thread = threadIdx.x;
+  int* const counts = shared + 64;           // [E]
+  int* const first_pair = counts + experts;  // [E]
+  int32_t* const pairs = first_pair + experts;
+  auto* const tiles = reinterpret_cast<TokenTile*>(pairs + block_pair_slots(num_pairs));
 
-  if (num_pairs <= 32) {
-    if (thread < 32) {
-      const int expert = thread < num_pairs ? layer.local_expert(ids[thread]) : -1;
-      const unsigned same = __match_any_sync(~0u, expert);
-      const int count = __popc(same), leader = __ffs(same) - 1;
-      const unsigned leaders = __ballot_sync(~0u, expert >= 0 && leader == thread);
-      const bool crowded = __any_sync(~0u, expert >= 0 && count > kTileTokens);
-      if (expert >= 0 && !crowded) {
-        const int tile = __popc(leaders & ((1u << leader) - 1));
-        pairs[tile * kTileTokens + __popc(same & ((1u << thread) - 1))] = thread;
-        if (leader == thread) tiles[tile] = {expert, tile * kTileTokens, count};
-      }
-      if (thread == 0) *num_tiles = crowded ? -1 : __popc(leaders);
-    }
+  if (num_pairs <= kMaxWarpPairs) {
+    if (thread < 32) *num_tiles = route_in_warp(layer, ids, num_pairs, pairs, tiles);
     __syncthreads();
-    if (*num_tiles >= 0) return {tiles, pairs, *num_tiles};
-    __syncthreads();
+    return {tiles, pairs, *num_tiles};
   }
 
-  // A warp owns a contiguous share of the pairs and counts it apart from the others: [warp][E].
-  const int experts = layer.num_local_experts;
-  const int warps = block_routing_warps(num_pairs, kThreads);
-  auto* const counts = reinterpret_cast<uint16_t*>(
-      tiles + max_token_tiles(max(num_pairs, 256), experts, kTileTokens));
-  for (int i = thread; i < (warps * experts + 1) / 2; i += kThreads) {
-    reinterpret_cast<uint32_t*>(counts)[i] = 0;
-  }
+  int* const slots = reinterpret_cast<int*>(
+      tiles + max_token_tiles(num_pairs, experts, kTileTokens));  // [P]: expert, place << 16; or -1
+  for (int e = thread; e < experts; e += kThreads) counts[e] = 0;
   __syncthreads();
-  constexpr int kIdsAThread = kMaxBlockPairs / kThreads;
-  const int lane = thread & 31, warp = thread >> 5;
-  const int rounds = (num_pairs + warps * 32 - 1) / (warps * 32);
-  uint16_t* const my_counts = counts + min(warp, warps - 1) * experts;
-  int expert[kIdsAThread], place[kIdsAThread];
+  constexpr int kBatch = 4;  // ids on their way
+#pragma unroll 1
+  for (int first = thread; first < num_pairs; first += kBatch * kThreads) {
+    int expert[kBatch];
 #pragma unroll
-  for (int i = 0; i < kIdsAThread; ++i) {
-    const int pair = (warp * rounds + i) * 32 + lane;
-    const bool mine = warp < warps && i < rounds && pair < num_pairs;
-    expert[i] = mine ? layer.local_expert(ids[pair]) : -1;
-  }
-#pragma unroll
-  for (int i = 0; i < kIdsAThread; ++i) {
-    if (warp >= warps || i >= rounds) continue;
-    const unsigned same = __match_any_sync(~0u, expert[i]);
-    if (expert[i] >= 0) {
-      place[i] = my_counts[expert[i]] + __popc(same & ((1u << lane) - 1));
+    for (int i = 0; i < kBatch; ++i) {
+      const int pair = first + i * kThreads;
+      expert[i] = pair < num_pairs ? layer.local_expert(ids[pair]) : -1;
     }
-    __syncwarp();
-    if (expert[i] >= 0 && lane == __ffs(same) - 1) my_counts[expert[i]] += __popc(same);
-    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int pair = first + i * kThreads;
+      if (pair >= num_pairs) continue;
+      slots[pair] = expert[i] < 0 ? -1 : expert[i] | atomicAdd(&counts[expert[i]], 1) << 16;
+    }
   }
   __syncthreads();
 
@@ -89,32 +115,42 @@ __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer,
   const int begin = min(thread * run, experts), end = min(begin + run, experts);
   int sum = 0;
   for (int e = begin; e < end; ++e) {
-    int count = 0;
-    for (int w = 0; w < warps; ++w) {
-      const int share = counts[w * experts + e];
-      counts[w * experts + e] = static_cast<uint16_t>(count);
-      count += share;
-    }
-    first_pair[e] = count;
-    sum += count | (((count + kTileTokens - 1) / kTileTokens) << 16);
+    sum += counts[e] | (((counts[e] + kTileTokens - 1) / kTileTokens) << 16);
   }
   const int before = exclusive_scan(sum, warp_sums);
   int first = before & 0xffff, tile = before >> 16;
+  bool crowded = false;
   for (int e = begin; e < end; ++e) {
-    const int count = first_pair[e];
+    const int count = counts[e];
     first_pair[e] = first;
     for (int i = 0; i < count; i += kTileTokens) {
       tiles[tile++] = {e, first + i, min(kTileTokens, count - i)};
     }
     first += count;
+    crowded |= count > kTileTokens;
   }
   if (thread == kThreads - 1) *num_tiles = (before + sum) >> 16;
+  crowded = __syncthreads_or(crowded);
+  for (int pair = thread; pair < num_pairs; pair += kThreads) {
+    const int slot = slots[pair];
+    if (slot >= 0) pairs[first_pair[slot & 0xffff] + (slot >> 16)] = pair;
+  }
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kIdsAThread; ++i) {
-    if (expert[i] < 0) continue;
-    pairs[first_pair[expert[i]] + my_counts[expert[i]] + place[i]] =
-        (warp * rounds + i) * 32 + lane;
+  if (!crowded) return {tiles, pairs, *num_tiles};
+
+  // The atomics gave places in any order, which matters to experts with several tiles.
+  for (int pair = thread; pair < num_pairs; pair += kThreads) {
+    const int expert = slots[pair] & 0xffff;
+    if (slots[pair] < 0 || counts[expert] <= kTileTokens) continue;
+    const int32_t* const list = pairs + first_pair[expert];
+    int place = 0;
+    for (int k = 0; k < counts[expert]; ++k) place += list[k] < pair ? 1 : 0;
+    slots[pair] = expert | place << 16;
+  }
+  __syncthreads();
+  for (int pair = thread; pair < num_pairs; pair += kThreads) {
+    const int slot = slots[pair];
+    if (slot >= 0) pairs[first_pair[slot & 0xffff] + (slot >> 16)] = pair;
   }
   __syncthreads();
   return {tiles, pairs, *num_tiles};

@@ -27,13 +27,19 @@ __device__ __forceinline__ void decode_scales(uint2 scales, uint32_t& scale_g, u
   scale_g8 = __byte_perm(word, 0, (C & 1) ? 0x4343 : 0x4141) * 16u + 0x70007000u;
 }
 
+/// Two words of a chunk -> registers a0 .. a3 of two mma, weight * 2^-20.
+__device__ __forceinline__ void decode_pairs(uint32_t w0, uint32_t w1, uint32_t scale_g,
+                                             uint32_t scale_g8, uint32_t* a) {
+  extract_pairs(w0, w1, a);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) a[i] = multiply_bf16x2(a[i], (i & 1) ? scale_g8 : scale_g);
+}
+
 /// Four words of a chunk -> registers a0 .. a3 of its four mma, weight * 2^-20.
 __device__ __forceinline__ void decode_chunk(uint4 words, uint32_t scale_g, uint32_t scale_g8,
                                              uint32_t (&a)[16]) {
-  extract_pairs(words.x, words.y, a);
-  extract_pairs(words.z, words.w, a + 8);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) a[i] = multiply_bf16x2(a[i], (i & 1) ? scale_g8 : scale_g);
+  decode_pairs(words.x, words.y, scale_g, scale_g8, a);
+  decode_pairs(words.z, words.w, scale_g, scale_g8, a + 8);
 }
 
 /// D += A B for one m16n8k16 tile; `a` points at four registers.

@@ -80,11 +80,14 @@ void launch_combine(const MarlinParams& params, cudaStream_t stream, bool depend
 }
 
 void launch_scale_input(const MarlinParams& params, const __nv_bfloat16* x, __nv_bfloat16* scaled,
-                        cudaStream_t stream) {
+                        cudaStream_t stream, bool dependent) {
   const int64_t threads = static_cast<int64_t>(params.num_pairs) * params.layer.hidden_size;
   launch(scale_input_kernel,
-         {.grid = dim3(blocks_for(threads)), .block = dim3(kThreads), .stream = stream}, params, x,
-         scaled);
+         {.grid = dim3(blocks_for(threads)),
+          .block = dim3(kThreads),
+          .stream = stream,
+          .dependent = dependent},
+         params, x, scaled);
 }
 
 }  // namespace moe4::cuda

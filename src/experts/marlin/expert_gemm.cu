@@ -6,372 +6,406 @@
 // Work is a list of items (token tile, m32 step): token tiles hold up to 8 pairs of one expert, a
 // step is two m16 tiles of packed_layout.h. Every group of `split` warps takes a contiguous range
 // of items; inside a group the K of a step is dealt out in units of 256 columns, warp s takes units
-// s, s + split, ... FC2 has split 1: a warp does a whole step.
+// s, s + split, ...
 //
 // Order of summation, the same for every batch: a warp adds its units in one accumulator, the
-// group's partial sums are added in order of s (FC1); each unit is summed apart and the units are
-// added in order (FC2, as the row-stationary kernel does).
+// group's partial sums are added in order of s.
 //
-// FC1's partial sums go through shared memory. Writing and reducing are one step apart and
+// The partial sums go through shared memory. Writing and reducing are one step apart and
 // synchronised by two mbarriers a buffer, so that no warp waits for the slowest at every step: in
 // step n everyone multiplies, then step n - 1 is reduced (one warp an m16 tile, in turn), then the
 // partial sums of step n are written.
 //
-// 256 threads, two blocks an SM: at most 128 registers, which hold 4.6 KB of weights in flight and
-// the tokens' B fragments. 16 KB of shared memory for the reduction, up to 25 KB for the routing.
-#include "experts/device/activation.cuh"
+// Decoding keeps the ALU pipe at two thirds of its rate, so every instruction of the loop counts:
+// where a warp has one unit of K (H 2048, I 512, 768 and 2048), its tokens stay in registers for a
+// whole token tile and the split is a constant.
+//
+// 512 threads, one block an SM: at most 128 registers, which hold 4.6 KB of weights in flight and
+// the tokens' B fragments. 32 KB of shared memory for the reduction, up to 25 KB for the routing.
 #include "experts/device/barrier.cuh"
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
+#include "experts/marlin/fc1_activation.cuh"
 #include "experts/marlin/marlin_kernels.h"
 #include "experts/marlin/weight_step.cuh"
+#include "experts/marlin/work_split.cuh"
 
 namespace moe4::cuda {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = 32 * kWarps;
+// How a product is cut at compile time.
+template <bool kFc1, int kWarps, int kSplit, bool kOneUnit>
+struct GemmConfig {
+  static constexpr bool fc1 = kFc1;
+  static constexpr int warps = kWarps;        // of a block; 16 an SM
+  static constexpr int split = kSplit;        // warps that share the K of a step; 0: any above 1
+  static constexpr bool one_unit = kOneUnit;  // a warp has one unit of each step
+};
 
+template <int kWarps>
 struct ReductionBuffers {
   float4 partial[kWarps * 4][32];  // [group][buffer][m16 tile][warp of the group], by lane
   uint64_t full[kWarps][2];
   uint64_t empty[kWarps][2];
 };
 
-// The units a warp still has to fetch, in the order it multiplies them.
-template <bool kFc1>
-class UnitCursor {
+template <typename Config>
+__device__ __forceinline__ int split_of(const MarlinParams& p) {
+  if constexpr (Config::split != 0) return Config::split;
+  return Config::fc1 ? p.fc1_split : p.fc2_split;
+}
+
+// Walks the units of a warp, one ahead of the multiplication.
+template <typename Config>
+class StepCursor {
  public:
-  __device__ __forceinline__ UnitCursor(const MarlinParams& p, const TileList& list, int64_t first,
-                                        int64_t last, int split, int warp_in_group, int lane)
+  __device__ __forceinline__ StepCursor(const MarlinParams& p, const TileList& list,
+                                        const GroupWork& work, int lane)
       : p_(p),
         list_(list),
         token_(lane / 4),
-        split_(split),
-        warp_(warp_in_group),
-        k_units_(kFc1 ? p.layer.fc1_k_units : p.layer.fc2_k_units),
-        steps_((kFc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2),
-        my_units_((k_units_ - warp_in_group + split - 1) / split),
-        items_left_(static_cast<int>(last - first)) {
-    if (items_left_ == 0) return;
-    source_.valid = true;
-    tile_ = static_cast<int>(first / steps_);
-    step_ = static_cast<int>(first - static_cast<int64_t>(tile_) * steps_);
-    enter_tile();
+        split_(work.split),
+        warp_(work.warp),
+        k_units_(Config::one_unit ? work.split
+                                  : (Config::fc1 ? p.layer.fc1_k_units : p.layer.fc2_k_units)),
+        steps_((Config::fc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2),
+        my_units_(Config::one_unit ? 1 : (k_units_ - warp_ + split_ - 1) / split_) {
+    tile_ = p.steps.quotient(work.first);
+    step_ = work.first - tile_ * steps_;
+    if (work.count > 0) enter_tile();
   }
 
-  __device__ __forceinline__ const StepSource& source() const { return source_; }
+  __device__ __forceinline__ const uint8_t* weights() const { return weights_; }
+  __device__ __forceinline__ int tile() const { return tile_; }
+  __device__ __forceinline__ int step() const { return step_; }
+  __device__ __forceinline__ int steps() const { return steps_; }
   __device__ __forceinline__ int my_units() const { return my_units_; }
+  __device__ __forceinline__ int column() const { return (warp_ + unit_ * split_) * kUnitK; }
 
-  // Moves to the next unit; whether its activations differ from the last one's.
-  __device__ __forceinline__ bool advance() {
-    if (++unit_ < my_units_) {
-      source_.weights += static_cast<int64_t>(split_) * kStepBytes;
-      source_.column += split_ * kUnitK;
-      return true;
-    }
-    if (--items_left_ == 0) {
-      source_.valid = false;
-      return false;
-    }
+  // Start of this lane's token's row, or null.
+  __device__ __forceinline__ const __nv_bfloat16* token_row() const {
+    return Config::one_unit ? find_token_row() : row_;
+  }
+
+  // To the warp's next unit of the same item.
+  __device__ __forceinline__ void next_unit() {
+    ++unit_;
+    weights_ += static_cast<int64_t>(split_) * kStepBytes;
+  }
+
+  // To the next item, if there are `more`; whether it belongs to another token tile.
+  __device__ __forceinline__ bool next_item(bool more) {
+    unit_ = 0;
     if (++step_ < steps_) {
-      item_ += static_cast<int64_t>(k_units_) * kStepBytes;
-      start_item();
-      return my_units_ > 1;
+      weights_ += static_cast<int64_t>(k_units_ - (my_units_ - 1) * split_) * kStepBytes;
+      return false;
     }
     ++tile_;
     step_ = 0;
-    enter_tile();
-    return true;
+    if (more) enter_tile();
+    return more;
   }
 
  private:
   __device__ __forceinline__ void enter_tile() {
-    const TokenTile tile = list_.tiles[tile_];
-    const uint8_t* matrix = kFc1 ? p_.layer.fc1 : p_.layer.fc2;
-    item_ = matrix +
-            ((static_cast<int64_t>(tile.expert) * steps_ + step_) * k_units_ + warp_) * kStepBytes;
-    source_.row = nullptr;
-    if (token_ < tile.count) {
-      const int pair = list_.pairs[tile.first + token_];
-      if constexpr (kFc1) {
-        const int row = p_.layer.weight_on_input ? pair : token_of(p_, pair);
-        source_.row = p_.x + static_cast<int64_t>(row) * p_.layer.hidden_size;
-      } else {
-        source_.row = p_.act + static_cast<int64_t>(pair) * p_.layer.intermediate_size;
-      }
-    }
-    start_item();
+    const uint8_t* matrix = Config::fc1 ? p_.layer.fc1 : p_.layer.fc2;
+    const int64_t steps = static_cast<int64_t>(list_.tiles[tile_].expert) * steps_ + step_;
+    weights_ = matrix + (steps * k_units_ + warp_) * kStepBytes;
+    if constexpr (!Config::one_unit) row_ = find_token_row();
   }
-  __device__ __forceinline__ void start_item() {
-    unit_ = 0;
-    source_.weights = item_;
-    source_.column = warp_ * kUnitK;
+  __device__ __forceinline__ const __nv_bfloat16* find_token_row() const {
+    const TokenTile tile = list_.tiles[tile_];
+    if (token_ >= tile.count) return nullptr;
+    const int pair = list_.pairs[tile.first + token_];
+    if constexpr (Config::fc1) {
+      const int row = p_.layer.weight_on_input ? pair : p_.top_k.quotient(pair);
+      return p_.x + static_cast<int64_t>(row) * p_.layer.hidden_size;
+    } else {
+      return p_.act + static_cast<int64_t>(pair) * p_.layer.intermediate_size;
+    }
   }
 
   const MarlinParams& p_;
   const TileList& list_;
   const int token_, split_, warp_, k_units_, steps_, my_units_;
-  int items_left_, tile_ = 0, step_ = 0, unit_ = 0;
-  const uint8_t* item_ = nullptr;
-  StepSource source_;
+  int tile_, step_, unit_ = 0;
+  const uint8_t* weights_ = nullptr;
+  const __nv_bfloat16* row_ = nullptr;  // where a step's tokens differ from the last one's
 };
 
-// sum.x, .y: row g of tokens 2t and 2t + 1; .z, .w: row g + 8.
-__device__ __forceinline__ void store_act(const MarlinParams& p, const TileList& list,
-                                          int tile_index, int m16_tile, float4 sum) {
-  const TokenTile tile = list.tiles[tile_index];
-  const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
-  const PackedLayerView& layer = p.layer;
-  const int64_t expert_row = static_cast<int64_t>(tile.expert) * layer.intermediate_size;
-  const float alpha_up = layer.alpha_up[tile.expert];
-  const float top[2] = {sum.x, sum.y}, bottom[2] = {sum.z, sum.w};
-  if (layer.activation.is_gated()) {
-    const int i = m16_tile * 8 + g;
-    const float alpha_gate = layer.alpha_gate[tile.expert];
-    const float bias_gate = layer.bias_gate ? layer.bias_gate[expert_row + i] : 0.0f;
-    const float bias_up = layer.bias_up ? layer.bias_up[expert_row + i] : 0.0f;
+// Scales a token tile's sums and stores them; what they need is read once a tile.
+template <typename Config>
+class TileOutput {
+ public:
+  __device__ __forceinline__ void enter(const MarlinParams& p, const TileList& list, int tile_index,
+                                        int lane) {
+    const TokenTile tile = list.tiles[tile_index];
+    expert_ = tile.expert;
+    const int token = lane % 4 * 2;
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
-      if (2 * t + q >= tile.count) continue;
-      const int pair = list.pairs[tile.first + 2 * t + q];
-      const float value = fast_activation(layer.activation, fmaf(top[q], alpha_gate, bias_gate),
-                                          fmaf(bottom[q], alpha_up, bias_up));
-      p.act[static_cast<int64_t>(pair) * layer.intermediate_size + i] = __float2bfloat16(value);
+      pairs_[q] = token + q < tile.count ? list.pairs[tile.first + token + q] : -1;
     }
-    return;
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int i = m16_tile * kTileRows + g + 8 * half;
-    if (i >= layer.intermediate_size) continue;
-    const float bias_up = layer.bias_up ? layer.bias_up[expert_row + i] : 0.0f;
-#pragma unroll
-    for (int q = 0; q < 2; ++q) {
-      if (2 * t + q >= tile.count) continue;
-      const int pair = list.pairs[tile.first + 2 * t + q];
-      const float up = fmaf(half == 0 ? top[q] : bottom[q], alpha_up, bias_up);
-      p.act[static_cast<int64_t>(pair) * layer.intermediate_size + i] =
-          __float2bfloat16(fast_activation(layer.activation, 0.0f, up));
+    if constexpr (Config::fc1) {
+      scales_ = fc1_scales(p.layer, expert_);
+    } else {
+      scales_.up = p.layer.alpha_down[expert_];
     }
   }
-}
 
-__device__ __forceinline__ void store_y(const MarlinParams& p, const TileList& list, int tile_index,
-                                        int step, const float (&sum)[2][4]) {
-  const TokenTile tile = list.tiles[tile_index];
-  const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
-  const PackedLayerView& layer = p.layer;
-  const float alpha = layer.alpha_down[tile.expert];
-  const float* bias = layer.bias_down == nullptr
-                          ? nullptr
-                          : layer.bias_down + static_cast<int64_t>(tile.expert) * layer.hidden_size;
+  // sum.x, .y: row g of tokens 2t and 2t + 1; .z, .w: row g + 8.
+  __device__ __forceinline__ void store(const MarlinParams& p, int m16_tile, int lane,
+                                        float4 sum) const {
+    const float top[2] = {sum.x, sum.y}, bottom[2] = {sum.z, sum.w};
+    const PackedLayerView& layer = p.layer;
+    if constexpr (Config::fc1) {
+      store_activations(layer, p.act, expert_, scales_, m16_tile, lane / 4, pairs_, top, bottom);
+      return;
+    }
+    if (m16_tile * kTileRows >= layer.hidden_size) return;  // a tile of padding
 #pragma unroll
-  for (int q = 0; q < 2; ++q) {
-    if (2 * t + q >= tile.count) continue;
-    const int pair = list.pairs[tile.first + 2 * t + q];
-    float* y = p.y + static_cast<int64_t>(pair) * layer.hidden_size;
+    for (int half = 0; half < 2; ++half) {
+      const int h = m16_tile * kTileRows + lane / 4 + 8 * half;
+      const float bias =
+          layer.bias_down == nullptr
+              ? 0.0f
+              : layer.bias_down[static_cast<int64_t>(expert_) * layer.hidden_size + h];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int h = step * 32 + 8 * r + g;
-      if (h >= layer.hidden_size) continue;
-      y[h] = fmaf(sum[r / 2][2 * (r % 2) + q], alpha, bias == nullptr ? 0.0f : bias[h]);
+      for (int q = 0; q < 2; ++q) {
+        if (pairs_[q] < 0) continue;
+        p.y[static_cast<int64_t>(pairs_[q]) * layer.hidden_size + h] =
+            fmaf(half == 0 ? top[q] : bottom[q], scales_.up, bias);
+      }
     }
   }
-}
 
-// Splits a step's K over the warps of a group and brings the partial sums together.
+ private:
+  int expert_ = 0, pairs_[2] = {-1, -1};
+  Fc1Scales scales_;  // FC2: alpha_down in `up`
+};
+
+// Brings the partial sums of a group together.
 class GroupReduction {
  public:
-  __device__ __forceinline__ GroupReduction(ReductionBuffers& buffers, int group, int split,
-                                            int warp_in_group)
-      : partial_(buffers.partial + group * 4 * split),
-        full_(buffers.full[group]),
-        empty_(buffers.empty[group]),
-        split_(split),
-        warp_(warp_in_group) {}
+  template <typename Buffers>
+  __device__ __forceinline__ GroupReduction(Buffers& buffers, const GroupWork& work, int lane)
+      : partial_(buffers.partial + work.group * 4 * work.split),
+        full_(buffers.full[work.group]),
+        empty_(buffers.empty[work.group]),
+        lane_(lane),
+        turn_(work.warp) {}
 
-  // Reduces step `n` of the group; `store` gets the m16 tile (0 or 1) and the lane's sums.
+  // Reduces step `n` of the group; steps come in order. `store` gets the m16 tile (0 or 1) and the
+  // lane's sums. Tile i of step n is the business of warp (2 n + i) mod split.
   template <typename Store>
-  __device__ __forceinline__ void reduce(int n, Store store) {
-    const int buffer = n & 1, lane = threadIdx.x & 31;
-#pragma unroll 1
-    for (int tile = 0; tile < 2; ++tile) {
-      if (((2 * n + tile) & (split_ - 1)) != warp_) continue;
-      barrier_wait(&full_[buffer], (n >> 1) & 1);
-      const float4(*from)[32] = partial_ + (buffer * 2 + tile) * split_;
-      float4 sum = from[0][lane];
-      for (int s = 1; s < split_; ++s) {
-        const float4 other = from[s][lane];
-        sum.x += other.x;
-        sum.y += other.y;
-        sum.z += other.z;
-        sum.w += other.w;
-      }
-      __syncwarp();
-      if (lane == 0) barrier_arrive(&empty_[buffer]);
-      store(tile, sum);
+  __device__ __forceinline__ void reduce(int n, int split, Store store) {
+    const int tile = turn_, buffer = n & 1;
+    turn_ = turn_ < 2 ? turn_ + split - 2 : turn_ - 2;
+    if (tile >= 2) return;
+    barrier_wait(&full_[buffer], (n >> 1) & 1);
+    const float4(*from)[32] = partial_ + (buffer * 2 + tile) * split;
+    float4 sum = from[0][lane_];
+#pragma unroll
+    for (int s = 1; s < split; ++s) {
+      const float4 other = from[s][lane_];
+      sum.x += other.x;
+      sum.y += other.y;
+      sum.z += other.z;
+      sum.w += other.w;
     }
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(&empty_[buffer]);
+    store(tile, sum);
   }
 
-  __device__ __forceinline__ void write(int n, const float (&acc)[2][4]) {
-    const int buffer = n & 1, lane = threadIdx.x & 31;
+  __device__ __forceinline__ void write(int n, int split, int warp, const float (&acc)[2][4]) {
+    const int buffer = n & 1;
     barrier_wait(&empty_[buffer], ((n >> 1) & 1) ^ 1);
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
-      partial_[(buffer * 2 + tile) * split_ + warp_][lane] =
+      partial_[(buffer * 2 + tile) * split + warp][lane_] =
           make_float4(acc[tile][0], acc[tile][1], acc[tile][2], acc[tile][3]);
     }
     __syncwarp();
-    if (lane == 0) barrier_arrive(&full_[buffer]);
+    if (lane_ == 0) barrier_arrive(&full_[buffer]);
   }
 
  private:
   float4 (*partial_)[32];
   uint64_t *full_, *empty_;
-  const int split_, warp_;
+  const int lane_;
+  int turn_;  // tile of the step this warp reduces next, if below 2
 };
 
-template <bool kFc1>
-__global__ __launch_bounds__(kThreads,
-                             2) void expert_gemm_kernel(const __grid_constant__ MarlinParams p) {
+template <typename Config>
+__global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert_gemm_kernel(
+    const __grid_constant__ MarlinParams p) {
   extern __shared__ __align__(16) uint8_t shared[];
-  auto& buffers = *reinterpret_cast<ReductionBuffers*>(shared);
-  int* const routing = reinterpret_cast<int*>(shared + (kFc1 ? sizeof(ReductionBuffers) : 0));
-  const int warp = threadIdx.x / 32;
-  const int split = kFc1 ? p.fc1_split : 1;
-  const int groups = kWarps / split, group = warp / split, warp_in_group = warp & (split - 1);
-
+  using Buffers = ReductionBuffers<Config::warps>;
+  auto& buffers = *reinterpret_cast<Buffers*>(shared);
+  const int split = split_of<Config>(p), lane = lane_id();
+  if (threadIdx.x < Config::warps / split * 2) {
+    barrier_init(&buffers.full[threadIdx.x / 2][threadIdx.x % 2], split);
+    barrier_init(&buffers.empty[threadIdx.x / 2][threadIdx.x % 2], 2);
+  }
   // FC1 follows whatever made x and the ids, FC2 follows FC1: by the time FC2 runs its prologue all
   // that FC1 waited for is done, so only `act` has to be waited for.
-  if (kFc1) {
+  if (Config::fc1) {
     wait_for_previous_kernel();
     launch_dependents();
-    if (threadIdx.x < groups * 2) {
-      barrier_init(&buffers.full[threadIdx.x / 2][threadIdx.x % 2], split);
-      barrier_init(&buffers.empty[threadIdx.x / 2][threadIdx.x % 2], 2);
-    }
+  }
+  TileList list;
+  if (p.tiles != nullptr) {
     __syncthreads();
+    list = {p.tiles, p.sorted_pairs, *p.num_tiles};
+  } else {
+    list = route_in_block<32 * Config::warps>(p.layer, p.topk_ids, p.num_pairs,
+                                              reinterpret_cast<int*>(shared + sizeof(Buffers)));
   }
-  const TileList list = p.tiles != nullptr
-                            ? TileList{p.tiles, p.sorted_pairs, *p.num_tiles}
-                            : route_in_block<kThreads>(p.layer, p.topk_ids, p.num_pairs, routing);
 
-  const int steps = (kFc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2;
-  const int k = kFc1 ? p.layer.hidden_size : p.layer.intermediate_size;
-  const int64_t items = static_cast<int64_t>(list.num_tiles) * steps;
-  const int64_t all_groups = static_cast<int64_t>(gridDim.x) * groups;
-  const int64_t me = static_cast<int64_t>(blockIdx.x) * groups + group;
-  const int64_t first = items * me / all_groups, last = items * (me + 1) / all_groups;
-
-  const StepLane at{lane_id(), k - 16};
-  UnitCursor<kFc1> cursor(p, list, first, last, split, warp_in_group, at.lane);
-  StepFragments<2> fragments = {};
-  load_step_weights(fragments, cursor.source(), at);
-  if (!kFc1) {
+  const int steps = (Config::fc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2;
+  const int last_block = (Config::fc1 ? p.layer.hidden_size : p.layer.intermediate_size) - 16;
+  const GroupWork work = divide_items<Config::warps>(p.groups, split, list.num_tiles * steps);
+  StepCursor<Config> cursor(p, list, work, lane);
+  WeightFragments<2> weights = {};
+  load_weights(weights, cursor.weights(), work.count > 0, lane);
+  if (!Config::fc1) {
     wait_for_previous_kernel();
     launch_dependents();
   }
-  if (first == last) return;
-  load_step_activations(fragments, cursor.source(), at);
+  if (work.count == 0) return;
+  TokenFragments tokens = {};
+  load_tokens(tokens, cursor.token_row(), cursor.column(), last_block, lane);
 
-  const int my_units = cursor.my_units();
-  int tile = static_cast<int>(first / steps);
-  int step = static_cast<int>(first - static_cast<int64_t>(tile) * steps);
-  if constexpr (kFc1) {
-    GroupReduction reduction(buffers, group, split, warp_in_group);
-    int previous_tile = 0, previous_step = 0;
-    const int count = static_cast<int>(last - first);
-    for (int n = 0; n <= count; ++n) {
-      float acc[2][4] = {};
-      if (n < count) {
-        for (int unit = 0; unit < my_units; ++unit) {
-          const bool refill = cursor.advance();
-          multiply_step(fragments, acc, cursor.source(), refill, at);
+  TileOutput<Config> output;
+  output.enter(p, list, cursor.tile(), lane);
+  GroupReduction reduction(buffers, work, lane);
+  const auto reduce = [&](int n, int step) {
+    reduction.reduce(n, split,
+                     [&](int half, float4 sum) { output.store(p, step * 2 + half, lane, sum); });
+  };
+  bool new_tile = false;  // the item to multiply is the first of another token tile
+  for (int n = 0; n < work.count; ++n) {
+    const bool more = n + 1 < work.count, enter_tile = new_tile;
+    float acc[2][4] = {};
+    if constexpr (Config::one_unit) {
+      new_tile = cursor.next_item(more);
+      multiply_step(weights, tokens, acc, cursor.weights(), more, lane, [](int) {});
+      if (new_tile) load_tokens(tokens, cursor.token_row(), cursor.column(), last_block, lane);
+    } else {
+      for (int left = cursor.my_units() - 1; left >= 0; --left) {
+        if (left > 0) {
+          cursor.next_unit();
+        } else {
+          new_tile = cursor.next_item(more);
         }
-      }
-      if (n > 0) {
-        reduction.reduce(n - 1, [&](int half, float4 sum) {
-          store_act(p, list, previous_tile, previous_step * 2 + half, sum);
+        const bool valid = left > 0 || more;
+        const __nv_bfloat16* const row = valid ? cursor.token_row() : nullptr;
+        multiply_step(weights, tokens, acc, cursor.weights(), valid, lane, [&](int chunk) {
+          load_chunk_tokens(tokens, row, cursor.column(), last_block, lane, chunk);
         });
       }
-      if (n < count) reduction.write(n, acc);
-      previous_tile = tile;
-      previous_step = step;
-      if (++step == steps) {
-        step = 0;
-        ++tile;
-      }
     }
-  } else {
-    for (int64_t item = first; item < last; ++item) {
-      float sum[2][4] = {};
-      for (int unit = 0; unit < my_units; ++unit) {
-        float acc[2][4] = {};
-        const bool refill = cursor.advance();
-        multiply_step(fragments, acc, cursor.source(), refill, at);
+    // The cursor is one item ahead.
+    const bool wrapped = cursor.step() == 0;
+    const int tile = cursor.tile() - (wrapped ? 1 : 0);
+    const int step = (wrapped ? cursor.steps() : cursor.step()) - 1;
+    if constexpr (Config::split == 1) {
+      if (enter_tile) output.enter(p, list, tile, lane);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sum[i / 4][i % 4] += acc[i / 4][i % 4];
+      for (int half = 0; half < 2; ++half) {
+        output.store(p, step * 2 + half, lane,
+                     make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]));
       }
-      store_y(p, list, tile, step, sum);
-      if (++step == steps) {
-        step = 0;
-        ++tile;
-      }
+    } else {
+      if (n > 0) reduce(n - 1, (step == 0 ? cursor.steps() : step) - 1);
+      reduction.write(n, split, work.warp, acc);
+      if (enter_tile) output.enter(p, list, tile, lane);
     }
+  }
+  if constexpr (Config::split != 1) {
+    reduce(work.count - 1, (cursor.step() == 0 ? cursor.steps() : cursor.step()) - 1);
   }
 }
 
-template <bool kFc1>
-size_t shared_bytes(const PackedLayerView& layer, int64_t num_pairs, bool routes) {
-  return (kFc1 ? sizeof(ReductionBuffers) : 0) +
-         (routes ? static_cast<size_t>(
-                       block_routing_bytes(num_pairs, layer.num_local_experts, kThreads))
-                 : 0);
+struct ExpertGemm {
+  void (*kernel)(MarlinParams);
+  int warps;
+  size_t reduction_bytes;
+};
+
+template <bool kFc1, int kWarps, int kSplit, bool kOneUnit>
+ExpertGemm expert_gemm() {
+  return {expert_gemm_kernel<GemmConfig<kFc1, kWarps, kSplit, kOneUnit>>, kWarps,
+          sizeof(ReductionBuffers<kWarps>)};
 }
 
-template <bool kFc1>
-int blocks_on_device() {
-  int device = 0, sms = 0, blocks = 0;
-  MOE4_CUDA_CHECK(cudaGetDevice(&device));
-  MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-  MOE4_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &blocks, expert_gemm_kernel<kFc1>, kThreads, sizeof(ReductionBuffers)));
-  return sms * blocks;
+// Two blocks an SM, unless the split would leave more warps idle.
+// Two blocks an SM start and end faster, one is as fast in between and routes once.
+constexpr int kMaxTwoBlockPairs = 256;
+
+ExpertGemm fc1_gemm(const MarlinParams& p) {
+  const int split = p.fc1_split;
+  if (split == 8 && p.layer.fc1_k_units == 8) {
+    return p.num_pairs <= kMaxTwoBlockPairs ? expert_gemm<true, 8, 8, true>()
+                                            : expert_gemm<true, 16, 8, true>();
+  }
+  if (split == 1) return expert_gemm<true, 8, 1, false>();
+  return expert_gemm<true, 8, 0, false>();
 }
 
-template <bool kFc1>
-void launch_expert_gemm(const MarlinParams& params, int blocks, cudaStream_t stream,
-                        bool dependent) {
-  launch(
-      expert_gemm_kernel<kFc1>,
-      {.grid = dim3(static_cast<unsigned>(blocks)),
-       .block = dim3(kThreads),
-       .shared_bytes = shared_bytes<kFc1>(params.layer, params.num_pairs, params.tiles == nullptr),
-       .stream = stream,
-       .dependent = dependent},
-      params);
+ExpertGemm fc2_gemm(const MarlinParams& p) {
+  const int split = p.fc2_split;
+  if (split == 1) return expert_gemm<false, 8, 1, false>();
+  const bool one_unit = split == p.layer.fc2_k_units;
+  if (split == 2 && one_unit) {
+    return p.num_pairs <= kMaxTwoBlockPairs ? expert_gemm<false, 8, 2, true>()
+                                            : expert_gemm<false, 16, 2, true>();
+  }
+  // 15 of 16 warps work.
+  if (split == 3 && one_unit) return expert_gemm<false, 16, 3, true>();
+  if (split == 8 && one_unit) return expert_gemm<false, 8, 8, true>();
+  return expert_gemm<false, 16, 0, false>();
+}
+
+void launch_expert_gemm(const ExpertGemm& gemm, int split, int tiles, MarlinParams params,
+                        cudaStream_t stream, bool dependent) {
+  const int64_t routing_bytes =
+      params.tiles == nullptr
+          ? block_routing_bytes(params.num_pairs, params.layer.num_local_experts)
+          : 0;
+  const int blocks = params.sm_count * (16 / gemm.warps);
+  params.groups = FastDivisor(blocks * (gemm.warps / split));
+  params.steps = FastDivisor(tiles / 2);
+  launch(gemm.kernel,
+         {.grid = dim3(static_cast<unsigned>(blocks)),
+          .block = dim3(static_cast<unsigned>(32 * gemm.warps)),
+          .shared_bytes = gemm.reduction_bytes + static_cast<size_t>(routing_bytes),
+          .stream = stream,
+          .dependent = dependent},
+         params);
 }
 
 }  // namespace
 
-void allow_expert_shared_memory() {
-  for (const auto kernel : {expert_gemm_kernel<true>, expert_gemm_kernel<false>}) {
-    MOE4_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 80 * 1024));
+void allow_expert_shared_memory(MarlinParams params) {
+  for (const int num_pairs : {1, kMaxTwoBlockPairs + 1}) {
+    params.num_pairs = num_pairs;
+    for (const auto& gemm : {fc1_gemm(params), fc2_gemm(params)}) {
+      MOE4_CUDA_CHECK(cudaFuncSetAttribute(gemm.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           80 * 1024));
+    }
   }
 }
 
-int fc1_blocks() { return blocks_on_device<true>(); }
-int fc2_expert_blocks() { return blocks_on_device<false>(); }
-
-void launch_fc1(const MarlinParams& params, int blocks, cudaStream_t stream, bool dependent) {
-  launch_expert_gemm<true>(params, blocks, stream, dependent);
+void launch_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent) {
+  launch_expert_gemm(fc1_gemm(params), params.fc1_split, params.layer.fc1_tiles, params, stream,
+                     dependent);
 }
 
-void launch_fc2_experts(const MarlinParams& params, int blocks, cudaStream_t stream,
-                        bool dependent) {
-  launch_expert_gemm<false>(params, blocks, stream, dependent);
+void launch_fc2_experts(const MarlinParams& params, cudaStream_t stream, bool dependent) {
+  launch_expert_gemm(fc2_gemm(params), params.fc2_split, params.layer.fc2_tiles, params, stream,
+                     dependent);
 }
 
 }  // namespace moe4::cuda

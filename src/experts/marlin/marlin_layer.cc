@@ -16,12 +16,10 @@ namespace {
 
 // Pairs of one chunk: bounds y (float32 [P, H]) to 134 MB at H = 2048.
 constexpr int64_t kMaxChunkPairs = 16384;
-// Row-stationary FC2 wins up to 16 tokens at top-8, and keeps its products in shared memory.
-constexpr int64_t kMaxRowPairs = 128;
-constexpr size_t kMaxRowSharedBytes = 96 * 1024;
-// With more units of K an expert's tile is long enough to hide its start, and expert-wise FC2 wins
-// at any batch (measured: I 512 and 768 rows, I 2048 experts).
-constexpr int kMaxRowKUnits = 4;
+// Row-stationary FC2 wins up to 32 tokens at top-8, and keeps weights and products in shared
+// memory.
+constexpr int64_t kMaxRowPairs = 256;
+constexpr size_t kMaxRowSharedBytes = 192 * 1024;
 // Row tiles must fill the multiprocessors at least this well.
 constexpr double kMinRowOccupancy = 0.8;
 
@@ -33,6 +31,9 @@ int choose_split(int k_units) {
   }
   return 1;
 }
+
+// FC2: up to 8 units of K each has its warp, which is also how the row-stationary kernel adds.
+int choose_fc2_split(int k_units) { return k_units <= 8 ? k_units : choose_split(k_units); }
 
 int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -67,32 +68,41 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer) : layer_(layer) {
                 fmt::format("marlin: {} experts on one device, at most {}; spread them over ranks",
                             view.num_local_experts, kMaxLocalExperts));
   }
-  const int sms = device_attribute(cudaDevAttrMultiProcessorCount);
+  sm_count_ = device_attribute(cudaDevAttrMultiProcessorCount);
   dependent_launch_ = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
-  fc1_split_ = choose_split(view.fc1_k_units);
-  fc1_blocks_ = fc1_blocks();
-  fc2_expert_blocks_ = fc2_expert_blocks();
   const int row_tiles = view.hidden_size / kTileRows;
-  const int rounds = static_cast<int>(ceil_div(row_tiles, sms));
-  fc2_row_blocks_ = row_tiles >= kMinRowOccupancy * rounds * sms ? std::min(row_tiles, sms) : 0;
+  const int rounds = static_cast<int>(ceil_div(row_tiles, sm_count_));
   forced_structure_ = forced_structure();
-  if (forced_structure_ == static_cast<int>(Fc2Structure::kRows)) {
-    fc2_row_blocks_ = std::min(row_tiles, sms);
-  }
-  allow_expert_shared_memory();
-  allow_row_shared_memory();
+  can_rows_ = view.fc2_k_units <= kMaxRowKUnits;
+  rows_fill_device_ = row_tiles >= kMinRowOccupancy * rounds * sm_count_;
+  max_row_shared_bytes_ = std::min<size_t>(
+      kMaxRowSharedBytes, device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  allow_expert_shared_memory(base_params());
+  allow_row_shared_memory(view, max_row_shared_bytes_);
+}
+
+MarlinParams MarlinLayer::base_params() const {
+  const PackedLayerView& view = layer_.view();
+  return {.layer = view,
+          .fc1_split = choose_split(view.fc1_k_units),
+          .fc2_split = choose_fc2_split(view.fc2_k_units),
+          .sm_count = sm_count_,
+          .top_k = FastDivisor(view.top_k)};
 }
 
 Fc2Structure MarlinLayer::structure(int64_t num_tokens) const {
   const int64_t pairs = num_tokens * layer_.view().top_k;
-  const bool can_rows = fc2_row_blocks_ > 0 && pairs <= kMaxBlockPairs &&
-                        fc2_rows_shared_bytes(layer_.view(), pairs) <= kMaxRowSharedBytes;
-  if (forced_structure_ == static_cast<int>(Fc2Structure::kExperts)) return Fc2Structure::kExperts;
-  if (forced_structure_ == static_cast<int>(Fc2Structure::kRows) && can_rows) {
-    return Fc2Structure::kRows;
+  if (forced_structure_ == static_cast<int>(Fc2Structure::kExperts) || !can_rows_ ||
+      pairs > kMaxBlockPairs || row_shared_bytes(pairs) > max_row_shared_bytes_) {
+    return Fc2Structure::kExperts;
   }
-  const bool rows = can_rows && pairs <= kMaxRowPairs && layer_.view().fc2_k_units <= kMaxRowKUnits;
+  const bool rows = forced_structure_ == static_cast<int>(Fc2Structure::kRows) ||
+                    (rows_fill_device_ && pairs <= kMaxRowPairs);
   return rows ? Fc2Structure::kRows : Fc2Structure::kExperts;
+}
+
+size_t MarlinLayer::row_shared_bytes(int64_t num_pairs) const {
+  return fc2_rows_shared_bytes(layer_.view(), num_pairs, dependent_launch_);
 }
 
 int64_t MarlinLayer::chunk_tokens() const {
@@ -104,7 +114,7 @@ MarlinLayer::Workspace MarlinLayer::carve(std::byte* base, int64_t num_tokens) c
   const int64_t pairs = std::min(num_tokens, chunk_tokens()) * view.top_k;
   WorkspaceCarver carver(base);
   Workspace at;
-  at.tables = carve_routing_tables(carver, pairs, view.num_local_experts, kTokenTile);
+  at.tables = carve_routing_tables(carver, pairs, view.num_local_experts, kTileTokens);
   if (view.weight_on_input) at.scaled = carver.take<__nv_bfloat16>(pairs * view.hidden_size);
   at.act = carver.take<__nv_bfloat16>(pairs * view.intermediate_size);
   at.y = carver.take<float>(pairs * view.hidden_size);
@@ -130,26 +140,20 @@ void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t nu
   const auto stream = static_cast<cudaStream_t>(args.stream);
   const int64_t hidden = view.hidden_size;
   const auto* x = static_cast<const __nv_bfloat16*>(args.hidden_states) + begin * hidden;
-  MarlinParams params{
-      .layer = view,
-      .x = x,
-      .topk_ids = args.topk_ids + begin * view.top_k,
-      .topk_weights = args.topk_weights + begin * view.top_k,
-      .act = at.act,
-      .y = at.y,
-      .out = static_cast<__nv_bfloat16*>(args.output) + begin * hidden,
-      .num_tokens = static_cast<int32_t>(num_tokens),
-      .num_pairs = static_cast<int32_t>(num_tokens * view.top_k),
-      .fc1_split = fc1_split_,
-      .top_k_reciprocal = top_k_reciprocal(view.top_k),
-  };
-  // The first kernel of the chain starts after everything before it in the stream; each later one
-  // may start its prologue early.
-  bool dependent = false;
+  MarlinParams params = base_params();
+  params.x = x;
+  params.topk_ids = args.topk_ids + begin * view.top_k;
+  params.topk_weights = args.topk_weights + begin * view.top_k;
+  params.act = at.act;
+  params.y = at.y;
+  params.out = static_cast<__nv_bfloat16*>(args.output) + begin * hidden;
+  params.num_tokens = static_cast<int32_t>(num_tokens);
+  params.num_pairs = static_cast<int32_t>(num_tokens * view.top_k);
+  // Every kernel of the chain waits for the one before it, so each may start its prologue early.
+  const bool dependent = dependent_launch_;
   if (view.weight_on_input) {
-    launch_scale_input(params, x, at.scaled, stream);
+    launch_scale_input(params, x, at.scaled, stream, dependent);
     params.x = at.scaled;
-    dependent = dependent_launch_;
   }
   if (params.num_pairs > kMaxBlockPairs) {
     build_routing_tables({.topk_ids = params.topk_ids,
@@ -157,20 +161,24 @@ void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t nu
                           .num_experts = view.num_experts,
                           .num_local_experts = view.num_local_experts,
                           .expert_map = view.expert_map,
-                          .tile_tokens = kTokenTile,
+                          .tile_tokens = kTileTokens,
                           .tables = at.tables},
                          stream, dependent);
     params.tiles = at.tables.tiles;
     params.sorted_pairs = at.tables.sorted_pairs;
     params.num_tiles = at.tables.tile_offsets + view.num_local_experts;
-    dependent = dependent_launch_;
   }
-  launch_fc1(params, fc1_blocks_, stream, dependent);
+  if (num_tokens == 1 && forced_structure_ < 0 && one_token_tiles(params) > 0) {
+    launch_one_token_fc1(params, stream, dependent);
+    launch_one_token_fc2(params, stream, dependent);
+    return;
+  }
+  launch_fc1(params, stream, dependent);
   if (structure(num_tokens) == Fc2Structure::kRows) {
-    launch_fc2_rows(params, fc2_row_blocks_, stream, dependent_launch_);
+    launch_fc2_rows(params, row_shared_bytes(params.num_pairs), stream, dependent);
   } else {
-    launch_fc2_experts(params, fc2_expert_blocks_, stream, dependent_launch_);
-    launch_combine(params, stream, dependent_launch_);
+    launch_fc2_experts(params, stream, dependent);
+    launch_combine(params, stream, dependent);
   }
 }
 

@@ -25,20 +25,25 @@ class MarlinLayer {
   void apply(const ExpertsArgs& args) const;
 
   Fc2Structure structure(int64_t num_tokens) const;
-  /// Warps that share an FC1 step's K; fixed by the shape, so that sums have one order.
-  int fc1_split() const { return fc1_split_; }
 
  private:
   struct Workspace;
   Workspace carve(std::byte* base, int64_t num_tokens) const;
   int64_t chunk_tokens() const;
+  size_t row_shared_bytes(int64_t num_pairs) const;
   void apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t num_tokens) const;
 
+  /// What does not depend on the batch. The K splits are fixed by the shape, so that sums have one
+  /// order.
+  MarlinParams base_params() const;
+
   const PackedLayer& layer_;
-  int fc1_split_;
-  int fc1_blocks_, fc2_expert_blocks_, fc2_row_blocks_;
-  bool dependent_launch_;
-  int forced_structure_;  // MOE4_MARLIN_FC2: an Fc2Structure or -1
+  int sm_count_;
+  // Whether the row-stationary FC2 exists for this shape, and is worth it.
+  bool can_rows_, rows_fill_device_;
+  size_t max_row_shared_bytes_;
+  bool dependent_launch_;  // SM90 and later: programmatic dependent launch, bulk copies
+  int forced_structure_;   // MOE4_MARLIN_FC2: an Fc2Structure or -1
 };
 
 /// Throws Error(kUsage) for dtypes, workspace or alignment that a BF16 GPU backend does not take.

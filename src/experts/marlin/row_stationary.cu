@@ -8,11 +8,14 @@
 // order: the same order whatever else is in the batch, with no y in global memory and no third
 // launch.
 //
-// 512 threads, one block an SM: weights of one m16 step (2.3 KB) in flight a warp.
+// 512 threads, one block an SM: weights of two units (4.6 KB) in flight a warp (unit_stream.cuh).
+#include <type_traits>
+
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
 #include "experts/marlin/marlin_kernels.h"
-#include "experts/marlin/weight_step.cuh"
+#include "experts/marlin/unit_stream.cuh"
+#include "experts/marlin/work_split.cuh"
 
 namespace moe4::cuda {
 namespace {
@@ -26,150 +29,160 @@ struct PairScale {
   float alpha, weight;
 };
 
-// Walks the units of this warp over all m16 tiles of its block.
-class RowCursor {
- public:
-  __device__ __forceinline__ RowCursor(const MarlinParams& p, const TileList& list, int lane)
-      : p_(p), list_(list), token_(lane / 4), row_tile_(blockIdx.x), k_unit_(threadIdx.x / 32) {
-    settle();
-  }
-
-  __device__ __forceinline__ const StepSource& source() const { return source_; }
-  __device__ __forceinline__ int tile() const { return tile_; }
-  __device__ __forceinline__ int k_unit() const { return k_unit_; }
-  __device__ __forceinline__ int row_tile() const { return row_tile_; }
-
-  __device__ __forceinline__ void advance() {
-    k_unit_ += kWarps;
-    settle();
-  }
-
- private:
-  __device__ __forceinline__ void carry() {
-    while (k_unit_ >= p_.layer.fc2_k_units) {
-      k_unit_ -= p_.layer.fc2_k_units;
-      ++tile_;
-    }
-  }
-  // Past the last token tile comes the block's next row tile; past that, nothing.
-  __device__ __forceinline__ void settle() {
-    carry();
-    if (tile_ >= list_.num_tiles) {
-      row_tile_ += gridDim.x;
-      tile_ = 0;
-      k_unit_ = threadIdx.x / 32;
-      carry();
-    }
-    if (tile_ >= list_.num_tiles || row_tile_ * kTileRows >= p_.layer.hidden_size) {
-      source_.valid = false;
-      return;
-    }
-    source_.valid = true;
-    const TokenTile tile = list_.tiles[tile_];
-    const int step =
-        (tile.expert * (p_.layer.fc2_tiles / 2) + row_tile_ / 2) * p_.layer.fc2_k_units +
-        k_unit_;  // of at most 2^31
-    source_.weights =
-        p_.layer.fc2 + (row_tile_ & 1) * kUnitBytes + static_cast<int64_t>(step) * kStepBytes;
-    source_.column = k_unit_ * kUnitK;
-    source_.row = token_ < tile.count
-                      ? p_.act + static_cast<int64_t>(list_.pairs[tile.first + token_]) *
-                                     p_.layer.intermediate_size
-                      : nullptr;
-  }
-
-  const MarlinParams& p_;
-  const TileList& list_;
-  const int token_;
-  int row_tile_, tile_ = 0, k_unit_;
-  StepSource source_;
+// One unit of this warp: weights are null past the last.
+struct RowUnit {
+  int index;  // token tile * kKUnits + unit of K
+  const uint8_t* weights;
+  const __nv_bfloat16* row;  // of this lane's token, or null
 };
 
+template <int kKUnits>
+__device__ __forceinline__ RowUnit find_unit(const MarlinParams& p, const TileList& list, int index,
+                                             int lane) {
+  const int k_unit = index % kKUnits;
+  if (index >= list.num_tiles * kKUnits) return {index, nullptr, nullptr};
+  const TokenTile tile = list.tiles[index / kKUnits];
+  RowUnit unit{index, fc2_unit(p.layer, tile.expert, blockIdx.x, k_unit), nullptr};
+  if (lane / 4 < tile.count) {
+    const int pair = list.pairs[tile.first + lane / 4];
+    unit.row = p.act + static_cast<int64_t>(pair) * p.layer.intermediate_size;
+  }
+  return unit;
+}
+
+// The weighted sum over slots of one row of one token; all shared-memory reads before the sums.
+template <int kKUnits>
+__device__ __forceinline__ float sum_slots(const PackedLayerView& layer, const float* parts,
+                                           const PairScale* pair_scales, int num_pairs, int token,
+                                           int row, int h) {
+  constexpr int kBatch = 8;
+  float sum = 0.0f;
+  for (int first = 0; first < layer.top_k; first += kBatch) {
+    PairScale scale[kBatch];
+    float product[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int slot = first + i, pair = token * layer.top_k + slot;
+      scale[i] = slot < layer.top_k ? pair_scales[pair] : PairScale{-1, 0.0f, 0.0f};
+      product[i] = 0.0f;
+      if (scale[i].expert < 0) continue;
+#pragma unroll
+      for (int ku = 0; ku < kKUnits; ++ku) {
+        product[i] += parts[(ku * num_pairs + pair) * kTileRows + row];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (scale[i].expert < 0) continue;
+      const float bias =
+          layer.bias_down == nullptr
+              ? 0.0f
+              : layer.bias_down[static_cast<int64_t>(scale[i].expert) * layer.hidden_size + h];
+      sum = fmaf(scale[i].weight, fmaf(product[i], scale[i].alpha, bias), sum);
+    }
+  }
+  return sum;
+}
+
+template <int kKUnits>
 __global__ __launch_bounds__(kThreads,
                              1) void row_stationary_kernel(const __grid_constant__ MarlinParams p) {
-  extern __shared__ __align__(16) uint8_t shared[];
+  extern __shared__ __align__(128) uint8_t shared[];
   const PackedLayerView& layer = p.layer;
-  const StepLane at{lane_id(), layer.intermediate_size - 16};
-  const int g = at.lane / 4, t = at.lane % 4;
-  const int k_units = layer.fc2_k_units;
-  auto* const parts = reinterpret_cast<float*>(shared);  // [k_units][num_pairs][16]
-  int* const routing =
-      reinterpret_cast<int*>(shared + static_cast<size_t>(k_units) * p.num_pairs * 64);
+  const int lane = lane_id(), g = lane / 4, t = lane % 4;
+  const int last_block = layer.intermediate_size - 16;
+  UnitStream stream(shared, kWarps, lane);
+  auto* const parts = reinterpret_cast<float*>(  // [kKUnits][num_pairs][16]
+      shared + unit_stream_bytes(kWarps, UnitStream::kBulkCopies));
+  auto* const pair_scales = reinterpret_cast<PairScale*>(parts + kKUnits * p.num_pairs * kTileRows);
+  int* const routing = reinterpret_cast<int*>(pair_scales + p.num_pairs);
 
-  auto* const pair_scales = reinterpret_cast<PairScale*>(
-      shared + static_cast<size_t>(k_units) * p.num_pairs * 64 +
-      block_routing_bytes(p.num_pairs, layer.num_local_experts, kThreads));
+  const TileList list = route_in_block<kThreads>(layer, p.topk_ids, p.num_pairs, routing);
+  __builtin_assume(__isShared(list.tiles));
+  __builtin_assume(__isShared(list.pairs));
+  RowUnit unit = find_unit<kKUnits>(p, list, static_cast<int>(threadIdx.x) / 32, lane);
+  RowUnit next = find_unit<kKUnits>(p, list, unit.index + kWarps, lane);
+  stream.start<0>(unit.weights);
+  stream.start<1>(next.weights);
   for (int pair = threadIdx.x; pair < p.num_pairs; pair += kThreads) {
     const int expert = layer.local_expert(p.topk_ids[pair]);
     pair_scales[pair] = {expert, expert < 0 ? 0.0f : layer.alpha_down[expert],
                          layer.weight_on_input ? 1.0f : p.topk_weights[pair]};
   }
-
-  const TileList list = route_in_block<kThreads>(layer, p.topk_ids, p.num_pairs, routing);
-  RowCursor cursor(p, list, at.lane);
-  StepFragments<1> fragments = {};
-  load_step_weights(fragments, cursor.source(), at);
   wait_for_previous_kernel();
   launch_dependents();
-  load_step_activations(fragments, cursor.source(), at);
+  TokenFragments tokens = {};
+  load_tokens(tokens, unit.row, unit.index % kKUnits * kUnitK, last_block, lane);
 
-  for (int row_tile = blockIdx.x; row_tile * kTileRows < layer.hidden_size; row_tile += gridDim.x) {
-    while (cursor.source().valid && cursor.row_tile() == row_tile) {
-      const TokenTile tile = list.tiles[cursor.tile()];
-      float* const part = parts + static_cast<int64_t>(cursor.k_unit()) * p.num_pairs * 16;
-      cursor.advance();
-      float acc[1][4] = {};
-      multiply_step(fragments, acc, cursor.source(), cursor.source().valid, at);
+  const auto multiply = [&](auto stage) {
+    const RowUnit after = find_unit<kKUnits>(p, list, next.index + kWarps, lane);
+    float acc[1][4] = {};
+    stream.multiply<stage.value>(tokens, acc, after.weights, [&](int chunk) {
+      load_chunk_tokens(tokens, next.row, next.index % kKUnits * kUnitK, last_block, lane, chunk);
+    });
+    const TokenTile tile = list.tiles[unit.index / kKUnits];
+    float* const part = parts + unit.index % kKUnits * p.num_pairs * kTileRows;
 #pragma unroll
-      for (int q = 0; q < 2; ++q) {
-        if (2 * t + q >= tile.count) continue;
-        float* const row = part + list.pairs[tile.first + 2 * t + q] * 16;
-        row[g] = acc[0][q];
-        row[g + 8] = acc[0][2 + q];
-      }
+    for (int q = 0; q < 2; ++q) {
+      if (2 * t + q >= tile.count) continue;
+      float* const row = part + list.pairs[tile.first + 2 * t + q] * kTileRows;
+      row[g] = acc[0][q];
+      row[g + 8] = acc[0][2 + q];
     }
-    __syncthreads();
-    for (int i = threadIdx.x; i < p.num_tokens * kTileRows; i += kThreads) {
-      const int token = i / kTileRows, row = i % kTileRows, h = row_tile * kTileRows + row;
-      float sum = 0.0f;
-      for (int slot = 0; slot < layer.top_k; ++slot) {
-        const int pair = token * layer.top_k + slot;
-        const PairScale scale = pair_scales[pair];
-        if (scale.expert < 0) continue;
-        float product = 0.0f;
-        for (int ku = 0; ku < k_units; ++ku) {
-          product += parts[(static_cast<int64_t>(ku) * p.num_pairs + pair) * 16 + row];
-        }
-        const float bias =
-            layer.bias_down == nullptr
-                ? 0.0f
-                : layer.bias_down[static_cast<int64_t>(scale.expert) * layer.hidden_size + h];
-        const float y = fmaf(product, scale.alpha, bias);
-        sum = fmaf(scale.weight, y, sum);
-      }
-      p.out[static_cast<int64_t>(token) * layer.hidden_size + h] = __float2bfloat16(sum);
-    }
-    __syncthreads();
+    unit = next;
+    next = after;
+  };
+  while (unit.weights != nullptr) {
+    multiply(std::integral_constant<int, 0>{});
+    if (unit.weights == nullptr) break;
+    multiply(std::integral_constant<int, 1>{});
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < p.num_tokens * kTileRows; i += kThreads) {
+    const int token = i / kTileRows, row = i % kTileRows, h = blockIdx.x * kTileRows + row;
+    const float sum = sum_slots<kKUnits>(layer, parts, pair_scales, p.num_pairs, token, row, h);
+    p.out[static_cast<int64_t>(token) * layer.hidden_size + h] = __float2bfloat16(sum);
+  }
+}
+
+using RowKernel = void (*)(MarlinParams);
+
+RowKernel row_kernel(const PackedLayerView& layer) {
+  switch (layer.fc2_k_units) {
+    case 1:
+      return row_stationary_kernel<1>;
+    case 2:
+      return row_stationary_kernel<2>;
+    case 3:
+      return row_stationary_kernel<3>;
+    case 4:
+      return row_stationary_kernel<4>;
+    default:
+      return nullptr;
   }
 }
 
 }  // namespace
 
-size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs) {
-  return static_cast<size_t>(layer.fc2_k_units * num_pairs * 64 + num_pairs * 12 +
-                             block_routing_bytes(num_pairs, layer.num_local_experts, kThreads));
+size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs, bool bulk_copies) {
+  const int64_t pair_bytes = layer.fc2_k_units * kTileRows * static_cast<int64_t>(sizeof(float)) +
+                             static_cast<int64_t>(sizeof(PairScale));
+  return static_cast<size_t>(unit_stream_bytes(kWarps, bulk_copies) + pair_bytes * num_pairs +
+                             block_routing_bytes(num_pairs, layer.num_local_experts));
 }
 
-void allow_row_shared_memory() {
-  MOE4_CUDA_CHECK(cudaFuncSetAttribute(row_stationary_kernel,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize, 96 * 1024));
+void allow_row_shared_memory(const PackedLayerView& layer, size_t bytes) {
+  if (row_kernel(layer) == nullptr) return;
+  MOE4_CUDA_CHECK(cudaFuncSetAttribute(
+      row_kernel(layer), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
-void launch_fc2_rows(const MarlinParams& params, int blocks, cudaStream_t stream, bool dependent) {
-  launch(row_stationary_kernel,
-         {.grid = dim3(static_cast<unsigned>(blocks)),
+void launch_fc2_rows(const MarlinParams& params, size_t shared_bytes, cudaStream_t stream,
+                     bool dependent) {
+  launch(row_kernel(params.layer),
+         {.grid = dim3(static_cast<unsigned>(params.layer.hidden_size / kTileRows)),
           .block = dim3(kThreads),
-          .shared_bytes = fc2_rows_shared_bytes(params.layer, params.num_pairs),
+          .shared_bytes = shared_bytes,
           .stream = stream,
           .dependent = dependent},
          params);

@@ -12,109 +12,112 @@
 
 namespace moe4::cuda {
 
-/// What a step reads. `row` belongs to this lane: the activations of token lane / 4, or null.
-struct StepSource {
-  const uint8_t* weights = nullptr;    ///< packed units
-  const __nv_bfloat16* row = nullptr;  ///< start of the token's row
-  int column = 0;                      ///< of the step's first weight, multiple of 256
-  bool valid = false;                  ///< there is such a step
-};
-
-/// A column of B without a token keeps whatever was there: its sums are never stored, and no column
-/// of a product depends on another.
+/// This lane's part of a step's weights.
 template <int kTiles>
-struct StepFragments {
+struct WeightFragments {
   uint4 words[kTiles][kChunks];
   uint2 scales[kTiles];
+};
+
+/// This lane's B operands of a step: 16 activations of token lane / 4 for each chunk. A column
+/// without a token keeps whatever was there: its sums are never stored, and no column of a product
+/// depends on another.
+struct TokenFragments {
   uint4 b[kChunks][2];
 };
 
-/// The lane's constants of all steps.
-struct StepLane {
-  int lane;
-  int last_block;  ///< K - 16
-};
-
+/// Loads `tiles` consecutive m16 tiles from `step`, which must be a step of this warp if `valid`.
 template <int kTiles>
-__device__ __forceinline__ void load_scales(const StepSource& from, StepLane at,
+__device__ __forceinline__ void load_scales(const uint8_t* step, bool valid, int lane,
                                             uint2 (&scales)[kTiles]) {
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    load_streaming8_if(from.valid,
-                       from.weights + tile * kUnitBytes + kUnitScaleOffset + at.lane * 8,
-                       scales[tile]);
+    load_streaming8_if(valid, step + tile * kUnitBytes + kUnitScaleOffset + lane * 8, scales[tile]);
   }
 }
 
-__device__ __forceinline__ void load_words(const StepSource& from, StepLane at, int tile, int chunk,
-                                           uint4& words) {
-  load_streaming16_if(from.valid, from.weights + tile * kUnitBytes + chunk * 512 + at.lane * 16,
-                      words);
+template <int kTiles>
+__device__ __forceinline__ void load_weights(WeightFragments<kTiles>& f, const uint8_t* step,
+                                             bool valid, int lane) {
+  load_scales(step, valid, lane, f.scales);
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      load_streaming16_if(valid, step + tile * kUnitBytes + chunk * 512 + lane * 16,
+                          f.words[tile][chunk]);
+    }
+  }
 }
 
 /// The 16 activations that meet this lane's block of a chunk. Past K the weights are zero and any
 /// finite activation will do: the row's last block, so that only a row's own NaN or infinity meets
-/// them.
-__device__ __forceinline__ void load_activations(const StepSource& from, StepLane at, bool needed,
-                                                 int chunk, uint4 (&b)[2]) {
-  const int column = min(from.column + chunk * kChunkK + (at.lane & 3) * 16, at.last_block);
-  const bool load = needed && from.row != nullptr;
-  load_cached16_if(load, from.row + column, b[0]);
-  load_cached16_if(load, from.row + column + 8, b[1]);
+/// them. A null row is not loaded.
+__device__ __forceinline__ void load_chunk_tokens(TokenFragments& tokens, const __nv_bfloat16* row,
+                                                  int column, int last_block, int lane, int chunk) {
+  const int block = min(column + chunk * kChunkK + (lane & 3) * 16, last_block);
+  load_cached16_if(row != nullptr, row + block, tokens.b[chunk][0]);
+  load_cached16_if(row != nullptr, row + block + 8, tokens.b[chunk][1]);
 }
 
-template <int kTiles>
-__device__ __forceinline__ void load_step_weights(StepFragments<kTiles>& f, const StepSource& from,
-                                                  StepLane at) {
-  load_scales(from, at, f.scales);
+/// `column` is the step's first, a multiple of 256; `last_block` is K - 16.
+__device__ __forceinline__ void load_tokens(TokenFragments& tokens, const __nv_bfloat16* row,
+                                            int column, int last_block, int lane) {
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
-      load_words(from, at, tile, chunk, f.words[tile][chunk]);
+    load_chunk_tokens(tokens, row, column, last_block, lane, chunk);
   }
 }
 
-template <int kTiles>
-__device__ __forceinline__ void load_step_activations(StepFragments<kTiles>& f,
-                                                      const StepSource& from, StepLane at) {
-#pragma unroll
-  for (int chunk = 0; chunk < kChunks; ++chunk) {
-    load_activations(from, at, from.valid, chunk, f.b[chunk]);
-  }
-}
-
+/// acc += weights times tokens of one chunk; the chunk's words then come from the step `next`.
 template <int kChunk, int kTiles>
-__device__ __forceinline__ void multiply_chunk(StepFragments<kTiles>& f, float (&acc)[kTiles][4],
-                                               const StepSource& next, bool refill_activations,
-                                               StepLane at) {
+__device__ __forceinline__ void multiply_chunk(WeightFragments<kTiles>& f,
+                                               const TokenFragments& tokens,
+                                               float (&acc)[kTiles][4], const uint8_t* next,
+                                               bool valid, int lane) {
+  uint32_t scales[kTiles][2];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    const uint4 b0 = f.b[kChunk][0], b1 = f.b[kChunk][1];
-    uint32_t scale_g, scale_g8, a[16];
-    decode_scales<kChunk>(f.scales[tile], scale_g, scale_g8);
-    decode_chunk(f.words[tile][kChunk], scale_g, scale_g8, a);
-    load_words(next, at, tile, kChunk, f.words[tile][kChunk]);
-    mma_m16n8k16(acc[tile], a, b0.x, b0.y);
-    mma_m16n8k16(acc[tile], a + 4, b0.z, b0.w);
-    mma_m16n8k16(acc[tile], a + 8, b1.x, b1.y);
-    mma_m16n8k16(acc[tile], a + 12, b1.z, b1.w);
+    decode_scales<kChunk>(f.scales[tile], scales[tile][0], scales[tile][1]);
   }
-  load_activations(next, at, refill_activations, kChunk, f.b[kChunk]);
+  // Tiles in turn, so that a product does not wait for the one before it.
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint4 b = tokens.b[kChunk][half];
+    uint32_t a[kTiles][8];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      uint4& words = f.words[tile][kChunk];
+      decode_pairs(half == 0 ? words.x : words.z, half == 0 ? words.y : words.w, scales[tile][0],
+                   scales[tile][1], a[tile]);
+      if (half == 1) {
+        load_streaming16_if(valid, next + tile * kUnitBytes + kChunk * 512 + lane * 16, words);
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) mma_m16n8k16(acc[tile], a[tile], b.x, b.y);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) mma_m16n8k16(acc[tile], a[tile] + 4, b.z, b.w);
+  }
 }
 
-/// acc += weights times activations of the step in `f`, in ascending k; then `f` holds `next`. With
-/// `refill_activations` false the same activations serve `next` too.
-template <int kTiles>
-__device__ __forceinline__ void multiply_step(StepFragments<kTiles>& f, float (&acc)[kTiles][4],
-                                              const StepSource& next, bool refill_activations,
-                                              StepLane at) {
+/// acc += weights times tokens of the step in `f`, in ascending k; then `f` holds `next` if
+/// `valid`. `refill_tokens(chunk)` is called after a chunk's last use.
+template <int kTiles, typename RefillTokens>
+__device__ __forceinline__ void multiply_step(WeightFragments<kTiles>& f,
+                                              const TokenFragments& tokens, float (&acc)[kTiles][4],
+                                              const uint8_t* next, bool valid, int lane,
+                                              RefillTokens refill_tokens) {
   uint2 next_scales[kTiles] = {};
-  load_scales(next, at, next_scales);
-  multiply_chunk<0>(f, acc, next, refill_activations, at);
-  multiply_chunk<1>(f, acc, next, refill_activations, at);
-  multiply_chunk<2>(f, acc, next, refill_activations, at);
-  multiply_chunk<3>(f, acc, next, refill_activations, at);
+  load_scales(next, valid, lane, next_scales);
+  multiply_chunk<0>(f, tokens, acc, next, valid, lane);
+  refill_tokens(0);
+  multiply_chunk<1>(f, tokens, acc, next, valid, lane);
+  refill_tokens(1);
+  multiply_chunk<2>(f, tokens, acc, next, valid, lane);
+  refill_tokens(2);
+  multiply_chunk<3>(f, tokens, acc, next, valid, lane);
+  refill_tokens(3);
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) f.scales[tile] = next_scales[tile];
 }
