@@ -20,7 +20,8 @@ for step in $steps; do
         timeout "${MOE4_GPU_TEST_LIMIT:-300}" "$test" --gtest_brief=1 >"$out/$name.log" 2>&1
         code=$?
         [ $code = 0 ] || status=1
-        echo "$name: exit $code, $(sed -n 's/^\[==*\] //p' "$out/$name.log" | tail -n 1)"
+        skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]* tests*\).*/, \1 skipped/p' "$out/$name.log" | head -n 1)
+        echo "$name: exit $code, $(sed -n 's/^\[==*\] //p' "$out/$name.log" | tail -n 1)$skipped"
         grep -E '^\[  FAILED  \]' "$out/$name.log" | sort -u | head -n 20
       done
       ;;
