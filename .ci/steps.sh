@@ -75,5 +75,5 @@ whole_suite() {
 
 cuda_compile() {
   cmake --preset cuda -DMOE4_CUDA_ARCHITECTURES="90a;121a" -DMOE4_BUILD_TESTS=OFF -DMOE4_BUILD_BENCH=OFF || return 1
-  cmake --build --preset cuda --target moe4_experts
+  cmake --build --preset cuda --target moe4_experts moe4_experts_bench moe4_shared
 }

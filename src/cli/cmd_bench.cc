@@ -211,10 +211,10 @@ void print_table(const Session& session, const BenchFlags& flags,
     if (quality) row.push_back(fmt::format("{:.3f}", result.quality->perplexity));
     table.add(row);
   }
-  fmt::print("{}, {:.3f} GB, {} threads, {}, memory reads at {:.1f} GB/s{}\n\n{}",
-             session.checkpoint->config().architecture,
+  fmt::print("{}, {:.3f} GB, {} threads, {}{}{}\n\n{}", session.checkpoint->config().architecture,
              static_cast<double>(session.checkpoint->total_tensor_bytes()) * 1e-9,
-             session.threads->size(), flags.machine.dtype, memory_gbs,
+             session.threads->size(), flags.machine.dtype,
+             memory_gbs > 0 ? fmt::format(", memory reads at {:.1f} GB/s", memory_gbs) : "",
              quality ? fmt::format(", perplexity over {} predictions",
                                    results.front().quality->predictions)
                      : "",
@@ -252,7 +252,9 @@ void bench(BenchFlags flags) {
   }
   if (results.empty())
     throw Error(ErrorCode::kUnavailable, "no backend with any of these activation modes runs here");
-  const double memory_gbs = measure_memory(*session.threads);
+  // With experts on a GPU the bytes come from two memories.
+  const bool one_memory = flags.machine.backend.device == "cpu";
+  const double memory_gbs = one_memory ? measure_memory(*session.threads) : 0;
   if (flags.json) {
     print_json(session, flags, results, memory_gbs);
   } else {

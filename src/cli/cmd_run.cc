@@ -63,8 +63,11 @@ void run(const RunFlags& flags) {
   };
   const GenerateResult result = generate(*session.model, session.tokenizer.get(), request,
                                          flags.json ? TextCallback() : TextCallback(stream));
-  const Speed speed = measure_speed(result, session.model->bytes_per_token(),
-                                    flags.machine.quiet ? 0 : measure_memory(*session.threads));
+  // With experts on a GPU the bytes come from two memories.
+  const bool one_memory = flags.machine.backend.device == "cpu";
+  const double memory_gbs =
+      one_memory && !flags.machine.quiet ? measure_memory(*session.threads) : 0;
+  const Speed speed = measure_speed(result, session.model->bytes_per_token(), memory_gbs);
   if (flags.json) {
     print_json(session, result, speed);
     return;
