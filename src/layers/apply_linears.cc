@@ -38,8 +38,8 @@ const std::byte* const* make_rows(LayerContext& context, const cpu::Kernels& ker
                                   const LinearCall& call, int64_t num_tokens) {
   const Linear::InputKind kind = call.linear->input_kind();
   auto** rows = context.scratch.take<const std::byte*>(num_tokens);
-  const bool apart = num_tokens < kAliasingTokens ||
-                     !cpu::aliases_in_l1(call.x_stride * int64_t{sizeof(float)});
+  const bool apart =
+      num_tokens < kAliasingTokens || !cpu::aliases_in_l1(call.x_stride * int64_t{sizeof(float)});
   if (kind.format == cpu::RowFormat::kFloat && kind.owner == nullptr && apart) {
     for (int64_t t = 0; t < num_tokens; ++t) {
       rows[t] = reinterpret_cast<const std::byte*>(call.x + t * call.x_stride);

@@ -12,8 +12,8 @@
 #include <new>
 
 #include "base/aligned_buffer.h"
-#include "panels/kernels.h"
 #include "experts/reference/reference_backend.h"
+#include "panels/kernels.h"
 #include "support/random_moe.h"
 
 namespace {
