@@ -301,34 +301,6 @@ TEST_F(B12xOnGpu, FewTokensMatchTheReferenceForEveryRouting) {
   }
 }
 
-// Dependent launches overlap: a call must not read what the call before it still writes.
-TEST_F(B12xOnGpu, CallsInARowSharingOneWorkspaceDoNotMix) {
-  MoeProblem p{.hidden_size = 512, .intermediate_size = 256, .num_experts = 16, .top_k = 4};
-  const RandomMoe moe = make_random_moe({.problem = p});
-  for (const auto precision : {ActivationPrecision::kBf16, ActivationPrecision::kFp4}) {
-    const auto layer = prepare(moe.weights, precision);
-    std::vector<std::unique_ptr<DeviceCall>> calls;
-    std::vector<std::vector<float>> expected;
-    for (int i = 0; i < 40; ++i) {
-      const int64_t tokens = std::vector<int64_t>{1, 120, 8, 20, 2}[i % 5];
-      const HostInput input = make_input(p, tokens, RoutingCase::kUniform, 100 + i);
-      calls.push_back(std::make_unique<DeviceCall>(*layer, input));
-      expected.push_back(adapter_->apply(*layer, input));
-    }
-    const auto workspace =
-        cuda::allocate_device<std::byte>(static_cast<int64_t>(layer->workspace_size(120)));
-    MOE4_CUDA_CHECK(cudaDeviceSynchronize());
-    for (const auto& call : calls) {
-      call->args().workspace = {workspace.get(), layer->workspace_size(120)};
-      call->apply();
-    }
-    MOE4_CUDA_CHECK(cudaDeviceSynchronize());
-    for (size_t i = 0; i < calls.size(); ++i) {
-      ASSERT_EQ(calls[i]->output_float(), expected[i]) << "call " << i;
-    }
-  }
-}
-
 TEST_F(B12xOnGpu, PartialOutputsInSlabsOfColumnsGiveTheSameAnswer) {
   // 3000 tokens of 8 slots and 1024 columns are 98 MB of partial outputs: more than half of any L2.
   MoeProblem p{.hidden_size = 1024, .intermediate_size = 64, .num_experts = 8, .top_k = 8};

@@ -286,6 +286,47 @@ TEST_P(GpuBackend, ApplyIsCapturedAsKernelsAloneAndReplaysWithOtherInputs) {
   cudaStreamDestroy(stream);
 }
 
+// Dependent launches overlap: a call must not read or overwrite what the call before it still uses.
+TEST_P(GpuBackend, CallsInARowSharingOneWorkspaceDoNotMix) {
+  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
+  const auto layer = prepare(moe.weights);
+  const size_t bytes = layer->workspace_size(300);
+  const auto workspace = cuda::allocate_device<std::byte>(static_cast<int64_t>(bytes));
+  std::vector<std::unique_ptr<DeviceCall>> calls;
+  std::vector<std::vector<Bf16>> expected;
+  for (int i = 0; i < 40; ++i) {
+    const int64_t tokens = std::vector<int64_t>{1, 120, 1, 8, 300, 20, 2, 1}[i % 8];
+    calls.push_back(std::make_unique<DeviceCall>(
+        *layer, make_input(moe.weights.problem, tokens, RoutingCase::kUniform, 100 + i)));
+    calls.back()->apply();
+    expected.push_back(calls.back()->output());
+    calls.back()->poison();
+    calls.back()->args().workspace = {workspace.get(), bytes};
+  }
+  cudaStream_t stream = nullptr;
+  MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  for (const bool in_graph : {false, true}) {
+    if (in_graph) MOE4_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (const auto& call : calls) call->apply(stream);
+    if (in_graph) {
+      MOE4_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+      MOE4_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+      MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
+    }
+    MOE4_CUDA_CHECK(cudaDeviceSynchronize());
+    for (size_t i = 0; i < calls.size(); ++i) {
+      ASSERT_TRUE(same_bits(calls[i]->output(), expected[i]))
+          << "call " << i << (in_graph ? " in a graph" : "");
+      calls[i]->poison();
+    }
+  }
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
 TEST_P(GpuBackend, PreparingTakesAtMostOneRawLayerAboveThePackedSize) {
   for (const int64_t experts : {2, 24}) {
     const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, experts, 2)});
