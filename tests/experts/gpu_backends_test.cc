@@ -101,14 +101,20 @@ struct ExpectedRows {
 };
 constexpr int64_t kHidden = 256;
 
-const RandomMoe& layer_of(int64_t experts) {
-  static std::map<int64_t, RandomMoe> layers;
-  if (!layers.contains(experts)) {
-    layers.emplace(
-        experts,
-        make_random_moe({.problem = problem(kHidden, 64, experts, std::min<int64_t>(experts, 8))}));
+// Random weights take longer to make than to test.
+const RandomMoe& shared_layer(int64_t hidden, int64_t intermediate, int64_t experts, int64_t top_k,
+                              bool biases = false) {
+  static std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, bool>, RandomMoe> layers;
+  const auto key = std::tuple(hidden, intermediate, experts, top_k, biases);
+  if (!layers.contains(key)) {
+    layers.emplace(key, make_random_moe({.problem = problem(hidden, intermediate, experts, top_k),
+                                         .biases = biases}));
   }
-  return layers.at(experts);
+  return layers.at(key);
+}
+
+const RandomMoe& layer_of(int64_t experts) {
+  return shared_layer(kHidden, 64, experts, std::min<int64_t>(experts, 8));
 }
 
 const ExpectedRows& expected_rows(int64_t experts, int64_t tokens, RoutingCase routing,
@@ -157,7 +163,7 @@ TEST_P(GpuBackend, MatchesTheReferenceForAnyNumberOfTokensAndExpertsAndAnyRoutin
 }
 
 TEST_P(GpuBackend, FiftyRunsGiveTheSameBits) {
-  const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 32, 8)});
+  const RandomMoe& moe = shared_layer(1024, 512, 32, 8);
   const auto layer = prepare(moe.weights);
   for (const int64_t tokens : {1, 7, 64, 512}) {
     const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kSkewed, 9);
@@ -174,7 +180,7 @@ TEST_P(GpuBackend, FiftyRunsGiveTheSameBits) {
 
 TEST_P(GpuBackend, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
   if (!GetParam().batch_dependence.empty()) GTEST_SKIP() << GetParam().batch_dependence;
-  const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 32, 8)});
+  const RandomMoe& moe = shared_layer(1024, 512, 32, 8);
   const auto layer = prepare(moe.weights);
   const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 7);
   DeviceCall all(*layer, whole);
@@ -224,7 +230,7 @@ class BlockedStream {
 };
 
 TEST_P(GpuBackend, ApplyNeitherAllocatesNorSynchronises) {
-  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4), .biases = true});
+  const RandomMoe& moe = shared_layer(512, 256, 16, 4, true);
   const auto layer = prepare(moe.weights);
   for (const int64_t tokens : {1, 8, 64, 1000}) {
     DeviceCall call(*layer, make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens));
@@ -246,7 +252,7 @@ TEST_P(GpuBackend, ApplyNeitherAllocatesNorSynchronises) {
 }
 
 TEST_P(GpuBackend, ApplyIsCapturedAsKernelsAloneAndReplaysWithOtherInputs) {
-  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
+  const RandomMoe& moe = shared_layer(512, 256, 16, 4);
   const auto layer = prepare(moe.weights);
   cudaStream_t stream = nullptr;
   MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -288,7 +294,7 @@ TEST_P(GpuBackend, ApplyIsCapturedAsKernelsAloneAndReplaysWithOtherInputs) {
 
 // Dependent launches overlap: a call must not read or overwrite what the call before it still uses.
 TEST_P(GpuBackend, CallsInARowSharingOneWorkspaceDoNotMix) {
-  const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
+  const RandomMoe& moe = shared_layer(512, 256, 16, 4);
   const auto layer = prepare(moe.weights);
   const size_t bytes = layer->workspace_size(300);
   const auto workspace = cuda::allocate_device<std::byte>(static_cast<int64_t>(bytes));
@@ -329,7 +335,7 @@ TEST_P(GpuBackend, CallsInARowSharingOneWorkspaceDoNotMix) {
 
 TEST_P(GpuBackend, PreparingTakesAtMostOneRawLayerAboveThePackedSize) {
   for (const int64_t experts : {2, 24}) {
-    const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, experts, 2)});
+    const RandomMoe& moe = shared_layer(1024, 512, experts, 2);
     const int64_t raw = experts * 3 * 1024 * 512 / 16 * 9;
     const int64_t before = device_bytes();
     reset_peak_device_bytes();
@@ -345,7 +351,7 @@ TEST_P(GpuBackend, PreparingTakesAtMostOneRawLayerAboveThePackedSize) {
 
 TEST_P(GpuBackend, TpShardsOfOddSizesAddUpToTheWholeLayer) {
   for (const int64_t size : {640, 704, 1856}) {
-    const RandomMoe moe = make_random_moe({.problem = problem(256, size, 4, 2), .biases = true});
+    const RandomMoe& moe = shared_layer(256, size, 4, 2, true);
     const HostInput input = make_input(moe.weights.problem, 19, RoutingCase::kUniform, 5);
     const std::vector<float> expected = reference(moe.weights, GetParam().precision, input);
     for (const int ranks : {2, 3, 8}) {
