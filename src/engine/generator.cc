@@ -98,6 +98,7 @@ GenerateResult generate(Model& model, const Tokenizer* tokenizer, const Generate
   const int64_t limit = std::min(request.max_new_tokens, room);
   const auto state = model.new_sequence(prompt_tokens + limit);
   std::mt19937_64 rng(request.sampling.seed);
+  Sampler sampler;
   std::vector<int32_t> history = request.prompt;
   history.reserve(history.size() + static_cast<size_t>(limit));
   std::vector<float> logits;
@@ -109,7 +110,7 @@ GenerateResult generate(Model& model, const Tokenizer* tokenizer, const Generate
 
   const Stopwatch decode_time;
   for (;;) {
-    const int32_t token = sample(logits, history, request.sampling, rng);
+    const int32_t token = sampler.sample(logits, history, request.sampling, rng);
     const auto& stops = request.stop_token_ids;
     if (!request.ignore_eos && std::find(stops.begin(), stops.end(), token) != stops.end()) {
       result.reason = StopReason::kStopToken;

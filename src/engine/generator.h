@@ -4,24 +4,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <random>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "engine/sampler.h"
 #include "models/model.h"
 #include "text/tokenizer.h"
 
 namespace moe4 {
-
-struct SamplingParams {
-  float temperature = 0.0f;  ///< 0: greedy
-  int64_t top_k = 0;         ///< 0: off
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  float repetition_penalty = 1.0f;
-  uint64_t seed = 0;
-};
 
 struct GenerateRequest {
   std::vector<int32_t> prompt;
@@ -52,13 +43,6 @@ using TextCallback = std::function<bool(const std::string& piece)>;
 /// of range.
 GenerateResult generate(Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
                         const TextCallback& on_text = {});
-
-/// Picks the next token from logits [V]; `history` is for the repetition penalty. Filters apply in
-/// the order of transformers: repetition penalty, temperature, top-k (ties with the k-th stay),
-/// top-p, min-p. Greedy ties go to the lowest id. Deterministic for a given rng state. Throws
-/// Error(kBadInput) for a NaN logit and Error(kUsage) for parameters out of range.
-int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
-               const SamplingParams& params, std::mt19937_64& rng);
 
 struct PerplexityResult {
   double perplexity = 0;

@@ -1,24 +1,14 @@
 // Choice of the next token.
+#include "engine/sampler.h"
+
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <unordered_set>
 
 #include "base/error.h"
-#include "engine/generator.h"
 
 namespace moe4 {
 namespace {
-
-struct ScoredToken {
-  float logit;
-  int32_t id;
-};
-
-// Larger logits first; among equals the lower id.
-bool before(const ScoredToken& a, const ScoredToken& b) {
-  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
 
 void check(const SamplingParams& p) {
   const auto refuse = [](const char* what, double value, const char* expected) {
@@ -36,83 +26,108 @@ void check(const SamplingParams& p) {
   }
 }
 
-void penalize_repetition(std::vector<ScoredToken>& candidates, std::span<const int32_t> history,
-                         float penalty) {
+void check_not_nan(std::span<const float> logits) {
+  bool nan = false;
+  for (const float logit : logits) nan |= std::isnan(logit);
+  if (!nan) return;
+  const auto at = std::find_if(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
+  throw Error(ErrorCode::kBadInput,
+              "logit " + std::to_string(at - logits.begin()) +
+                  " is not a number: weights of the checkpoint are broken or overflow");
+}
+
+// The first of the largest logits; a loop without a dependence from one element to the next.
+int32_t largest(std::span<const float> logits) {
+  constexpr size_t kLanes = 16;
+  float most[kLanes];
+  std::fill_n(most, kLanes, logits[0]);
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) most[j] = logits[i + j] > most[j] ? logits[i + j] : most[j];
+  }
+  for (; i < logits.size(); ++i) most[0] = std::max(most[0], logits[i]);
+  const float max = *std::max_element(most, most + kLanes);
+  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
+}
+
+template <typename Candidate>
+double weight(const Candidate& c, float max_logit) {
+  return std::exp(static_cast<double>(c.logit) - max_logit);
+}
+
+}  // namespace
+
+// Larger logits first; among equals the lower id.
+bool Sampler::before(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+void Sampler::penalize_repetition(std::span<const int32_t> history, float penalty) {
   if (penalty == 1.0f) return;
-  const std::unordered_set<int32_t> seen(history.begin(), history.end());
-  for (int32_t id : seen) {
-    if (id < 0 || id >= static_cast<int32_t>(candidates.size())) continue;
-    float& logit = candidates[id].logit;
+  seen_.assign(candidates_.size(), false);
+  for (const int32_t id : history) {
+    if (id < 0 || id >= static_cast<int32_t>(candidates_.size()) || seen_[id]) continue;
+    seen_[id] = true;
+    float& logit = candidates_[id].logit;
     logit = logit < 0 ? logit * penalty : logit / penalty;
   }
 }
 
 // Keeps the k best and everything that equals the k-th.
-void keep_top_k(std::vector<ScoredToken>& candidates, int64_t k) {
-  if (k <= 0 || k >= static_cast<int64_t>(candidates.size())) return;
-  std::nth_element(candidates.begin(), candidates.begin() + (k - 1), candidates.end(), before);
-  const float threshold = candidates[k - 1].logit;
-  std::erase_if(candidates, [&](const ScoredToken& c) { return c.logit < threshold; });
-}
-
-double weight(const ScoredToken& c, float max_logit) {
-  return std::exp(static_cast<double>(c.logit) - max_logit);
+void Sampler::keep_top_k(int64_t k) {
+  if (k <= 0 || k >= static_cast<int64_t>(candidates_.size())) return;
+  std::nth_element(candidates_.begin(), candidates_.begin() + (k - 1), candidates_.end(), before);
+  const float threshold = candidates_[k - 1].logit;
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < threshold; });
 }
 
 // Keeps candidates, best first, while those before them have less than top_p of the probability.
-void keep_top_p(std::vector<ScoredToken>& candidates, float top_p, float max_logit) {
+void Sampler::keep_top_p(float top_p, float max_logit) {
   if (top_p >= 1.0f) return;
   double total = 0;
-  for (const ScoredToken& c : candidates) total += weight(c, max_logit);
+  for (const Candidate& c : candidates_) total += weight(c, max_logit);
   // Sorting a vocabulary is slow and the mass sits in a few tokens: sort a growing head.
   double mass = 0;
   size_t sorted = 0, kept = 0;
-  for (size_t head = 256; kept == sorted && sorted < candidates.size(); head *= 8) {
-    const size_t end = std::min(head, candidates.size());
-    std::partial_sort(candidates.begin() + static_cast<std::ptrdiff_t>(sorted),
-                      candidates.begin() + static_cast<std::ptrdiff_t>(end), candidates.end(),
+  for (size_t head = 256; kept == sorted && sorted < candidates_.size(); head *= 8) {
+    const size_t end = std::min(head, candidates_.size());
+    std::partial_sort(candidates_.begin() + static_cast<std::ptrdiff_t>(sorted),
+                      candidates_.begin() + static_cast<std::ptrdiff_t>(end), candidates_.end(),
                       before);
     sorted = end;
     while (kept < sorted && (kept == 0 || mass < top_p * total)) {
-      mass += weight(candidates[kept++], max_logit);
+      mass += weight(candidates_[kept++], max_logit);
     }
   }
-  candidates.resize(kept);
+  candidates_.resize(kept);
 }
 
-}  // namespace
-
-int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
-               const SamplingParams& params, std::mt19937_64& rng) {
+int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
+                        const SamplingParams& params, std::mt19937_64& rng) {
   check(params);
-  std::vector<ScoredToken> candidates(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) {
-      throw Error(ErrorCode::kBadInput,
-                  "logit " + std::to_string(i) +
-                      " is not a number: weights of the checkpoint are broken or overflow");
-    }
-    candidates[i] = {logits[i], static_cast<int32_t>(i)};
-  }
-  MOE4_CHECK(!candidates.empty());
-  penalize_repetition(candidates, history, params.repetition_penalty);
-  const ScoredToken best = *std::min_element(candidates.begin(), candidates.end(), before);
+  check_not_nan(logits);
+  MOE4_CHECK(!logits.empty());
+  if (params.temperature == 0.0f && params.repetition_penalty == 1.0f) return largest(logits);
+  candidates_.resize(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {logits[i], static_cast<int32_t>(i)};
+  penalize_repetition(history, params.repetition_penalty);
+  const Candidate best = *std::min_element(candidates_.begin(), candidates_.end(), before);
   if (params.temperature == 0.0f) return best.id;
 
-  for (ScoredToken& c : candidates) c.logit /= params.temperature;
+  for (Candidate& c : candidates_) c.logit /= params.temperature;
   const float max_logit = best.logit / params.temperature;
-  keep_top_k(candidates, params.top_k);
-  keep_top_p(candidates, params.top_p, max_logit);
+  keep_top_k(params.top_k);
+  keep_top_p(params.top_p, max_logit);
   if (params.min_p > 0) {
-    std::erase_if(candidates,
-                  [&](const ScoredToken& c) { return weight(c, max_logit) < params.min_p; });
+    std::erase_if(candidates_,
+                  [&](const Candidate& c) { return weight(c, max_logit) < params.min_p; });
   }
 
   double total = 0;
-  for (const ScoredToken& c : candidates) total += weight(c, max_logit);
+  for (const Candidate& c : candidates_) total += weight(c, max_logit);
   // 53 random bits: the same number on every platform, unlike the standard distributions.
   double rest = static_cast<double>(rng() >> 11) * 0x1p-53 * total;
-  for (const ScoredToken& c : candidates) {
+  for (const Candidate& c : candidates_) {
     rest -= weight(c, max_logit);
     if (rest < 0) return c.id;
   }

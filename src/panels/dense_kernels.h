@@ -19,17 +19,19 @@
 namespace moe4::cpu {
 namespace {
 
-// `Decode` turns kWidth stored elements into floats.
+// `Decode` turns kWidth stored elements into floats, or the rows of kInputs inputs at once.
 
 template <typename Simd>
 struct DecodeF32 {
   using Stored = float;
+  static constexpr int kInputs = 1;
   static typename Simd::F at(const float* p) { return load<typename Simd::F>(p); }
 };
 
 template <typename Simd>
 struct DecodeBf16 {
   using Stored = uint16_t;
+  static constexpr int kInputs = 1;
   static typename Simd::F at(const uint16_t* p) {
     return bits_as<typename Simd::F>(Simd::widen(p) << 16);
   }
@@ -38,6 +40,7 @@ struct DecodeBf16 {
 template <typename Simd>
 struct DecodeF16 {
   using Stored = uint16_t;
+  static constexpr int kInputs = 1;
   // Shifted into a float's place the exponent is 112 too small; the product is exact, subnormal
   // halves included. Infinities and NaNs do not occur in weights (the packer refuses them).
   static typename Simd::F at(const uint16_t* p) {
@@ -51,6 +54,7 @@ struct DecodeF16 {
 template <typename Simd>
 struct DecodeFp8 {
   using Stored = int8_t;
+  static constexpr int kInputs = 1;
   // A sign-extended byte shifted by 20 has its sign where a float wants it and four copies below,
   // which are cleared; the exponent is 120 too small.
   static typename Simd::F at(const int8_t* p) {
@@ -83,6 +87,18 @@ struct DenseGroup {
   int64_t next_bytes;     // of it per input
 };
 
+// w[i][v] = vector v of the rows of input i, from p on.
+template <typename Simd, typename Decode, int V>
+inline void decode_inputs(const typename Decode::Stored* p,
+                          typename Simd::F (&w)[Decode::kInputs][V]) {
+  if constexpr (Decode::kInputs == 1) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) w[0][v] = Decode::at(p + v * Simd::kWidth);
+  } else {
+    Decode::at(p, w);
+  }
+}
+
 // V vectors of rows from `row` on times N tokens; sums: [N][32].
 template <typename Simd, typename Decode, int V, int N>
 inline void dense_tile(const DenseGroup<typename Decode::Stored>& g, int row,
@@ -97,16 +113,18 @@ inline void dense_tile(const DenseGroup<typename Decode::Stored>& g, int row,
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[t][v] = F{};
   }
-  for (int64_t k = 0; k < g.inputs; ++k) {
-    F w[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) w[v] = Decode::at(weights + k * kPanelRows + v * Simd::kWidth);
+  for (int64_t k = 0; k < g.inputs; k += Decode::kInputs) {
+    F w[Decode::kInputs][V];
+    decode_inputs<Simd, Decode, V>(weights + k * kPanelRows, w);
     __builtin_prefetch(g.next + k * g.next_bytes);
+#pragma GCC unroll 2
+    for (int i = 0; i < Decode::kInputs; ++i) {
 #pragma GCC unroll 12
-    for (int t = 0; t < N; ++t) {
-      const F input = splat<Simd>(x[t][k]);
+      for (int t = 0; t < N; ++t) {
+        const F input = splat<Simd>(x[t][k + i]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[t][v] = Simd::fma(w[v], input, sum[t][v]);
+        for (int v = 0; v < V; ++v) sum[t][v] = Simd::fma(w[i][v], input, sum[t][v]);
+      }
     }
   }
 #pragma GCC unroll 12
@@ -148,6 +166,21 @@ void dense_all_tokens(const DenseGroup<typename Decode::Stored>& g, const PanelA
     const int64_t t = i * args.num_tokens / tiles;
     dense_tokens<Simd, Decode>(g, args.rows + t, (i + 1) * args.num_tokens / tiles - t,
                                args.sums + t * kPanelRows);
+  }
+}
+
+// [inputs][32] elements to floats.
+template <typename Simd, typename Decode>
+void decode_group(const typename Decode::Stored* weights, int64_t inputs, float* out) {
+  constexpr int kVectors = kPanelRows / Simd::kWidth;
+  for (int64_t k = 0; k < inputs; k += Decode::kInputs) {
+    typename Simd::F w[Decode::kInputs][kVectors];
+    decode_inputs<Simd, Decode, kVectors>(weights + k * kPanelRows, w);
+    for (int i = 0; i < Decode::kInputs; ++i) {
+      for (int v = 0; v < kVectors; ++v) {
+        store(out + (k + i) * kPanelRows + v * Simd::kWidth, w[i][v]);
+      }
+    }
   }
 }
 
@@ -206,9 +239,7 @@ void dense(const PanelArgs& args) {
     if constexpr (kNvfp4) {
       decode_nvfp4_group<Simd>(args.panel + begin / kUnitInputs * kNvfp4UnitBytes, n, decoded);
     } else {
-      for (int64_t i = 0; i < n * kPanelRows; i += Simd::kWidth) {
-        store(decoded + i, Decode::at(weights + begin * kPanelRows + i));
-      }
+      decode_group<Simd, Decode>(weights + begin * kPanelRows, n, decoded);
     }
     dense_all_tokens<Simd, DecodeF32<Simd>>(
         {decoded, n, begin, group_scales, args.panel + (begin + n) * kInputBytes, kInputBytes},

@@ -77,6 +77,9 @@ const Kernels& portable_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avx512vnni_kernels();
+/// The same bits as the table's, faster; for machines with avx512_features().vbmi.
+void avx512vbmi_dense_fp8(const PanelArgs&);
+void avx512vbmi_dense_fp8_groups(const PanelArgs&);
 #elif defined(__aarch64__)
 const Kernels& neon_dotprod_kernels();
 #endif
