@@ -14,11 +14,20 @@ namespace {
 
 // Pages lying wholly inside the view go back to the system; they would be read from the file again.
 void release_pages(const TensorView& view) {
+  if (view.empty() || view.row_stride != 0) return;
   static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto begin = reinterpret_cast<uintptr_t>(view.data);
   const uintptr_t first = (begin + page - 1) / page * page;
   const uintptr_t last = (begin + static_cast<uintptr_t>(view.num_bytes())) / page * page;
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+void release_expert(const ExpertWeights& expert) {
+  for (const LinearWeights* linear :
+       {expert.gate ? &*expert.gate : &expert.up, &expert.up, &expert.down}) {
+    release_pages(linear->weight);
+    release_pages(linear->scale);
+  }
 }
 
 void require_multiple(const char* key, int64_t value, int64_t factor) {
@@ -176,8 +185,10 @@ std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t la
                                              std::string(selection.backend->name()) +
                                              "' cannot run here since " + absent->message);
   }
-  const PrepareOptions prepare{
-      .precision = selection.precision, .device = selection.device, .threads = options_.threads};
+  const PrepareOptions prepare{.precision = selection.precision,
+                               .device = selection.device,
+                               .threads = options_.threads,
+                               .copied = release_expert};
   block.experts = selection.device.is_cpu()
                       ? selection.backend->prepare(weights, prepare)
                       : options_.prepare_on_gpu(*selection.backend, weights, prepare);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -56,6 +57,9 @@ struct PrepareOptions {
   /// Threads for repacking (and for apply() of CPU backends). Never null; outlives the prepared
   /// layer.
   ThreadPool* threads = nullptr;
+  /// A backend that can, says here which expert of the weights it has copied and will read again
+  /// only to report an error; from any of its threads. May be empty.
+  std::function<void(const ExpertWeights&)> copied;
 };
 
 /// One call of a layer. All pointers live on the backend's device.

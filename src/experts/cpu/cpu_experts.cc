@@ -162,7 +162,7 @@ PreparedCpu::PreparedCpu(const MoeLayerWeights& weights, const PrepareOptions& o
       precision_(options.precision),
       threads_(options.threads),
       kernels_(kernels),
-      packed_(weights, *options.threads),
+      packed_(weights, *options.threads, options.copied),
       num_local_(static_cast<int64_t>(weights.experts.size())),
       row_per_pair_(weights.problem.weight_on_input) {
   row_format_ = RowFormat::kFloat;

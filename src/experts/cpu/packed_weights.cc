@@ -56,7 +56,8 @@ void copy_bias(const PanelRows& rows, float* bias) {
 
 }  // namespace
 
-PackedWeights::PackedWeights(const MoeLayerWeights& weights, ThreadPool& threads)
+PackedWeights::PackedWeights(const MoeLayerWeights& weights, ThreadPool& threads,
+                             const std::function<void(const ExpertWeights&)>& copied)
     : problem_(weights.problem), format_(choose_format(weights)) {
   const int64_t hidden = problem_.hidden_size, width = problem_.intermediate_size;
   const bool gated = problem_.activation.is_gated();
@@ -86,26 +87,30 @@ PackedWeights::PackedWeights(const MoeLayerWeights& weights, ThreadPool& threads
   }
   if (biased) bias_.resize(num_experts * bias_stride());
 
-  const int64_t panels = fc1_.panels + fc2_.panels;
   std::atomic<int64_t> first_bad{num_experts};
-  threads.parallel_for(num_experts * panels, 8, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t e = i / panels, p = i % panels;
-      const bool fc1 = p < fc1_.panels;
-      const PanelRows rows =
-          fc1 ? fc1_rows(weights.experts[e], p) : fc2_rows(weights.experts[e], p - fc1_.panels);
-      std::byte* out =
-          buffer_.data() + e * expert_bytes_ +
-          (fc1 ? p * fc1_.panel_bytes
-               : fc1_.panels * fc1_.panel_bytes + (p - fc1_.panels) * fc2_.panel_bytes);
-      if (biased) copy_bias(rows, &bias_[e * bias_stride() + p * kPanelRows]);
-      if (pack_panel(format_, rows, fc1 ? hidden : width, out)) continue;
+  threads.parallel_for(num_experts, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t e = begin; e < end; ++e) {
+      const bool good = pack_expert(weights.experts[e], e);
+      if (copied) copied(weights.experts[e]);
       int64_t seen = first_bad.load();
-      while (e < seen && !first_bad.compare_exchange_weak(seen, e)) {
+      while (!good && e < seen && !first_bad.compare_exchange_weak(seen, e)) {
       }
     }
   });
   if (first_bad.load() < num_experts) report_bad_numbers(weights.experts[first_bad.load()]);
+}
+
+bool PackedWeights::pack_expert(const ExpertWeights& expert, int64_t index) {
+  bool good = true;
+  std::byte* out = buffer_.data() + index * expert_bytes_;
+  for (int64_t p = 0; p < fc1_.panels + fc2_.panels; ++p) {
+    const bool fc1 = p < fc1_.panels;
+    const PanelRows rows = fc1 ? fc1_rows(expert, p) : fc2_rows(expert, p - fc1_.panels);
+    if (!bias_.empty()) copy_bias(rows, &bias_[index * bias_stride() + p * kPanelRows]);
+    good &= pack_panel(format_, rows, fc1 ? problem_.hidden_size : problem_.intermediate_size, out);
+    out += fc1 ? fc1_.panel_bytes : fc2_.panel_bytes;
+  }
+  return good;
 }
 
 PanelRows PackedWeights::fc1_rows(const ExpertWeights& expert, int64_t panel) const {

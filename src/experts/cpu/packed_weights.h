@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -21,9 +22,11 @@ struct ExpertScales {
 /// Panels of all experts in one allocation: expert by expert, FC1's panels and then FC2's.
 class PackedWeights {
  public:
-  /// Repacks in parallel. Throws Error(kBadInput) naming the tensor for a NaN or negative block
-  /// scale, a NaN global scale, or weights that are not numbers.
-  PackedWeights(const MoeLayerWeights& weights, ThreadPool& threads);
+  /// Repacks in parallel, calling `copied` (or not, when empty) for each expert. Throws
+  /// Error(kBadInput) naming the tensor for a NaN or negative block scale, a NaN global scale, or
+  /// weights that are not numbers.
+  PackedWeights(const MoeLayerWeights& weights, ThreadPool& threads,
+                const std::function<void(const ExpertWeights&)>& copied);
 
   PanelFormat format() const { return format_; }
   int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
@@ -57,6 +60,8 @@ class PackedWeights {
   int64_t bias_stride() const { return (fc1_.panels + fc2_.panels) * kPanelRows; }
   PanelRows fc1_rows(const ExpertWeights& expert, int64_t panel) const;
   PanelRows fc2_rows(const ExpertWeights& expert, int64_t panel) const;
+  /// False when a number must not be (the caller finds out which and throws).
+  bool pack_expert(const ExpertWeights& expert, int64_t index);
 
   MoeProblem problem_;
   PanelFormat format_;
