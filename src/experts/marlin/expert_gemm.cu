@@ -278,13 +278,14 @@ __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert
   load_tokens(tokens, cursor.token_row(), cursor.column(), last_block, lane);
 
   TileOutput<Config> output;
-  output.enter(p, list, cursor.tile(), lane);
   GroupReduction reduction(buffers, work, lane);
   const auto reduce = [&](int n, int step) {
     reduction.reduce(n, split,
                      [&](int half, float4 sum) { output.store(p, step * 2 + half, lane, sum); });
   };
-  bool new_tile = false;  // the item to multiply is the first of another token tile
+  // Whether the item to multiply is the first of its token tile. What the tile's sums need is read
+  // after its first item: before the loop those loads would hold up the first multiplication.
+  bool new_tile = true;
   for (int n = 0; n < work.count; ++n) {
     const bool more = n + 1 < work.count, enter_tile = new_tile;
     float acc[2][4] = {};

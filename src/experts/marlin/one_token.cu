@@ -87,15 +87,14 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
   const int y_slot = threadIdx.x / kTileRows, y_row = threadIdx.x % kTileRows;
   const int h = blockIdx.x * kTileRows + y_row;
   const int y_expert = y_slot < layer.top_k ? layer.local_expert(p.topk_ids[y_slot]) : -1;
-  float alpha = 0.0f, bias = 0.0f;
+  float alpha = 0.0f, bias = 0.0f, weight = 1.0f;
   if (y_expert >= 0) {
     alpha = layer.alpha_down[y_expert];
     if (layer.bias_down != nullptr) {
       bias = layer.bias_down[static_cast<int64_t>(y_expert) * layer.hidden_size + h];
     }
-    if (y_row == 0) slot_weights[y_slot] = layer.weight_on_input ? 1.0f : p.topk_weights[y_slot];
+    if (!layer.weight_on_input) weight = p.topk_weights[y_slot];
   }
-  if (y_row == 0 && y_slot < layer.top_k) slot_counts[y_slot] = y_expert >= 0;
   wait_for_previous_kernel();
   launch_dependents();
   TokenFragments tokens = {};
@@ -107,6 +106,10 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
   if (lane % 4 == 0) {
     products[warp][g] = acc[0][0];
     products[warp][g + 8] = acc[0][2];
+  }
+  if (y_row == 0 && y_slot < layer.top_k) {
+    slot_weights[y_slot] = weight;
+    slot_counts[y_slot] = y_expert >= 0;
   }
   __syncthreads();
   if (y_expert >= 0) {

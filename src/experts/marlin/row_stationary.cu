@@ -23,11 +23,17 @@ namespace {
 constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
 
-// What the final sum needs of a pair, gathered while FC1 still runs.
+// What the final sum needs of a pair.
 struct PairScale {
   int expert;  // -1: skipped
   float alpha, weight;
 };
+
+__device__ __forceinline__ PairScale load_pair_scale(const MarlinParams& p, int pair) {
+  const int expert = p.layer.local_expert(p.topk_ids[pair]);
+  return {expert, expert < 0 ? 0.0f : p.layer.alpha_down[expert],
+          p.layer.weight_on_input ? 1.0f : p.topk_weights[pair]};
+}
 
 // One unit of this warp: weights are null past the last.
 struct RowUnit {
@@ -104,15 +110,15 @@ __global__ __launch_bounds__(kThreads,
   RowUnit next = find_unit<kKUnits>(p, list, unit.index + kWarps, lane);
   stream.start<0>(unit.weights);
   stream.start<1>(next.weights);
-  for (int pair = threadIdx.x; pair < p.num_pairs; pair += kThreads) {
-    const int expert = layer.local_expert(p.topk_ids[pair]);
-    pair_scales[pair] = {expert, expert < 0 ? 0.0f : layer.alpha_down[expert],
-                         layer.weight_on_input ? 1.0f : p.topk_weights[pair]};
-  }
   wait_for_previous_kernel();
   launch_dependents();
   TokenFragments tokens = {};
   load_tokens(tokens, unit.row, unit.index % kKUnits * kUnitK, last_block, lane);
+
+  // On its way while the warp multiplies.
+  const int my_pair = threadIdx.x;
+  PairScale my_scale = {};
+  if (my_pair < p.num_pairs) my_scale = load_pair_scale(p, my_pair);
 
   const auto multiply = [&](auto stage) {
     const RowUnit after = find_unit<kKUnits>(p, list, next.index + kWarps, lane);
@@ -136,6 +142,10 @@ __global__ __launch_bounds__(kThreads,
     multiply(std::integral_constant<int, 0>{});
     if (unit.weights == nullptr) break;
     multiply(std::integral_constant<int, 1>{});
+  }
+  if (my_pair < p.num_pairs) pair_scales[my_pair] = my_scale;
+  for (int pair = my_pair + kThreads; pair < p.num_pairs; pair += kThreads) {
+    pair_scales[pair] = load_pair_scale(p, pair);
   }
   __syncthreads();
   for (int i = threadIdx.x; i < p.num_tokens * kTileRows; i += kThreads) {
