@@ -10,7 +10,7 @@
 namespace moe4::cuda::hopper {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kSlots = 8;  // loads in flight a thread
 
 struct CombineArgs {
@@ -18,51 +18,48 @@ struct CombineArgs {
   const uint4* pair_output;
   const int32_t* topk_ids;
   const float* topk_weights;
-  int64_t num_tokens;
   __nv_bfloat162* output;
 };
 
-// Two neighbouring quads a thread: rows 4j .. 4j+3 and 4j+8 .. 4j+11 of an m16 tile.
-__global__ __launch_bounds__(kThreads) void combine_kernel(
-    const __grid_constant__ CombineArgs args) {
+// A block adds a token's slots, two neighbouring quads a thread: rows 4j .. 4j+3 and 4j+8 .. 4j+11
+// of an m16 tile. All outputs are asked for before anything is known of the slots: one wait for
+// memory in all. Slots of other devices hold what the workspace held; they are left out.
+__global__ __launch_bounds__(kThreads,
+                             8) void combine_kernel(const __grid_constant__ CombineArgs args) {
+  __shared__ float weights[kSlots];
+  __shared__ bool used[kSlots];
   launch_dependents();
   wait_for_previous_kernel();
   const PackedLayerView& layer = args.layer;
+  const int64_t token = blockIdx.x;
   const int units = layer.hidden_size / 8;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t token = i / units;
-  if (token >= args.num_tokens) return;
-  const int unit = static_cast<int>(i - token * units);
+  const int unit = blockIdx.y * kThreads + threadIdx.x;
   float sum[8] = {};
   for (int first = 0; first < layer.top_k; first += kSlots) {
-    // Ids and weights of all slots, then all outputs: two waits for memory in all.
-    int32_t ids[kSlots];
-    float weights[kSlots];
+    const int64_t pair = token * layer.top_k + first;
+    const int slots = min(kSlots, layer.top_k - first);
     uint4 quads[kSlots];
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
-      const bool inside = first + s < layer.top_k;
-      const int64_t pair = token * layer.top_k + first + s;
-      ids[s] = inside ? args.topk_ids[pair] : -1;
-      weights[s] = inside && !layer.weight_on_input ? args.topk_weights[pair] : 1.0f;
-    }
-#pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      quads[s] = make_uint4(0, 0, 0, 0);
-      if (layer.local_expert(ids[s]) < 0) {
-        weights[s] = 0.0f;
-        continue;
+      if (s < slots && unit < units) {
+        quads[s] = load_l2_16(args.pair_output + (pair + s) * units + unit);
       }
-      const int64_t pair = token * layer.top_k + first + s;
-      quads[s] = load_l2_16(args.pair_output + pair * units + unit);
     }
+    const int slot = threadIdx.x;
+    if (slot < slots) {
+      used[slot] = layer.local_expert(args.topk_ids[pair + slot]) >= 0;
+      weights[slot] = layer.weight_on_input ? 1.0f : args.topk_weights[pair + slot];
+    }
+    __syncthreads();
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
-      if (first + s >= layer.top_k) break;
+      if (s >= slots || !used[s]) continue;
       add_quad(make_uint2(quads[s].x, quads[s].y), weights[s], sum);
       add_quad(make_uint2(quads[s].z, quads[s].w), weights[s], sum + 4);
     }
+    __syncthreads();
   }
+  if (unit >= units) return;
   // sum: rows 0, 1, 8, 9, 2, 3, 10, 11 of the four-row group.
   const int row = unit / 2 * 16 + unit % 2 * 4;
   __nv_bfloat162* out = args.output + (token * layer.hidden_size + row) / 2;
@@ -80,12 +77,12 @@ void launch_combine(const Call& call, cudaStream_t stream) {
       .pair_output = reinterpret_cast<const uint4*>(call.scratch.pair_output),
       .topk_ids = call.topk_ids,
       .topk_weights = call.topk_weights,
-      .num_tokens = call.num_tokens,
       .output = static_cast<__nv_bfloat162*>(call.output),
   };
-  const int64_t threads = call.num_tokens * (call.layer.hidden_size / 8);
+  const int64_t units = call.layer.hidden_size / 8;
   launch(combine_kernel,
-         {.grid = dim3(static_cast<unsigned>(ceil_div(threads, kThreads))),
+         {.grid = dim3(static_cast<unsigned>(call.num_tokens),
+                       static_cast<unsigned>(ceil_div(units, kThreads))),
           .block = dim3(kThreads),
           .stream = stream,
           .dependent = true},

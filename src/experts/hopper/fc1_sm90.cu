@@ -18,18 +18,27 @@ __device__ __forceinline__ uint32_t pair_rows(bool odd, float column0, float col
 }
 
 struct Fc1Epilogue {
+  struct Factors {
+    float up, gate;
+  };
+  static __device__ __forceinline__ Factors factors(const GemmArgs& args, const TileWalk& walk) {
+    const bool gated = args.activation.is_gated();
+    return {args.alpha[walk.expert()], gated ? args.gate_alpha[walk.expert()] : 0.0f};
+  }
+
   template <class Shape>
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
+                                               const Factors& factors, uint32_t,
                                                const Accumulators<Shape>& acc) {
     switch (args.activation.kind) {
       case ActivationKind::kSilu:
-        return store_as<Shape, ActivationKind::kSilu>(args, walk, tile, acc);
+        return store_as<Shape, ActivationKind::kSilu>(args, walk, tile, factors, acc);
       case ActivationKind::kSwigluOai:
-        return store_as<Shape, ActivationKind::kSwigluOai>(args, walk, tile, acc);
+        return store_as<Shape, ActivationKind::kSwigluOai>(args, walk, tile, factors, acc);
       case ActivationKind::kGeluTanh:
-        return store_as<Shape, ActivationKind::kGeluTanh>(args, walk, tile, acc);
+        return store_as<Shape, ActivationKind::kGeluTanh>(args, walk, tile, factors, acc);
       case ActivationKind::kRelu2:
-        return store_as<Shape, ActivationKind::kRelu2>(args, walk, tile, acc);
+        return store_as<Shape, ActivationKind::kRelu2>(args, walk, tile, factors, acc);
     }
   }
 
@@ -38,7 +47,8 @@ struct Fc1Epilogue {
   // chunk lies in word 4u + t with t = i / 16, u = i % 16 / 2.
   template <class Shape, ActivationKind Kind>
   static __device__ __forceinline__ void store_as(const GemmArgs& args, const TileWalk& walk,
-                                                  int tile, const Accumulators<Shape>& acc) {
+                                                  int tile, const Factors& factors,
+                                                  const Accumulators<Shape>& acc) {
     constexpr bool kGated = Kind != ActivationKind::kRelu2;
     // Gated: 8 elements a tile, two tiles a block of 16. Plain: 16.
     const int block = kGated ? tile / 2 : tile;
@@ -53,9 +63,7 @@ struct Fc1Epilogue {
     uint32_t* low = reinterpret_cast<uint32_t*>(base + ((unit ^ row) << 4));
     uint32_t* high = reinterpret_cast<uint32_t*>(base + (((unit + 4) ^ row) << 4));
     const bool inside = tile < args.tiles;  // past the end: zeros, FC2 multiplies them
-    const float up_alpha = args.alpha[walk.expert()];
-    const float gate_alpha = kGated ? args.gate_alpha[walk.expert()] : 0.0f;
-    float bias0 = 0.0f, bias1 = 0.0f;  // of rows g and g + 8 of the tile
+    float bias0 = 0.0f, bias1 = 0.0f;       // of rows g and g + 8 of the tile
     if (args.bias != nullptr) {
       const int i = tile * (kGated ? 8 : 16) + g;
       const int64_t expert_row = walk.expert() * args.output_rows;
@@ -67,25 +75,31 @@ struct Fc1Epilogue {
         if (i + 8 < args.output_rows) bias1 = args.bias[expert_row + i + 8];
       }
     }
+    constexpr int kBatch = 4;  // groups of 8 tokens without a branch between them
+    static_assert(Shape::kMaxTokens % (8 * kBatch) == 0);
 #pragma unroll
-    for (int n = 0; n < Shape::kMaxTokens / 8; ++n) {
-      if (n * 8 >= walk.rows()) break;
-      const float* c = acc + 4 * n;
-      if constexpr (kGated) {
-        const auto value = [&](float gate, float up) {
-          return activate<Kind>(args.activation, fmaf(gate, gate_alpha, bias0),
-                                fmaf(up, up_alpha, bias1));
-        };
-        const uint32_t word = pair_rows(odd, value(c[0], c[2]), value(c[1], c[3]));
-        low[n * 256] = inside ? word : 0u;
-      } else {
-        const auto value = [&](float sum, float bias) {
-          return activate<Kind>(args.activation, 0.0f, fmaf(sum, up_alpha, bias));
-        };
-        const uint32_t word0 = pair_rows(odd, value(c[0], bias0), value(c[1], bias0));
-        const uint32_t word1 = pair_rows(odd, value(c[2], bias1), value(c[3], bias1));
-        low[n * 256] = inside ? word0 : 0u;
-        high[n * 256] = inside ? word1 : 0u;
+    for (int first = 0; first < Shape::kMaxTokens / 8; first += kBatch) {
+      if (first * 8 >= walk.rows()) break;
+#pragma unroll
+      for (int n = first; n < first + kBatch; ++n) {
+        const bool store = n * 8 < walk.rows();
+        const float* c = acc + 4 * n;
+        if constexpr (kGated) {
+          const auto value = [&](float gate, float up) {
+            return activate<Kind>(args.activation, fmaf(gate, factors.gate, bias0),
+                                  fmaf(up, factors.up, bias1));
+          };
+          const uint32_t word = pair_rows(odd, value(c[0], c[2]), value(c[1], c[3]));
+          if (store) low[n * 256] = inside ? word : 0u;
+        } else {
+          const auto value = [&](float sum, float bias) {
+            return activate<Kind>(args.activation, 0.0f, fmaf(sum, factors.up, bias));
+          };
+          const uint32_t word0 = pair_rows(odd, value(c[0], bias0), value(c[1], bias0));
+          const uint32_t word1 = pair_rows(odd, value(c[2], bias1), value(c[3], bias1));
+          if (store) low[n * 256] = inside ? word0 : 0u;
+          if (store) high[n * 256] = inside ? word1 : 0u;
+        }
       }
     }
   }
@@ -104,7 +118,7 @@ void launch_fc1(const Call& call, cudaStream_t stream) {
       .token_tiles = scratch.tiles,
       .num_token_tiles = scratch.num_tiles,
       .sorted_pairs = scratch.sorted_pairs,
-      .pairs_per_row = layer.weight_on_input ? 1 : layer.top_k,
+      .row_of_pair = layer.weight_on_input ? Divisor(1) : Divisor(layer.top_k),
       .tokens = scratch.hidden,
       .position_capacity = scratch.positions,
       .alpha = layer.alpha_up,

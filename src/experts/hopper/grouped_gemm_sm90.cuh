@@ -2,30 +2,27 @@
 //
 //   D[row, token] = sum_k W[expert, row, k] X[token, k],  for every tile of an expert's tokens
 //
-// A = weights: decoded in registers from the packed layout (device/packed_layout.h); a consumer
+// A = weights: decoded in registers from the packed layout (device/packed_layout.h). A consumer
 // warp
-//     owns an m16 tile. The units of a CTA's 16 tiles and 256 columns make a stage of a ring in
+//     owns m16 tiles; the units of a CTA's 16 tiles and 256 columns make a stage of a ring in
 //     shared memory, filled by bulk copies.
-// B = tokens: [tokens][64] tiles in the 128-byte swizzle, two to a stage of a second ring. FC1
+// B = tokens: [tokens][64] tiles in the 128-byte swizzle, in the stages of a second ring. FC1
 //     gathers rows with cp.async; FC2 finds its tiles ready-made (FC1's epilogue stores the
-//     intermediate in that form) and needs two bulk copies a stage.
+//     intermediate in that form) and needs one bulk copy a tile.
 //
 // The packed layout gives lane t of a quad whole blocks of 16 columns, so slot s of wgmma m in a
 // chunk of 64 columns is not column 16m + s: 32-bit word 8m + 4h + t of a token's chunk (h = half
 // of the k16 slots) holds columns 2 (8t + 2m + h) and the next. Tokens are stored in that order:
 // word 4u + t <- word 8t + u, u = 2m + h.
 //
-// wgmma n is the tokens of the tile rounded up to 8 or 16. A warpgroup's step is 64 rows and 128
-// columns: decode 32 registers, eight wgmma. Decoding and waiting take longer than the products of
-// one warpgroup, so that the others must fill the tensor cores meanwhile; every instruction of the
-// loop counts.
+// wgmma n is the tokens of the tile, rounded up. Decoding takes a warp longer than the tensor cores
+// need for its products, so a CTA must keep them busy from several sides:
 //
-// | config | rows x tokens | consumer groups | registers (consumer, producer) | tokens    | weights
-// |
-// |--------|---------------|-----------------|--------------------------------|-----------|-----------|
-// | small  | 256 x 96      | 4               | 112, 32                        | 4 x 24 KB | 3 x 36
-// KB | | large  | 192 x 192     | 3               | 160, 32                        | 3 x 48 KB | 3
-// x 27 KB |
+//   small  256 rows x 96 tokens: four groups of 64 rows. A step is 128 columns: decode 32
+//          registers, eight wgmma; the other groups multiply while one decodes.
+//   large  256 rows x 160 tokens: two groups of two blocks of 64 rows. A step is a block's 64
+//          columns: decode 16 registers, four wgmma, which run while the group decodes its other
+//          block.
 //
 // The rings let warpgroups drift apart by a few steps, so one's epilogue overlaps the others'
 // products. CTAs are persistent, one an SM: CTA b takes items b, b + grid, ... of the list (token
@@ -48,8 +45,9 @@ using namespace sm90;
 
 struct SmallConfig {
   static constexpr int kConsumerGroups = 4;
+  static constexpr int kBlocks = 1;  ///< blocks of 64 rows of a consumer group
   static constexpr int kMaxTokens = max_tile_tokens(TileConfig::kSmall);
-  static constexpr int kWidthQuantum = 8;  ///< tokens are rounded up to this
+  static constexpr int kStageChunks = 2;  ///< chunks of 64 columns in a stage of tokens
   static constexpr int kConsumerRegisters = 112;
   static constexpr int kProducerRegisters = 32;
   static constexpr int kTokenStages = 4;
@@ -57,34 +55,50 @@ struct SmallConfig {
 };
 
 struct LargeConfig {
-  static constexpr int kConsumerGroups = 3;
+  static constexpr int kConsumerGroups = 2;
+  static constexpr int kBlocks = 2;
   static constexpr int kMaxTokens = max_tile_tokens(TileConfig::kLarge);
-  static constexpr int kWidthQuantum = 16;
-  static constexpr int kConsumerRegisters = 160;
-  static constexpr int kProducerRegisters = 32;
-  static constexpr int kTokenStages = 3;
+  static constexpr int kStageChunks = 1;
+  static constexpr int kConsumerRegisters = 232;
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kTokenStages = 5;
   static constexpr int kWeightStages = 3;
 };
 
 template <class Config>
 struct GemmShape : Config {
   static constexpr int kConsumerWarps = Config::kConsumerGroups * 4;
-  static constexpr int kRowTiles = kConsumerWarps;  ///< m16 tiles of a CTA
+  static constexpr int kRowTiles = kConsumerWarps * Config::kBlocks;  ///< m16 tiles of a CTA
   static constexpr int kThreads = (Config::kConsumerGroups + 1) * 128;
   static constexpr int kGatherThreads = 96;  ///< warps 0 to 2; warp 3 brings weights
   static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
-  static constexpr int kTokenStageBytes = 2 * kTokenTileBytes;
-  static constexpr int kWeightStageBytes = kConsumerWarps * kUnitBytes;
-  // Shared memory: tokens, weights, barriers, places of the gathered rows.
+  static constexpr int kTokenStageBytes = Config::kStageChunks * kTokenTileBytes;
+  static constexpr int kWeightStageBytes = kRowTiles * kUnitBytes;
+  // Shared memory: tokens, weights, barriers, pairs of the tiles on their way.
   static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
   static constexpr int kBarrierOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
-  static constexpr int kPlacesOffset =
+  static constexpr int kPairsOffset =
       kBarrierOffset + 16 * (Config::kTokenStages + Config::kWeightStages);
-  static constexpr int kSharedBytes = kPlacesOffset + 4 * Config::kMaxTokens;
+  static constexpr int kPairsBytes = 4 * Config::kMaxTokens;  ///< of a tile
+  // A group may still store a tile while the copies are this many tiles further.
+  static constexpr int kPairsBuffers = Config::kTokenStages + 1;
+  static constexpr int kSharedBytes = kPairsOffset + kPairsBuffers * kPairsBytes;
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
   static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=
                 65536 / kThreads / 8 * 8 * (Config::kConsumerGroups + 1));
+};
+
+// Division of numbers below 2^31 by a number known at launch: a product and a shift.
+struct Divisor {
+  explicit Divisor(int divisor) {
+    while ((int64_t{1} << shift) < divisor) ++shift;
+    factor = static_cast<uint32_t>(((int64_t{1} << (31 + shift)) + divisor - 1) / divisor);
+  }
+  Divisor() = default;
+  __device__ uint32_t divide(uint32_t n) const { return __umulhi(n * 2, factor) >> shift; }
+
+  uint32_t factor = 0, shift = 0;
 };
 
 struct GemmArgs {
@@ -93,11 +107,12 @@ struct GemmArgs {
   int k_units;    ///< units of 256 columns of an expert's tile
   int steps;      ///< of 128 columns
   int row_tiles;  ///< CTA tiles over the rows
+  Divisor row_tiles_divisor;
   const TokenTile* token_tiles;
   const int32_t* num_token_tiles;
   const int32_t* sorted_pairs;
-  int pairs_per_row;   ///< FC1: pairs that share a row of `tokens`
-  const void* tokens;  ///< FC1: permuted rows; FC2: the intermediate
+  Divisor row_of_pair;  ///< FC1: a pair's row of `tokens`
+  const void* tokens;   ///< FC1: permuted rows; FC2: the intermediate
   int64_t position_capacity;
   const float* alpha;  ///< FC1: up; FC2: down
   const float* gate_alpha;
@@ -123,7 +138,9 @@ class TileWalk {
     current_ = next_;
     next_ = load(item_ + gridDim.x);
   }
-  __device__ int row_tile() const { return item_ % args_.row_tiles; }
+  __device__ int row_tile() const {
+    return item_ - static_cast<int>(args_.row_tiles_divisor.divide(item_)) * args_.row_tiles;
+  }
   __device__ int first_position() const { return static_cast<int>(current_.x); }
   __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
   __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
@@ -131,7 +148,8 @@ class TileWalk {
  private:
   __device__ uint2 load(int item) const {
     if (item >= items_) return {0, 0};
-    return __ldg(reinterpret_cast<const uint2*>(args_.token_tiles) + item / args_.row_tiles);
+    return __ldg(reinterpret_cast<const uint2*>(args_.token_tiles) +
+                 args_.row_tiles_divisor.divide(item));
   }
   const GemmArgs& args_;
   int items_, item_;
@@ -150,21 +168,30 @@ class Ring {
       barrier_init(barriers_ + (Stages + i) * 8, consumers);
     }
   }
-  __device__ __forceinline__ uint32_t data() const { return data_ + stage_ * StageBytes; }
-  __device__ __forceinline__ uint32_t full() const { return barriers_ + stage_ * 8; }
-  __device__ __forceinline__ uint32_t empty() const { return barriers_ + (Stages + stage_) * 8; }
-  __device__ __forceinline__ void wait_full() const { barrier_wait(full(), parity_); }
-  __device__ __forceinline__ void wait_empty() const { barrier_wait(empty(), parity_ ^ 1); }
+  __device__ __forceinline__ uint32_t data() const { return data_ + stage() * StageBytes; }
+  __device__ __forceinline__ uint32_t full() const { return barriers_ + stage() * 8; }
+  __device__ __forceinline__ uint32_t empty() const { return barriers_ + (Stages + stage()) * 8; }
+  __device__ __forceinline__ void wait_full() const { barrier_wait(full(), parity()); }
+  __device__ __forceinline__ void wait_empty() const { barrier_wait(empty(), parity() ^ 1); }
   __device__ __forceinline__ void advance() {
-    if (++stage_ == Stages) {
-      stage_ = 0;
+    ++count_;
+    if (!kPowerOfTwo && count_ == Stages) {
+      count_ = 0;
       parity_ ^= 1;
     }
   }
 
  private:
+  static constexpr bool kPowerOfTwo = (Stages & (Stages - 1)) == 0;
+  __device__ __forceinline__ uint32_t stage() const {
+    return kPowerOfTwo ? count_ % Stages : count_;
+  }
+  __device__ __forceinline__ uint32_t parity() const {
+    return kPowerOfTwo ? count_ / Stages % 2 : parity_;
+  }
+
   uint32_t data_, barriers_;
-  uint32_t stage_ = 0, parity_ = 0;
+  uint32_t count_ = 0, parity_ = 0;
 };
 template <class Shape>
 using TokenRing = Ring<Shape::kTokenStages, Shape::kTokenStageBytes>;
@@ -205,72 +232,108 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
 }
 
 // FC1: 8 threads copy the 128 bytes of a row's chunk; a warp takes every third group of four rows.
-// Where a row comes from waits in shared memory, a warp's rows written by that warp.
+// Such copies count as ordinary writes: once they have landed, each thread makes its own visible to
+// wgmma and reports the stage, kBehind stages late. (A fence in the consumers instead costs them
+// about 50 cycles a stage.)
 template <class Shape>
 __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t shared) {
-  constexpr uint32_t kNoRow = ~0u;
   constexpr int kWarps = Shape::kGatherThreads / 32;
-  constexpr int kBatch = 4;  // groups whose places are read together
-  TokenRing<Shape> ring = token_ring<Shape>(shared);
+  constexpr int kGroups = (Shape::kMaxTokens / 4 + kWarps - 1) / kWarps;  // of a warp
+  static_assert(kWarps % 2 == 1);
+  constexpr int kBehind = Shape::kTokenStages / 2 - (Shape::kTokenStages % 2 == 0);
+  TokenRing<Shape> ring = token_ring<Shape>(shared), landed = ring;
+  int ahead = 0;  // stages copied and not reported
+  const auto report = [&] {
+    fence_async_proxy();
+    barrier_arrive(landed.full());
+    landed.advance();
+    --ahead;
+  };
   const int warp = threadIdx.x / 32, unit = threadIdx.x % 8;
   const int row_of_group = threadIdx.x % 32 / 8;
-  const uint32_t places = shared + Shape::kPlacesOffset + row_of_group * 4;
-  const uint4* tokens = static_cast<const uint4*>(args.tokens) + unit;
-  const uint32_t units_per_token = args.steps * 16;
+  const int64_t units_per_token = args.steps * 16;
+  // Where a row's 16-byte unit lies in a swizzled tile: even and odd groups alternate.
+  uint32_t offsets[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = (warp + kWarps * i) * 4 + row_of_group;
+    offsets[i] = row * 128 + ((unit ^ (row & 7)) << 4) - kWarps * 512 * i;
+  }
   for (TileWalk walk(args); !walk.done(); walk.advance()) {
-    const int groups = (walk.rows() + 3) / 4;
-    __syncwarp();
-    for (int group = warp + kWarps * unit; group < groups; group += kWarps * 8) {
-      const int row = group * 4 + row_of_group;
-      uint32_t place = kNoRow;
-      if (row < walk.rows()) {
-        const uint32_t pair = args.sorted_pairs[walk.first_position() + row];
-        place = pair / static_cast<uint32_t>(args.pairs_per_row) * units_per_token;
-      }
-      store_shared4(places + group * 16, place);
+    const int groups = ((walk.rows() + 3) / 4 - warp + kWarps - 1) / kWarps;
+    const uint4* rows[kGroups];
+#pragma unroll
+    for (int i = 0; i < kGroups; ++i) {
+      // Past the end once more the last row: whatever it multiplies is not stored.
+      const int row = min((warp + kWarps * i) * 4 + row_of_group, walk.rows() - 1);
+      const uint32_t pair = args.sorted_pairs[walk.first_position() + row];
+      rows[i] = static_cast<const uint4*>(args.tokens) +
+                args.row_of_pair.divide(pair) * units_per_token + unit;
     }
-    __syncwarp();
+#pragma unroll 1
     for (int step = 0; step < args.steps; ++step) {
-      ring.wait_empty();
-      for (int first = warp; first < groups; first += kWarps * kBatch) {
-        uint32_t place[kBatch];
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const int group = first + i * kWarps;
-          place[i] = group < groups ? load_shared4(places + group * 16) : kNoRow;
+      for (int chunk = 0; chunk < 2; chunk += Shape::kStageChunks) {
+        ring.wait_empty();
+#pragma unroll
+        for (int i = 0; i < kGroups; ++i) {
+          if (i >= groups) break;
+          const uint32_t destination = ring.data() + offsets[i % 2] + kWarps * 512 * i;
+#pragma unroll
+          for (int c = 0; c < Shape::kStageChunks; ++c) {
+            copy16(destination + c * Shape::kTokenTileBytes, rows[i] + 8 * (chunk + c));
+          }
         }
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          if (place[i] == kNoRow) continue;
-          const int row = (first + i * kWarps) * 4 + row_of_group;
-          const uint32_t destination = ring.data() + row * 128 + ((unit ^ (row & 7)) << 4);
-          const uint4* from = tokens + (place[i] + step * 16);
-          copy16(destination, from);
-          copy16(destination + Shape::kTokenTileBytes, from + 8);
+        copy_commit();
+        ring.advance();
+        if (++ahead > kBehind) {
+          copy_wait<kBehind>();
+          report();
         }
       }
-      arrive_after_copies(ring.full());
-      ring.advance();
+#pragma unroll
+      for (int i = 0; i < kGroups; ++i) rows[i] += 16;
     }
   }
-  copy_wait_all();
+  copy_wait<0>();
+  while (ahead > 0) report();
 }
 
-// FC2: one thread copies whole tiles.
+// A tile's place among kPairsBuffers, for who fills and for those who read.
+template <class Shape>
+class PairsCursor {
+ public:
+  __device__ explicit PairsCursor(uint32_t shared) : first_(shared + Shape::kPairsOffset) {}
+  __device__ uint32_t address() const { return first_ + buffer_ * Shape::kPairsBytes; }
+  __device__ void advance() { buffer_ = buffer_ + 1 == Shape::kPairsBuffers ? 0 : buffer_ + 1; }
+
+ private:
+  uint32_t first_, buffer_ = 0;
+};
+
+// FC2: one thread copies whole tiles, and with the first stage of each the pairs of its rows.
 template <class Shape>
 __device__ __forceinline__ void copy_tokens(const GemmArgs& args, uint32_t shared) {
   fence_async_proxy_all();  // the kernel before stored the tiles in the ordinary way
   TokenRing<Shape> ring = token_ring<Shape>(shared);
+  PairsCursor<Shape> pairs(shared);
   const int64_t chunk_bytes = args.position_capacity * 128;
   for (TileWalk walk(args); !walk.done(); walk.advance()) {
     const uint8_t* source =
         static_cast<const uint8_t*>(args.tokens) + int64_t{128} * walk.first_position();
-    const uint32_t bytes = (walk.rows() + 7) / 8 * 1024;
-    for (int step = 0; step < args.steps; ++step, source += 2 * chunk_bytes) {
+    const uint32_t bytes = (walk.rows() + 7) / 8 * 1024, pair_bytes = bytes / 32;
+    for (int chunk = 0; chunk < 2 * args.steps; chunk += Shape::kStageChunks) {
       ring.wait_empty();
-      barrier_expect(ring.full(), 2 * bytes);
-      bulk_copy(ring.data(), source, bytes, ring.full());
-      bulk_copy(ring.data() + Shape::kTokenTileBytes, source + chunk_bytes, bytes, ring.full());
+      barrier_expect(ring.full(), Shape::kStageChunks * bytes + (chunk == 0 ? pair_bytes : 0));
+      if (chunk == 0) {
+        bulk_copy(pairs.address(), args.sorted_pairs + walk.first_position(), pair_bytes,
+                  ring.full());
+        pairs.advance();
+      }
+#pragma unroll
+      for (int c = 0; c < Shape::kStageChunks; ++c, source += chunk_bytes) {
+        bulk_copy(ring.data() + c * Shape::kTokenTileBytes, source, bytes, ring.full());
+      }
       ring.advance();
     }
   }
@@ -287,19 +350,35 @@ template <class Shape>
 struct Consumer {
   WeightRing<Shape> weights;
   TokenRing<Shape> tokens;
-  uint32_t lane_codes;  ///< of this lane in its warp's unit of stage 0
+  uint32_t lane_codes;  ///< of this lane in its warp's first unit of stage 0
   uint32_t lane_scales;
   bool leader;  ///< lane 0
 };
 
-template <class Shape, bool kGather>
+// Widths of multiply_64_columns(): 40, 80, 112, 120, 128, 136, 144 and 160 tokens.
+__device__ __forceinline__ uint32_t large_width(int rows) {
+  if (rows > 104) return rows > 144 ? 7 : (rows - 97) / 8 + 1;
+  return rows > 80 ? 2 : (rows > 40 ? 1 : 0);
+}
+
+// One block of 64 rows a warpgroup: a step of 128 columns is decoded at once; the other groups
+// multiply meanwhile.
+template <class Shape>
 __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& c, int rows,
-                                         Accumulators<Shape>& acc) {
-  uint32_t width = (rows - 1) / Shape::kWidthQuantum;
+                                         Accumulators<Shape> (&acc)[1]) {
+  static_assert(Shape::kMaxTokens == 96 && Shape::kStageChunks == 2);
+  uint32_t width = (rows - 1) / 8;
   asm volatile("" : "+r"(width));  // in a register of its own, where comparing is cheap
+  int steps = args.steps;
+  asm volatile("" : "+r"(steps));  // else it is loaded in every step
   uint32_t codes = 0, scales = 0, used = 0;
+  const auto release_weights = [&] {
+    __syncwarp();
+    if (c.leader) barrier_arrive(c.weights.empty());
+    c.weights.advance();
+  };
 #pragma unroll 1  // two steps at once would need two sets of A registers
-  for (int step = 0; step < args.steps; ++step) {
+  for (int step = 0; step < steps; ++step) {
     if (step % 2 == 0) {
       c.weights.wait_full();
       codes = c.weights.data() + c.lane_codes;
@@ -317,25 +396,67 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
     decode_scales<1>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
     decode_chunk(words1, scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[16]));
     c.tokens.wait_full();
-    if (kGather) fence_async_proxy();  // cp.async writes in the ordinary way
     const uint32_t b = b_descriptor(c.tokens.data());
-    if constexpr (Shape::kMaxTokens == 96) {
-      multiply_128_columns_96(acc, a, b, b + (Shape::kTokenTileBytes >> 4), step > 0, width);
-    } else {
-      multiply_128_columns_192(acc, a, b, b + (Shape::kTokenTileBytes >> 4), step > 0, width);
-    }
+    multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), step > 0, width);
     used = c.tokens.empty();
     c.tokens.advance();
-    if (step % 2 == 1 || step == args.steps - 1) {
-      __syncwarp();
-      if (c.leader) barrier_arrive(c.weights.empty());
-      c.weights.advance();
+    if (step % 2 == 1) release_weights();
+  }
+  if (steps % 2 == 1) release_weights();
+  wgmma_wait<0>();
+  if (c.leader) barrier_arrive(used);
+}
+
+// Two blocks of 64 rows a warpgroup, in turn: while the products of one run, the other is decoded,
+// 64 columns at a time.
+template <class Shape>
+__device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& c, int rows,
+                                         Accumulators<Shape> (&acc)[2]) {
+  static_assert(Shape::kMaxTokens == 160 && Shape::kStageChunks == 1);
+  uint32_t width = large_width(rows);
+  asm volatile("" : "+r"(width));
+  uint32_t used = 0, accumulate = 0;
+  uint32_t a[2][16];
+  for (int first = 0; first < 2 * args.steps; first += kChunks) {
+    c.weights.wait_full();
+    uint32_t codes = c.weights.data() + c.lane_codes;
+    uint32_t scales = c.weights.data() + c.lane_scales;
+    uint4 words = load_shared16(codes);
+    uint32_t scale_bytes = load_shared2(scales);
+    const int chunks = min(kChunks, 2 * args.steps - first);
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      uint32_t b = 0;
+#pragma unroll
+      for (int block = 0; block < 2; ++block) {
+        uint32_t scale_g, scale_g8;
+        decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
+        wgmma_wait<1>();  // of this block's chunk before: its A registers are free
+        if (block == 1) {
+          if (accumulate != 0 && c.leader) barrier_arrive(used);
+          used = c.tokens.empty();
+          c.tokens.advance();
+        }
+        decode_chunk(words, scale_g, scale_g8, a[block]);
+        // The next words, before the products start; past the unit's end nobody uses them.
+        words = load_shared16(codes + (block == 0 ? kUnitBytes : 512));
+        scale_bytes = load_shared2(scales + (block == 0 ? kUnitBytes : 2));
+        if (block == 0) {
+          c.tokens.wait_full();
+          b = b_descriptor(c.tokens.data());
+        }
+        multiply_64_columns(acc[block], a[block], b, accumulate, width);
+      }
+      accumulate = 1;
+      codes += 512;
+      scales += 2;
     }
+    __syncwarp();
+    if (c.leader) barrier_arrive(c.weights.empty());
+    c.weights.advance();
   }
   wgmma_wait<0>();
   if (c.leader) barrier_arrive(used);
-#pragma unroll
-  for (int i = 0; i < Shape::kMaxTokens / 2; ++i) asm volatile("" : "+f"(acc[i])::"memory");
 }
 
 // Epilogue: a struct with `template <class Shape> static void store(args, walk, m16_tile, acc)`;
@@ -370,14 +491,25 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     take_registers<Shape::kConsumerRegisters>();
     uint32_t lane = threadIdx.x % 32;
     asm volatile("" : "+r"(lane));  // likewise
-    const uint32_t unit = (warp - 4) * kUnitBytes;
+    const int first_tile = (warp - 4) * Shape::kBlocks;
+    const uint32_t unit = first_tile * kUnitBytes;
     Consumer<Shape> consumer{weight_ring<Shape>(shared), token_ring<Shape>(shared),
                              unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
+    PairsCursor<Shape> pairs(shared);
     for (TileWalk walk(args); !walk.done(); walk.advance()) {
-      Accumulators<Shape> acc;
-      multiply<Shape, kGather>(args, consumer, walk.rows(), acc);
-      Epilogue::template store<Shape>(args, walk, walk.row_tile() * Shape::kRowTiles + warp - 4,
-                                      acc);
+      // Loaded before the products, so that they are at hand after them.
+      const typename Epilogue::Factors factors = Epilogue::factors(args, walk);
+      Accumulators<Shape> acc[Shape::kBlocks];
+      multiply<Shape>(args, consumer, walk.rows(), acc);
+#pragma unroll
+      for (int block = 0; block < Shape::kBlocks; ++block) {
+#pragma unroll
+        for (float& sum : acc[block]) asm volatile("" : "+f"(sum)::"memory");
+        Epilogue::template store<Shape>(args, walk,
+                                        walk.row_tile() * Shape::kRowTiles + first_tile + block,
+                                        factors, pairs.address(), acc[block]);
+      }
+      pairs.advance();
     }
   }
 }
@@ -400,9 +532,11 @@ void launch_grouped_gemm(GemmArgs args, int padded_tiles, TileConfig config, int
                          cudaStream_t stream) {
   if (config == TileConfig::kSmall) {
     args.row_tiles = static_cast<int>(ceil_div(padded_tiles, GemmShape<SmallConfig>::kRowTiles));
+    args.row_tiles_divisor = Divisor(args.row_tiles);
     launch_grouped_gemm<SmallConfig, Epilogue, kGather>(args, sm_count, stream);
   } else {
     args.row_tiles = static_cast<int>(ceil_div(padded_tiles, GemmShape<LargeConfig>::kRowTiles));
+    args.row_tiles_divisor = Divisor(args.row_tiles);
     launch_grouped_gemm<LargeConfig, Epilogue, kGather>(args, sm_count, stream);
   }
 }

@@ -13,10 +13,10 @@ namespace moe4::cuda::hopper {
 /// How a call is cut into tiles of weight rows and tokens (grouped_gemm_sm90.cuh).
 enum class TileConfig {
   kSmall,  ///< 256 rows x up to 96 tokens
-  kLarge,  ///< 192 rows x up to 192 tokens
+  kLarge,  ///< 256 rows x up to 160 tokens
 };
 /// Tokens that share one decode of a weight.
-constexpr int max_tile_tokens(TileConfig config) { return config == TileConfig::kSmall ? 96 : 192; }
+constexpr int max_tile_tokens(TileConfig config) { return config == TileConfig::kSmall ? 96 : 160; }
 
 inline constexpr int kStepK = 128;  ///< columns of one step of a GEMM
 

@@ -19,10 +19,9 @@ using hopper::TileConfig;
 
 // Mean tokens an expert from which wgmma is ahead of marlin (H200; docs/hopper.md).
 constexpr int64_t kMinMeanTokens = 6;
-// Mean tokens an expert from which the large tiles are ahead of the small ones, if they do not
-// compute on more than 1/16 of rows that FC1 does not have (H200; docs/hopper.md).
-constexpr int64_t kLargeMeanTokens = 128;
-constexpr int64_t kLargeRowTiles = 12;  // m16 tiles of a large tile
+// Mean tokens an expert from which the large tiles are ahead of the small ones, which would cut
+// most experts in two (H200; docs/hopper.md).
+constexpr int64_t kLargeMeanTokens = 96;
 // Outputs of all pairs of a slice: bounds the workspace to about 1.5 GB whatever the batch.
 constexpr int64_t kSliceOutputs = int64_t{1} << 28;
 
@@ -74,10 +73,8 @@ HopperLayer::HopperLayer(const PackedLayer& layer)
 TileConfig HopperLayer::tile_config(int64_t num_tokens) const {
   if (forced_config_) return *forced_config_;
   const PackedLayerView& view = layer_.view();
-  const int64_t covered = ceil_div(view.fc1_tiles, kLargeRowTiles) * kLargeRowTiles;
-  const bool full_rows = covered * 16 <= int64_t{view.fc1_tiles} * 17;
   const bool many_tokens = num_tokens * view.top_k >= kLargeMeanTokens * view.num_experts;
-  return full_rows && many_tokens ? TileConfig::kLarge : TileConfig::kSmall;
+  return many_tokens ? TileConfig::kLarge : TileConfig::kSmall;
 }
 
 std::string HopperLayer::describe() const {

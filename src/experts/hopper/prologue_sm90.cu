@@ -64,9 +64,31 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   __syncthreads();
   const int64_t begin = args.num_pairs * rank / kCluster;
   const int64_t end = args.num_pairs * (rank + 1) / kCluster;
-  for (int64_t pair = begin + thread; pair < end; pair += kThreads) {
-    const int e = layer.local_expert(args.topk_ids[pair]);
-    if (e >= 0) atomicAdd(&counts[e], 1);
+  // A thread loads the ids of its pairs kBatch at a time. If that is all of them, the second pass
+  // knows their ranks in this block from the first.
+  constexpr int kBatch = 16;
+  const bool one_batch = end - begin <= kBatch * kThreads;
+  int32_t experts[kBatch], ranks[kBatch];
+  const auto load_experts = [&](int64_t first) {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      experts[i] = -1;
+      if (first + i * kThreads >= end) continue;
+      const int64_t pair = first + thread + i * kThreads;
+      experts[i] = pair < end ? args.topk_ids[pair] : -1;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i * kThreads < end) experts[i] = layer.local_expert(experts[i]);
+    }
+  };
+  for (int64_t first = begin; first < end; first += kBatch * kThreads) {
+    load_experts(first);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i * kThreads >= end) break;
+      if (experts[i] >= 0) ranks[i] = atomicAdd(&counts[experts[i]], 1);
+    }
   }
   cluster.sync();
   int before = 0, count = 0;
@@ -82,20 +104,27 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   const int wanted = (count + args.max_tile_tokens - 1) / args.max_tile_tokens;
   const int length = wanted == 0 ? 8 : ((count + wanted - 1) / wanted + 7) / 8 * 8;
   const int tiles = (count + length - 1) / length;
-  const int first = exclusive_scan((count + 7) / 8 * 8, warp_sums);
+  const int first_position = exclusive_scan((count + 7) / 8 * 8, warp_sums);
   const int first_tile = exclusive_scan(tiles, warp_sums);
-  if (mine) cursors[thread] = first + before;
+  if (mine) cursors[thread] = first_position + before;
   __syncthreads();
-  for (int64_t pair = begin + thread; pair < end; pair += kThreads) {
-    const int e = layer.local_expert(args.topk_ids[pair]);
-    if (e >= 0) scratch.sorted_pairs[atomicAdd(&cursors[e], 1)] = static_cast<int32_t>(pair);
+  for (int64_t first = begin; first < end; first += kBatch * kThreads) {
+    if (!one_batch) load_experts(first);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i * kThreads >= end) break;
+      if (experts[i] < 0) continue;
+      int* cursor = &cursors[experts[i]];
+      const int position = one_batch ? *cursor + ranks[i] : atomicAdd(cursor, 1);
+      scratch.sorted_pairs[position] = static_cast<int32_t>(first + thread + i * kThreads);
+    }
   }
   if (mine && rank == thread % kCluster) {
     for (int i = 0; i < tiles; ++i) {
-      scratch.tiles[first_tile + i] = {first + i * length, static_cast<uint16_t>(thread),
+      scratch.tiles[first_tile + i] = {first_position + i * length, static_cast<uint16_t>(thread),
                                        static_cast<uint16_t>(min(length, count - i * length))};
     }
-    for (int i = count; i < (count + 7) / 8 * 8; ++i) scratch.sorted_pairs[first + i] = -1;
+    for (int i = count; i < (count + 7) / 8 * 8; ++i) scratch.sorted_pairs[first_position + i] = -1;
     if (thread == layer.num_local_experts - 1) *scratch.num_tiles = first_tile + tiles;
   }
   cluster.sync();  // nobody leaves while its counts are being read
@@ -110,34 +139,47 @@ __device__ __forceinline__ uint32_t weigh(uint32_t pair, float weight) {
 }
 
 // 16 bytes a thread: unit u of a chunk holds words u, 8 + u, 16 + u, 24 + u
-// (grouped_gemm_sm90.cuh). Columns past H become zeros.
+// (grouped_gemm_sm90.cuh). Columns past H become zeros. Units are fewer than 2^31: slices of a
+// batch are (hopper_layer.cc).
 __device__ void permute_tokens(const PrologueArgs& args) {
+  constexpr int kBatch = 4;  // units whose words are on their way together
   const PackedLayerView& layer = args.layer;
-  const int units_per_row = args.scratch.hidden_steps * 16;
+  const uint32_t units_per_row = args.scratch.hidden_steps * 16;
   const int words_per_row = layer.hidden_size / 2;
-  const int64_t units = args.num_rows * units_per_row;
-  const int64_t stride = static_cast<int64_t>(gridDim.x - kCluster) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x - kCluster) * kThreads + threadIdx.x; i < units;
-       i += stride) {
-    const int64_t row = i / units_per_row;
-    const int unit = static_cast<int>(i - row * units_per_row);
-    const int64_t token = layer.weight_on_input ? row / layer.top_k : row;
-    const uint32_t* source = args.hidden + token * words_per_row;
-    const int first = unit / 8 * 32 + unit % 8;
-    uint32_t words[4];
+  const uint32_t units = static_cast<uint32_t>(args.num_rows) * units_per_row;
+  const uint32_t stride = (gridDim.x - kCluster) * kThreads;
+  for (uint32_t start = (blockIdx.x - kCluster) * kThreads + threadIdx.x; start < units;
+       start += kBatch * stride) {
+    uint32_t words[kBatch][4];
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const int word = first + 8 * t;
-      words[t] = word < words_per_row ? source[word] : 0u;
-      if (layer.weight_on_input) words[t] = weigh(words[t], args.topk_weights[row]);
+    for (int i = 0; i < kBatch; ++i) {
+      const uint32_t index = start + i * stride;
+      const uint32_t row = index / units_per_row;
+      const int unit = static_cast<int>(index - row * units_per_row);
+      const int64_t token = layer.weight_on_input ? row / layer.top_k : row;
+      const uint32_t* source = args.hidden + token * words_per_row;
+      const int first = unit / 8 * 32 + unit % 8;
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const int word = first + 8 * t;
+        words[i][t] = index < units && word < words_per_row ? source[word] : 0u;
+        if (layer.weight_on_input && index < units) {
+          words[i][t] = weigh(words[i][t], args.topk_weights[row]);
+        }
+      }
     }
-    static_cast<uint4*>(args.scratch.hidden)[i] =
-        make_uint4(words[0], words[1], words[2], words[3]);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const uint32_t index = start + i * stride;
+      if (index >= units) break;
+      static_cast<uint4*>(args.scratch.hidden)[index] =
+          make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+    }
   }
 }
 
 __global__ __cluster_dims__(kCluster)
-    __launch_bounds__(kThreads, 2) void prologue_kernel(const __grid_constant__ PrologueArgs args) {
+    __launch_bounds__(kThreads, 1) void prologue_kernel(const __grid_constant__ PrologueArgs args) {
   launch_dependents();
   wait_for_previous_kernel();
   if (blockIdx.x < kCluster) {
@@ -164,7 +206,7 @@ void launch_prologue(const Call& call, cudaStream_t stream, bool dependent) {
       .scratch = call.scratch,
   };
   const int64_t units = args.num_rows * call.scratch.hidden_steps * 16;
-  const int64_t clusters = std::clamp<int64_t>(ceil_div(units, kThreads * kCluster), 1, 31);
+  const int64_t clusters = std::clamp<int64_t>(ceil_div(units, kThreads * kCluster), 1, 15);
   launch(prologue_kernel,
          {.grid = dim3(static_cast<unsigned>(kCluster * (1 + clusters))),
           .block = dim3(kThreads),

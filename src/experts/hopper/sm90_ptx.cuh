@@ -57,11 +57,15 @@ __device__ __forceinline__ void copy16(uint32_t destination, const void* source)
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source)
                : "memory");
 }
-/// This thread's arrival on the barrier once all its copy16() so far have landed.
-__device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+/// This thread's copy16() since the last commit become a group; all but the last `Pending` groups
+/// have landed.
+__device__ __forceinline__ void copy_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
 }
-__device__ __forceinline__ void copy_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+template <int Pending>
+__device__ __forceinline__ void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
 /// Orders ordinary shared-memory writes that this thread made or waited for before its wgmma.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -81,6 +85,11 @@ __device__ __forceinline__ uint4 load_shared16(uint32_t address) {
 }
 __device__ __forceinline__ void store_shared4(uint32_t address, uint32_t value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t load_shared2(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(address));
+  return v;
 }
 __device__ __forceinline__ uint32_t load_shared4(uint32_t address) {
   uint32_t v;

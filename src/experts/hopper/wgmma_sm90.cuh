@@ -40,10 +40,6 @@ __device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
 #define MOE4_D17 MOE4_D16 ", %68, %69, %70, %71"
 #define MOE4_D18 MOE4_D17 ", %72, %73, %74, %75"
 #define MOE4_D19 MOE4_D18 ", %76, %77, %78, %79"
-#define MOE4_D20 MOE4_D19 ", %80, %81, %82, %83"
-#define MOE4_D21 MOE4_D20 ", %84, %85, %86, %87"
-#define MOE4_D22 MOE4_D21 ", %88, %89, %90, %91"
-#define MOE4_D23 MOE4_D22 ", %92, %93, %94, %95"
 #define MOE4_R0 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
 #define MOE4_R1 MOE4_R0, "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
 #define MOE4_R2 MOE4_R1, "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11])
@@ -64,10 +60,6 @@ __device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
 #define MOE4_R17 MOE4_R16, "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71])
 #define MOE4_R18 MOE4_R17, "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75])
 #define MOE4_R19 MOE4_R18, "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])
-#define MOE4_R20 MOE4_R19, "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83])
-#define MOE4_R21 MOE4_R20, "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87])
-#define MOE4_R22 MOE4_R21, "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91])
-#define MOE4_R23 MOE4_R22, "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
 
 // One k16 step: A registers, descriptor and predicate.
 #define MOE4_STEP(N, D, A, B, P) \
@@ -90,7 +82,7 @@ __device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
 /// Thread 4g + t of warp w holds d[4b + i]: row 16w + g + 8 (i / 2), token 8b + 2t + i % 2. `b0`,
 /// `b1`: descriptors of the two tiles of 64 columns; 4 registers of `a` for each k16. Asynchronous:
 /// one wgmma group, fenced before and committed.
-__device__ __forceinline__ void multiply_128_columns_96(float* d, const uint32_t (&a)[32], uint32_t b0, uint32_t b1, uint32_t accumulate, uint32_t width) {
+__device__ __forceinline__ void multiply_128_columns(float* d, const uint32_t (&a)[32], uint32_t b0, uint32_t b1, uint32_t accumulate, uint32_t width) {
   asm volatile(
       "{\n.reg .pred p0, p1, p2, p3, first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3, b4, b5, b6, b7;\n"
       "setp.ne.b32 first, %82, 0;\n"
@@ -151,76 +143,55 @@ __device__ __forceinline__ void multiply_128_columns_96(float* d, const uint32_t
 
 #undef MOE4_WIDTH
 
-// 128 columns at one width.
+// 64 columns at one width.
 #define MOE4_WIDTH(N, D) \
   "wgmma.fence.sync.aligned;\n" \
-  MOE4_STEP(N, D, "%96, %97, %98, %99", "b0", "first") \
-  MOE4_STEP(N, D, "%100, %101, %102, %103", "b1", "1") \
-  MOE4_STEP(N, D, "%104, %105, %106, %107", "b2", "1") \
-  MOE4_STEP(N, D, "%108, %109, %110, %111", "b3", "1") \
-  MOE4_STEP(N, D, "%112, %113, %114, %115", "b4", "1") \
-  MOE4_STEP(N, D, "%116, %117, %118, %119", "b5", "1") \
-  MOE4_STEP(N, D, "%120, %121, %122, %123", "b6", "1") \
-  MOE4_STEP(N, D, "%124, %125, %126, %127", "b7", "1") \
+  MOE4_STEP(N, D, "%80, %81, %82, %83", "b0", "first") \
+  MOE4_STEP(N, D, "%84, %85, %86, %87", "b1", "1") \
+  MOE4_STEP(N, D, "%88, %89, %90, %91", "b2", "1") \
+  MOE4_STEP(N, D, "%92, %93, %94, %95", "b3", "1") \
   "wgmma.commit_group.sync.aligned;\nbra.uni done;\n"
-/// The same for 16 (width + 1) tokens.
-__device__ __forceinline__ void multiply_128_columns_192(float* d, const uint32_t (&a)[32], uint32_t b0, uint32_t b1, uint32_t accumulate, uint32_t width) {
+
+/// The same over 64 columns for more tokens: 40, 80, 112, 120, 128, 136, 144 or 160 of them, width
+/// 0 .. 7.
+__device__ __forceinline__ void multiply_64_columns(float* d, const uint32_t (&a)[16], uint32_t b, uint32_t accumulate, uint32_t width) {
   asm volatile(
-      "{\n.reg .pred p0, p1, p2, p3, first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3, b4, b5, b6, b7;\n"
-      "setp.ne.b32 first, %130, 0;\n"
-      "and.b32 low, %131, 1;\nsetp.ne.b32 p0, low, 0;\n"
-      "and.b32 low, %131, 2;\nsetp.ne.b32 p1, low, 0;\n"
-      "and.b32 low, %131, 4;\nsetp.ne.b32 p2, low, 0;\n"
-      "and.b32 low, %131, 8;\nsetp.ne.b32 p3, low, 0;\n"
-      "add.u32 low, %128, 0;\nmov.b64 b0, {low, 0x40000040};\n"
-      "add.u32 low, %128, 2;\nmov.b64 b1, {low, 0x40000040};\n"
-      "add.u32 low, %128, 4;\nmov.b64 b2, {low, 0x40000040};\n"
-      "add.u32 low, %128, 6;\nmov.b64 b3, {low, 0x40000040};\n"
-      "add.u32 low, %129, 0;\nmov.b64 b4, {low, 0x40000040};\n"
-      "add.u32 low, %129, 2;\nmov.b64 b5, {low, 0x40000040};\n"
-      "add.u32 low, %129, 4;\nmov.b64 b6, {low, 0x40000040};\n"
-      "add.u32 low, %129, 6;\nmov.b64 b7, {low, 0x40000040};\n"
-      "@p3 bra.uni bit3_0;\n"
+      "{\n.reg .pred p0, p1, p2, first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3;\n"
+      "setp.ne.b32 first, %97, 0;\n"
+      "and.b32 low, %98, 1;\nsetp.ne.b32 p0, low, 0;\n"
+      "and.b32 low, %98, 2;\nsetp.ne.b32 p1, low, 0;\n"
+      "and.b32 low, %98, 4;\nsetp.ne.b32 p2, low, 0;\n"
+      "add.u32 low, %96, 0;\nmov.b64 b0, {low, 0x40000040};\n"
+      "add.u32 low, %96, 2;\nmov.b64 b1, {low, 0x40000040};\n"
+      "add.u32 low, %96, 4;\nmov.b64 b2, {low, 0x40000040};\n"
+      "add.u32 low, %96, 6;\nmov.b64 b3, {low, 0x40000040};\n"
       "@p2 bra.uni bit2_0;\n"
       "@p1 bra.uni bit1_0;\n"
       "@p0 bra.uni bit0_0;\n"
-      MOE4_WIDTH(16, MOE4_D1)
+      MOE4_WIDTH(40, MOE4_D4)
       "bit0_0:\n"
-      MOE4_WIDTH(32, MOE4_D3)
+      MOE4_WIDTH(80, MOE4_D9)
       "bit1_0:\n"
       "@p0 bra.uni bit0_1;\n"
-      MOE4_WIDTH(48, MOE4_D5)
+      MOE4_WIDTH(112, MOE4_D13)
       "bit0_1:\n"
-      MOE4_WIDTH(64, MOE4_D7)
+      MOE4_WIDTH(120, MOE4_D14)
       "bit2_0:\n"
       "@p1 bra.uni bit1_1;\n"
       "@p0 bra.uni bit0_2;\n"
-      MOE4_WIDTH(80, MOE4_D9)
+      MOE4_WIDTH(128, MOE4_D15)
       "bit0_2:\n"
-      MOE4_WIDTH(96, MOE4_D11)
+      MOE4_WIDTH(136, MOE4_D16)
       "bit1_1:\n"
       "@p0 bra.uni bit0_3;\n"
-      MOE4_WIDTH(112, MOE4_D13)
-      "bit0_3:\n"
-      MOE4_WIDTH(128, MOE4_D15)
-      "bit3_0:\n"
-      "@p1 bra.uni bit1_2;\n"
-      "@p0 bra.uni bit0_4;\n"
       MOE4_WIDTH(144, MOE4_D17)
-      "bit0_4:\n"
+      "bit0_3:\n"
       MOE4_WIDTH(160, MOE4_D19)
-      "bit1_2:\n"
-      "@p0 bra.uni bit0_5;\n"
-      MOE4_WIDTH(176, MOE4_D21)
-      "bit0_5:\n"
-      MOE4_WIDTH(192, MOE4_D23)
       "done:\n}"
-      : MOE4_R23
+      : MOE4_R19
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
         "r"(a[8]), "r"(a[9]), "r"(a[10]), "r"(a[11]), "r"(a[12]), "r"(a[13]), "r"(a[14]), "r"(a[15]),
-        "r"(a[16]), "r"(a[17]), "r"(a[18]), "r"(a[19]), "r"(a[20]), "r"(a[21]), "r"(a[22]), "r"(a[23]),
-        "r"(a[24]), "r"(a[25]), "r"(a[26]), "r"(a[27]), "r"(a[28]), "r"(a[29]), "r"(a[30]), "r"(a[31]),
-        "r"(b0), "r"(b1), "r"(accumulate), "r"(width));
+        "r"(b), "r"(accumulate), "r"(width));
 }
 
 #undef MOE4_WIDTH
@@ -266,13 +237,5 @@ __device__ __forceinline__ void multiply_128_columns_192(float* d, const uint32_
 #undef MOE4_R18
 #undef MOE4_D19
 #undef MOE4_R19
-#undef MOE4_D20
-#undef MOE4_R20
-#undef MOE4_D21
-#undef MOE4_R21
-#undef MOE4_D22
-#undef MOE4_R22
-#undef MOE4_D23
-#undef MOE4_R23
 
 }  // namespace moe4::cuda::sm90
