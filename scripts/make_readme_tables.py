@@ -6,6 +6,7 @@ GPU benchmark's report. A table without its file says so instead of keeping stal
 Usage: scripts/make_readme_tables.py [--check]   (--check: exit 1 when README.md is not up to date)
 """
 import json
+import math
 import pathlib
 import re
 import sys
@@ -69,11 +70,53 @@ def gpu_table(report):
     return f"{report['device']}\n\n{markdown(header, rows)}"
 
 
+def peers_table(report):
+    """bench/peers/interleave.py: moe4 and ggml in turns, one layer on the CPU."""
+    rows = []
+    for r in report["rows"]:
+        for mine in [name for name in r["times"] if name.startswith("moe4")]:
+            peers = [name for name in r["times"] if name.startswith("ggml")]
+            ratios = {s["over"]: s["median_ms"] for s in r["speedups"] if s["of"] == mine}
+            rows.append([r["tokens"], mine.removeprefix("moe4 "), f"{r['times'][mine]['median_ms']:.2f}"] +
+                        [f"{r['times'][peer]['median_ms']:.2f} ({ratios[peer]:.1f} x)" for peer in peers])
+    header = ["tokens", "activations", "moe4 ms"] + [f"{peer} ms" for peer in peers]
+    note = f"{report['preset']}, {report['device']}, {report['threads']} threads, commit {report['commit']}, ggml {report['ggml_commit']}"
+    return f"{note}\n\n{markdown(header, rows)}"
+
+
+def gpu_peers_table(peers):
+    """What the selector runs on SM90 (hopper, below its recorded batch sizes the mma.sync path it shares with marlin)
+    beside the W4A16 layers of other projects, measured with the same method on the same kind of GPU."""
+    ours = {}
+    for name in ("h200_marlin_ab", "h200_marlin_c", "h200_hopper"):  # later files win
+        report = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+        ours.update({(r["shape"], r["tokens"]): {**r, "commit": report["commit"]} for r in report["rows"]})
+    rows, over_marlin, over_best = [], [], []
+    for r in peers["rows"]:
+        mine = ours.get((r["shape"], r["tokens"]))
+        if not mine:
+            continue
+        best = min(r["us"], key=r["us"].get)
+        over_marlin.append(r["us"]["Marlin"] / mine["us"])
+        over_best.append(r["us"][best] / mine["us"])
+        rows.append([r["shape"], r["tokens"], mine["backend"], f"{mine['us']:.1f}", f"{mine['times_floor']:.2f}",
+                     f"{mine['gb_per_s']:.0f}", f"{mine['tflops']:.0f}", f"{mine['error']:.4f}",
+                     f"{r['us']['Marlin']:.1f} ({over_marlin[-1]:.1f} x)", f"{best} {r['us'][best]:.1f} ({over_best[-1]:.1f} x)"])
+    header = ["shape", "tokens", "kernels", "us", "x floor", "GB/s", "TFLOP/s", "error", "vLLM Marlin us", "fastest other us"]
+    note = (f"{peers['peers_on']}; geometric mean over {len(rows)} rows: {math.prod(over_marlin) ** (1 / len(rows)):.2f} x vLLM's Marlin, "
+            f"{math.prod(over_best) ** (1 / len(rows)):.2f} x the fastest other; least: {min(over_best):.2f} x")
+    return f"{note}\n\n{markdown(header, rows)}"
+
+
 def table_of(name):
     path = ROOT / "bench" / "results" / f"{name}.json"
     if not path.exists():
         return "Not measured yet."
     report = json.loads(path.read_text())
+    if "peers_on" in report:
+        return gpu_peers_table(report)
+    if "ggml_commit" in report:
+        return peers_table(report)
     if "results" in report:
         return model_table(report)
     if "layers" in report:

@@ -48,17 +48,16 @@ def main():
                 row = run_json([args.peer, kind, *shape, tokens, str(args.seconds)])
                 samples.setdefault(f"ggml {kind}", []).append(row)
             report = run_json([args.moe4, "bench-moe", "--preset", args.preset, "--tokens", tokens, "--moe-backend", "cpu",
-                               "--activations", "both", "--seconds", str(args.seconds), "--json"])
+                               "--activations", "bf16,fp4", "--seconds", str(args.seconds), "--json"])
             for row in report["rows"]:
-                samples.setdefault(f"moe4 {row['activations']}", []).append(row)
-        row = {"tokens": int(tokens)}
-        for name, runs in samples.items():
-            row[name] = {"median_ms": statistics.median(r["median_ms"] for r in runs),
-                         "min_ms": min(r["min_ms"] for r in runs)}
-        for kind in ("nvfp4", "q4_0"):
-            for ours in [n for n in samples if n.startswith("moe4")]:
-                row[f"{ours} is faster than ggml {kind} by"] = {
-                    key: round(row[f"ggml {kind}"][key] / row[ours][key], 2) for key in ("median_ms", "min_ms")}
+                samples.setdefault("moe4 " + row["activations"].split()[0], []).append(row)
+        times = {name: {"median_ms": round(statistics.median(r["median_ms"] for r in runs), 5),
+                        "min_ms": min(r["min_ms"] for r in runs)} for name, runs in samples.items()}
+        ours = [name for name in times if name.startswith("moe4")]
+        peers = [name for name in times if name.startswith("ggml")]
+        row = {"tokens": int(tokens), "times": times, "speedups": [
+            {"of": mine, "over": peer, **{key: round(times[peer][key] / times[mine][key], 2) for key in times[mine]}}
+            for mine in ours for peer in peers]}
         rows.append(row)
         print(json.dumps(row), file=sys.stderr)
 

@@ -161,7 +161,7 @@ void add_bench_moe(CLI::App& app) {
                ->allow_extra_args(false));
   with_env(command
                ->add_option("--activations", flags->activations,
-                            "bf16, fp4 or both; default: bf16, and fp4 where the device has "
+                            "bf16, fp4 or bf16,fp4; default: bf16, and fp4 where the device has "
                             "instructions for it")
                ->delimiter(',')
                ->allow_extra_args(false));
