@@ -61,6 +61,23 @@ def layers_table(report):
     return "\n\n".join([head] + [layer_table(layer) for layer in report["layers"]])
 
 
+def versions_table(report):
+    """bench/model/compare_versions.py: whole checkpoints with two builds in turns, and loading."""
+    rows = []
+    for m in report["models"]:
+        for name in ("before", "after"):
+            r = m[name]
+            rows.append([m["model"], report[f"{name}_commit"], f"{r['prompt']:.0f}", f"{r['generation']:.1f}",
+                         f"{r['gb_per_token']:.4f}", f"{r['generation_gbs']:.1f}", f"{100 * r['memory_share']:.0f}%"])
+    header = ["checkpoint", "commit", "prompt tok/s", "generation tok/s", "GB/token", "GB/s", "of memory reads"]
+    loads = [[m["model"], f"{m['load']['file_bytes'] * 1e-9:.3f}", f"{m['load']['seconds']:.2f}", f"{m['load']['gbs']:.2f}",
+              " and ".join(f"{gbs:.2f}" for gbs in m["load"]["plain_read_gbs"]), f"{m['load']['peak_over_file']:.3f}"]
+             for m in report["models"] if "load" in m and m["load"]["file_bytes"] > 1e9]
+    load_header = ["loading", "file GB", "seconds", "GB/s", "plain read before and after, GB/s", "peak memory / file"]
+    return (f"{report['device']}, {report['models'][0]['after']['threads']} threads; medians of {report['rounds']} rounds in "
+            f"turns\n\n{markdown(header, rows)}\n\n{markdown(load_header, loads)}")
+
+
 def gpu_table(report):
     """The GPU benchmark: microseconds per layer against the floor of the same run."""
     rows = [[r["shape"], r["backend"], r["tokens"], f"{r['us']:.1f}", f"{r['floor_us']:.1f}",
@@ -119,6 +136,8 @@ def table_of(name):
         return peers_table(report)
     if "results" in report:
         return model_table(report)
+    if "models" in report:
+        return versions_table(report)
     if "layers" in report:
         return layers_table(report)
     if "ceilings" in report:
