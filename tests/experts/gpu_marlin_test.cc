@@ -117,6 +117,36 @@ TEST_F(MarlinOnGpu, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
   }
 }
 
+// A forced structure takes one token through the kernels of larger batches.
+TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromItsOwnKernels) {
+  const std::vector<ActivationParams> activations = {
+      {.kind = ActivationKind::kSilu, .limit = 0.7f},
+      {.kind = ActivationKind::kSwigluOai, .limit = 1.1f},
+      {.kind = ActivationKind::kGeluTanh},
+      {.kind = ActivationKind::kRelu2},
+  };
+  for (const ActivationParams& activation : activations) {
+    for (const int64_t intermediate : {512, 768}) {
+      MoeProblem p = problem(2048, intermediate, 12, 6);
+      p.activation = activation;
+      p.weight_on_input = activation.kind == ActivationKind::kGeluTanh;
+      const bool biases = activation.kind != ActivationKind::kSilu;
+      const RandomMoe moe = make_random_moe({.problem = p, .biases = biases});
+      const auto own = prepare(moe), general = prepare(moe, "experts");
+      for (const auto routing : {RoutingCase::kUniform, RoutingCase::kDuplicates}) {
+        HostInput input = make_input(p, 1, routing, 3);
+        input.routing.ids[1] = -1;
+        input.routing.ids[4] = 12;
+        DeviceCall a(*own, input), b(*general, input);
+        a.apply();
+        b.apply();
+        EXPECT_TRUE(same_bits(a.output(), b.output()))
+            << to_string(activation) << ", I " << intermediate << ", " << to_string(routing);
+      }
+    }
+  }
+}
+
 TEST_F(MarlinOnGpu, FiftyRunsGiveTheSameBits) {
   const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 32, 8)});
   const auto layer = prepare(moe);

@@ -20,8 +20,9 @@
 // where a warp has one unit of K (H 2048, I 512, 768 and 2048), its tokens stay in registers for a
 // whole token tile and the split is a constant.
 //
-// 512 threads, one block an SM: at most 128 registers, which hold 4.6 KB of weights in flight and
-// the tokens' B fragments. 32 KB of shared memory for the reduction, up to 25 KB for the routing.
+// 16 warps an SM, in one block or two: at most 128 registers, which hold 4.6 KB of weights in
+// flight and the tokens' B fragments. 2 KB of shared memory a warp for the reduction, up to 25 KB a
+// block for the routing.
 #include "experts/device/barrier.cuh"
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
@@ -341,7 +342,6 @@ ExpertGemm expert_gemm() {
           sizeof(ReductionBuffers<kWarps>)};
 }
 
-// Two blocks an SM, unless the split would leave more warps idle.
 // Two blocks an SM start and end faster, one is as fast in between and routes once.
 constexpr int kMaxTwoBlockPairs = 256;
 
