@@ -89,4 +89,11 @@ Avx512Features avx512_features() {
   return {};
 }
 
+NeonFeatures neon_features() {
+#if defined(__aarch64__) && defined(__linux__)
+  if (cpu_isa() == CpuIsa::kNeon) return {.i8mm = (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0};
+#endif
+  return {};
+}
+
 }  // namespace moe4

@@ -32,4 +32,10 @@ struct Avx512Features {
 };
 Avx512Features avx512_features();
 
+/// The same for kNeon.
+struct NeonFeatures {
+  bool i8mm = false;  ///< smmla (Neoverse V1 and later, Grace)
+};
+NeonFeatures neon_features();
+
 }  // namespace moe4

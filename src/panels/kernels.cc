@@ -5,9 +5,9 @@
 
 namespace moe4::cpu {
 
-#if defined(__x86_64__)
 namespace {
 
+#if defined(__x86_64__)
 Kernels best_avx512_kernels() {
   Kernels kernels = avx512vnni_kernels();
   if (avx512_features().vbmi) {
@@ -16,9 +16,15 @@ Kernels best_avx512_kernels() {
   }
   return kernels;
 }
+#elif defined(__aarch64__)
+Kernels best_neon_kernels() {
+  Kernels kernels = neon_dotprod_kernels();
+  if (neon_features().i8mm) kernels.nvfp4_fp4 = neon_i8mm_nvfp4_fp4;
+  return kernels;
+}
+#endif
 
 }  // namespace
-#endif
 
 const Kernels& kernels_for(CpuIsa isa) {
   switch (isa) {
@@ -32,8 +38,10 @@ const Kernels& kernels_for(CpuIsa isa) {
       return kernels;
     }
 #elif defined(__aarch64__)
-    case CpuIsa::kNeon:
-      return neon_dotprod_kernels();
+    case CpuIsa::kNeon: {
+      static const Kernels kernels = best_neon_kernels();
+      return kernels;
+    }
 #endif
     default:
       throw Error(ErrorCode::kUnavailable,

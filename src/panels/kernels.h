@@ -82,6 +82,8 @@ void avx512vbmi_dense_fp8(const PanelArgs&);
 void avx512vbmi_dense_fp8_groups(const PanelArgs&);
 #elif defined(__aarch64__)
 const Kernels& neon_dotprod_kernels();
+/// The same bits as the table's, faster; for machines with neon_features().i8mm.
+void neon_i8mm_nvfp4_fp4(const PanelArgs&);
 #endif
 
 }  // namespace moe4::cpu

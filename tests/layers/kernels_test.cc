@@ -5,8 +5,8 @@
 
 #include <cmath>
 
-#include "support/golden.h"
 #include "support/random_moe.h"
+#include "support/relative_error.h"
 
 namespace moe4 {
 namespace {

@@ -9,8 +9,8 @@
 #include "layers/embedding.h"
 #include "moe/activation_quant.h"
 #include "moe/dequantize.h"
-#include "support/golden.h"
 #include "support/random_moe.h"
+#include "support/relative_error.h"
 
 namespace moe4 {
 namespace {
@@ -36,6 +36,7 @@ const Format kFormats[] = {
     {"fp8_tensor", {{QuantFormat::kFp8Tensor, false}, QuantKey{QuantFormat::kFp8Tensor, false}}},
     {"fp8_channel", {{QuantFormat::kFp8Channel, false}, QuantKey{QuantFormat::kFp8Token, true}}},
     {"fp8_block", {{QuantFormat::kFp8Block128, false}, QuantKey{QuantFormat::kFp8Block128, true}}},
+    {"nvfp4, FP4 inputs", kW4A4, DType::kBF16, {.activations = ActivationMode::kFp4}},
     {"nvfp4, exact inputs", kW4A4, DType::kBF16, {.exact_inputs = true}},
 };
 

@@ -1,16 +1,15 @@
-// Golden files for tests: tensors of a safetensors file as vectors, and how far two are apart.
+// Golden files for tests: tensors of a safetensors file as vectors.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "checkpoint/safetensors.h"
 #include "moe/dequantize.h"
+#include "support/relative_error.h"
 
 namespace moe4::testing {
 
@@ -35,18 +34,5 @@ class Golden {
  private:
   std::unique_ptr<SafetensorsFile> file_;
 };
-
-/// Relative Frobenius error ||a - b|| / ||b||; infinity when the sizes differ or a value is NaN.
-inline double relative_error(std::span<const float> a, std::span<const float> b) {
-  if (a.size() != b.size()) return INFINITY;
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    norm += double{b[i]} * b[i];
-  }
-  if (difference == 0) return 0;
-  const double error = std::sqrt(difference / norm);
-  return std::isnan(error) ? INFINITY : error;
-}
 
 }  // namespace moe4::testing
