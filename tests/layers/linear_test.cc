@@ -192,6 +192,55 @@ TEST(Linear, DecodesRowsExactly) {
   }
 }
 
+// Kernels with extra instructions (VBMI, i8mm) against those of the plain level.
+TEST(Linear, ExtraInstructionsGiveTheSameBits) {
+  if (cpu_isa() == CpuIsa::kPortable || cpu_isa() == CpuIsa::kAvx2) {
+    GTEST_SKIP() << "no kernels with extra instructions for " << to_string(cpu_isa());
+  }
+#if defined(__x86_64__)
+  const cpu::Kernels &plain = cpu::avx512vnni_kernels(), &best = cpu::kernels_for(CpuIsa::kAvx512);
+#elif defined(__aarch64__)
+  const cpu::Kernels &plain = cpu::neon_dotprod_kernels(), &best = cpu::kernels_for(CpuIsa::kNeon);
+#endif
+  constexpr int64_t k = 288, tokens = 15;
+  Random random(7);
+  AlignedBuffer panel(static_cast<size_t>(cpu::panel_bytes(cpu::PanelFormat::kFp8Groups, k)));
+  AlignedBuffer scratch(cpu::kScratchBytes), sums(2 * tokens * cpu::kPanelRows * sizeof(float));
+  const std::vector<float> x = make_inputs(tokens, k);
+  for (const bool fp4 : {false, true}) {
+    // Any bytes but NaN; scales of FP8 groups, and of FP4 blocks, are bytes of ordinary numbers.
+    for (size_t i = 0; i < panel.size(); ++i) {
+      panel.data()[i] = static_cast<std::byte>(random.below(0x7f) | (fp4 ? 0 : i % 2 << 7));
+    }
+    std::vector<std::vector<std::byte>> rows;
+    std::vector<const std::byte*> pointers;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float* in = x.data() + t * padded_row(k);
+      rows.emplace_back(cpu::row_bytes(fp4 ? cpu::RowFormat::kFp4 : cpu::RowFormat::kFloat, k));
+      if (fp4) {
+        plain.quantize_fp4(in, k, 1.0f, rows.back().data());
+      } else {
+        std::memcpy(rows.back().data(), in, k * sizeof(float));
+      }
+    }
+    for (const auto& row : rows) pointers.push_back(row.data());
+    auto* a = reinterpret_cast<float*>(sums.data());
+    for (int64_t n = 1; n <= tokens; ++n) {
+      cpu::PanelArgs args{.panel = panel.data(),
+                          .in_features = k,
+                          .rows = pointers.data(),
+                          .num_tokens = n,
+                          .sums = a,
+                          .scratch = scratch.data()};
+      (fp4 ? plain.nvfp4_fp4 : plain.dense_fp8)(args);
+      args.sums = a + tokens * cpu::kPanelRows;
+      (fp4 ? best.nvfp4_fp4 : best.dense_fp8)(args);
+      ASSERT_EQ(std::memcmp(a, args.sums, n * cpu::kPanelRows * sizeof(float)), 0)
+          << (fp4 ? "FP4 rows, " : "FP8 panel, ") << n << " tokens";
+    }
+  }
+}
+
 TEST(Embedding, LooksRowsUpExactlyAndKeepsItsOwnCopy) {
   ThreadPool threads(2);
   for (const Format& format : kFormats) {
