@@ -161,9 +161,6 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
   ThreadPool threads;
   const Golden golden(GetParam().golden);
   const auto model = load(GetParam(), DType::kBF16, "", threads);
-  // A value on the border between two FP8 codes that tips can exchange an expert, which moves a
-  // prompt by a tenth; which prompt, if any, differs by instruction set.
-  int tipped = 0;
   for (int i = 0; i < 4; ++i) {
     const std::vector<int32_t> ids = golden.ints(prompt(i, "input_ids"));
     const std::vector<int32_t> greedy = golden.ints(prompt(i, "greedy"));
@@ -173,12 +170,8 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
     model->forward(ids, *state, LogitsFor::kLastToken, logits);
     const double error = relative_error(logits, golden.floats(prompt(i, "last_logits")));
     RecordProperty("logits_error_" + std::to_string(i), std::to_string(error));
-    if (GetParam().fp8_activations) {
-      EXPECT_LT(error, 0.3) << "prompt " << i;
-      tipped += error < 5e-2 ? 0 : 1;
-    } else {
-      EXPECT_LT(error, 5e-3) << "prompt " << i;
-    }
+    // Values on the border between two FP8 codes tip and spread, as with FP4.
+    EXPECT_LT(error, GetParam().fp8_activations ? 5e-2 : 5e-3) << "prompt " << i;
     // Each step is fed the golden's token, so that one close call does not end the comparison.
     for (size_t step = 0; step < greedy.size(); ++step) {
       if (margin[step] > 0.1f) {
@@ -188,7 +181,6 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
       model->forward(std::span(greedy).subspan(step, 1), *state, LogitsFor::kLastToken, logits);
     }
   }
-  EXPECT_LE(tipped, 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenModel, ::testing::ValuesIn(all_cases()),
