@@ -7,6 +7,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "experts/device/block_scan.cuh"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
 #include "experts/device/routing_tables.h"
@@ -29,23 +30,6 @@ struct PrologueArgs {
   int max_tile_tokens;
   Scratch scratch;
 };
-
-// Exclusive prefix sum over the block of one value a thread.
-__device__ __forceinline__ int exclusive_scan(int value, int* warp_sums) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  int sum = value;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const int other = __shfl_up_sync(~0u, sum, offset);
-    if (lane >= offset) sum += other;
-  }
-  if (lane == 31) warp_sums[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  for (int w = 0; w < warp; ++w) before += warp_sums[w];
-  __syncthreads();
-  return before + sum - value;
-}
 
 // Each block of the cluster counts its share of the pairs, reads the others' counts from their
 // shared memory, and scatters its share. The order inside an expert is arbitrary: a token's result
