@@ -35,6 +35,7 @@
 #include "experts/device/decode.cuh"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
+#include "experts/device/warp_arrival.cuh"
 #include "experts/hopper/hopper_kernels.h"
 #include "experts/hopper/sm90_ptx.cuh"
 #include "experts/hopper/wgmma_sm90.cuh"
@@ -374,7 +375,7 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
   uint32_t codes = 0, scales = 0, used = 0;
   const auto release_weights = [&] {
     __syncwarp();
-    if (c.leader) barrier_arrive(c.weights.empty());
+    warp_arrive(c.weights.empty(), c.leader);
     c.weights.advance();
   };
 #pragma unroll 1  // two steps at once would need two sets of A registers
@@ -389,7 +390,7 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
     codes += 1024;
     scales += 4;
     wgmma_wait<0>();  // of the step before: its A registers are free, its tokens used
-    if (step > 0 && c.leader) barrier_arrive(used);
+    if (step > 0) warp_arrive(used, c.leader);
     uint32_t a[32], scale_g, scale_g8;
     decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
     decode_chunk(words0, scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[0]));
@@ -404,7 +405,7 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
   }
   if (steps % 2 == 1) release_weights();
   wgmma_wait<0>();
-  if (c.leader) barrier_arrive(used);
+  warp_arrive(used, c.leader);
 }
 
 // Two blocks of 64 rows a warpgroup, in turn: while the products of one run, the other is decoded,
@@ -433,7 +434,7 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
         decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
         wgmma_wait<1>();  // of this block's chunk before: its A registers are free
         if (block == 1) {
-          if (accumulate != 0 && c.leader) barrier_arrive(used);
+          if (accumulate != 0) warp_arrive(used, c.leader);
           used = c.tokens.empty();
           c.tokens.advance();
         }
@@ -452,11 +453,11 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
       scales += 2;
     }
     __syncwarp();
-    if (c.leader) barrier_arrive(c.weights.empty());
+    warp_arrive(c.weights.empty(), c.leader);
     c.weights.advance();
   }
   wgmma_wait<0>();
-  if (c.leader) barrier_arrive(used);
+  warp_arrive(used, c.leader);
 }
 
 // Epilogue: a struct with `template <class Shape> static void store(args, walk, m16_tile, acc)`;
@@ -470,8 +471,9 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
   asm volatile("" : "+r"(shared));  // else it is computed anew in every step
   launch_dependents();
   if (threadIdx.x == 0) {
-    token_ring<Shape>(shared).init(kGather ? Shape::kGatherThreads : 1, Shape::kConsumerWarps);
-    weight_ring<Shape>(shared).init(1, Shape::kConsumerWarps);
+    constexpr int kConsumers = Shape::kConsumerWarps * kWarpArrivals;
+    token_ring<Shape>(shared).init(kGather ? Shape::kGatherThreads : 1, kConsumers);
+    weight_ring<Shape>(shared).init(1, kConsumers);
     fence_barrier_init();
   }
   __syncthreads();
