@@ -42,6 +42,12 @@ void forward(const ForwardFlags& flags) {
           {fmt::format("hidden.layer{}", layer), matrix(hidden.layers[layer], config.hidden_size)});
     }
     tensors.push_back({"hidden.final_norm", matrix(hidden.final_norm, config.hidden_size)});
+    for (size_t layer = 0; layer < hidden.router_logits.size(); ++layer) {
+      const std::vector<float>& of_layer = hidden.router_logits[layer];
+      if (of_layer.empty()) continue;
+      const int64_t experts = static_cast<int64_t>(of_layer.size() / ids.size());
+      tensors.push_back({fmt::format("router.layer{}.logits", layer), matrix(of_layer, experts)});
+    }
   }
   write_safetensors(flags.out, tensors);
 }
@@ -57,8 +63,9 @@ void add_forward(CLI::App& app) {
                ->required());
   with_env(
       command->add_option("--out", flags->out, "Safetensors file: logits [T, V] f32")->required());
-  with_env(command->add_flag("--hidden", flags->hidden,
-                             "Also hidden.embed, hidden.layerN, hidden.final_norm"));
+  with_env(command->add_flag(
+      "--hidden", flags->hidden,
+      "Also hidden.embed, hidden.layerN, hidden.final_norm, router.layerN.logits"));
   add_machine_flags(*command, flags->machine);
   command->callback([flags] { forward(*flags); });
 }

@@ -69,12 +69,16 @@ void MoeBlock::select(LayerContext& context, const float* logits, int64_t num_to
   });
 }
 
+void MoeBlock::router_logits(LayerContext& context, const Activations& x, int64_t num_tokens,
+                             float* logits) const {
+  apply_linear(context, {&parts_.router, x.data, x.stride, logits, num_experts()}, num_tokens);
+}
+
 void MoeBlock::route(LayerContext& context, const Activations& x, int64_t num_tokens,
                      int32_t* topk_ids, float* topk_weights) const {
   Scratch::Frame frame(context.scratch);
-  const int64_t experts = parts_.router_config.num_experts;
-  auto* logits = context.scratch.take<float>(num_tokens * experts);
-  apply_linear(context, {&parts_.router, x.data, x.stride, logits, experts}, num_tokens);
+  auto* logits = context.scratch.take<float>(num_tokens * num_experts());
+  router_logits(context, x, num_tokens, logits);
   select(context, logits, num_tokens, topk_ids, topk_weights);
 }
 

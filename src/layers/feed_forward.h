@@ -56,6 +56,10 @@ class MoeBlock final : public FeedForward {
   int64_t weight_bytes() const override;
 
   int64_t top_k() const { return parts_.router_config.top_k; }
+  int64_t num_experts() const { return parts_.router_config.num_experts; }
+  /// What the router says of x: logits [T, num_experts].
+  void router_logits(LayerContext& context, const Activations& x, int64_t num_tokens,
+                     float* logits) const;
   /// topk_ids and topk_weights [T, k] for x.
   void route(LayerContext& context, const Activations& x, int64_t num_tokens, int32_t* topk_ids,
              float* topk_weights) const;

@@ -75,6 +75,7 @@ void Decoder::forward(std::span<const int32_t> ids, SequenceState& sequence, Log
   if (hidden != nullptr) {
     *hidden = HiddenStates{};
     hidden->layers.resize(parts_.layers.size());
+    hidden->router_logits.resize(parts_.layers.size());
   }
   const bool all = which == LogitsFor::kAllTokens;
   const bool last = which == LogitsFor::kLastToken && tokens > 0;
@@ -123,6 +124,12 @@ void Decoder::forward_chunk(std::span<const int32_t> ids, State& state, LogitsFo
     if (hidden != nullptr && i > 0) append(hidden->layers[i - 1], residual, tokens, width, width);
     layer.mixer->forward(context_, x, positions, state.layer(i), delta);
     add_and_normalize(context_, layer.post_attention_norm, delta, tokens, residual, x);
+    if (hidden != nullptr && layer.moe != nullptr) {
+      std::vector<float>& logits_of_all = hidden->router_logits[i];
+      const size_t before = logits_of_all.size();
+      logits_of_all.resize(before + static_cast<size_t>(tokens * layer.moe->num_experts()));
+      layer.moe->router_logits(context_, x, tokens, logits_of_all.data() + before);
+    }
     layer.feed_forward->forward(context_, x, tokens, delta);
   }
   state.advance(tokens);

@@ -46,6 +46,7 @@ struct HiddenStates {
   std::vector<float> embed;
   std::vector<std::vector<float>> layers;  ///< residual stream after each layer
   std::vector<float> final_norm;
+  std::vector<std::vector<float>> router_logits;  ///< [T, num_experts] a layer; empty if dense
 };
 
 /// What one MoE layer is and was given.

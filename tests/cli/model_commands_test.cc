@@ -127,6 +127,7 @@ TEST_F(ModelCommands, ForwardWritesLogitsAndHiddenStates) {
   EXPECT_EQ(file->tensor("logits").shape, (std::vector<int64_t>{5, 4096}));
   for (const char* name : {"hidden.embed", "hidden.layer0", "hidden.layer3", "hidden.final_norm"})
     EXPECT_EQ(file->tensor(name).shape, (std::vector<int64_t>{5, 256})) << name;
+  EXPECT_EQ(file->tensor("router.layer3.logits").shape, (std::vector<int64_t>{5, 16}));
 }
 
 TEST_F(ModelCommands, ForwardRefusesAnIdOutsideTheVocabulary) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "experts/registry.h"
 #include "models/model.h"
@@ -83,6 +84,52 @@ int32_t argmax(std::span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+// The experts that a router with these logits takes for a token, in ascending order.
+std::vector<size_t> chosen(std::span<const float> logits, int64_t top_k) {
+  std::vector<size_t> order(logits.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  order.resize(static_cast<size_t>(top_k));
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+// Fails unless a large difference of two runs began with a tie: at the first layer where a token
+// got other experts than in the reference, the exchanged experts' logits there are all but equal,
+// and the hidden states of all layers before agree as far as FP8 inputs let them: of values that
+// differ by 2e-4 (NVFP4 experts) 2e-4 / 0.09 fall to either side of a rounding and then differ by a
+// step of 0.06 to 0.12: sqrt(2e-4 * 0.09) = 4e-3 of the output. Logits here spread over 0.6 to 2.3.
+void expect_that_only_a_router_tie_parts(const HiddenStates& reference, const HiddenStates& ours,
+                                         const MoeProblem& moe) {
+  constexpr double kAgree = 1e-2;
+  const auto experts = static_cast<size_t>(moe.num_experts);
+  for (size_t layer = 0; layer < reference.layers.size(); ++layer) {
+    const std::span<const float> expected(reference.router_logits[layer]);
+    const std::span<const float> found(ours.router_logits[layer]);
+    bool parted = false;
+    for (size_t at = 0; at < expected.size(); at += experts) {
+      const auto logits = expected.subspan(at, experts);
+      const auto kept = chosen(logits, moe.top_k);
+      const auto taken = chosen(found.subspan(at, experts), moe.top_k);
+      for (size_t i = 0; i < kept.size(); ++i) {
+        if (std::binary_search(taken.begin(), taken.end(), kept[i])) continue;
+        parted = true;
+        for (size_t expert : taken) {
+          if (std::binary_search(kept.begin(), kept.end(), expert)) continue;
+          EXPECT_LT(logits[kept[i]] - logits[expert], kAgree)
+              << "layer " << layer << " token " << at / experts << ": expert " << expert << " for "
+              << kept[i];
+        }
+      }
+    }
+    if (parted) return;
+    EXPECT_LT(relative_error(ours.layers[layer], reference.layers[layer]), kAgree)
+        << "layer " << layer;
+  }
+  ADD_FAILURE() << "every router chose the same experts";
+}
+
 class GoldenModel : public ::testing::TestWithParam<Case> {};
 
 TEST(SharedModels, AreHereOrSkippedWithAReason) {
@@ -126,6 +173,7 @@ TEST_P(GoldenModel, Float32ReferenceReproducesLogitsAndHiddenStates) {
                 1e-4)
           << "layer " << layer;
     }
+    EXPECT_LT(relative_error(hidden.router_logits[0], golden.floats("router.layer0.logits")), 1e-5);
     if (!w4a4) {
       EXPECT_LT(relative_error(hidden.final_norm, golden.floats("hidden.final_norm")), 1e-4);
     }
@@ -161,6 +209,10 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
   ThreadPool threads;
   const Golden golden(GetParam().golden);
   const auto model = load(GetParam(), DType::kBF16, "", threads);
+  // Equal to the golden within 1e-4 (the first test) and, unlike it, with every layer to look at.
+  const auto reference =
+      GetParam().fp8_activations ? load(GetParam(), DType::kF32, "reference", threads) : nullptr;
+  std::vector<float> unused;
   for (int i = 0; i < 4; ++i) {
     const std::vector<int32_t> ids = golden.ints(prompt(i, "input_ids"));
     const std::vector<int32_t> greedy = golden.ints(prompt(i, "greedy"));
@@ -170,8 +222,19 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
     model->forward(ids, *state, LogitsFor::kLastToken, logits);
     const double error = relative_error(logits, golden.floats(prompt(i, "last_logits")));
     RecordProperty("logits_error_" + std::to_string(i), std::to_string(error));
-    // Values on the border between two FP8 codes tip and spread, as with FP4.
-    EXPECT_LT(error, GetParam().fp8_activations ? 5e-2 : 5e-3) << "prompt " << i;
+    if (GetParam().fp8_activations && error >= 5e-3) {
+      // A value on the border between two FP8 codes may tip, and that decide a tie of a router.
+      HiddenStates expected, found;
+      for (const auto& [part, states] :
+           {std::pair(reference.get(), &expected), std::pair(model.get(), &found)}) {
+        const auto fresh = part->new_sequence(static_cast<int64_t>(ids.size()));
+        part->forward(ids, *fresh, LogitsFor::kLastToken, unused, states);
+      }
+      SCOPED_TRACE("prompt " + std::to_string(i) + " error " + std::to_string(error));
+      expect_that_only_a_router_tie_parts(expected, found, model->moe_plan().front().problem);
+    } else {
+      EXPECT_LT(error, 5e-3) << "prompt " << i;
+    }
     // Each step is fed the golden's token, so that one close call does not end the comparison.
     for (size_t step = 0; step < greedy.size(); ++step) {
       if (margin[step] > 0.1f) {
