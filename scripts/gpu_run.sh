@@ -12,18 +12,37 @@ export MOE4_TEST_DATA="$here/data" MOE4_EMBEDDED_MODELS="$here/models"
 mkdir -p "$out"
 status=0
 
+# run_test PROGRAM: its log goes to OUT, one line and the names of failed tests to stdout. The long program runs in
+# parts side by side, each on its own cores, so that their thread pools do not wait for one another.
+run_test() {
+  name=$(basename "$1")
+  parts=1
+  cores=$(nproc)
+  if [ "$name" = gpu_backends_test ] && [ "$cores" -ge 8 ]; then parts=$((cores / 2)); fi
+  part=0
+  running=
+  while [ $part -lt $parts ]; do
+    first=$((part * cores / parts))
+    last=$(((part + 1) * cores / parts - 1))
+    GTEST_TOTAL_SHARDS=$parts GTEST_SHARD_INDEX=$part timeout "${MOE4_GPU_TEST_LIMIT:-300}" \
+      taskset -c "$first-$last" "$1" --gtest_brief=1 >"$out/$name.$part.log" 2>&1 &
+    running="$running $!"
+    part=$((part + 1))
+  done
+  failed=0
+  for job in $running; do wait "$job" || failed=$?; done
+  cat "$out/$name".*.log >"$out/$name.log"
+  rm "$out/$name".*.log
+  echo "$name: exit $failed, $(awk '/^\[==*\]/ { ran += $2 } /^\[  PASSED/ { passed += $4 } /^\[  SKIPPED/ { skipped += $4 }
+    END { printf "%d run, %d passed, %d skipped", ran, passed, skipped }' "$out/$name.log")"
+  grep -E '^\[  FAILED  \]' "$out/$name.log" | sort -u | head -n 20
+  return $failed
+}
+
 for step in $steps; do
   case $step in
     tests)
-      for test in "$here"/*gpu*_test; do
-        name=$(basename "$test")
-        timeout "${MOE4_GPU_TEST_LIMIT:-300}" "$test" --gtest_brief=1 >"$out/$name.log" 2>&1
-        code=$?
-        [ $code = 0 ] || status=1
-        skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]* tests*\).*/, \1 skipped/p' "$out/$name.log" | head -n 1)
-        echo "$name: exit $code, $(sed -n 's/^\[==*\] //p' "$out/$name.log" | tail -n 1)$skipped"
-        grep -E '^\[  FAILED  \]' "$out/$name.log" | sort -u | head -n 20
-      done
+      for test in "$here"/*gpu*_test; do run_test "$test" || status=1; done
       ;;
     program)
       # The command line program with experts on the GPU: text, perplexity.
