@@ -13,6 +13,9 @@ namespace moe4::cpu {
 /// Weights of one panel times a few tokens.
 struct PanelArgs {
   const std::byte* panel = nullptr;
+  /// The panel that this thread will read next, asked for towards the end of this one; null: what
+  /// lies behind it.
+  const std::byte* next = nullptr;
   int64_t in_features = 0;                 ///< K, before padding
   const std::byte* const* rows = nullptr;  ///< [num_tokens] activation rows
   int64_t num_tokens = 0;

@@ -34,6 +34,8 @@ constexpr int64_t kWholeJobsPerThread = 16;
 // Bounds y, the largest part of the workspace; larger batches go through in chunks.
 constexpr int64_t kMaxOutputBytes = int64_t{64} << 20;
 constexpr int64_t kCombineColumns = 512;
+// Asked for before a phase that streams weights begins, while memory has nothing else to do.
+constexpr int64_t kStartBytes = 16 << 10;
 
 struct Job {
   int32_t expert;
@@ -61,6 +63,13 @@ struct InputKind {
   float static_scale;  // of FP4-static and static FP8 activations
   const QuantScheme* scheme;
 };
+
+// Into L2; more than a few hundred lines at once would be dropped. Inlined always: GCC 12 takes a
+// function that only prefetches for one without effect and drops calls of it.
+[[gnu::always_inline]] inline void ask_for(const std::byte* weights) {
+  if (weights == nullptr) return;
+  for (int64_t i = 0; i < kStartBytes; i += 64) __builtin_prefetch(weights + i, 0, 2);
+}
 
 class PreparedCpu final : public PreparedExperts {
  public:
@@ -127,8 +136,11 @@ class PreparedCpu final : public PreparedExperts {
   void make_row(const float* x, const InputKind& kind, std::byte* row) const;
   void make_hidden_row(const Step& step, int64_t item, int thread) const;
   void make_down_row(const Step& step, int expert, float* intermediate, std::byte* row) const;
-  void fc1(const Step& step, const Job& job, int64_t panel, int thread, float* intermediate) const;
-  void fc2(const Step& step, const Job& job, int64_t panel, int thread,
+  const std::byte* fc1_panel(const Step& step, int64_t item) const;
+  const std::byte* fc2_panel(const Step& step, int64_t item) const;
+  void fc1(const Step& step, const Job& job, int64_t panel, const std::byte* next, int thread,
+           float* intermediate) const;
+  void fc2(const Step& step, const Job& job, int64_t panel, const std::byte* next, int thread,
            const std::byte* rows) const;
   void run_whole_jobs(const Step& step, WorkRanges& queue, int thread) const;
   void run_shared_jobs(const Step& step, WorkRanges (&queues)[3], int thread) const;
@@ -361,9 +373,22 @@ void PreparedCpu::make_down_row(const Step& step, int expert, float* intermediat
   make_row(intermediate, {width, packed_.scales(expert).down_input, &scheme_}, row);
 }
 
-// `intermediate`: [job.count] rows of width_padded() floats.
-void PreparedCpu::fc1(const Step& step, const Job& job, int64_t panel, int thread,
-                      float* intermediate) const {
+// Panels by their place in the list of all jobs' panels; null for a place below 0.
+const std::byte* PreparedCpu::fc1_panel(const Step& step, int64_t item) const {
+  if (item < 0) return nullptr;
+  const int64_t job = item / packed_.fc1_panels();
+  return packed_.fc1_panel(step.as<Job>(step.at.jobs)[job].expert, item % packed_.fc1_panels());
+}
+
+const std::byte* PreparedCpu::fc2_panel(const Step& step, int64_t item) const {
+  if (item < 0) return nullptr;
+  const int64_t job = item / packed_.fc2_panels();
+  return packed_.fc2_panel(step.as<Job>(step.at.jobs)[job].expert, item % packed_.fc2_panels());
+}
+
+// `next`: see PanelArgs. `intermediate`: [job.count] rows of width_padded() floats.
+void PreparedCpu::fc1(const Step& step, const Job& job, int64_t panel, const std::byte* next,
+                      int thread, float* intermediate) const {
   const int64_t bytes = hidden_row_bytes();
   const std::byte* rows = step.ws + step.at.rows;
   const auto* pairs = step.as<int32_t>(step.at.pairs) + job.begin;
@@ -373,6 +398,7 @@ void PreparedCpu::fc1(const Step& step, const Job& job, int64_t panel, int threa
   }
   auto* sums = step.own<float>(thread, step.at.sums);
   PanelArgs args{.panel = packed_.fc1_panel(job.expert, panel),
+                 .next = next,
                  .in_features = problem_.hidden_size,
                  .rows = pointers,
                  .num_tokens = job.count,
@@ -406,12 +432,13 @@ void PreparedCpu::fc1(const Step& step, const Job& job, int64_t panel, int threa
 }
 
 // `rows`: [job.count] rows of down_row_bytes().
-void PreparedCpu::fc2(const Step& step, const Job& job, int64_t panel, int thread,
-                      const std::byte* rows) const {
+void PreparedCpu::fc2(const Step& step, const Job& job, int64_t panel, const std::byte* next,
+                      int thread, const std::byte* rows) const {
   auto** pointers = step.own<const std::byte*>(thread, step.at.row_pointers);
   for (int32_t i = 0; i < job.count; ++i) pointers[i] = rows + i * down_row_bytes();
   auto* sums = step.own<float>(thread, step.at.sums);
   multiply_({.panel = packed_.fc2_panel(job.expert, panel),
+             .next = next,
              .in_features = problem_.intermediate_size,
              .rows = pointers,
              .num_tokens = job.count,
@@ -434,12 +461,19 @@ void PreparedCpu::run_whole_jobs(const Step& step, WorkRanges& queue, int thread
   auto* rows = step.own<std::byte>(thread, step.at.own_down_rows);
   for (int64_t j; (j = queue.take(thread)) >= 0;) {
     const Job& job = step.as<Job>(step.at.jobs)[j];
-    for (int64_t p = 0; p < packed_.fc1_panels(); ++p) fc1(step, job, p, thread, intermediate);
+    for (int64_t p = 0; p < packed_.fc1_panels(); ++p) {
+      fc1(step, job, p, nullptr, thread, intermediate);
+    }
     for (int32_t i = 0; i < job.count; ++i) {
       make_down_row(step, job.expert, intermediate + i * width_padded(),
                     rows + i * down_row_bytes());
     }
-    for (int64_t p = 0; p < packed_.fc2_panels(); ++p) fc2(step, job, p, thread, rows);
+    for (int64_t p = 0; p < packed_.fc2_panels(); ++p) {
+      const bool last = p + 1 == packed_.fc2_panels();
+      const std::byte* next =
+          last ? fc1_panel(step, queue.peek(thread) * packed_.fc1_panels()) : nullptr;
+      fc2(step, job, p, next, thread, rows);
+    }
   }
 }
 
@@ -450,8 +484,10 @@ void PreparedCpu::run_shared_jobs(const Step& step, WorkRanges (&queues)[3], int
   auto* rows = step.as<std::byte>(step.at.down_rows);
   for (int64_t i; (i = queues[0].take(thread)) >= 0;) {
     const Job& job = jobs[i / packed_.fc1_panels()];
-    fc1(step, job, i % packed_.fc1_panels(), thread, intermediate + job.begin * width_padded());
+    fc1(step, job, i % packed_.fc1_panels(), fc1_panel(step, queues[0].peek(thread)), thread,
+        intermediate + job.begin * width_padded());
   }
+  ask_for(fc2_panel(step, queues[2].peek(thread)));
   threads_->barrier();
   for (int64_t i; (i = queues[1].take(thread)) >= 0;) {
     const int32_t pair = step.as<int32_t>(step.at.pairs)[i];
@@ -461,7 +497,8 @@ void PreparedCpu::run_shared_jobs(const Step& step, WorkRanges (&queues)[3], int
   threads_->barrier();
   for (int64_t i; (i = queues[2].take(thread)) >= 0;) {
     const Job& job = jobs[i / packed_.fc2_panels()];
-    fc2(step, job, i % packed_.fc2_panels(), thread, rows + job.begin * down_row_bytes());
+    fc2(step, job, i % packed_.fc2_panels(), fc2_panel(step, queues[2].peek(thread)), thread,
+        rows + job.begin * down_row_bytes());
   }
 }
 
@@ -507,6 +544,8 @@ void PreparedCpu::apply_chunk(const ExpertsArgs& args, int64_t first, int64_t co
                         queue(2, step.num_pairs), queue(3, step.num_jobs * packed_.fc2_panels())};
   WorkRanges outputs = queue(4, count * ceil_div(problem_.hidden_size, kCombineColumns));
   threads_->run([&](int thread) {
+    const int64_t first = work[0].peek(thread);
+    ask_for(fc1_panel(step, step.whole_jobs ? first * packed_.fc1_panels() : first));
     for (int64_t i; (i = rows.take(thread)) >= 0;) make_hidden_row(step, i, thread);
     threads_->barrier();
     if (step.whole_jobs) {
