@@ -163,7 +163,7 @@ TEST_P(GpuBackend, MatchesTheReferenceForAnyNumberOfTokensAndExpertsAndAnyRoutin
 }
 
 TEST_P(GpuBackend, FiftyRunsGiveTheSameBits) {
-  const RandomMoe& moe = shared_layer(1024, 512, 32, 8);
+  const RandomMoe& moe = shared_layer(2048, 512, 32, 8);
   const auto layer = prepare(moe.weights);
   for (const int64_t tokens : {1, 7, 64, 512}) {
     const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kSkewed, 9);
@@ -180,7 +180,7 @@ TEST_P(GpuBackend, FiftyRunsGiveTheSameBits) {
 
 TEST_P(GpuBackend, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
   if (!GetParam().batch_dependence.empty()) GTEST_SKIP() << GetParam().batch_dependence;
-  const RandomMoe& moe = shared_layer(1024, 512, 32, 8);
+  const RandomMoe& moe = shared_layer(2048, 512, 32, 8);
   const auto layer = prepare(moe.weights);
   const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 7);
   DeviceCall all(*layer, whole);
@@ -190,8 +190,8 @@ TEST_P(GpuBackend, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
     for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
       DeviceCall call(*layer, slice(whole, begin, size));
       call.apply();
-      EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 1024,
-                                            expected.begin() + (begin + size) * 1024}))
+      EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
+                                            expected.begin() + (begin + size) * 2048}))
           << "batch of " << size << " at " << begin;
     }
   }
@@ -375,7 +375,8 @@ TEST_P(GpuBackend, EveryLaunchPathRunsOnOddSizes) {
     int64_t hidden, intermediate;
     std::vector<int64_t> tokens;
   };
-  for (const Shape& shape : {Shape{336, 80, {1, 9, 120}}, Shape{1168, 112, {30}}}) {
+  for (const Shape& shape :
+       {Shape{336, 80, {1, 9, 120}}, Shape{1168, 112, {30}}, Shape{2048, 304, {1, 9, 300}}}) {
     const RandomMoe moe = make_random_moe(
         {.problem = problem(shape.hidden, shape.intermediate, 4, 2), .biases = true});
     const auto layer = prepare(moe.weights);

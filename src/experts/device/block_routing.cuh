@@ -17,54 +17,66 @@ struct TileList {
   int num_tiles;
 };
 
-/// At most kMaxWarpPairs pairs, by one warp, two of them a lane; the number of tiles. The list of
-/// pairs has gaps: tile i starts at 8 i.
+__device__ __forceinline__ int count_bits(uint32_t mask) { return __popc(mask); }
+__device__ __forceinline__ int count_bits(uint64_t mask) { return __popcll(mask); }
+
+/// As many pairs as Mask has bits, by one warp; the number of tiles. The list of pairs has gaps:
+/// tile i starts at 8 i.
+template <typename Mask>
 __device__ __forceinline__ int route_in_warp(const PackedLayerView& layer, const int32_t* ids,
                                              int num_pairs, int32_t* pairs, TokenTile* tiles) {
+  constexpr int kPairs = sizeof(Mask) / sizeof(uint32_t);  // a lane's: lane, lane + 32
   const int lane = threadIdx.x;
-  int expert[2];
-  uint64_t same[2];  // pairs of the same expert
+  const auto ballot = [](const bool(&is)[kPairs]) {
+    Mask mask = 0;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kPairs; ++i) mask |= Mask{__ballot_sync(~0u, is[i])} << (32 * i);
+    return mask;
+  };
+  int expert[kPairs];
+  bool is[kPairs];
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
     const int pair = lane + 32 * i;
     expert[i] = pair < num_pairs ? layer.local_expert(ids[pair]) : -1;
+    is[i] = expert[i] >= 0;
   }
-  const uint64_t valid = __ballot_sync(~0u, expert[0] >= 0) |
-                         static_cast<uint64_t>(__ballot_sync(~0u, expert[1] >= 0)) << 32;
-  same[0] = same[1] = valid;
+  Mask same[kPairs];  // pairs of the same expert
+  const Mask valid = ballot(is);
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) same[i] = valid;
   static_assert(kMaxLocalExperts == 1 << 10);
 #pragma unroll
   for (int bit = 0; bit < 10; ++bit) {
-    const uint64_t ones = __ballot_sync(~0u, expert[0] >> bit & 1) |
-                          static_cast<uint64_t>(__ballot_sync(~0u, expert[1] >> bit & 1)) << 32;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) same[i] &= expert[i] >> bit & 1 ? ones : ~ones;
+    for (int i = 0; i < kPairs; ++i) is[i] = expert[i] >> bit & 1;
+    const Mask ones = ballot(is);
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) same[i] &= is[i] ? ones : ~ones;
   }
-  int rank[2];
-  bool leads[2];  // a tile
+  int rank[kPairs];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint64_t below = (uint64_t{1} << (lane + 32 * i)) - 1;
-    rank[i] = __popcll(same[i] & below);
-    leads[i] = expert[i] >= 0 && rank[i] % kTileTokens == 0;
+  for (int i = 0; i < kPairs; ++i) {
+    rank[i] = count_bits(same[i] & ((Mask{1} << (lane + 32 * i)) - 1));
+    is[i] = expert[i] >= 0 && rank[i] % kTileTokens == 0;  // leads a tile
   }
-  const uint64_t leaders =
-      __ballot_sync(~0u, leads[0]) | static_cast<uint64_t>(__ballot_sync(~0u, leads[1])) << 32;
+  const Mask leaders = ballot(is);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < kPairs; ++i) {
     if (expert[i] < 0) continue;
-    uint64_t from_leader = same[i];
+    Mask from_leader = same[i];
+#pragma unroll 1
     for (int skip = rank[i] / kTileTokens * kTileTokens; skip > 0; --skip) {
       from_leader &= from_leader - 1;
     }
-    const uint64_t leader = from_leader & -from_leader;
-    const int tile = __popcll(leaders & (leader - 1));
+    const Mask leader = from_leader & -from_leader;
+    const int tile = count_bits(leaders & (leader - 1));
     pairs[tile * kTileTokens + rank[i] % kTileTokens] = lane + 32 * i;
-    if (leads[i]) {
-      tiles[tile] = {expert[i], tile * kTileTokens, min(kTileTokens, __popcll(from_leader))};
+    if (is[i]) {
+      tiles[tile] = {expert[i], tile * kTileTokens, min(kTileTokens, count_bits(from_leader))};
     }
   }
-  return __popcll(leaders);
+  return count_bits(leaders);
 }
 
 /// Every block of a launch, and of the launches that follow it, must cut the same tiles: pairs are
@@ -83,16 +95,22 @@ __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer,
   auto* const tiles = reinterpret_cast<TokenTile*>(pairs + block_pair_slots(num_pairs));
 
   if (num_pairs <= kMaxWarpPairs) {
-    if (thread < 32) *num_tiles = route_in_warp(layer, ids, num_pairs, pairs, tiles);
+    if (thread < 32) {
+      *num_tiles = num_pairs <= 32 ? route_in_warp<uint32_t>(layer, ids, num_pairs, pairs, tiles)
+                                   : route_in_warp<uint64_t>(layer, ids, num_pairs, pairs, tiles);
+    }
     __syncthreads();
     return {tiles, pairs, *num_tiles};
   }
 
+  // No loop is unrolled: most take one turn, and code that runs once costs its fetching.
   int* const slots = reinterpret_cast<int*>(
       tiles + max_token_tiles(num_pairs, experts, kTileTokens));  // [P]: expert, place << 16; or -1
+  int32_t* const unordered = slots + num_pairs;  // [P]: `pairs` before an expert's are in order
+#pragma unroll 1
   for (int e = thread; e < experts; e += kThreads) counts[e] = 0;
   __syncthreads();
-  constexpr int kBatch = 4;  // ids on their way
+  constexpr int kBatch = 2;  // ids on their way
 #pragma unroll 1
   for (int first = thread; first < num_pairs; first += kBatch * kThreads) {
     int expert[kBatch];
@@ -114,15 +132,18 @@ __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer,
   const int run = (experts + kThreads - 1) / kThreads;
   const int begin = min(thread * run, experts), end = min(begin + run, experts);
   int sum = 0;
+#pragma unroll 1
   for (int e = begin; e < end; ++e) {
     sum += counts[e] | (((counts[e] + kTileTokens - 1) / kTileTokens) << 16);
   }
   const int before = exclusive_scan(sum, warp_sums);
   int first = before & 0xffff, tile = before >> 16;
   bool crowded = false;
+#pragma unroll 1
   for (int e = begin; e < end; ++e) {
     const int count = counts[e];
     first_pair[e] = first;
+#pragma unroll 1
     for (int i = 0; i < count; i += kTileTokens) {
       tiles[tile++] = {e, first + i, min(kTileTokens, count - i)};
     }
@@ -131,26 +152,27 @@ __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer,
   }
   if (thread == kThreads - 1) *num_tiles = (before + sum) >> 16;
   crowded = __syncthreads_or(crowded);
+#pragma unroll 1
   for (int pair = thread; pair < num_pairs; pair += kThreads) {
     const int slot = slots[pair];
-    if (slot >= 0) pairs[first_pair[slot & 0xffff] + (slot >> 16)] = pair;
+    if (slot >= 0) unordered[first_pair[slot & 0xffff] + (slot >> 16)] = pair;
   }
   __syncthreads();
-  if (!crowded) return {tiles, pairs, *num_tiles};
+  if (!crowded) return {tiles, unordered, *num_tiles};
 
-  // The atomics gave places in any order, which matters to experts with several tiles.
-  for (int pair = thread; pair < num_pairs; pair += kThreads) {
-    const int expert = slots[pair] & 0xffff;
-    if (slots[pair] < 0 || counts[expert] <= kTileTokens) continue;
-    const int32_t* const list = pairs + first_pair[expert];
-    int place = 0;
-    for (int k = 0; k < counts[expert]; ++k) place += list[k] < pair ? 1 : 0;
-    slots[pair] = expert | place << 16;
-  }
-  __syncthreads();
+    // The atomics gave places in any order, which matters to experts with several tiles.
+#pragma unroll 1
   for (int pair = thread; pair < num_pairs; pair += kThreads) {
     const int slot = slots[pair];
-    if (slot >= 0) pairs[first_pair[slot & 0xffff] + (slot >> 16)] = pair;
+    if (slot < 0) continue;
+    const int count = counts[slot & 0xffff], at = first_pair[slot & 0xffff];
+    int place = slot >> 16;
+    if (count > kTileTokens) {
+      place = 0;
+#pragma unroll 4
+      for (int k = 0; k < count; ++k) place += unordered[at + k] < pair ? 1 : 0;
+    }
+    pairs[at + place] = pair;
   }
   __syncthreads();
   return {tiles, pairs, *num_tiles};

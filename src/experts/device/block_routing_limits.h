@@ -9,7 +9,7 @@
 namespace moe4::cuda {
 
 inline constexpr int kMaxBlockPairs = 2048;
-/// Up to here one warp does it, with a bit mask of pairs a lane.
+/// Up to here one warp does it, with bit masks of pairs.
 inline constexpr int kMaxWarpPairs = 64;
 inline constexpr int kTileTokens = 8;
 
@@ -20,7 +20,7 @@ MOE4_HOST_DEVICE constexpr int64_t block_pair_slots(int64_t num_pairs) {
 
 /// Shared memory of route_in_block().
 constexpr int64_t block_routing_bytes(int64_t num_pairs, int64_t num_local_experts) {
-  return 4 * (64 + 2 * num_local_experts + block_pair_slots(num_pairs) + num_pairs) +
+  return 4 * (64 + 2 * num_local_experts + block_pair_slots(num_pairs) + 2 * num_pairs) +
          static_cast<int64_t>(sizeof(TokenTile)) *
              max_token_tiles(num_pairs, num_local_experts, kTileTokens);
 }

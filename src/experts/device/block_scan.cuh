@@ -15,8 +15,8 @@ __device__ __forceinline__ int exclusive_scan(int value, int* warp_sums) {
   }
   if (lane == 31) warp_sums[warp] = sum;
   __syncthreads();
-  int before = 0;
-  for (int w = 0; w < warp; ++w) before += warp_sums[w];
+  // All warps below at once: a walk over them would keep the last warp longest.
+  const int before = __reduce_add_sync(~0u, lane < warp ? warp_sums[lane] : 0);
   __syncthreads();
   return before + sum - value;
 }

@@ -8,42 +8,56 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// One thread: four consecutive elements of a token's row, slots in order.
-__global__ __launch_bounds__(kThreads) void combine_kernel(const __grid_constant__ MarlinParams p) {
-  const PackedLayerView& layer = p.layer;
-  wait_for_previous_kernel();
-  launch_dependents();
-  const int quads = layer.hidden_size / 4;
-  const int64_t id = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t token = id / quads;
-  if (token >= p.num_tokens) return;
-  const int h = static_cast<int>(id - token * quads) * 4;
-  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  // Batches of slots: all ids, then all rows, then the sum, so that latencies overlap.
-  constexpr int kBatch = 8;
-  for (int first = 0; first < layer.top_k; first += kBatch) {
-    float weight[kBatch];
-    float4 y[kBatch];
-    bool valid[kBatch];
+constexpr int kBatch = 8;  // slots whose loads are on their way together
+
+// Which of a token's slots [first, first + kBatch) count, and with what weight.
+struct SlotWeights {
+  float weight[kBatch];
+  bool counts[kBatch];
+
+  __device__ __forceinline__ void load(const MarlinParams& p, int64_t token, int first) {
+    const PackedLayerView& layer = p.layer;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int64_t pair = token * layer.top_k + first + i;
       const bool inside = first + i < layer.top_k;
-      valid[i] = inside && layer.local_expert(inside ? p.topk_ids[pair] : -1) >= 0;
+      counts[i] = inside && layer.local_expert(inside ? p.topk_ids[pair] : -1) >= 0;
       weight[i] = inside && !layer.weight_on_input ? p.topk_weights[pair] : 1.0f;
     }
+  }
+};
+
+// One thread: four consecutive elements of a token's row, slots in order.
+__global__ __launch_bounds__(kThreads) void combine_kernel(const __grid_constant__ MarlinParams p) {
+  const PackedLayerView& layer = p.layer;
+  const int quads = layer.hidden_size / 4;
+  const int64_t id = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t token = id / quads;
+  const int h = static_cast<int>(id - token * quads) * 4;
+  // As in FC2's prologue: ids and weights are older than FC1, only y has to be waited for.
+  SlotWeights slots;
+  if (token < p.num_tokens) slots.load(p, token, 0);
+  wait_for_previous_kernel();
+  launch_dependents();
+  if (token >= p.num_tokens) return;
+  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  for (int first = 0; first < layer.top_k; first += kBatch) {
+    if (first > 0) slots.load(p, token, first);
+    float4 y[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int64_t pair = token * layer.top_k + first + i;
-      if (valid[i]) y[i] = *reinterpret_cast<const float4*>(p.y + pair * layer.hidden_size + h);
+      if (slots.counts[i]) {
+        y[i] = *reinterpret_cast<const float4*>(p.y + pair * layer.hidden_size + h);
+      }
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (!valid[i]) continue;
-      sum.x = fmaf(weight[i], y[i].x, sum.x);
-      sum.y = fmaf(weight[i], y[i].y, sum.y);
-      sum.z = fmaf(weight[i], y[i].z, sum.z);
-      sum.w = fmaf(weight[i], y[i].w, sum.w);
+      if (!slots.counts[i]) continue;
+      sum.x = fmaf(slots.weight[i], y[i].x, sum.x);
+      sum.y = fmaf(slots.weight[i], y[i].y, sum.y);
+      sum.z = fmaf(slots.weight[i], y[i].z, sum.z);
+      sum.w = fmaf(slots.weight[i], y[i].w, sum.w);
     }
   }
   auto* const out = reinterpret_cast<__nv_bfloat162*>(p.out + token * layer.hidden_size + h);

@@ -26,8 +26,10 @@
 #include "experts/device/barrier.cuh"
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
+#include "experts/device/warp_arrival.cuh"
 #include "experts/marlin/fc1_activation.cuh"
 #include "experts/marlin/marlin_kernels.h"
+#include "experts/marlin/step_stream.cuh"
 #include "experts/marlin/weight_step.cuh"
 #include "experts/marlin/work_split.cuh"
 
@@ -56,83 +58,73 @@ __device__ __forceinline__ int split_of(const MarlinParams& p) {
   return Config::fc1 ? p.fc1_split : p.fc2_split;
 }
 
-// Walks the units of a warp, one ahead of the multiplication.
+// Walks a warp's units of weights in the order of their multiplication.
 template <typename Config>
-class StepCursor {
+class WeightCursor {
  public:
-  __device__ __forceinline__ StepCursor(const MarlinParams& p, const TileList& list,
-                                        const GroupWork& work, int lane)
-      : p_(p),
+  __device__ __forceinline__ WeightCursor(const MarlinParams& p, const TileList& list,
+                                          const GroupWork& work, int tile, int step)
+      : matrix_(Config::fc1 ? p.layer.fc1 : p.layer.fc2),
         list_(list),
-        token_(lane / 4),
-        split_(work.split),
-        warp_(work.warp),
+        steps_((Config::fc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2),
         k_units_(Config::one_unit ? work.split
                                   : (Config::fc1 ? p.layer.fc1_k_units : p.layer.fc2_k_units)),
-        steps_((Config::fc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2),
-        my_units_(Config::one_unit ? 1 : (k_units_ - warp_ + split_ - 1) / split_) {
-    tile_ = p.steps.quotient(work.first);
-    step_ = work.first - tile_ * steps_;
+        split_(work.split),
+        warp_(work.warp),
+        my_units_(Config::one_unit ? 1 : (k_units_ - warp_ + split_ - 1) / split_),
+        tile_(tile),
+        step_(step) {
     if (work.count > 0) enter_tile();
   }
 
   __device__ __forceinline__ const uint8_t* weights() const { return weights_; }
-  __device__ __forceinline__ int tile() const { return tile_; }
-  __device__ __forceinline__ int step() const { return step_; }
   __device__ __forceinline__ int steps() const { return steps_; }
-  __device__ __forceinline__ int my_units() const { return my_units_; }
-  __device__ __forceinline__ int column() const { return (warp_ + unit_ * split_) * kUnitK; }
+  __device__ __forceinline__ int my_units() const { return my_units_; }  // of a step
 
-  // Start of this lane's token's row, or null.
-  __device__ __forceinline__ const __nv_bfloat16* token_row() const {
-    return Config::one_unit ? find_token_row() : row_;
-  }
-
-  // To the warp's next unit of the same item.
-  __device__ __forceinline__ void next_unit() {
-    ++unit_;
-    weights_ += static_cast<int64_t>(split_) * kStepBytes;
-  }
-
-  // To the next item, if there are `more`; whether it belongs to another token tile.
-  __device__ __forceinline__ bool next_item(bool more) {
+  // To the next unit, which must exist.
+  __device__ __forceinline__ void advance() {
+    if (!Config::one_unit && ++unit_ < my_units_) {
+      weights_ += static_cast<int64_t>(split_) * kStepBytes;
+      return;
+    }
     unit_ = 0;
     if (++step_ < steps_) {
       weights_ += static_cast<int64_t>(k_units_ - (my_units_ - 1) * split_) * kStepBytes;
-      return false;
+      return;
     }
-    ++tile_;
     step_ = 0;
-    if (more) enter_tile();
-    return more;
+    ++tile_;
+    enter_tile();
   }
 
  private:
   __device__ __forceinline__ void enter_tile() {
-    const uint8_t* matrix = Config::fc1 ? p_.layer.fc1 : p_.layer.fc2;
-    const int64_t steps = static_cast<int64_t>(list_.tiles[tile_].expert) * steps_ + step_;
-    weights_ = matrix + (steps * k_units_ + warp_) * kStepBytes;
-    if constexpr (!Config::one_unit) row_ = find_token_row();
-  }
-  __device__ __forceinline__ const __nv_bfloat16* find_token_row() const {
-    const TokenTile tile = list_.tiles[tile_];
-    if (token_ >= tile.count) return nullptr;
-    const int pair = list_.pairs[tile.first + token_];
-    if constexpr (Config::fc1) {
-      const int row = p_.layer.weight_on_input ? pair : p_.top_k.quotient(pair);
-      return p_.x + static_cast<int64_t>(row) * p_.layer.hidden_size;
-    } else {
-      return p_.act + static_cast<int64_t>(pair) * p_.layer.intermediate_size;
-    }
+    const int64_t step = static_cast<int64_t>(list_.tiles[tile_].expert) * steps_ + step_;
+    weights_ = matrix_ + (step * k_units_ + warp_) * kStepBytes;
   }
 
-  const MarlinParams& p_;
+  const uint8_t* const matrix_;
   const TileList& list_;
-  const int token_, split_, warp_, k_units_, steps_, my_units_;
+  const int steps_, k_units_, split_, warp_, my_units_;
   int tile_, step_, unit_ = 0;
   const uint8_t* weights_ = nullptr;
-  const __nv_bfloat16* row_ = nullptr;  // where a step's tokens differ from the last one's
 };
+
+// Start of this lane's token's row in a token tile, or null.
+template <typename Config>
+__device__ __forceinline__ const __nv_bfloat16* find_token_row(const MarlinParams& p,
+                                                               const TileList& list, int tile_index,
+                                                               int lane) {
+  const TokenTile tile = list.tiles[tile_index];
+  if (lane / 4 >= tile.count) return nullptr;
+  const int pair = list.pairs[tile.first + lane / 4];
+  if constexpr (Config::fc1) {
+    const int row = p.layer.weight_on_input ? pair : p.top_k.quotient(pair);
+    return p.x + static_cast<int64_t>(row) * p.layer.hidden_size;
+  } else {
+    return p.act + static_cast<int64_t>(pair) * p.layer.intermediate_size;
+  }
+}
 
 // Scales a token tile's sums and stores them; what they need is read once a tile.
 template <typename Config>
@@ -215,7 +207,7 @@ class GroupReduction {
       sum.w += other.w;
     }
     __syncwarp();
-    if (lane_ == 0) barrier_arrive(&empty_[buffer]);
+    warp_arrive(shared_address(&empty_[buffer]), lane_ == 0);
     store(tile, sum);
   }
 
@@ -228,7 +220,7 @@ class GroupReduction {
           make_float4(acc[tile][0], acc[tile][1], acc[tile][2], acc[tile][3]);
     }
     __syncwarp();
-    if (lane_ == 0) barrier_arrive(&full_[buffer]);
+    warp_arrive(shared_address(&full_[buffer]), lane_ == 0);
   }
 
  private:
@@ -241,13 +233,15 @@ class GroupReduction {
 template <typename Config>
 __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert_gemm_kernel(
     const __grid_constant__ MarlinParams p) {
-  extern __shared__ __align__(16) uint8_t shared[];
+  extern __shared__ __align__(128) uint8_t shared[];
+  using Stream = StepStream<2, Config::warps>;
   using Buffers = ReductionBuffers<Config::warps>;
-  auto& buffers = *reinterpret_cast<Buffers*>(shared);
+  auto& buffers = *reinterpret_cast<Buffers*>(shared + Stream::kSharedBytes);
   const int split = split_of<Config>(p), lane = lane_id();
+  Stream stream(shared, lane);
   if (threadIdx.x < Config::warps / split * 2) {
-    barrier_init(&buffers.full[threadIdx.x / 2][threadIdx.x % 2], split);
-    barrier_init(&buffers.empty[threadIdx.x / 2][threadIdx.x % 2], 2);
+    barrier_init(&buffers.full[threadIdx.x / 2][threadIdx.x % 2], split * kWarpArrivals);
+    barrier_init(&buffers.empty[threadIdx.x / 2][threadIdx.x % 2], 2 * kWarpArrivals);
   }
   // FC1 follows whatever made x and the ids, FC2 follows FC1: by the time FC2 runs its prologue all
   // that FC1 waited for is done, so only `act` has to be waited for.
@@ -260,73 +254,98 @@ __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert
     __syncthreads();
     list = {p.tiles, p.sorted_pairs, *p.num_tiles};
   } else {
-    list = route_in_block<32 * Config::warps>(p.layer, p.topk_ids, p.num_pairs,
-                                              reinterpret_cast<int*>(shared + sizeof(Buffers)));
+    list = route_in_block<32 * Config::warps>(
+        p.layer, p.topk_ids, p.num_pairs,
+        reinterpret_cast<int*>(shared + Stream::kSharedBytes + sizeof(Buffers)));
   }
 
   const int steps = (Config::fc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2;
   const int last_block = (Config::fc1 ? p.layer.hidden_size : p.layer.intermediate_size) - 16;
   const GroupWork work = divide_items<Config::warps>(p.groups, split, list.num_tiles * steps);
-  StepCursor<Config> cursor(p, list, work, lane);
-  WeightFragments<2> weights = {};
-  load_weights(weights, cursor.weights(), work.count > 0, lane);
+  int tile = p.steps.quotient(work.first), step = work.first - tile * steps;  // of the item at hand
+  WeightCursor<Config> cursor(p, list, work, tile, step);
+  const int units = work.count * cursor.my_units();
+  stream.start(0, cursor.weights(), units > 0);
+  const auto start_others = [&] {
+    for (int stage = 1; stage < min(Stream::kAhead, units); ++stage) {
+      cursor.advance();
+      stream.start(stage, cursor.weights(), true);
+    }
+  };
   if (!Config::fc1) {
+    start_others();
     wait_for_previous_kernel();
     launch_dependents();
   }
-  if (work.count == 0) return;
+  if (units == 0) return;
   TokenFragments tokens = {};
-  load_tokens(tokens, cursor.token_row(), cursor.column(), last_block, lane);
+  const __nv_bfloat16* row = find_token_row<Config>(p, list, tile, lane);
+  load_tokens(tokens, row, work.warp * kUnitK, last_block, lane);
+  if (Config::fc1) start_others();
 
   TileOutput<Config> output;
   GroupReduction reduction(buffers, work, lane);
-  const auto reduce = [&](int n, int step) {
-    reduction.reduce(n, split,
-                     [&](int half, float4 sum) { output.store(p, step * 2 + half, lane, sum); });
+  const auto reduce = [&](int n, int reduced_step) {
+    reduction.reduce(n, split, [&](int half, float4 sum) {
+      output.store(p, reduced_step * 2 + half, lane, sum);
+    });
   };
-  // Whether the item to multiply is the first of its token tile. What the tile's sums need is read
+  int to_start = units - Stream::kAhead, stage = 0;
+  // Multiplies the unit at hand and starts one ahead.
+  const auto multiply = [&](float(&acc)[2][4], auto refill_tokens) {
+    const bool more = to_start > 0;
+    --to_start;
+    if (more) cursor.advance();
+    stream.multiply(stage, tokens, acc, cursor.weights(), more, refill_tokens);
+    stage ^= 1;
+  };
+  // Whether the item at hand is the first of its token tile. What the tile's sums need is read
   // after its first item: before the loop those loads would hold up the first multiplication.
   bool new_tile = true;
   for (int n = 0; n < work.count; ++n) {
-    const bool more = n + 1 < work.count, enter_tile = new_tile;
+    const bool last = n + 1 == work.count, last_step = step + 1 == steps;
     float acc[2][4] = {};
     if constexpr (Config::one_unit) {
-      new_tile = cursor.next_item(more);
-      multiply_step(weights, tokens, acc, cursor.weights(), more, lane, [](int) {});
-      if (new_tile) load_tokens(tokens, cursor.token_row(), cursor.column(), last_block, lane);
+      multiply(acc, [](int) {});
+      if (last_step && !last) {
+        row = find_token_row<Config>(p, list, tile + 1, lane);
+        load_tokens(tokens, row, work.warp * kUnitK, last_block, lane);
+      }
     } else {
-      for (int left = cursor.my_units() - 1; left >= 0; --left) {
-        if (left > 0) {
-          cursor.next_unit();
-        } else {
-          new_tile = cursor.next_item(more);
+      for (int unit = 0; unit < cursor.my_units(); ++unit) {
+        int next = unit + 1;
+        if (next == cursor.my_units()) {
+          next = 0;
+          if (last) {
+            row = nullptr;
+          } else if (last_step) {
+            row = find_token_row<Config>(p, list, tile + 1, lane);
+          }
         }
-        const bool valid = left > 0 || more;
-        const __nv_bfloat16* const row = valid ? cursor.token_row() : nullptr;
-        multiply_step(weights, tokens, acc, cursor.weights(), valid, lane, [&](int chunk) {
-          load_chunk_tokens(tokens, row, cursor.column(), last_block, lane, chunk);
+        multiply(acc, [&](int chunk) {
+          load_chunk_tokens(tokens, row, (work.warp + next * split) * kUnitK, last_block, lane,
+                            chunk);
         });
       }
     }
-    // The cursor is one item ahead.
-    const bool wrapped = cursor.step() == 0;
-    const int tile = cursor.tile() - (wrapped ? 1 : 0);
-    const int step = (wrapped ? cursor.steps() : cursor.step()) - 1;
     if constexpr (Config::split == 1) {
-      if (enter_tile) output.enter(p, list, tile, lane);
+      if (new_tile) output.enter(p, list, tile, lane);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         output.store(p, step * 2 + half, lane,
                      make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]));
       }
     } else {
-      if (n > 0) reduce(n - 1, (step == 0 ? cursor.steps() : step) - 1);
+      if (n > 0) reduce(n - 1, (step == 0 ? steps : step) - 1);
       reduction.write(n, split, work.warp, acc);
-      if (enter_tile) output.enter(p, list, tile, lane);
+      if (new_tile) output.enter(p, list, tile, lane);
     }
+    new_tile = last_step;
+    step = last_step ? 0 : step + 1;
+    tile += last_step;
   }
   if constexpr (Config::split != 1) {
-    reduce(work.count - 1, (cursor.step() == 0 ? cursor.steps() : cursor.step()) - 1);
+    reduce(work.count - 1, (step == 0 ? steps : step) - 1);
   }
 }
 
@@ -369,19 +388,22 @@ ExpertGemm fc2_gemm(const MarlinParams& p) {
   return expert_gemm<false, 16, 0, false>();
 }
 
+size_t gemm_shared_bytes(const ExpertGemm& gemm, const MarlinParams& p) {
+  const int64_t routing_bytes =
+      p.tiles == nullptr ? block_routing_bytes(p.num_pairs, p.layer.num_local_experts) : 0;
+  return step_stream_bytes<2>(gemm.warps, p.bulk_copies) + gemm.reduction_bytes +
+         static_cast<size_t>(routing_bytes);
+}
+
 void launch_expert_gemm(const ExpertGemm& gemm, int split, int tiles, MarlinParams params,
                         cudaStream_t stream, bool dependent) {
-  const int64_t routing_bytes =
-      params.tiles == nullptr
-          ? block_routing_bytes(params.num_pairs, params.layer.num_local_experts)
-          : 0;
   const int blocks = params.sm_count * (16 / gemm.warps);
   params.groups = FastDivisor(blocks * (gemm.warps / split));
   params.steps = FastDivisor(tiles / 2);
   launch(gemm.kernel,
          {.grid = dim3(static_cast<unsigned>(blocks)),
           .block = dim3(static_cast<unsigned>(32 * gemm.warps)),
-          .shared_bytes = gemm.reduction_bytes + static_cast<size_t>(routing_bytes),
+          .shared_bytes = gemm_shared_bytes(gemm, params),
           .stream = stream,
           .dependent = dependent},
          params);
@@ -390,11 +412,11 @@ void launch_expert_gemm(const ExpertGemm& gemm, int split, int tiles, MarlinPara
 }  // namespace
 
 void allow_expert_shared_memory(MarlinParams params) {
-  for (const int num_pairs : {1, kMaxTwoBlockPairs + 1}) {
+  for (const int num_pairs : {kMaxTwoBlockPairs, kMaxBlockPairs}) {
     params.num_pairs = num_pairs;
     for (const auto& gemm : {fc1_gemm(params), fc2_gemm(params)}) {
       MOE4_CUDA_CHECK(cudaFuncSetAttribute(gemm.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           80 * 1024));
+                                           static_cast<int>(gemm_shared_bytes(gemm, params))));
     }
   }
 }

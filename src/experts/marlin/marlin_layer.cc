@@ -16,9 +16,9 @@ namespace {
 
 // Pairs of one chunk: bounds y (float32 [P, H]) to 134 MB at H = 2048.
 constexpr int64_t kMaxChunkPairs = 16384;
-// Row-stationary FC2 wins up to 32 tokens at top-8, and keeps weights and products in shared
+// Row-stationary FC2 wins up to 64 tokens at top-8, and keeps weights and products in shared
 // memory.
-constexpr int64_t kMaxRowPairs = 256;
+constexpr int64_t kMaxRowPairs = 512;
 constexpr size_t kMaxRowSharedBytes = 192 * 1024;
 // Row tiles must fill the multiprocessors at least this well.
 constexpr double kMinRowOccupancy = 0.8;
@@ -86,6 +86,7 @@ MarlinParams MarlinLayer::base_params() const {
   return {.layer = view,
           .fc1_split = choose_split(view.fc1_k_units),
           .fc2_split = choose_fc2_split(view.fc2_k_units),
+          .bulk_copies = dependent_launch_,
           .sm_count = sm_count_,
           .top_k = FastDivisor(view.top_k)};
 }

@@ -43,6 +43,7 @@ struct MarlinParams {
   int32_t num_pairs = 0;
   int32_t fc1_split = 1;  ///< warps that share the K of an FC1 step: 1, 2, 4 or 8
   int32_t fc2_split = 1;  ///< likewise of an FC2 step: 1 .. 8
+  bool bulk_copies = false;  ///< the device is SM90 or later
   int32_t sm_count = 0;   ///< blocks of FC1 and of the expert-wise FC2
   FastDivisor top_k;
   FastDivisor groups, steps;  ///< of the kernel at hand; set by its launcher

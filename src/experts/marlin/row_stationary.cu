@@ -8,13 +8,13 @@
 // order: the same order whatever else is in the batch, with no y in global memory and no third
 // launch.
 //
-// 512 threads, one block an SM: weights of two units (4.6 KB) in flight a warp (unit_stream.cuh).
+// 512 threads, one block an SM: weights of two units (4.6 KB) in flight a warp (step_stream.cuh).
 #include <type_traits>
 
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
 #include "experts/marlin/marlin_kernels.h"
-#include "experts/marlin/unit_stream.cuh"
+#include "experts/marlin/step_stream.cuh"
 #include "experts/marlin/work_split.cuh"
 
 namespace moe4::cuda {
@@ -37,24 +37,60 @@ __device__ __forceinline__ PairScale load_pair_scale(const MarlinParams& p, int 
 
 // One unit of this warp: weights are null past the last.
 struct RowUnit {
-  int index;  // token tile * kKUnits + unit of K
+  int tile, k_unit;
   const uint8_t* weights;
   const __nv_bfloat16* row;  // of this lane's token, or null
 };
 
+// Finds a block's units: its m16 tile of an expert's weights, and a lane's part of its tokens.
 template <int kKUnits>
-__device__ __forceinline__ RowUnit find_unit(const MarlinParams& p, const TileList& list, int index,
-                                             int lane) {
-  const int k_unit = index % kKUnits;
-  if (index >= list.num_tiles * kKUnits) return {index, nullptr, nullptr};
-  const TokenTile tile = list.tiles[index / kKUnits];
-  RowUnit unit{index, fc2_unit(p.layer, tile.expert, blockIdx.x, k_unit), nullptr};
-  if (lane / 4 < tile.count) {
-    const int pair = list.pairs[tile.first + lane / 4];
-    unit.row = p.act + static_cast<int64_t>(pair) * p.layer.intermediate_size;
+class UnitFinder {
+ public:
+  __device__ __forceinline__ UnitFinder(const MarlinParams& p, const TileList& list, int lane)
+      : p_(p),
+        list_(list),
+        weights_(fc2_unit(p.layer, 0, blockIdx.x, 0)),
+        expert_bytes_(static_cast<uint32_t>(p.layer.fc2_tiles / 2) * kKUnits * kStepBytes),
+        token_(lane / 4) {}
+
+  // The warp's first unit.
+  __device__ __forceinline__ RowUnit first() const {
+    const int index = static_cast<int>(threadIdx.x) / 32;
+    return unit(index / kKUnits, index % kKUnits);
   }
-  return unit;
-}
+  // The one kWarps further.
+  __device__ __forceinline__ RowUnit after(const RowUnit& at) const {
+    int tile = at.tile + kWarps / kKUnits, k_unit = at.k_unit;
+    if constexpr (kWarps % kKUnits != 0) {
+      k_unit += kWarps % kKUnits;
+      if (k_unit >= kKUnits) {
+        k_unit -= kKUnits;
+        ++tile;
+      }
+    }
+    return unit(tile, k_unit);
+  }
+
+ private:
+  __device__ __forceinline__ RowUnit unit(int tile_index, int k_unit) const {
+    RowUnit unit{tile_index, k_unit, nullptr, nullptr};
+    if (tile_index >= list_.num_tiles) return unit;
+    const TokenTile tile = list_.tiles[tile_index];
+    unit.weights = weights_ + uint64_t{expert_bytes_} * static_cast<uint32_t>(tile.expert) +
+                   k_unit * kStepBytes;
+    if (token_ < tile.count) {
+      const int pair = list_.pairs[tile.first + token_];
+      unit.row = p_.act + static_cast<int64_t>(pair) * p_.layer.intermediate_size;
+    }
+    return unit;
+  }
+
+  const MarlinParams& p_;
+  const TileList& list_;
+  const uint8_t* const weights_;  // of expert 0
+  const uint32_t expert_bytes_;
+  const int token_;
+};
 
 // The weighted sum over slots of one row of one token; all shared-memory reads before the sums.
 template <int kKUnits>
@@ -97,23 +133,24 @@ __global__ __launch_bounds__(kThreads,
   const PackedLayerView& layer = p.layer;
   const int lane = lane_id(), g = lane / 4, t = lane % 4;
   const int last_block = layer.intermediate_size - 16;
-  UnitStream stream(shared, kWarps, lane);
-  auto* const parts = reinterpret_cast<float*>(  // [kKUnits][num_pairs][16]
-      shared + unit_stream_bytes(kWarps, UnitStream::kBulkCopies));
+  using Stream = StepStream<1, kWarps>;
+  Stream stream(shared, lane);
+  auto* const parts =
+      reinterpret_cast<float*>(shared + Stream::kSharedBytes);  // [kKUnits][num_pairs][16]
   auto* const pair_scales = reinterpret_cast<PairScale*>(parts + kKUnits * p.num_pairs * kTileRows);
   int* const routing = reinterpret_cast<int*>(pair_scales + p.num_pairs);
 
   const TileList list = route_in_block<kThreads>(layer, p.topk_ids, p.num_pairs, routing);
   __builtin_assume(__isShared(list.tiles));
   __builtin_assume(__isShared(list.pairs));
-  RowUnit unit = find_unit<kKUnits>(p, list, static_cast<int>(threadIdx.x) / 32, lane);
-  RowUnit next = find_unit<kKUnits>(p, list, unit.index + kWarps, lane);
-  stream.start<0>(unit.weights);
-  stream.start<1>(next.weights);
+  const UnitFinder<kKUnits> finder(p, list, lane);
+  RowUnit unit = finder.first(), next = finder.after(unit);
+  stream.start(0, unit.weights, unit.weights != nullptr);
+  if (Stream::kAhead == 2) stream.start(1, next.weights, next.weights != nullptr);
   wait_for_previous_kernel();
   launch_dependents();
   TokenFragments tokens = {};
-  load_tokens(tokens, unit.row, unit.index % kKUnits * kUnitK, last_block, lane);
+  load_tokens(tokens, unit.row, unit.k_unit * kUnitK, last_block, lane);
 
   // On its way while the warp multiplies.
   const int my_pair = threadIdx.x;
@@ -121,13 +158,14 @@ __global__ __launch_bounds__(kThreads,
   if (my_pair < p.num_pairs) my_scale = load_pair_scale(p, my_pair);
 
   const auto multiply = [&](auto stage) {
-    const RowUnit after = find_unit<kKUnits>(p, list, next.index + kWarps, lane);
+    const RowUnit after = finder.after(next);
+    const uint8_t* const ahead = Stream::kAhead == 2 ? after.weights : next.weights;
     float acc[1][4] = {};
-    stream.multiply<stage.value>(tokens, acc, after.weights, [&](int chunk) {
-      load_chunk_tokens(tokens, next.row, next.index % kKUnits * kUnitK, last_block, lane, chunk);
+    stream.multiply(stage.value, tokens, acc, ahead, ahead != nullptr, [&](int chunk) {
+      load_chunk_tokens(tokens, next.row, next.k_unit * kUnitK, last_block, lane, chunk);
     });
-    const TokenTile tile = list.tiles[unit.index / kKUnits];
-    float* const part = parts + unit.index % kKUnits * p.num_pairs * kTileRows;
+    const TokenTile tile = list.tiles[unit.tile];
+    float* const part = parts + unit.k_unit * p.num_pairs * kTileRows;
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
       if (2 * t + q >= tile.count) continue;
@@ -138,6 +176,7 @@ __global__ __launch_bounds__(kThreads,
     unit = next;
     next = after;
   };
+  // Stages as constants: the loop has few instructions to spare.
   while (unit.weights != nullptr) {
     multiply(std::integral_constant<int, 0>{});
     if (unit.weights == nullptr) break;
@@ -177,7 +216,7 @@ RowKernel row_kernel(const PackedLayerView& layer) {
 size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs, bool bulk_copies) {
   const int64_t pair_bytes = layer.fc2_k_units * kTileRows * static_cast<int64_t>(sizeof(float)) +
                              static_cast<int64_t>(sizeof(PairScale));
-  return static_cast<size_t>(unit_stream_bytes(kWarps, bulk_copies) + pair_bytes * num_pairs +
+  return static_cast<size_t>(step_stream_bytes<1>(kWarps, bulk_copies) + pair_bytes * num_pairs +
                              block_routing_bytes(num_pairs, layer.num_local_experts));
 }
 
