@@ -20,9 +20,9 @@
 // where a warp has one unit of K (H 2048, I 512, 768 and 2048), its tokens stay in registers for a
 // whole token tile and the split is a constant.
 //
-// 16 warps an SM, in one block or two: at most 128 registers, which hold 4.6 KB of weights in
-// flight and the tokens' B fragments. 2 KB of shared memory a warp for the reduction, up to 25 KB a
-// block for the routing.
+// 16 warps an SM, in one block or two: at most 128 registers, which hold the tokens' B fragments
+// and a step's weights. Shared memory: 9 KB a warp for the weights on their way (step_stream.cuh),
+// 2 KB for the reduction, up to 47 KB a block for the routing.
 #include "experts/device/barrier.cuh"
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"

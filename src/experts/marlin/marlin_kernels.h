@@ -25,7 +25,7 @@ void launch_fc2_experts(const MarlinParams& params, cudaStream_t stream, bool de
 void launch_combine(const MarlinParams& params, cudaStream_t stream, bool dependent);
 
 /// Both of the above in one kernel for few pairs: a block owns 16 output rows of all experts.
-/// `shared_bytes` from fc2_rows_shared_bytes(); `bulk_copies`: the device is SM90 or later.
+/// `shared_bytes` from fc2_rows_shared_bytes(), `bulk_copies` as in MarlinParams.
 void launch_fc2_rows(const MarlinParams& params, size_t shared_bytes, cudaStream_t stream,
                      bool dependent);
 size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs, bool bulk_copies);

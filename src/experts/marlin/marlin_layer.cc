@@ -42,6 +42,9 @@ int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
+// Where step_stream.cuh uses them: SM12x has 99 KB of shared memory, too little.
+bool has_bulk_copies(int major) { return major >= 9 && major < 12; }
+
 int forced_structure() {
   const char* name = std::getenv("MOE4_MARLIN_FC2");
   if (name == nullptr) return -1;
@@ -69,7 +72,9 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer) : layer_(layer) {
                             view.num_local_experts, kMaxLocalExperts));
   }
   sm_count_ = device_attribute(cudaDevAttrMultiProcessorCount);
-  dependent_launch_ = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  const int major = device_attribute(cudaDevAttrComputeCapabilityMajor);
+  dependent_launch_ = major >= 9;
+  bulk_copies_ = has_bulk_copies(major);
   const int row_tiles = view.hidden_size / kTileRows;
   const int rounds = static_cast<int>(ceil_div(row_tiles, sm_count_));
   forced_structure_ = forced_structure();
@@ -86,7 +91,7 @@ MarlinParams MarlinLayer::base_params() const {
   return {.layer = view,
           .fc1_split = choose_split(view.fc1_k_units),
           .fc2_split = choose_fc2_split(view.fc2_k_units),
-          .bulk_copies = dependent_launch_,
+          .bulk_copies = bulk_copies_,
           .sm_count = sm_count_,
           .top_k = FastDivisor(view.top_k)};
 }
@@ -103,7 +108,7 @@ Fc2Structure MarlinLayer::structure(int64_t num_tokens) const {
 }
 
 size_t MarlinLayer::row_shared_bytes(int64_t num_pairs) const {
-  return fc2_rows_shared_bytes(layer_.view(), num_pairs, dependent_launch_);
+  return fc2_rows_shared_bytes(layer_.view(), num_pairs, bulk_copies_);
 }
 
 int64_t MarlinLayer::chunk_tokens() const {

@@ -42,7 +42,8 @@ class MarlinLayer {
   // Whether the row-stationary FC2 exists for this shape, and is worth it.
   bool can_rows_, rows_fill_device_;
   size_t max_row_shared_bytes_;
-  bool dependent_launch_;  // SM90 and later: programmatic dependent launch, bulk copies
+  bool dependent_launch_;  // SM90 and later: programmatic dependent launch
+  bool bulk_copies_;       // weights through shared memory
   int forced_structure_;   // MOE4_MARLIN_FC2: an Fc2Structure or -1
 };
 

@@ -2,7 +2,8 @@
 //
 // From SM90 in shared memory, brought by bulk copies two steps ahead: they need no registers and no
 // address arithmetic a lane, and no compiler can put them off to the end of the step, which is
-// where it puts loads to registers. Before, in registers, one step ahead.
+// where it puts loads to registers. Before, and on SM12x, which has too little shared memory for
+// 16 warps of it, in registers, one step ahead.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +15,14 @@ namespace moe4::cuda {
 
 inline constexpr int kStepStages = 2;
 
-/// Shared memory of a block of `warps`, which starts 128-byte aligned; nothing before SM90.
+/// Shared memory of a block of `warps`, which starts 128-byte aligned; nothing without bulk copies.
 template <int kTiles>
 constexpr int step_stream_bytes(int warps, bool bulk_copies) {
   constexpr int kBarrierBytes = kStepStages * static_cast<int>(sizeof(uint64_t));
   return bulk_copies ? warps * (kStepStages * kTiles * kUnitBytes + kBarrierBytes) : 0;
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200  // as has_bulk_copies()
 
 template <int kTiles, int kWarps>
 class StepStream {

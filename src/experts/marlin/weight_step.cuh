@@ -1,6 +1,6 @@
-// One warp's step: m16 or m32 rows of weights times 256 columns times 8 tokens, straight from
-// global memory. Every fragment register is refilled for the next step right after its last use, so
-// that a step's worth of weights (2304 bytes an m16 tile) is always in flight per warp.
+// One warp's step: m16 or m32 rows of weights (2304 bytes an m16 tile) times 256 columns times 8
+// tokens, from registers. Those of a next step may be loaded along: each where it was last used,
+// though the compiler collects these loads towards the step's end.
 #pragma once
 
 #include <cuda_bf16.h>
