@@ -55,13 +55,19 @@ __device__ __forceinline__ int lane_id() {
 
 /// What another kernel of the same chain wrote: from L2, never from a stale L1 line or the
 /// read-only path.
-__device__ __forceinline__ uint4 load_l2_16(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p)
-               : "memory");
+__device__ __forceinline__ int32_t load_l2_4(const int32_t* p) {
+  int32_t v;
+  asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
+}
+/// Under a predicate; `v` keeps its value otherwise.
+__device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uint4& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
+      "@p ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(p), "r"(static_cast<int>(condition))
+      : "memory");
 }
 
 /// Lets the next kernel of the stream start its prologue. Does nothing before SM90.

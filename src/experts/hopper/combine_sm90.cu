@@ -1,6 +1,8 @@
 // The last launch: each token's outputs summed over its slots, weighted, in slot order, in float32.
 #include <cuda_bf16.h>
 
+#include <algorithm>
+
 #include "base/checked_math.h"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
@@ -10,63 +12,117 @@
 namespace moe4::cuda::hopper {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
+constexpr int kBlocksPerSm = 4;
 constexpr int kSlots = 8;  // loads in flight a thread
 
 struct CombineArgs {
   PackedLayerView layer;
-  const uint4* pair_output;
-  const int32_t* topk_ids;
+  const uint4* outputs;
+  const int32_t* positions_of_pairs;
   const float* topk_weights;
-  __nv_bfloat162* output;
+  uint4* output;
+  int num_tokens;
 };
 
-// A block adds a token's slots, two neighbouring quads a thread: rows 4j .. 4j+3 and 4j+8 .. 4j+11
-// of an m16 tile. All outputs are asked for before anything is known of the slots: one wait for
-// memory in all. Slots of other devices hold what the workspace held; they are left out.
-__global__ __launch_bounds__(kThreads,
-                             8) void combine_kernel(const __grid_constant__ CombineArgs args) {
-  __shared__ float weights[kSlots];
-  __shared__ bool used[kSlots];
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(v);
+}
+
+// Keeps the word of this side and swaps the other with lane ^ distance: (a, b) of a lower lane and
+// (c, d) of its partner become (a, c) and (b, d).
+__device__ __forceinline__ void swap_words(uint32_t& first, uint32_t& second, int distance) {
+  const bool upper = threadIdx.x & distance;
+  const uint32_t received = __shfl_xor_sync(~0u, upper ? first : second, distance);
+  (upper ? first : second) = received;
+}
+
+// Two quads of this lane's -> 8 consecutive rows, 16 bytes of the output. One tile: lanes 2j and
+// 2j + 1 hold quads 0, 1 and 2, 3 of tile j. Two tiles: lanes 4j .. 4j + 3 hold quad 0 .. 3 of tile
+// 2j and of the next.
+template <int kTiles>
+__device__ __forceinline__ uint4 gather_rows(const float (&sum)[8]) {
+  // Rows of quad 0, the rows 8 further, the same of quad 1.
+  uint32_t w0 = pack_bf16(sum[0], sum[1]), w1 = pack_bf16(sum[2], sum[3]);
+  uint32_t w2 = pack_bf16(sum[4], sum[5]), w3 = pack_bf16(sum[6], sum[7]);
+  if constexpr (kTiles == 1) {
+    swap_words(w0, w1, 1);
+    swap_words(w2, w3, 1);
+    return make_uint4(w0, w2, w1, w3);
+  } else {
+    swap_words(w0, w1, 1);
+    swap_words(w2, w3, 1);
+    swap_words(w0, w2, 2);
+    swap_words(w1, w3, 2);
+    return make_uint4(w0, w1, w2, w3);
+  }
+}
+
+// A warp adds 32 units of 16 bytes of a token: 8 slots are on their way together, with the places
+// and weights of its next ones. Slots of other devices' experts have no place.
+template <int kTiles>
+__global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
+    const __grid_constant__ CombineArgs args) {
   launch_dependents();
-  wait_for_previous_kernel();
   const PackedLayerView& layer = args.layer;
-  const int64_t token = blockIdx.x;
-  const int units = layer.hidden_size / 8;
-  const int unit = blockIdx.y * kThreads + threadIdx.x;
-  float sum[8] = {};
-  for (int first = 0; first < layer.top_k; first += kSlots) {
-    const int64_t pair = token * layer.top_k + first;
-    const int slots = min(kSlots, layer.top_k - first);
-    uint4 quads[kSlots];
+  const int lane = threadIdx.x % 32;
+  const int units = layer.fc2_tiles * 2;  // of a pair
+  const int spans = (units + 31) / 32;    // of a token
+  const int row_units = layer.hidden_size / 8;
+  // One tile: what lies past H nobody wrote.
+  const int readable = kTiles == 1 ? row_units : units;
+  const int warps = gridDim.x * (kThreads / 32);
+  const int token_step = warps / spans, span_step = warps - token_step * spans;
+  const int warp = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  int token = warp / spans, span = warp - token * spans;
+  int32_t position = -1;
+  float weight = 0.0f;
+  // Lane s gets what slot first + s of the token has.
+  const auto load_slots = [&](int of_token, int first) {
+    position = -1;
+    if (of_token < args.num_tokens && lane < min(kSlots, layer.top_k - first)) {
+      const int64_t pair = int64_t{of_token} * layer.top_k + first + lane;
+      position = load_l2_4(args.positions_of_pairs + pair);
+      weight = layer.weight_on_input ? 1.0f : args.topk_weights[pair];
+    }
+  };
+  wait_for_previous_kernel();
+  load_slots(token, 0);
+  while (token < args.num_tokens) {
+    const int unit = span * 32 + lane;
+    int next_token = token + token_step, next_span = span + span_step;
+    if (next_span >= spans) {
+      next_span -= spans;
+      ++next_token;
+    }
+    float sum[8] = {};
+    for (int first = 0; first < layer.top_k; first += kSlots) {
+      const int32_t positions = position;
+      const float weights = weight;
+      uint4 quads[kSlots];
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      if (s < slots && unit < units) {
-        quads[s] = load_l2_16(args.pair_output + (pair + s) * units + unit);
+      for (int s = 0; s < kSlots; ++s) {
+        const int32_t from = __shfl_sync(~0u, positions, s);
+        quads[s] = make_uint4(0, 0, 0, 0);
+        load_l2_16_if(from >= 0 && unit < readable, args.outputs + int64_t{from} * units + unit,
+                      quads[s]);
+      }
+      const bool last = first + kSlots >= layer.top_k;
+      load_slots(last ? next_token : token, last ? 0 : first + kSlots);
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        if (__shfl_sync(~0u, positions, s) < 0) continue;
+        const float w = __shfl_sync(~0u, weights, s);
+        add_quad(make_uint2(quads[s].x, quads[s].y), w, sum);
+        add_quad(make_uint2(quads[s].z, quads[s].w), w, sum + 4);
       }
     }
-    const int slot = threadIdx.x;
-    if (slot < slots) {
-      used[slot] = layer.local_expert(args.topk_ids[pair + slot]) >= 0;
-      weights[slot] = layer.weight_on_input ? 1.0f : args.topk_weights[pair + slot];
-    }
-    __syncthreads();
-#pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      if (s >= slots || !used[s]) continue;
-      add_quad(make_uint2(quads[s].x, quads[s].y), weights[s], sum);
-      add_quad(make_uint2(quads[s].z, quads[s].w), weights[s], sum + 4);
-    }
-    __syncthreads();
+    const uint4 words = gather_rows<kTiles>(sum);
+    if (unit < row_units) args.output[int64_t{token} * row_units + unit] = words;
+    token = next_token;
+    span = next_span;
   }
-  if (unit >= units) return;
-  // sum: rows 0, 1, 8, 9, 2, 3, 10, 11 of the four-row group.
-  const int row = unit / 2 * 16 + unit % 2 * 4;
-  __nv_bfloat162* out = args.output + (token * layer.hidden_size + row) / 2;
-  out[0] = __floats2bfloat162_rn(sum[0], sum[1]);
-  out[1] = __floats2bfloat162_rn(sum[4], sum[5]);
-  out[4] = __floats2bfloat162_rn(sum[2], sum[3]);
-  out[5] = __floats2bfloat162_rn(sum[6], sum[7]);
 }
 
 }  // namespace
@@ -74,15 +130,17 @@ __global__ __launch_bounds__(kThreads,
 void launch_combine(const Call& call, cudaStream_t stream) {
   const CombineArgs args = {
       .layer = call.layer,
-      .pair_output = reinterpret_cast<const uint4*>(call.scratch.pair_output),
-      .topk_ids = call.topk_ids,
+      .outputs = reinterpret_cast<const uint4*>(call.scratch.outputs),
+      .positions_of_pairs = call.scratch.positions_of_pairs,
       .topk_weights = call.topk_weights,
-      .output = static_cast<__nv_bfloat162*>(call.output),
+      .output = static_cast<uint4*>(call.output),
+      .num_tokens = static_cast<int>(call.num_tokens),
   };
-  const int64_t units = call.layer.hidden_size / 8;
-  launch(combine_kernel,
-         {.grid = dim3(static_cast<unsigned>(call.num_tokens),
-                       static_cast<unsigned>(ceil_div(units, kThreads))),
+  const int64_t spans = (int64_t{call.layer.fc2_tiles} * 2 + 31) / 32;
+  const int64_t blocks = ceil_div(call.num_tokens * spans, int64_t{kThreads / 32});
+  launch(tiles_of_quads(call.config) == 1 ? combine_kernel<1> : combine_kernel<2>,
+         {.grid = dim3(static_cast<unsigned>(
+              std::min<int64_t>(blocks, int64_t{kBlocksPerSm} * call.sm_count))),
           .block = dim3(kThreads),
           .stream = stream,
           .dependent = true},

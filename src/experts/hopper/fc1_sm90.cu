@@ -28,8 +28,18 @@ struct Fc1Epilogue {
 
   template <class Shape>
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
-                                               const Factors& factors, uint32_t,
-                                               const Accumulators<Shape>& acc) {
+                                               const Factors& factors,
+                                               const Accumulators<Shape> (&acc)[Shape::kBlocks]) {
+#pragma unroll
+    for (int block = 0; block < Shape::kBlocks; ++block) {
+      store_block<Shape>(args, walk, tile + block, factors, acc[block]);
+    }
+  }
+
+  template <class Shape>
+  static __device__ __forceinline__ void store_block(const GemmArgs& args, const TileWalk& walk,
+                                                     int tile, const Factors& factors,
+                                                     const Accumulators<Shape>& acc) {
     switch (args.activation.kind) {
       case ActivationKind::kSilu:
         return store_as<Shape, ActivationKind::kSilu>(args, walk, tile, factors, acc);

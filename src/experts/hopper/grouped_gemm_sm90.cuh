@@ -25,8 +25,8 @@
 //          block.
 //
 // The rings let warpgroups drift apart by a few steps, so one's epilogue overlaps the others'
-// products. CTAs are persistent, one an SM: CTA b takes items b, b + grid, ... of the list (token
-// tile, row tile), row tiles fastest, so that neighbours share tokens in L2.
+// products. CTAs are persistent, one an SM, and share the list of (token tile, row tile), row tiles
+// fastest, so that neighbours share tokens in L2.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -47,7 +47,8 @@ using namespace sm90;
 struct SmallConfig {
   static constexpr int kConsumerGroups = 4;
   static constexpr int kBlocks = 1;  ///< blocks of 64 rows of a consumer group
-  static constexpr int kMaxTokens = max_tile_tokens(TileConfig::kSmall);
+  static constexpr TileConfig kTiles = TileConfig::kSmall;
+  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
   static constexpr int kStageChunks = 2;  ///< chunks of 64 columns in a stage of tokens
   static constexpr int kConsumerRegisters = 112;
   static constexpr int kProducerRegisters = 32;
@@ -58,7 +59,8 @@ struct SmallConfig {
 struct LargeConfig {
   static constexpr int kConsumerGroups = 2;
   static constexpr int kBlocks = 2;
-  static constexpr int kMaxTokens = max_tile_tokens(TileConfig::kLarge);
+  static constexpr TileConfig kTiles = TileConfig::kLarge;
+  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
   static constexpr int kStageChunks = 1;
   static constexpr int kConsumerRegisters = 232;
   static constexpr int kProducerRegisters = 40;
@@ -75,15 +77,11 @@ struct GemmShape : Config {
   static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
   static constexpr int kTokenStageBytes = Config::kStageChunks * kTokenTileBytes;
   static constexpr int kWeightStageBytes = kRowTiles * kUnitBytes;
-  // Shared memory: tokens, weights, barriers, pairs of the tiles on their way.
+  // Shared memory: tokens, weights, barriers.
   static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
   static constexpr int kBarrierOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
-  static constexpr int kPairsOffset =
+  static constexpr int kSharedBytes =
       kBarrierOffset + 16 * (Config::kTokenStages + Config::kWeightStages);
-  static constexpr int kPairsBytes = 4 * Config::kMaxTokens;  ///< of a tile
-  // A group may still store a tile while the copies are this many tiles further.
-  static constexpr int kPairsBuffers = Config::kTokenStages + 1;
-  static constexpr int kSharedBytes = kPairsOffset + kPairsBuffers * kPairsBytes;
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
   static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=
@@ -111,9 +109,9 @@ struct GemmArgs {
   Divisor row_tiles_divisor;
   const TokenTile* token_tiles;
   const int32_t* num_token_tiles;
-  const int32_t* sorted_pairs;
-  Divisor row_of_pair;  ///< FC1: a pair's row of `tokens`
-  const void* tokens;   ///< FC1: permuted rows; FC2: the intermediate
+  const int32_t* sorted_pairs;  ///< FC1
+  Divisor row_of_pair;          ///< FC1: a pair's row of `tokens`
+  const void* tokens;           ///< FC1: permuted rows; FC2: the intermediate
   int64_t position_capacity;
   const float* alpha;  ///< FC1: up; FC2: down
   const float* gate_alpha;
@@ -125,19 +123,25 @@ struct GemmArgs {
   int output_chunks;    ///< FC1: chunks of 64 the intermediate has room for
 };
 
-// This CTA's way through (token tile, row tile), one descriptor ahead of itself.
+// This CTA's way through (token tile, row tile), one descriptor ahead of itself. Tiles come longest
+// first; every other round of the grid goes backwards, so that the CTAs' sums of lengths are nearly
+// equal.
 class TileWalk {
  public:
   __device__ explicit TileWalk(const GemmArgs& args)
-      : args_(args), items_(*args.num_token_tiles * args.row_tiles), item_(blockIdx.x) {
+      : args_(args),
+        items_(*args.num_token_tiles * args.row_tiles),
+        item_(blockIdx.x),
+        step_(2 * (gridDim.x - blockIdx.x) - 1) {
     current_ = load(item_);
-    next_ = load(item_ + gridDim.x);
+    next_ = load(item_ + step_);
   }
   __device__ bool done() const { return item_ >= items_; }
   __device__ void advance() {
-    item_ += gridDim.x;
+    item_ += step_;
+    step_ = 2 * gridDim.x - step_;
     current_ = next_;
-    next_ = load(item_ + gridDim.x);
+    next_ = load(item_ + step_);
   }
   __device__ int row_tile() const {
     return item_ - static_cast<int>(args_.row_tiles_divisor.divide(item_)) * args_.row_tiles;
@@ -153,7 +157,7 @@ class TileWalk {
                  args_.row_tiles_divisor.divide(item));
   }
   const GemmArgs& args_;
-  int items_, item_;
+  int items_, item_, step_;
   uint2 current_, next_;
 };
 
@@ -300,37 +304,19 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
   while (ahead > 0) report();
 }
 
-// A tile's place among kPairsBuffers, for who fills and for those who read.
-template <class Shape>
-class PairsCursor {
- public:
-  __device__ explicit PairsCursor(uint32_t shared) : first_(shared + Shape::kPairsOffset) {}
-  __device__ uint32_t address() const { return first_ + buffer_ * Shape::kPairsBytes; }
-  __device__ void advance() { buffer_ = buffer_ + 1 == Shape::kPairsBuffers ? 0 : buffer_ + 1; }
-
- private:
-  uint32_t first_, buffer_ = 0;
-};
-
-// FC2: one thread copies whole tiles, and with the first stage of each the pairs of its rows.
+// FC2: one thread copies whole tiles.
 template <class Shape>
 __device__ __forceinline__ void copy_tokens(const GemmArgs& args, uint32_t shared) {
   fence_async_proxy_all();  // the kernel before stored the tiles in the ordinary way
   TokenRing<Shape> ring = token_ring<Shape>(shared);
-  PairsCursor<Shape> pairs(shared);
   const int64_t chunk_bytes = args.position_capacity * 128;
   for (TileWalk walk(args); !walk.done(); walk.advance()) {
     const uint8_t* source =
         static_cast<const uint8_t*>(args.tokens) + int64_t{128} * walk.first_position();
-    const uint32_t bytes = (walk.rows() + 7) / 8 * 1024, pair_bytes = bytes / 32;
+    const uint32_t bytes = (walk.rows() + 7) / 8 * 1024;
     for (int chunk = 0; chunk < 2 * args.steps; chunk += Shape::kStageChunks) {
       ring.wait_empty();
-      barrier_expect(ring.full(), Shape::kStageChunks * bytes + (chunk == 0 ? pair_bytes : 0));
-      if (chunk == 0) {
-        bulk_copy(pairs.address(), args.sorted_pairs + walk.first_position(), pair_bytes,
-                  ring.full());
-        pairs.advance();
-      }
+      barrier_expect(ring.full(), Shape::kStageChunks * bytes);
 #pragma unroll
       for (int c = 0; c < Shape::kStageChunks; ++c, source += chunk_bytes) {
         bulk_copy(ring.data() + c * Shape::kTokenTileBytes, source, bytes, ring.full());
@@ -460,8 +446,8 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
   warp_arrive(used, c.leader);
 }
 
-// Epilogue: a struct with `template <class Shape> static void store(args, walk, m16_tile, acc)`;
-// see fc1_ and fc2_sm90.cu.
+// Epilogue: a struct with `template <class Shape> static void store(args, walk, m16_tile, factors,
+// acc)` for a warp's kBlocks tiles from m16_tile on; see fc1_ and fc2_sm90.cu.
 template <class Config, class Epilogue, bool kGather>
 __global__ __launch_bounds__(GemmShape<Config>::kThreads,
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmArgs args) {
@@ -497,21 +483,18 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     const uint32_t unit = first_tile * kUnitBytes;
     Consumer<Shape> consumer{weight_ring<Shape>(shared), token_ring<Shape>(shared),
                              unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
-    PairsCursor<Shape> pairs(shared);
     for (TileWalk walk(args); !walk.done(); walk.advance()) {
       // Loaded before the products, so that they are at hand after them.
       const typename Epilogue::Factors factors = Epilogue::factors(args, walk);
       Accumulators<Shape> acc[Shape::kBlocks];
       multiply<Shape>(args, consumer, walk.rows(), acc);
 #pragma unroll
-      for (int block = 0; block < Shape::kBlocks; ++block) {
+      for (auto& block : acc) {
 #pragma unroll
-        for (float& sum : acc[block]) asm volatile("" : "+f"(sum)::"memory");
-        Epilogue::template store<Shape>(args, walk,
-                                        walk.row_tile() * Shape::kRowTiles + first_tile + block,
-                                        factors, pairs.address(), acc[block]);
+        for (float& sum : block) asm volatile("" : "+f"(sum)::"memory");
       }
-      pairs.advance();
+      Epilogue::template store<Shape>(args, walk, walk.row_tile() * Shape::kRowTiles + first_tile,
+                                      factors, acc);
     }
   }
 }

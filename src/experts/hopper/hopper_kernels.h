@@ -18,6 +18,9 @@ enum class TileConfig {
 /// Tokens that share one decode of a weight.
 constexpr int max_tile_tokens(TileConfig config) { return config == TileConfig::kSmall ? 96 : 160; }
 
+/// m16 tiles whose quads lie together (pair_output.cuh): as many as a warp of FC2 multiplies.
+constexpr int tiles_of_quads(TileConfig config) { return config == TileConfig::kSmall ? 1 : 2; }
+
 inline constexpr int kStepK = 128;  ///< columns of one step of a GEMM
 
 /// Some tokens of one expert, for both GEMMs. Positions count rows of the sorted list of pairs;
@@ -33,11 +36,12 @@ struct Scratch {
   /// BF16 [rows, hidden_steps * 128], permuted (prologue_sm90.cu); a row is a token, or a pair with
   /// weight_on_input.
   void* hidden = nullptr;
-  int32_t* sorted_pairs = nullptr;  ///< [positions] token * top_k + slot, -1 for padding
+  int32_t* sorted_pairs = nullptr;        ///< [positions] token * top_k + slot, nothing in padding
+  int32_t* positions_of_pairs = nullptr;  ///< [T * top_k], -1 for experts of other devices
   TokenTile* tiles = nullptr;
   int32_t* num_tiles = nullptr;  ///< [1]
   void* intermediate = nullptr;  ///< BF16 [2 * intermediate_steps][positions][64] (fc1_sm90.cu)
-  uint2* pair_output = nullptr;  ///< [T * top_k, H / 4] (pair_output.cuh)
+  uint2* outputs = nullptr;      ///< [positions, fc2_tiles * 4] of FC2 (pair_output.cuh)
   int64_t positions = 0;         ///< capacity, a multiple of 8
   int hidden_steps = 0;          ///< K of FC1 in steps
   int intermediate_steps = 0;    ///< K of FC2 in steps

@@ -5,7 +5,8 @@
 // error near 1e-4 of their size: 0.4 % more than the final rounding to BF16 does alone. Not a
 // number and infinity make all four not a number.
 //
-// The four are rows 2q, 2q + 1, 2q + 8, 2q + 9 of an m16 tile: index [pair][tile][q]. Each word is
+// The four are rows 2q, 2q + 1, 2q + 8, 2q + 9 of an m16 tile. Index: [position][tile][q], or with
+// large tiles [position][tile / 2][q][tile % 2], so that a lane stores 16 bytes. Each word is
 //   mantissa of the even row << 18 + mantissa of the odd row << 4 + bits of the exponent
 // (8 bits of it in the second word, whose upper four overlap a mantissa and come off again with the
 // first word's copy) plus a constant: what is left of the float that the mantissas come in.

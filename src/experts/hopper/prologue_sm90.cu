@@ -19,6 +19,7 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kCluster = 8;  // blocks that sort
 static_assert(kMaxLocalExperts <= kThreads, "one expert a thread");
+constexpr int kMaxTileLength = max_tile_tokens(TileConfig::kLarge);
 
 struct PrologueArgs {
   PackedLayerView layer;
@@ -38,6 +39,7 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   __shared__ int counts[kMaxLocalExperts];
   __shared__ int cursors[kMaxLocalExperts];
   __shared__ int warp_sums[kThreads / 32];
+  __shared__ int tiles_of_length[kMaxTileLength / 8 + 1];
   auto cluster = cooperative_groups::this_cluster();
   const int thread = threadIdx.x;
   const int rank = blockIdx.x;
@@ -45,6 +47,7 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   const Scratch& scratch = args.scratch;
   const bool mine = thread < layer.num_local_experts;
   if (mine) counts[thread] = 0;
+  if (thread <= kMaxTileLength / 8) tiles_of_length[thread] = 0;
   __syncthreads();
   const int64_t begin = args.num_pairs * rank / kCluster;
   const int64_t end = args.num_pairs * (rank + 1) / kCluster;
@@ -88,8 +91,17 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   const int wanted = (count + args.max_tile_tokens - 1) / args.max_tile_tokens;
   const int length = wanted == 0 ? 8 : ((count + wanted - 1) / wanted + 7) / 8 * 8;
   const int tiles = (count + length - 1) / length;
+  // Longest first, so that the GEMMs' CTAs get equal shares (TileWalk): an expert's place among
+  // those of its length is arbitrary, so one block decides.
+  int first_tile = tiles > 0 ? atomicAdd(&tiles_of_length[length / 8], tiles) : 0;
   const int first_position = exclusive_scan((count + 7) / 8 * 8, warp_sums);
-  const int first_tile = exclusive_scan(tiles, warp_sums);
+  int all_tiles = 0;
+#pragma unroll 4
+  for (int i = 1; i <= kMaxTileLength / 8; ++i) {
+    const int of_length = tiles_of_length[i];
+    all_tiles += of_length;
+    if (i > length / 8) first_tile += of_length;
+  }
   if (mine) cursors[thread] = first_position + before;
   __syncthreads();
   for (int64_t first = begin; first < end; first += kBatch * kThreads) {
@@ -97,19 +109,22 @@ __device__ void sort_pairs(const PrologueArgs& args) {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       if (first + i * kThreads >= end) break;
-      if (experts[i] < 0) continue;
-      int* cursor = &cursors[experts[i]];
-      const int position = one_batch ? *cursor + ranks[i] : atomicAdd(cursor, 1);
-      scratch.sorted_pairs[position] = static_cast<int32_t>(first + thread + i * kThreads);
+      const int64_t pair = first + thread + i * kThreads;
+      int position = -1;
+      if (experts[i] >= 0) {
+        int* cursor = &cursors[experts[i]];
+        position = one_batch ? *cursor + ranks[i] : atomicAdd(cursor, 1);
+        scratch.sorted_pairs[position] = static_cast<int32_t>(pair);
+      }
+      if (pair < end) scratch.positions_of_pairs[pair] = position;
     }
   }
-  if (mine && rank == thread % kCluster) {
+  if (mine && rank == 0) {
     for (int i = 0; i < tiles; ++i) {
       scratch.tiles[first_tile + i] = {first_position + i * length, static_cast<uint16_t>(thread),
                                        static_cast<uint16_t>(min(length, count - i * length))};
     }
-    for (int i = count; i < (count + 7) / 8 * 8; ++i) scratch.sorted_pairs[first_position + i] = -1;
-    if (thread == layer.num_local_experts - 1) *scratch.num_tiles = first_tile + tiles;
+    if (thread == 0) *scratch.num_tiles = all_tiles;
   }
   cluster.sync();  // nobody leaves while its counts are being read
 }

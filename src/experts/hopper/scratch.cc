@@ -13,12 +13,13 @@ Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int
   const int64_t rows = layer.weight_on_input ? pairs : num_tokens;
   scratch.hidden = carver.take<uint16_t>(rows * scratch.hidden_steps * kStepK);
   scratch.sorted_pairs = carver.take<int32_t>(scratch.positions);
+  scratch.positions_of_pairs = carver.take<int32_t>(pairs);
   scratch.tiles = carver.take<TokenTile>(pairs / max_tile_tokens(TileConfig::kSmall) +
                                          layer.num_local_experts + 1);
   scratch.num_tiles = carver.take<int32_t>(1);
   scratch.intermediate =
       carver.take<uint16_t>(scratch.positions * scratch.intermediate_steps * kStepK);
-  scratch.pair_output = carver.take<uint2>(pairs * layer.hidden_size / 4);
+  scratch.outputs = carver.take<uint2>(scratch.positions * layer.fc2_tiles * 4);
   return scratch;
 }
 
