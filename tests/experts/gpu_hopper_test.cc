@@ -15,6 +15,7 @@ namespace {
 class ForcedHopper final : public ExpertsBackend {
  public:
   explicit ForcedHopper(std::string tiles) : tiles_(std::move(tiles)) {}
+  const std::string& tiles() const { return tiles_; }
   std::string_view name() const override { return backend_.name(); }
   Support supports(const ExpertsQuery& query) const override { return backend_.supports(query); }
   Support runnable(const Device& device) const override { return backend_.runnable(device); }
@@ -35,17 +36,14 @@ class ForcedHopper final : public ExpertsBackend {
 
 std::string no_hopper_reason() { return no_gpu_reason(90); }
 
-INSTANTIATE_TEST_SUITE_P(
-    Hopper, ExpertsConformance,
-    ::testing::Values(
-        ConformanceTarget{
-            "small_tiles",
-            [] { return std::make_shared<GpuAdapter>(std::make_shared<ForcedHopper>("small")); },
-            no_hopper_reason, gpu_tolerance},
-        ConformanceTarget{
-            "large_tiles",
-            [] { return std::make_shared<GpuAdapter>(std::make_shared<ForcedHopper>("large")); },
-            no_hopper_reason, gpu_tolerance}));
+ConformanceTarget target(const std::string& tiles) {
+  return {tiles + "_tiles",
+          [=] { return std::make_shared<GpuAdapter>(std::make_shared<ForcedHopper>(tiles)); },
+          no_hopper_reason, gpu_tolerance};
+}
+INSTANTIATE_TEST_SUITE_P(Hopper, ExpertsConformance,
+                         ::testing::Values(target("16"), target("40"), target("small"),
+                                           target("large")));
 
 class HopperOnGpu : public ::testing::Test {
  protected:
@@ -64,7 +62,8 @@ class HopperOnGpu : public ::testing::Test {
             .top_k = top_k};
   }
 
-  const ForcedHopper small_{"small"}, large_{"large"};
+  const ForcedHopper tiles_[5] = {ForcedHopper("16"), ForcedHopper("24"), ForcedHopper("40"),
+                                  ForcedHopper("small"), ForcedHopper("large")};
   const HopperBackend automatic_;
   ThreadPool threads_{0};
 };
@@ -87,28 +86,30 @@ HostInput slice(const HostInput& whole, int64_t begin, int64_t size) {
 
 TEST_F(HopperOnGpu, ATokensBitsDependNeitherOnTheBatchNorOnTheTiles) {
   const RandomMoe moe = make_random_moe({.problem = problem(2048, 512, 32, 8)});
-  const auto small = prepare(moe, small_), large = prepare(moe, large_);
   const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 7);
-  DeviceCall all(*small, whole), all_large(*large, whole);
-  all.apply();
-  all_large.apply();
-  const std::vector<Bf16> expected = all.output();
-  EXPECT_TRUE(same_bits(all_large.output(), expected));
-  for (const int64_t size : {1, 8, 64, 512}) {
-    for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
-      const HostInput part = slice(whole, begin, size);
-      DeviceCall call(*small, part);
-      call.apply();
-      EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
-                                            expected.begin() + (begin + size) * 2048}))
-          << "batch of " << size << " at " << begin;
+  std::vector<Bf16> expected;
+  for (const ForcedHopper& tiles : tiles_) {
+    const auto layer = prepare(moe, tiles);
+    DeviceCall all(*layer, whole);
+    all.apply();
+    if (expected.empty()) expected = all.output();
+    EXPECT_TRUE(same_bits(all.output(), expected)) << tiles.tiles();
+    for (const int64_t size : {1, 8, 64, 512}) {
+      for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
+        const HostInput part = slice(whole, begin, size);
+        DeviceCall call(*layer, part);
+        call.apply();
+        EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
+                                              expected.begin() + (begin + size) * 2048}))
+            << tiles.tiles() << ", batch of " << size << " at " << begin;
+      }
     }
   }
 }
 
 TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
   const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
-  const auto automatic = prepare(moe, automatic_), forced = prepare(moe, small_);
+  const auto automatic = prepare(moe, automatic_), forced = prepare(moe, tiles_[0]);
   // 16 experts, top-4, a mean of 6 tokens an expert: 24 tokens.
   for (const int64_t tokens : {23, 24, 500}) {
     const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens);

@@ -70,6 +70,17 @@ __device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uin
       : "memory");
 }
 
+__device__ __forceinline__ uint2 load_l2_8(const void* p) {
+  uint2 v;
+  asm volatile("ld.global.cg.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t load_l2_4(const void* p) {
+  uint32_t v;
+  asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+
 /// Lets the next kernel of the stream start its prologue. Does nothing before SM90.
 __device__ __forceinline__ void launch_dependents() {
 #if __CUDA_ARCH__ >= 900

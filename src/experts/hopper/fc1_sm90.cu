@@ -26,39 +26,39 @@ struct Fc1Epilogue {
     return {args.alpha[walk.expert()], gated ? args.gate_alpha[walk.expert()] : 0.0f};
   }
 
-  template <class Shape>
+  template <int kBlocks, int kSums>
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
                                                const Factors& factors,
-                                               const Accumulators<Shape> (&acc)[Shape::kBlocks]) {
+                                               const float (&acc)[kBlocks][kSums]) {
 #pragma unroll
-    for (int block = 0; block < Shape::kBlocks; ++block) {
-      store_block<Shape>(args, walk, tile + block, factors, acc[block]);
+    for (int block = 0; block < kBlocks; ++block) {
+      store_block(args, walk, tile + block, factors, acc[block]);
     }
   }
 
-  template <class Shape>
+  template <int kSums>
   static __device__ __forceinline__ void store_block(const GemmArgs& args, const TileWalk& walk,
                                                      int tile, const Factors& factors,
-                                                     const Accumulators<Shape>& acc) {
+                                                     const float (&acc)[kSums]) {
     switch (args.activation.kind) {
       case ActivationKind::kSilu:
-        return store_as<Shape, ActivationKind::kSilu>(args, walk, tile, factors, acc);
+        return store_as<ActivationKind::kSilu>(args, walk, tile, factors, acc);
       case ActivationKind::kSwigluOai:
-        return store_as<Shape, ActivationKind::kSwigluOai>(args, walk, tile, factors, acc);
+        return store_as<ActivationKind::kSwigluOai>(args, walk, tile, factors, acc);
       case ActivationKind::kGeluTanh:
-        return store_as<Shape, ActivationKind::kGeluTanh>(args, walk, tile, factors, acc);
+        return store_as<ActivationKind::kGeluTanh>(args, walk, tile, factors, acc);
       case ActivationKind::kRelu2:
-        return store_as<Shape, ActivationKind::kRelu2>(args, walk, tile, factors, acc);
+        return store_as<ActivationKind::kRelu2>(args, walk, tile, factors, acc);
     }
   }
 
   // The intermediate is [chunk][position][64] with each 128-byte row's 16-byte units XORed by
   // position % 8 (wgmma's swizzle) and words in the order of grouped_gemm_sm90.cuh: element i of a
   // chunk lies in word 4u + t with t = i / 16, u = i % 16 / 2.
-  template <class Shape, ActivationKind Kind>
+  template <ActivationKind Kind, int kSums>
   static __device__ __forceinline__ void store_as(const GemmArgs& args, const TileWalk& walk,
                                                   int tile, const Factors& factors,
-                                                  const Accumulators<Shape>& acc) {
+                                                  const float (&acc)[kSums]) {
     constexpr bool kGated = Kind != ActivationKind::kRelu2;
     // Gated: 8 elements a tile, two tiles a block of 16. Plain: 16.
     const int block = kGated ? tile / 2 : tile;
@@ -85,10 +85,10 @@ struct Fc1Epilogue {
         if (i + 8 < args.output_rows) bias1 = args.bias[expert_row + i + 8];
       }
     }
-    constexpr int kBatch = 4;  // groups of 8 tokens without a branch between them
-    static_assert(Shape::kMaxTokens % (8 * kBatch) == 0);
+    constexpr int kGroups = kSums / 4;  // of 8 tokens
+    constexpr int kBatch = branchless_groups(kGroups, 4);
 #pragma unroll
-    for (int first = 0; first < Shape::kMaxTokens / 8; first += kBatch) {
+    for (int first = 0; first < kGroups; first += kBatch) {
       if (first * 8 >= walk.rows()) break;
 #pragma unroll
       for (int n = first; n < first + kBatch; ++n) {

@@ -54,12 +54,9 @@ struct Fc2Epilogue {
 
   // Outputs keep the order of the sorted list, which is that of the tiles; the combine looks up
   // where a pair's row is.
-  template <class Shape>
+  template <int kBlocks, int kSums>
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
-                                               float alpha,
-                                               const Accumulators<Shape> (&acc)[Shape::kBlocks]) {
-    constexpr int kBlocks = Shape::kBlocks;
-    static_assert(tiles_of_quads(Shape::kTiles) == kBlocks);
+                                               float alpha, const float (&acc)[kBlocks][kSums]) {
     if (tile * kTileRows >= args.output_rows) return;  // padding
     const LaneQuads<kBlocks> quads(args, walk, tile, alpha);
     using Word = std::conditional_t<kBlocks == 2, uint4, uint2>;
@@ -68,10 +65,10 @@ struct Fc2Epilogue {
                       quads.quad() * sizeof(Word) +
                       static_cast<uint64_t>(walk.first_position() + quads.token()) * row_bytes;
     asm volatile("" : "+l"(output), "+r"(row_bytes));  // else they are computed for each store
-    constexpr int kBatch = 4 / kBlocks;  // groups of 8 tokens without a branch between them
-    static_assert(Shape::kMaxTokens % (8 * kBatch) == 0);
+    constexpr int kGroups = kSums / 4;                 // of 8 tokens
+    constexpr int kBatch = branchless_groups(kGroups, 4 / kBlocks);
 #pragma unroll
-    for (int first = 0; first < Shape::kMaxTokens / 8; first += kBatch) {
+    for (int first = 0; first < kGroups; first += kBatch) {
       if (first * 8 >= walk.rows()) break;
 #pragma unroll
       for (int n = first; n < first + kBatch; ++n) {

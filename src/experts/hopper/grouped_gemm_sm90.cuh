@@ -15,9 +15,13 @@
 // of the k16 slots) holds columns 2 (8t + 2m + h) and the next. Tokens are stored in that order:
 // word 4u + t <- word 8t + u, u = 2m + h.
 //
-// wgmma n is the tokens of the tile, rounded up. Decoding takes a warp longer than the tensor cores
-// need for its products, so a CTA must keep them busy from several sides:
+// wgmma n is the tokens of the tile, rounded up (narrow: to one of two widths). Decoding takes a
+// warp longer than the tensor cores need for its products, so a CTA must keep them busy from
+// several sides:
 //
+//   narrow 256 rows x 16, 24 or 40 tokens: four groups of 64 rows. A step is 64 columns: decode 16
+//          registers, four wgmma of one of two constant widths, which run while the group decodes
+//          the next 64.
 //   small  256 rows x 96 tokens: four groups of 64 rows. A step is 128 columns: decode 32
 //          registers, eight wgmma; the other groups multiply while one decodes.
 //   large  256 rows x 160 tokens: two groups of two blocks of 64 rows. A step is a block's 64
@@ -31,6 +35,8 @@
 
 #include <cuda_bf16.h>
 
+#include <algorithm>
+
 #include "base/checked_math.h"
 #include "experts/device/decode.cuh"
 #include "experts/device/launch.h"
@@ -43,6 +49,25 @@
 namespace moe4::cuda::hopper {
 
 using namespace sm90;
+
+/// Tiles of at most `Few` tokens take narrower products.
+template <TileConfig Tiles, int Few>
+struct NarrowConfig {
+  static constexpr TileConfig kTiles = Tiles;
+  static constexpr int kConsumerGroups = 4;
+  static constexpr int kBlocks = 1;
+  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
+  static constexpr int kFewTokens = Few;
+  static constexpr int kStageChunks = 4;
+  static constexpr int kConsumerRegisters = 112;
+  static constexpr int kProducerRegisters = 32;
+  static constexpr int kTokenStages = 3;
+  static constexpr int kWeightStages = 4;
+};
+template <class Config>
+inline constexpr bool kIsNarrow = false;
+template <TileConfig Tiles, int Few>
+inline constexpr bool kIsNarrow<NarrowConfig<Tiles, Few>> = true;
 
 struct SmallConfig {
   static constexpr int kConsumerGroups = 4;
@@ -82,6 +107,7 @@ struct GemmShape : Config {
   static constexpr int kBarrierOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
   static constexpr int kSharedBytes =
       kBarrierOffset + 16 * (Config::kTokenStages + Config::kWeightStages);
+  static_assert(tiles_of_quads(Config::kTiles) == Config::kBlocks);
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
   static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=
@@ -130,7 +156,7 @@ class TileWalk {
  public:
   __device__ explicit TileWalk(const GemmArgs& args)
       : args_(args),
-        items_(*args.num_token_tiles * args.row_tiles),
+        items_(load_l2_4(args.num_token_tiles) * args.row_tiles),
         item_(blockIdx.x),
         step_(2 * (gridDim.x - blockIdx.x) - 1) {
     current_ = load(item_);
@@ -153,8 +179,7 @@ class TileWalk {
  private:
   __device__ uint2 load(int item) const {
     if (item >= items_) return {0, 0};
-    return __ldg(reinterpret_cast<const uint2*>(args_.token_tiles) +
-                 args_.row_tiles_divisor.divide(item));
+    return load_l2_8(args_.token_tiles + args_.row_tiles_divisor.divide(item));
   }
   const GemmArgs& args_;
   int items_, item_, step_;
@@ -275,10 +300,11 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
       rows[i] = static_cast<const uint4*>(args.tokens) +
                 args.row_of_pair.divide(pair) * units_per_token + unit;
     }
+    constexpr int kSpan = std::max(2, Shape::kStageChunks);  // chunks between two steps of `rows`
 #pragma unroll 1
-    for (int step = 0; step < args.steps; ++step) {
+    for (int left = 2 * args.steps; left > 0; left -= kSpan) {
 #pragma unroll
-      for (int chunk = 0; chunk < 2; chunk += Shape::kStageChunks) {
+      for (int chunk = 0; chunk < kSpan; chunk += Shape::kStageChunks) {
         ring.wait_empty();
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {
@@ -286,6 +312,7 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
           const uint32_t destination = ring.data() + offsets[i % 2] + kWarps * 512 * i;
 #pragma unroll
           for (int c = 0; c < Shape::kStageChunks; ++c) {
+            if (Shape::kStageChunks > 2 && c == left) break;  // an odd number of steps
             copy16(destination + c * Shape::kTokenTileBytes, rows[i] + 8 * (chunk + c));
           }
         }
@@ -297,7 +324,7 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
         }
       }
 #pragma unroll
-      for (int i = 0; i < kGroups; ++i) rows[i] += 16;
+      for (int i = 0; i < kGroups; ++i) rows[i] += 8 * kSpan;
     }
   }
   copy_wait<0>();
@@ -307,6 +334,7 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
 // FC2: one thread copies whole tiles.
 template <class Shape>
 __device__ __forceinline__ void copy_tokens(const GemmArgs& args, uint32_t shared) {
+  wait_for_previous_kernel();
   fence_async_proxy_all();  // the kernel before stored the tiles in the ordinary way
   TokenRing<Shape> ring = token_ring<Shape>(shared);
   const int64_t chunk_bytes = args.position_capacity * 128;
@@ -315,10 +343,12 @@ __device__ __forceinline__ void copy_tokens(const GemmArgs& args, uint32_t share
         static_cast<const uint8_t*>(args.tokens) + int64_t{128} * walk.first_position();
     const uint32_t bytes = (walk.rows() + 7) / 8 * 1024;
     for (int chunk = 0; chunk < 2 * args.steps; chunk += Shape::kStageChunks) {
+      const int chunks = min(Shape::kStageChunks, 2 * args.steps - chunk);
       ring.wait_empty();
-      barrier_expect(ring.full(), Shape::kStageChunks * bytes);
+      barrier_expect(ring.full(), chunks * bytes);
 #pragma unroll
       for (int c = 0; c < Shape::kStageChunks; ++c, source += chunk_bytes) {
+        if (Shape::kStageChunks > 2 && c >= chunks) break;
         bulk_copy(ring.data() + c * Shape::kTokenTileBytes, source, bytes, ring.full());
       }
       ring.advance();
@@ -394,6 +424,68 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
   warp_arrive(used, c.leader);
 }
 
+// The width of the products is a constant, so the loop has no branch (with one, ptxas lets no
+// products follow others to the same accumulators, and serialises): 302 instructions for 256
+// columns, where the loop with a choice of widths takes 370.
+template <class Shape, int kTokens>
+__device__ __forceinline__ void multiply_narrow(const GemmArgs& args, Consumer<Shape>& c,
+                                                float (&acc)[kTokens / 2]) {
+  static_assert(Shape::kStageChunks == kChunks);
+  // Sets of A registers. ptxas gives the loops of both widths their own accumulators and sets.
+  constexpr int kSets = Shape::kMaxTokens > 24 ? 1 : 2;
+  uint32_t a[kSets][16];
+  uint32_t used = 0;
+  const int chunks = 2 * args.steps;
+#pragma unroll 1
+  for (int left = chunks; left > 0; left -= kChunks) {
+    c.weights.wait_full();
+    const uint32_t codes = c.weights.data() + c.lane_codes;
+    const uint2 scale_bytes = load_shared8(c.weights.data() + c.lane_scales);
+    uint4 words = load_shared16(codes);
+    uint32_t b = 0, scale_g, scale_g8;
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      if (chunk == 2 && left == 2) break;  // an odd number of steps
+      if (chunk == 0) decode_scales<0>(scale_bytes, scale_g, scale_g8);
+      if (chunk == 1) decode_scales<1>(scale_bytes, scale_g, scale_g8);
+      if (chunk == 2) decode_scales<2>(scale_bytes, scale_g, scale_g8);
+      if (chunk == 3) decode_scales<3>(scale_bytes, scale_g, scale_g8);
+      uint32_t pairs[16];
+      extract_pairs(words.x, words.y, pairs);
+      extract_pairs(words.z, words.w, pairs + 8);
+      if constexpr (kSets == 1) {
+#pragma unroll
+        for (uint32_t& pair : pairs) asm volatile("" : "+r"(pair));  // before the wait
+      }
+      wgmma_wait<kSets - 1>();  // of the products that read these A registers
+      if (chunk == 1) {         // the stage before is used
+        if (left < chunks) warp_arrive(used, c.leader);
+        used = c.tokens.empty();
+        c.tokens.advance();
+      }
+      uint32_t(&registers)[16] = a[chunk % kSets];
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        registers[i] = multiply_bf16x2(pairs[i], i % 2 == 0 ? scale_g : scale_g8);
+      }
+      if (chunk + 1 < kChunks) words = load_shared16(codes + 512 * (chunk + 1));
+      if (chunk == 0) {
+        c.tokens.wait_full();
+        b = b_descriptor(c.tokens.data());
+      }
+      multiply_64_columns(acc, registers, b + chunk * (Shape::kTokenTileBytes >> 4),
+                          chunk > 0 || left < chunks);
+    }
+    __syncwarp();
+    warp_arrive(c.weights.empty(), c.leader);
+    c.weights.advance();
+  }
+  wgmma_wait<0>();
+  warp_arrive(used, c.leader);
+#pragma unroll
+  for (float& sum : acc) asm volatile("" : "+f"(sum)::"memory");
+}
+
 // Two blocks of 64 rows a warpgroup, in turn: while the products of one run, the other is decoded,
 // 64 columns at a time.
 template <class Shape>
@@ -446,8 +538,17 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
   warp_arrive(used, c.leader);
 }
 
-// Epilogue: a struct with `template <class Shape> static void store(args, walk, m16_tile, factors,
-// acc)` for a warp's kBlocks tiles from m16_tile on; see fc1_ and fc2_sm90.cu.
+// Groups of 8 tokens that an epilogue stores without a branch between them: a divisor of `groups`,
+// up to `most` if there is one above 1.
+constexpr int branchless_groups(int groups, int most) {
+  for (int batch = most; batch > 1; --batch) {
+    if (groups % batch == 0) return batch;
+  }
+  return groups;
+}
+
+// Epilogue: a struct with `static void store(args, walk, m16_tile, factors, acc)` for a warp's
+// tiles from m16_tile on, acc[tile][sum]; see fc1_ and fc2_sm90.cu.
 template <class Config, class Epilogue, bool kGather>
 __global__ __launch_bounds__(GemmShape<Config>::kThreads,
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmArgs args) {
@@ -455,7 +556,7 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   uint32_t shared = shared_address(shared_memory);
   asm volatile("" : "+r"(shared));  // else it is computed anew in every step
-  launch_dependents();
+  if (!kGather) launch_dependents();
   if (threadIdx.x == 0) {
     constexpr int kConsumers = Shape::kConsumerWarps * kWarpArrivals;
     token_ring<Shape>(shared).init(kGather ? Shape::kGatherThreads : 1, kConsumers);
@@ -463,7 +564,12 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     fence_barrier_init();
   }
   __syncthreads();
-  wait_for_previous_kernel();
+  // FC2 starts when every CTA of FC1 has passed its wait, so the prologue's tiles are there: FC2's
+  // weights are on their way while FC1 ends. Only copy_tokens() waits for FC1.
+  if (kGather) {
+    wait_for_previous_kernel();
+    launch_dependents();
+  }
 
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   if (warp < 4) {
@@ -486,53 +592,76 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     for (TileWalk walk(args); !walk.done(); walk.advance()) {
       // Loaded before the products, so that they are at hand after them.
       const typename Epilogue::Factors factors = Epilogue::factors(args, walk);
-      Accumulators<Shape> acc[Shape::kBlocks];
-      multiply<Shape>(args, consumer, walk.rows(), acc);
+      const int tile = walk.row_tile() * Shape::kRowTiles + first_tile;
+      if constexpr (kIsNarrow<Config>) {
+        const auto multiply_and_store = [&]<int kTokens>() {
+          float acc[1][kTokens / 2];
+          multiply_narrow<Shape, kTokens>(args, consumer, acc[0]);
+          Epilogue::store(args, walk, tile, factors, acc);
+        };
+        if (walk.rows() > Shape::kFewTokens) {
+          multiply_and_store.template operator()<Shape::kMaxTokens>();
+        } else {
+          multiply_and_store.template operator()<Shape::kFewTokens>();
+        }
+      } else {
+        Accumulators<Shape> acc[Shape::kBlocks];
+        multiply<Shape>(args, consumer, walk.rows(), acc);
 #pragma unroll
-      for (auto& block : acc) {
+        for (auto& block : acc) {
 #pragma unroll
-        for (float& sum : block) asm volatile("" : "+f"(sum)::"memory");
+          for (float& sum : block) asm volatile("" : "+f"(sum)::"memory");
+        }
+        Epilogue::store(args, walk, tile, factors, acc);
       }
-      Epilogue::template store<Shape>(args, walk, walk.row_tile() * Shape::kRowTiles + first_tile,
-                                      factors, acc);
     }
   }
 }
 
-// A CTA on every SM.
-template <class Config, class Epilogue, bool kGather>
-void launch_grouped_gemm(const GemmArgs& args, int sm_count, cudaStream_t stream) {
-  launch(grouped_gemm_kernel<Config, Epilogue, kGather>,
-         {.grid = dim3(static_cast<unsigned>(sm_count)),
-          .block = dim3(GemmShape<Config>::kThreads),
-          .shared_bytes = GemmShape<Config>::kSharedBytes,
-          .stream = stream,
-          .dependent = true},
-         args);
+// Calls `run` with the configuration's type.
+template <class Run>
+void with_config(TileConfig config, Run run) {
+  switch (config) {
+    case TileConfig::k16:
+      return run.template operator()<NarrowConfig<TileConfig::k16, 8>>();
+    case TileConfig::k24:
+      return run.template operator()<NarrowConfig<TileConfig::k24, 16>>();
+    case TileConfig::k40:
+      return run.template operator()<NarrowConfig<TileConfig::k40, 32>>();
+    case TileConfig::kSmall:
+      return run.template operator()<SmallConfig>();
+    case TileConfig::kLarge:
+      return run.template operator()<LargeConfig>();
+  }
 }
-// The configuration the prologue cut the tiles for. `padded_tiles`: m16 tiles whose rows must be
-// stored, with those past the last.
+
+// A CTA on every SM, in the configuration the prologue cut the tiles for. `padded_tiles`: m16 tiles
+// whose rows must be stored, with those past the last.
 template <class Epilogue, bool kGather>
 void launch_grouped_gemm(GemmArgs args, int padded_tiles, TileConfig config, int sm_count,
                          cudaStream_t stream) {
-  if (config == TileConfig::kSmall) {
-    args.row_tiles = static_cast<int>(ceil_div(padded_tiles, GemmShape<SmallConfig>::kRowTiles));
+  with_config(config, [&]<class Config>() {
+    using Shape = GemmShape<Config>;
+    args.row_tiles = static_cast<int>(ceil_div(padded_tiles, Shape::kRowTiles));
     args.row_tiles_divisor = Divisor(args.row_tiles);
-    launch_grouped_gemm<SmallConfig, Epilogue, kGather>(args, sm_count, stream);
-  } else {
-    args.row_tiles = static_cast<int>(ceil_div(padded_tiles, GemmShape<LargeConfig>::kRowTiles));
-    args.row_tiles_divisor = Divisor(args.row_tiles);
-    launch_grouped_gemm<LargeConfig, Epilogue, kGather>(args, sm_count, stream);
-  }
+    launch(grouped_gemm_kernel<Config, Epilogue, kGather>,
+           {.grid = dim3(static_cast<unsigned>(sm_count)),
+            .block = dim3(Shape::kThreads),
+            .shared_bytes = Shape::kSharedBytes,
+            .stream = stream,
+            .dependent = true},
+           args);
+  });
 }
 template <class Epilogue, bool kGather>
 void allow_shared_memory() {
-  MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemm_kernel<SmallConfig, Epilogue, kGather>,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       GemmShape<SmallConfig>::kSharedBytes));
-  MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemm_kernel<LargeConfig, Epilogue, kGather>,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       GemmShape<LargeConfig>::kSharedBytes));
+  for (const TileConfig config : kTileConfigs) {
+    with_config(config, [&]<class Config>() {
+      MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemm_kernel<Config, Epilogue, kGather>,
+                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           GemmShape<Config>::kSharedBytes));
+    });
+  }
 }
 
 }  // namespace moe4::cuda::hopper

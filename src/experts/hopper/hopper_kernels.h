@@ -12,14 +12,22 @@ namespace moe4::cuda::hopper {
 
 /// How a call is cut into tiles of weight rows and tokens (grouped_gemm_sm90.cuh).
 enum class TileConfig {
+  k16,     ///< 256 rows x up to 16 tokens
+  k24,     ///< 256 rows x up to 24 tokens
+  k40,     ///< 256 rows x up to 40 tokens
   kSmall,  ///< 256 rows x up to 96 tokens
   kLarge,  ///< 256 rows x up to 160 tokens
 };
+inline constexpr TileConfig kTileConfigs[] = {TileConfig::k16, TileConfig::k24, TileConfig::k40,
+                                              TileConfig::kSmall, TileConfig::kLarge};
 /// Tokens that share one decode of a weight.
-constexpr int max_tile_tokens(TileConfig config) { return config == TileConfig::kSmall ? 96 : 160; }
+constexpr int max_tile_tokens(TileConfig config) {
+  constexpr int kTokens[] = {16, 24, 40, 96, 160};
+  return kTokens[static_cast<int>(config)];
+}
 
 /// m16 tiles whose quads lie together (pair_output.cuh): as many as a warp of FC2 multiplies.
-constexpr int tiles_of_quads(TileConfig config) { return config == TileConfig::kSmall ? 1 : 2; }
+constexpr int tiles_of_quads(TileConfig config) { return config == TileConfig::kLarge ? 2 : 1; }
 
 inline constexpr int kStepK = 128;  ///< columns of one step of a GEMM
 
@@ -61,9 +69,9 @@ struct Call {
   int sm_count = 0;
 };
 
-/// Sorts pairs by expert, cuts tiles and permutes the tokens. `dependent`: may start before the
-/// kernel in front of it has ended.
-void launch_prologue(const Call& call, cudaStream_t stream, bool dependent);
+/// Sorts pairs by expert, cuts tiles and permutes the tokens. Starts before the kernel in front of
+/// it has ended, whosever it is, and waits for it before it reads or writes anything.
+void launch_prologue(const Call& call, cudaStream_t stream);
 /// Gate, up and activation of every pair.
 void launch_fc1(const Call& call, cudaStream_t stream);
 /// Down of every pair, not yet weighted.

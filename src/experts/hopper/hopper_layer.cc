@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include "base/checked_math.h"
 #include "base/error.h"
@@ -19,9 +20,14 @@ using hopper::TileConfig;
 
 // Mean tokens an expert from which wgmma is ahead of marlin (H200; docs/hopper.md).
 constexpr int64_t kMinMeanTokens = 6;
-// Mean tokens an expert from which the large tiles are ahead of the small ones, which would cut
-// most experts in two (H200; docs/hopper.md).
-constexpr int64_t kLargeMeanTokens = 96;
+// Tiles by mean tokens an expert, up to and with (H200; docs/hopper.md): room for nearly all
+// experts in one tile, since a second decodes the weights again.
+struct TilesUpTo {
+  int64_t mean;
+  TileConfig config;
+};
+constexpr TilesUpTo kTilesByMean[] = {
+    {11, TileConfig::k16}, {18, TileConfig::k24}, {32, TileConfig::k40}, {95, TileConfig::kSmall}};
 // Outputs of all pairs of a slice: bounds the workspace to about 1.5 GB whatever the batch.
 constexpr int64_t kSliceOutputs = int64_t{1} << 28;
 
@@ -49,11 +55,17 @@ std::optional<int64_t> min_tokens_from_environment() {
 std::optional<TileConfig> tiles_from_environment() {
   const char* text = std::getenv("MOE4_HOPPER_TILES");
   if (text == nullptr) return std::nullopt;
-  if (std::string_view(text) == "small") return TileConfig::kSmall;
-  if (std::string_view(text) == "large") return TileConfig::kLarge;
-  throw Error(
-      ErrorCode::kUsage,
-      fmt::format("MOE4_HOPPER_TILES: expected small or large, found '{}'", printable(text)));
+  constexpr std::pair<std::string_view, TileConfig> kNames[] = {{"16", TileConfig::k16},
+                                                                {"24", TileConfig::k24},
+                                                                {"40", TileConfig::k40},
+                                                                {"small", TileConfig::kSmall},
+                                                                {"large", TileConfig::kLarge}};
+  for (const auto& [name, config] : kNames) {
+    if (text == name) return config;
+  }
+  throw Error(ErrorCode::kUsage,
+              fmt::format("MOE4_HOPPER_TILES: expected 16, 24, 40, small or large, found '{}'",
+                          printable(text)));
 }
 
 }  // namespace
@@ -73,8 +85,10 @@ HopperLayer::HopperLayer(const PackedLayer& layer)
 TileConfig HopperLayer::tile_config(int64_t num_tokens) const {
   if (forced_config_) return *forced_config_;
   const PackedLayerView& view = layer_.view();
-  const bool many_tokens = num_tokens * view.top_k >= kLargeMeanTokens * view.num_experts;
-  return many_tokens ? TileConfig::kLarge : TileConfig::kSmall;
+  for (const TilesUpTo& tiles : kTilesByMean) {
+    if (num_tokens * view.top_k <= tiles.mean * view.num_experts) return tiles.config;
+  }
+  return TileConfig::kLarge;
 }
 
 std::string HopperLayer::describe() const {
@@ -121,8 +135,7 @@ void HopperLayer::apply_slice(const ExpertsArgs& args, int64_t begin, int64_t nu
       .sm_count = sm_count_,
   };
   const auto stream = static_cast<cudaStream_t>(args.stream);
-  // Only kernels of this call may overlap: the one in front of the first is somebody else's.
-  hopper::launch_prologue(call, stream, begin > 0);
+  hopper::launch_prologue(call, stream);
   hopper::launch_fc1(call, stream);
   hopper::launch_fc2(call, stream);
   hopper::launch_combine(call, stream);

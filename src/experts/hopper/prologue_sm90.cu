@@ -190,7 +190,7 @@ __global__ __cluster_dims__(kCluster)
 
 }  // namespace
 
-void launch_prologue(const Call& call, cudaStream_t stream, bool dependent) {
+void launch_prologue(const Call& call, cudaStream_t stream) {
   const PackedLayerView& layer = call.layer;
   const int64_t pairs = call.num_tokens * layer.top_k;
   MOE4_CHECK(layer.num_local_experts >= 1 && layer.num_local_experts <= kMaxLocalExperts);
@@ -210,7 +210,7 @@ void launch_prologue(const Call& call, cudaStream_t stream, bool dependent) {
          {.grid = dim3(static_cast<unsigned>(kCluster * (1 + clusters))),
           .block = dim3(kThreads),
           .stream = stream,
-          .dependent = dependent},
+          .dependent = true},
          args);
 }
 

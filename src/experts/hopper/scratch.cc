@@ -14,7 +14,7 @@ Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int
   scratch.hidden = carver.take<uint16_t>(rows * scratch.hidden_steps * kStepK);
   scratch.sorted_pairs = carver.take<int32_t>(scratch.positions);
   scratch.positions_of_pairs = carver.take<int32_t>(pairs);
-  scratch.tiles = carver.take<TokenTile>(pairs / max_tile_tokens(TileConfig::kSmall) +
+  scratch.tiles = carver.take<TokenTile>(pairs / max_tile_tokens(TileConfig::k16) +
                                          layer.num_local_experts + 1);
   scratch.num_tiles = carver.take<int32_t>(1);
   scratch.intermediate =

@@ -83,6 +83,11 @@ __device__ __forceinline__ uint4 load_shared16(uint32_t address) {
                : "r"(address));
   return v;
 }
+__device__ __forceinline__ uint2 load_shared8(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
+  return v;
+}
 __device__ __forceinline__ void store_shared4(uint32_t address, uint32_t value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }

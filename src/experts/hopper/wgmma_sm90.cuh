@@ -90,14 +90,8 @@ __device__ __forceinline__ void multiply_128_columns(float* d, const uint32_t (&
       "and.b32 low, %83, 2;\nsetp.ne.b32 p1, low, 0;\n"
       "and.b32 low, %83, 4;\nsetp.ne.b32 p2, low, 0;\n"
       "and.b32 low, %83, 8;\nsetp.ne.b32 p3, low, 0;\n"
-      "add.u32 low, %80, 0;\nmov.b64 b0, {low, 0x40000040};\n"
-      "add.u32 low, %80, 2;\nmov.b64 b1, {low, 0x40000040};\n"
-      "add.u32 low, %80, 4;\nmov.b64 b2, {low, 0x40000040};\n"
-      "add.u32 low, %80, 6;\nmov.b64 b3, {low, 0x40000040};\n"
-      "add.u32 low, %81, 0;\nmov.b64 b4, {low, 0x40000040};\n"
-      "add.u32 low, %81, 2;\nmov.b64 b5, {low, 0x40000040};\n"
-      "add.u32 low, %81, 4;\nmov.b64 b6, {low, 0x40000040};\n"
-      "add.u32 low, %81, 6;\nmov.b64 b7, {low, 0x40000040};\n"
+      "mov.b64 b0, {%80, 0x40000040};\nadd.u64 b1, b0, 2;\nadd.u64 b2, b0, 4;\nadd.u64 b3, b0, 6;\n"
+      "mov.b64 b4, {%81, 0x40000040};\nadd.u64 b5, b4, 2;\nadd.u64 b6, b4, 4;\nadd.u64 b7, b4, 6;\n"
       "@p3 bra.uni bit3_0;\n"
       "@p2 bra.uni bit2_0;\n"
       "@p1 bra.uni bit1_0;\n"
@@ -142,6 +136,30 @@ __device__ __forceinline__ void multiply_128_columns(float* d, const uint32_t (&
 }
 
 #undef MOE4_WIDTH
+
+// 64 columns at a fixed width.
+#define MOE4_FIXED_WIDTH(N, D, R, A0, A1, A2, A3, B, ACCUMULATE) \
+  __device__ __forceinline__ void multiply_64_columns(float (&d)[N / 2], const uint32_t (&a)[16], uint32_t b, bool accumulate) { \
+    asm volatile( \
+        "{\n.reg .pred first;\n.reg .b64 b0, b1, b2, b3;\nsetp.ne.b32 first, " ACCUMULATE ", 0;\n" \
+        "mov.b64 b0, {" B ", 0x40000040};\nadd.u64 b1, b0, 2;\nadd.u64 b2, b0, 4;\nadd.u64 b3, b0, 6;\n" \
+        "wgmma.fence.sync.aligned;\n" \
+        MOE4_STEP(N, D, A0, "b0", "first") MOE4_STEP(N, D, A1, "b1", "1") \
+        MOE4_STEP(N, D, A2, "b2", "1") MOE4_STEP(N, D, A3, "b3", "1") \
+        "wgmma.commit_group.sync.aligned;\n}" \
+        : R \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]), \
+          "r"(a[8]), "r"(a[9]), "r"(a[10]), "r"(a[11]), "r"(a[12]), "r"(a[13]), "r"(a[14]), "r"(a[15]), \
+          "r"(b), "r"(static_cast<uint32_t>(accumulate))); \
+  }
+
+/// The same over 64 columns for exactly 8, 16, 24, 32 or 40 tokens.
+MOE4_FIXED_WIDTH(8, MOE4_D0, MOE4_R0, "%4, %5, %6, %7", "%8, %9, %10, %11", "%12, %13, %14, %15", "%16, %17, %18, %19", "%20", "%21")
+MOE4_FIXED_WIDTH(16, MOE4_D1, MOE4_R1, "%8, %9, %10, %11", "%12, %13, %14, %15", "%16, %17, %18, %19", "%20, %21, %22, %23", "%24", "%25")
+MOE4_FIXED_WIDTH(24, MOE4_D2, MOE4_R2, "%12, %13, %14, %15", "%16, %17, %18, %19", "%20, %21, %22, %23", "%24, %25, %26, %27", "%28", "%29")
+MOE4_FIXED_WIDTH(32, MOE4_D3, MOE4_R3, "%16, %17, %18, %19", "%20, %21, %22, %23", "%24, %25, %26, %27", "%28, %29, %30, %31", "%32", "%33")
+MOE4_FIXED_WIDTH(40, MOE4_D4, MOE4_R4, "%20, %21, %22, %23", "%24, %25, %26, %27", "%28, %29, %30, %31", "%32, %33, %34, %35", "%36", "%37")
+#undef MOE4_FIXED_WIDTH
 
 // 64 columns at one width.
 #define MOE4_WIDTH(N, D) \
