@@ -127,6 +127,7 @@ void launch_fc1(const Call& call, cudaStream_t stream) {
       .steps = scratch.hidden_steps,
       .token_tiles = scratch.tiles,
       .num_token_tiles = scratch.num_tiles,
+      .taken = scratch.taken,
       .sorted_pairs = scratch.sorted_pairs,
       .row_of_pair = layer.weight_on_input ? Divisor(1) : Divisor(layer.top_k),
       .tokens = scratch.hidden,

@@ -101,6 +101,7 @@ void launch_fc2(const Call& call, cudaStream_t stream) {
       .steps = scratch.intermediate_steps,
       .token_tiles = scratch.tiles,
       .num_token_tiles = scratch.num_tiles,
+      .taken = scratch.taken + 1,
       .tokens = scratch.intermediate,
       .position_capacity = scratch.positions,
       .alpha = layer.alpha_down,

@@ -93,6 +93,9 @@ struct LargeConfig {
   static constexpr int kWeightStages = 3;
 };
 
+/// Tiles that the thread which takes them may be ahead of the last that uses them.
+inline constexpr int kTilesAhead = 4;
+
 template <class Config>
 struct GemmShape : Config {
   static constexpr int kConsumerWarps = Config::kConsumerGroups * 4;
@@ -102,11 +105,12 @@ struct GemmShape : Config {
   static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
   static constexpr int kTokenStageBytes = Config::kStageChunks * kTokenTileBytes;
   static constexpr int kWeightStageBytes = kRowTiles * kUnitBytes;
-  // Shared memory: tokens, weights, barriers.
+  // Shared memory: tokens, weights, their barriers, tiles with theirs.
   static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
   static constexpr int kBarrierOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
-  static constexpr int kSharedBytes =
+  static constexpr int kTileOffset =
       kBarrierOffset + 16 * (Config::kTokenStages + Config::kWeightStages);
+  static constexpr int kSharedBytes = kTileOffset + 32 * kTilesAhead;
   static_assert(tiles_of_quads(Config::kTiles) == Config::kBlocks);
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
@@ -135,6 +139,7 @@ struct GemmArgs {
   Divisor row_tiles_divisor;
   const TokenTile* token_tiles;
   const int32_t* num_token_tiles;
+  int32_t* taken;               ///< tiles that CTAs have taken besides their first ones
   const int32_t* sorted_pairs;  ///< FC1
   Divisor row_of_pair;          ///< FC1: a pair's row of `tokens`
   const void* tokens;           ///< FC1: permuted rows; FC2: the intermediate
@@ -147,43 +152,6 @@ struct GemmArgs {
   void* output;
   int64_t output_rows;  ///< FC1: I; FC2: H
   int output_chunks;    ///< FC1: chunks of 64 the intermediate has room for
-};
-
-// This CTA's way through (token tile, row tile), one descriptor ahead of itself. Tiles come longest
-// first; every other round of the grid goes backwards, so that the CTAs' sums of lengths are nearly
-// equal.
-class TileWalk {
- public:
-  __device__ explicit TileWalk(const GemmArgs& args)
-      : args_(args),
-        items_(load_l2_4(args.num_token_tiles) * args.row_tiles),
-        item_(blockIdx.x),
-        step_(2 * (gridDim.x - blockIdx.x) - 1) {
-    current_ = load(item_);
-    next_ = load(item_ + step_);
-  }
-  __device__ bool done() const { return item_ >= items_; }
-  __device__ void advance() {
-    item_ += step_;
-    step_ = 2 * gridDim.x - step_;
-    current_ = next_;
-    next_ = load(item_ + step_);
-  }
-  __device__ int row_tile() const {
-    return item_ - static_cast<int>(args_.row_tiles_divisor.divide(item_)) * args_.row_tiles;
-  }
-  __device__ int first_position() const { return static_cast<int>(current_.x); }
-  __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
-  __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
-
- private:
-  __device__ uint2 load(int item) const {
-    if (item >= items_) return {0, 0};
-    return load_l2_8(args_.token_tiles + args_.row_tiles_divisor.divide(item));
-  }
-  const GemmArgs& args_;
-  int items_, item_, step_;
-  uint2 current_, next_;
 };
 
 // A ring of stages in shared memory: their addresses, barriers, and a place in the ring.
@@ -237,6 +205,88 @@ __device__ __forceinline__ WeightRing<Shape> weight_ring(uint32_t shared) {
   return {shared + Shape::kWeightOffset, shared + Shape::kBarrierOffset + 16 * Shape::kTokenStages};
 }
 
+// ---- tiles -------------------------------------------------------------------------------------
+
+// CTAs take (token tile, row tile) pairs from one list, longest first, as they come to need one, so
+// that they end together. The thread that brings weights takes them, since it is the first to know
+// that the CTA can go on, and writes them down for all others.
+using TileRing = Ring<kTilesAhead, 16>;
+__device__ __forceinline__ TileRing tile_ring(uint32_t tiles) {
+  return {tiles, tiles + kTilesAhead * 16};
+}
+
+class TileSource {
+ public:
+  __device__ TileSource(const GemmArgs& args, uint32_t tiles)
+      : args_(args),
+        ring_(tile_ring(tiles)),
+        items_(load_l2_4(args.num_token_tiles) * args.row_tiles),
+        item_(blockIdx.x) {
+    load();
+  }
+  __device__ bool done() const { return rows() == 0; }
+  /// Takes the next tile; its answer is on its way until load().
+  __device__ void take() { item_ = gridDim.x + atomicAdd(args_.taken, 1); }
+  /// What the tile taken is made of, on its way until publish().
+  __device__ void load() {
+    next_ = {0, 0};
+    if (item_ < items_) {
+      next_ = load_l2_8(args_.token_tiles + args_.row_tiles_divisor.divide(item_));
+    }
+  }
+  /// Goes on to it; one without rows is the end.
+  __device__ void publish() {
+    current_ = next_;
+    row_tile_ = item_ - static_cast<int>(args_.row_tiles_divisor.divide(item_)) * args_.row_tiles;
+    ring_.wait_empty();
+    store_shared16(ring_.data(), make_uint4(current_.x, current_.y, row_tile_, 0));
+    barrier_arrive(ring_.full());
+    ring_.advance();
+  }
+  __device__ int row_tile() const { return row_tile_; }
+  __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
+
+ private:
+  __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
+  const GemmArgs& args_;
+  TileRing ring_;
+  const int items_;
+  int item_, row_tile_ = 0;
+  uint2 next_, current_ = {0, 0};
+};
+
+// The same tiles for everybody else, one after the other.
+class TileWalk {
+ public:
+  /// `whole_warp`: all lanes of the warp walk together, else one thread alone does.
+  __device__ TileWalk(uint32_t tiles, bool whole_warp)
+      : ring_(tile_ring(tiles)), whole_warp_(whole_warp) {
+    read();
+  }
+  __device__ bool done() const { return rows() == 0; }
+  __device__ void advance() { read(); }
+  __device__ int first_position() const { return static_cast<int>(current_.x); }
+  __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
+  __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
+  __device__ int row_tile() const { return static_cast<int>(current_.z); }
+
+ private:
+  __device__ void read() {
+    ring_.wait_full();
+    current_ = load_shared16(ring_.data());
+    if (whole_warp_) {
+      __syncwarp();
+      warp_arrive(ring_.empty(), threadIdx.x % 32 == 0);
+    } else {
+      barrier_arrive(ring_.empty());
+    }
+    ring_.advance();
+  }
+  TileRing ring_;
+  const bool whole_warp_;
+  uint4 current_;
+};
+
 // ---- producers ---------------------------------------------------------------------------------
 
 // One thread: pairs of m16 tiles lie together, a copy each. Tiles past the last are left out; their
@@ -245,12 +295,19 @@ template <class Shape>
 __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shared) {
   WeightRing<Shape> ring = weight_ring<Shape>(shared);
   const int64_t pair_bytes = int64_t{args.k_units} * kStepBytes;
-  for (TileWalk walk(args); !walk.done(); walk.advance()) {
-    const int first_tile = walk.row_tile() * Shape::kRowTiles;
+  const int stages = (args.steps + 1) / 2;
+  TileSource source_of_tiles(args, shared + Shape::kTileOffset);
+  for (;;) {
+    source_of_tiles.publish();
+    if (source_of_tiles.done()) return;
+    const int first_tile = source_of_tiles.row_tile() * Shape::kRowTiles;
     const int pairs = max(0, min(Shape::kRowTiles, args.tiles - first_tile)) / 2;
-    const uint8_t* source =
-        args.weights + unit_offset(args.tiles, args.k_units, walk.expert(), first_tile, 0);
-    for (int step = 0; step < args.steps; step += 2, source += kStepBytes) {
+    const uint8_t* source = args.weights + unit_offset(args.tiles, args.k_units,
+                                                       source_of_tiles.expert(), first_tile, 0);
+    for (int stage = 0; stage < stages; ++stage, source += kStepBytes) {
+      // Late, so that whoever is quick gets more; in time, so that no copy waits for the answer.
+      if (stage == max(stages - 3, 0)) source_of_tiles.take();
+      if (stage == max(stages - 2, 0)) source_of_tiles.load();
       ring.wait_empty();
       barrier_expect(ring.full(), pairs * kStepBytes);
       for (int i = 0; i < pairs; ++i) {
@@ -289,7 +346,7 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
     const int row = (warp + kWarps * i) * 4 + row_of_group;
     offsets[i] = row * 128 + ((unit ^ (row & 7)) << 4) - kWarps * 512 * i;
   }
-  for (TileWalk walk(args); !walk.done(); walk.advance()) {
+  for (TileWalk walk(shared + Shape::kTileOffset, true); !walk.done(); walk.advance()) {
     const int groups = ((walk.rows() + 3) / 4 - warp + kWarps - 1) / kWarps;
     const uint4* rows[kGroups];
 #pragma unroll
@@ -338,7 +395,7 @@ __device__ __forceinline__ void copy_tokens(const GemmArgs& args, uint32_t share
   fence_async_proxy_all();  // the kernel before stored the tiles in the ordinary way
   TokenRing<Shape> ring = token_ring<Shape>(shared);
   const int64_t chunk_bytes = args.position_capacity * 128;
-  for (TileWalk walk(args); !walk.done(); walk.advance()) {
+  for (TileWalk walk(shared + Shape::kTileOffset, false); !walk.done(); walk.advance()) {
     const uint8_t* source =
         static_cast<const uint8_t*>(args.tokens) + int64_t{128} * walk.first_position();
     const uint32_t bytes = (walk.rows() + 7) / 8 * 1024;
@@ -561,6 +618,8 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     constexpr int kConsumers = Shape::kConsumerWarps * kWarpArrivals;
     token_ring<Shape>(shared).init(kGather ? Shape::kGatherThreads : 1, kConsumers);
     weight_ring<Shape>(shared).init(1, kConsumers);
+    constexpr int kCopiers = kGather ? Shape::kGatherThreads / 32 * kWarpArrivals : 1;
+    tile_ring(shared + Shape::kTileOffset).init(1, kConsumers + kCopiers);
     fence_barrier_init();
   }
   __syncthreads();
@@ -589,7 +648,7 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     const uint32_t unit = first_tile * kUnitBytes;
     Consumer<Shape> consumer{weight_ring<Shape>(shared), token_ring<Shape>(shared),
                              unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
-    for (TileWalk walk(args); !walk.done(); walk.advance()) {
+    for (TileWalk walk(shared + Shape::kTileOffset, true); !walk.done(); walk.advance()) {
       // Loaded before the products, so that they are at hand after them.
       const typename Epilogue::Factors factors = Epilogue::factors(args, walk);
       const int tile = walk.row_tile() * Shape::kRowTiles + first_tile;

@@ -48,6 +48,7 @@ struct Scratch {
   int32_t* positions_of_pairs = nullptr;  ///< [T * top_k], -1 for experts of other devices
   TokenTile* tiles = nullptr;
   int32_t* num_tiles = nullptr;  ///< [1]
+  int32_t* taken = nullptr;      ///< [2] tiles of FC1 and of FC2 that CTAs have taken
   void* intermediate = nullptr;  ///< BF16 [2 * intermediate_steps][positions][64] (fc1_sm90.cu)
   uint2* outputs = nullptr;      ///< [positions, fc2_tiles * 4] of FC2 (pair_output.cuh)
   int64_t positions = 0;         ///< capacity, a multiple of 8

@@ -91,7 +91,7 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   const int wanted = (count + args.max_tile_tokens - 1) / args.max_tile_tokens;
   const int length = wanted == 0 ? 8 : ((count + wanted - 1) / wanted + 7) / 8 * 8;
   const int tiles = (count + length - 1) / length;
-  // Longest first, so that the GEMMs' CTAs get equal shares (TileWalk): an expert's place among
+  // Longest first, so that the GEMMs' CTAs end together (TileSource): an expert's place among
   // those of its length is arbitrary, so one block decides.
   int first_tile = tiles > 0 ? atomicAdd(&tiles_of_length[length / 8], tiles) : 0;
   const int first_position = exclusive_scan((count + 7) / 8 * 8, warp_sums);
@@ -126,6 +126,7 @@ __device__ void sort_pairs(const PrologueArgs& args) {
     }
     if (thread == 0) *scratch.num_tiles = all_tiles;
   }
+  if (rank == 0 && thread < 2) scratch.taken[thread] = 0;
   cluster.sync();  // nobody leaves while its counts are being read
 }
 

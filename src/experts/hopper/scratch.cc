@@ -17,6 +17,7 @@ Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int
   scratch.tiles = carver.take<TokenTile>(pairs / max_tile_tokens(TileConfig::k16) +
                                          layer.num_local_experts + 1);
   scratch.num_tiles = carver.take<int32_t>(1);
+  scratch.taken = carver.take<int32_t>(2);
   scratch.intermediate =
       carver.take<uint16_t>(scratch.positions * scratch.intermediate_steps * kStepK);
   scratch.outputs = carver.take<uint2>(scratch.positions * layer.fc2_tiles * 4);
