@@ -105,7 +105,7 @@ def gpu_peers_table(peers):
     """What the selector runs on SM90 (hopper, below its recorded batch sizes the mma.sync path it shares with marlin)
     beside the W4A16 layers of other projects, measured with the same method on the same kind of GPU."""
     ours = {}
-    for name in ("h200_marlin_ab", "h200_marlin_c", "h200_hopper"):  # later files win
+    for name in ("h200_hopper_ab", "h200_hopper_c"):
         report = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
         ours.update({(r["shape"], r["tokens"]): {**r, "commit": report["commit"]} for r in report["rows"]})
     rows, over_marlin, over_best = [], [], []
@@ -119,7 +119,7 @@ def gpu_peers_table(peers):
         rows.append([r["shape"], r["tokens"], mine["backend"], f"{mine['us']:.1f}", f"{mine['times_floor']:.2f}",
                      f"{mine['gb_per_s']:.0f}", f"{mine['tflops']:.0f}", f"{mine['error']:.4f}",
                      f"{r['us']['Marlin']:.1f} ({over_marlin[-1]:.1f} x)", f"{best} {r['us'][best]:.1f} ({over_best[-1]:.1f} x)"])
-    header = ["shape", "tokens", "kernels", "us", "x floor", "GB/s", "TFLOP/s", "error", "vLLM Marlin us", "fastest other us"]
+    header = ["shape", "tokens", "backend", "us", "x floor", "GB/s", "TFLOP/s", "error", "vLLM Marlin us", "fastest other us"]
     note = (f"{peers['peers_on']}; geometric mean over {len(rows)} rows: {math.prod(over_marlin) ** (1 / len(rows)):.2f} x vLLM's Marlin, "
             f"{math.prod(over_best) ** (1 / len(rows)):.2f} x the fastest other; least: {min(over_best):.2f} x")
     return f"{note}\n\n{markdown(header, rows)}"
