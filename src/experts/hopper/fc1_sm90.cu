@@ -1,4 +1,6 @@
 // FC1: gate, up and the activation, stored as the tiles FC2 multiplies.
+#include <cuda_bf16.h>
+
 #include "experts/hopper/activation_sm90.cuh"
 #include "experts/hopper/grouped_gemm_sm90.cuh"
 

@@ -1,0 +1,190 @@
+// The warps of the grouped GEMM that decode weights and multiply, a loop for each kind of tile.
+#pragma once
+
+#include "experts/device/decode.cuh"
+#include "experts/hopper/gemm_rings_sm90.cuh"
+#include "experts/hopper/wgmma_sm90.cuh"
+
+namespace moe4::cuda::hopper {
+
+/// Of one thread: row g + 8 (i / 2), token 8b + 2t + i % 2 at [4b + i].
+template <class Shape>
+using Accumulators = float[Shape::kMaxTokens / 2];
+
+// What a consumer warp keeps from tile to tile.
+template <class Shape>
+struct Consumer {
+  WeightRing<Shape> weights;
+  TokenRing<Shape> tokens;
+  uint32_t lane_codes;  ///< of this lane in its warp's first unit of stage 0
+  uint32_t lane_scales;
+  bool leader;  ///< lane 0
+};
+
+// Widths of multiply_64_columns(): 40, 80, 112, 120, 128, 136, 144 and 160 tokens.
+__device__ __forceinline__ uint32_t large_width(int rows) {
+  if (rows > 104) return rows > 144 ? 7 : (rows - 97) / 8 + 1;
+  return rows > 80 ? 2 : (rows > 40 ? 1 : 0);
+}
+
+// One block of 64 rows a warpgroup: a step of 128 columns is decoded at once; the other groups
+// multiply meanwhile.
+template <class Shape>
+__device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& c, int rows,
+                                         Accumulators<Shape> (&acc)[1]) {
+  static_assert(Shape::kMaxTokens == 96 && Shape::kStageChunks == 2);
+  uint32_t width = (rows - 1) / 8;
+  asm volatile("" : "+r"(width));  // in a register of its own, where comparing is cheap
+  int steps = args.steps;
+  asm volatile("" : "+r"(steps));  // else it is loaded in every step
+  uint32_t codes = 0, scales = 0, used = 0;
+  const auto release_weights = [&] {
+    __syncwarp();
+    warp_arrive(c.weights.empty(), c.leader);
+    c.weights.advance();
+  };
+#pragma unroll 1  // two steps at once would need two sets of A registers
+  for (int step = 0; step < steps; ++step) {
+    if (step % 2 == 0) {
+      c.weights.wait_full();
+      codes = c.weights.data() + c.lane_codes;
+      scales = c.weights.data() + c.lane_scales;
+    }
+    const uint32_t scale_bytes = load_shared4(scales);
+    const uint4 words0 = load_shared16(codes), words1 = load_shared16(codes + 512);
+    codes += 1024;
+    scales += 4;
+    wgmma_wait<0>();  // of the step before: its A registers are free, its tokens used
+    if (step > 0) warp_arrive(used, c.leader);
+    uint32_t a[32], scale_g, scale_g8;
+    decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
+    decode_chunk(words0, scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[0]));
+    decode_scales<1>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
+    decode_chunk(words1, scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[16]));
+    c.tokens.wait_full();
+    const uint32_t b = b_descriptor(c.tokens.data());
+    multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), step > 0, width);
+    used = c.tokens.empty();
+    c.tokens.advance();
+    if (step % 2 == 1) release_weights();
+  }
+  if (steps % 2 == 1) release_weights();
+  wgmma_wait<0>();
+  warp_arrive(used, c.leader);
+}
+
+// The width of the products is a constant, so the loop has no branch (with one, ptxas lets no
+// products follow others to the same accumulators, and serialises): 302 instructions for 256
+// columns, where the loop with a choice of widths takes 370.
+template <class Shape, int kTokens>
+__device__ __forceinline__ void multiply_narrow(const GemmArgs& args, Consumer<Shape>& c,
+                                                float (&acc)[kTokens / 2]) {
+  static_assert(Shape::kStageChunks == kChunks);
+  // Sets of A registers. ptxas gives the loops of both widths their own accumulators and sets.
+  constexpr int kSets = Shape::kMaxTokens > 24 ? 1 : 2;
+  uint32_t a[kSets][16];
+  uint32_t used = 0;
+  const int chunks = 2 * args.steps;
+#pragma unroll 1
+  for (int left = chunks; left > 0; left -= kChunks) {
+    c.weights.wait_full();
+    const uint32_t codes = c.weights.data() + c.lane_codes;
+    const uint2 scale_bytes = load_shared8(c.weights.data() + c.lane_scales);
+    uint4 words = load_shared16(codes);
+    uint32_t b = 0, scale_g, scale_g8;
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      if (chunk == 2 && left == 2) break;  // an odd number of steps
+      if (chunk == 0) decode_scales<0>(scale_bytes, scale_g, scale_g8);
+      if (chunk == 1) decode_scales<1>(scale_bytes, scale_g, scale_g8);
+      if (chunk == 2) decode_scales<2>(scale_bytes, scale_g, scale_g8);
+      if (chunk == 3) decode_scales<3>(scale_bytes, scale_g, scale_g8);
+      uint32_t pairs[16];
+      extract_pairs(words.x, words.y, pairs);
+      extract_pairs(words.z, words.w, pairs + 8);
+      if constexpr (kSets == 1) {
+#pragma unroll
+        for (uint32_t& pair : pairs) asm volatile("" : "+r"(pair));  // before the wait
+      }
+      wgmma_wait<kSets - 1>();  // of the products that read these A registers
+      if (chunk == 1) {         // the stage before is used
+        if (left < chunks) warp_arrive(used, c.leader);
+        used = c.tokens.empty();
+        c.tokens.advance();
+      }
+      uint32_t(&registers)[16] = a[chunk % kSets];
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        registers[i] = multiply_bf16x2(pairs[i], i % 2 == 0 ? scale_g : scale_g8);
+      }
+      if (chunk + 1 < kChunks) words = load_shared16(codes + 512 * (chunk + 1));
+      if (chunk == 0) {
+        c.tokens.wait_full();
+        b = b_descriptor(c.tokens.data());
+      }
+      multiply_64_columns(acc, registers, b + chunk * (Shape::kTokenTileBytes >> 4),
+                          chunk > 0 || left < chunks);
+    }
+    __syncwarp();
+    warp_arrive(c.weights.empty(), c.leader);
+    c.weights.advance();
+  }
+  wgmma_wait<0>();
+  warp_arrive(used, c.leader);
+#pragma unroll
+  for (float& sum : acc) asm volatile("" : "+f"(sum)::"memory");
+}
+
+// Two blocks of 64 rows a warpgroup, in turn: while the products of one run, the other is decoded,
+// 64 columns at a time.
+template <class Shape>
+__device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& c, int rows,
+                                         Accumulators<Shape> (&acc)[2]) {
+  static_assert(Shape::kMaxTokens == 160 && Shape::kStageChunks == 1);
+  uint32_t width = large_width(rows);
+  asm volatile("" : "+r"(width));
+  uint32_t used = 0, accumulate = 0;
+  uint32_t a[2][16];
+  for (int first = 0; first < 2 * args.steps; first += kChunks) {
+    c.weights.wait_full();
+    uint32_t codes = c.weights.data() + c.lane_codes;
+    uint32_t scales = c.weights.data() + c.lane_scales;
+    uint4 words = load_shared16(codes);
+    uint32_t scale_bytes = load_shared2(scales);
+    const int chunks = min(kChunks, 2 * args.steps - first);
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      uint32_t b = 0;
+#pragma unroll
+      for (int block = 0; block < 2; ++block) {
+        uint32_t scale_g, scale_g8;
+        decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
+        wgmma_wait<1>();  // of this block's chunk before: its A registers are free
+        if (block == 1) {
+          if (accumulate != 0) warp_arrive(used, c.leader);
+          used = c.tokens.empty();
+          c.tokens.advance();
+        }
+        decode_chunk(words, scale_g, scale_g8, a[block]);
+        // The next words, before the products start; past the unit's end nobody uses them.
+        words = load_shared16(codes + (block == 0 ? kUnitBytes : 512));
+        scale_bytes = load_shared2(scales + (block == 0 ? kUnitBytes : 2));
+        if (block == 0) {
+          c.tokens.wait_full();
+          b = b_descriptor(c.tokens.data());
+        }
+        multiply_64_columns(acc[block], a[block], b, accumulate, width);
+      }
+      accumulate = 1;
+      codes += 512;
+      scales += 2;
+    }
+    __syncwarp();
+    warp_arrive(c.weights.empty(), c.leader);
+    c.weights.advance();
+  }
+  wgmma_wait<0>();
+  warp_arrive(used, c.leader);
+}
+
+}  // namespace moe4::cuda::hopper

@@ -1,0 +1,144 @@
+// Rings of stages in shared memory: tokens, weights, and the tiles that a CTA has taken.
+#pragma once
+
+#include "experts/device/memory.cuh"
+#include "experts/device/warp_arrival.cuh"
+#include "experts/hopper/gemm_shape_sm90.cuh"
+#include "experts/hopper/sm90_ptx.cuh"
+
+namespace moe4::cuda::hopper {
+
+using namespace sm90;
+
+// A ring of stages in shared memory: their addresses, barriers, and a place in the ring.
+template <int Stages, int StageBytes>
+class Ring {
+ public:
+  __device__ __forceinline__ Ring(uint32_t data, uint32_t barriers)
+      : data_(data), barriers_(barriers) {}
+  __device__ void init(uint32_t producers, uint32_t consumers) const {
+    for (int i = 0; i < Stages; ++i) {
+      barrier_init(barriers_ + i * 8, producers);
+      barrier_init(barriers_ + (Stages + i) * 8, consumers);
+    }
+  }
+  __device__ __forceinline__ uint32_t data() const { return data_ + stage() * StageBytes; }
+  __device__ __forceinline__ uint32_t full() const { return barriers_ + stage() * 8; }
+  __device__ __forceinline__ uint32_t empty() const { return barriers_ + (Stages + stage()) * 8; }
+  __device__ __forceinline__ void wait_full() const { barrier_wait(full(), parity()); }
+  __device__ __forceinline__ void wait_empty() const { barrier_wait(empty(), parity() ^ 1); }
+  __device__ __forceinline__ void advance() {
+    ++count_;
+    if (!kPowerOfTwo && count_ == Stages) {
+      count_ = 0;
+      parity_ ^= 1;
+    }
+  }
+
+ private:
+  static constexpr bool kPowerOfTwo = (Stages & (Stages - 1)) == 0;
+  __device__ __forceinline__ uint32_t stage() const {
+    return kPowerOfTwo ? count_ % Stages : count_;
+  }
+  __device__ __forceinline__ uint32_t parity() const {
+    return kPowerOfTwo ? count_ / Stages % 2 : parity_;
+  }
+
+  uint32_t data_, barriers_;
+  uint32_t count_ = 0, parity_ = 0;
+};
+template <class Shape>
+using TokenRing = Ring<Shape::kTokenStages, Shape::kTokenStageBytes>;
+template <class Shape>
+using WeightRing = Ring<Shape::kWeightStages, Shape::kWeightStageBytes>;
+
+template <class Shape>
+__device__ __forceinline__ TokenRing<Shape> token_ring(uint32_t shared) {
+  return {shared, shared + Shape::kBarrierOffset};
+}
+template <class Shape>
+__device__ __forceinline__ WeightRing<Shape> weight_ring(uint32_t shared) {
+  return {shared + Shape::kWeightOffset, shared + Shape::kBarrierOffset + 16 * Shape::kTokenStages};
+}
+
+// CTAs take (token tile, row tile) pairs from one list, longest first, as they come to need one, so
+// that they end together. The thread that brings weights takes them, since it is the first to know
+// that the CTA can go on, and writes them down for all others.
+using TileRing = Ring<kTilesAhead, 16>;
+__device__ __forceinline__ TileRing tile_ring(uint32_t tiles) {
+  return {tiles, tiles + kTilesAhead * 16};
+}
+
+class TileSource {
+ public:
+  __device__ TileSource(const GemmArgs& args, uint32_t tiles)
+      : args_(args),
+        ring_(tile_ring(tiles)),
+        items_(load_l2_4(args.num_token_tiles) * args.row_tiles),
+        item_(blockIdx.x) {
+    load();
+  }
+  __device__ bool done() const { return rows() == 0; }
+  /// Takes the next tile; its answer is on its way until load().
+  __device__ void take() { item_ = gridDim.x + atomicAdd(args_.taken, 1); }
+  /// What the tile taken is made of, on its way until publish().
+  __device__ void load() {
+    next_ = {0, 0};
+    if (item_ < items_) {
+      next_ = load_l2_8(args_.token_tiles + args_.row_tiles_divisor.divide(item_));
+    }
+  }
+  /// Goes on to it; one without rows is the end.
+  __device__ void publish() {
+    current_ = next_;
+    row_tile_ = item_ - static_cast<int>(args_.row_tiles_divisor.divide(item_)) * args_.row_tiles;
+    ring_.wait_empty();
+    store_shared16(ring_.data(), make_uint4(current_.x, current_.y, row_tile_, 0));
+    barrier_arrive(ring_.full());
+    ring_.advance();
+  }
+  __device__ int row_tile() const { return row_tile_; }
+  __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
+
+ private:
+  __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
+  const GemmArgs& args_;
+  TileRing ring_;
+  const int items_;
+  int item_, row_tile_ = 0;
+  uint2 next_, current_ = {0, 0};
+};
+
+// The same tiles for everybody else, one after the other.
+class TileWalk {
+ public:
+  /// `whole_warp`: all lanes of the warp walk together, else one thread alone does.
+  __device__ TileWalk(uint32_t tiles, bool whole_warp)
+      : ring_(tile_ring(tiles)), whole_warp_(whole_warp) {
+    read();
+  }
+  __device__ bool done() const { return rows() == 0; }
+  __device__ void advance() { read(); }
+  __device__ int first_position() const { return static_cast<int>(current_.x); }
+  __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
+  __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
+  __device__ int row_tile() const { return static_cast<int>(current_.z); }
+
+ private:
+  __device__ void read() {
+    ring_.wait_full();
+    current_ = load_shared16(ring_.data());
+    if (whole_warp_) {
+      __syncwarp();
+      warp_arrive(ring_.empty(), threadIdx.x % 32 == 0);
+    } else {
+      barrier_arrive(ring_.empty());
+    }
+    ring_.advance();
+  }
+  TileRing ring_;
+  const bool whole_warp_;
+  uint4 current_;
+};
+
+}  // namespace moe4::cuda::hopper

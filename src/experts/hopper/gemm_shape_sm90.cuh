@@ -1,0 +1,114 @@
+// How the grouped GEMM is cut: tokens, warps, registers and shared memory of each configuration,
+// and what a launch is told.
+#pragma once
+
+#include "base/checked_math.h"
+#include "experts/hopper/hopper_kernels.h"
+
+namespace moe4::cuda::hopper {
+
+/// Tiles of at most `Few` tokens take narrower products.
+template <TileConfig Tiles, int Few>
+struct NarrowConfig {
+  static constexpr TileConfig kTiles = Tiles;
+  static constexpr int kConsumerGroups = 4;
+  static constexpr int kBlocks = 1;
+  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
+  static constexpr int kFewTokens = Few;
+  static constexpr int kStageChunks = 4;
+  static constexpr int kConsumerRegisters = 112;
+  static constexpr int kProducerRegisters = 32;
+  static constexpr int kTokenStages = 3;
+  static constexpr int kWeightStages = 4;
+};
+template <class Config>
+inline constexpr bool kIsNarrow = false;
+template <TileConfig Tiles, int Few>
+inline constexpr bool kIsNarrow<NarrowConfig<Tiles, Few>> = true;
+
+struct SmallConfig {
+  static constexpr int kConsumerGroups = 4;
+  static constexpr int kBlocks = 1;  ///< blocks of 64 rows of a consumer group
+  static constexpr TileConfig kTiles = TileConfig::kSmall;
+  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
+  static constexpr int kStageChunks = 2;  ///< chunks of 64 columns in a stage of tokens
+  static constexpr int kConsumerRegisters = 112;
+  static constexpr int kProducerRegisters = 32;
+  static constexpr int kTokenStages = 4;
+  static constexpr int kWeightStages = 3;
+};
+
+struct LargeConfig {
+  static constexpr int kConsumerGroups = 2;
+  static constexpr int kBlocks = 2;
+  static constexpr TileConfig kTiles = TileConfig::kLarge;
+  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
+  static constexpr int kStageChunks = 1;
+  static constexpr int kConsumerRegisters = 232;
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kTokenStages = 5;
+  static constexpr int kWeightStages = 3;
+};
+
+/// Tiles that the thread which takes them may be ahead of the last that uses them.
+inline constexpr int kTilesAhead = 4;
+
+template <class Config>
+struct GemmShape : Config {
+  static constexpr int kConsumerWarps = Config::kConsumerGroups * 4;
+  static constexpr int kRowTiles = kConsumerWarps * Config::kBlocks;  ///< m16 tiles of a CTA
+  static constexpr int kThreads = (Config::kConsumerGroups + 1) * 128;
+  static constexpr int kGatherThreads = 96;  ///< warps 0 to 2; warp 3 brings weights
+  static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
+  static constexpr int kTokenStageBytes = Config::kStageChunks * kTokenTileBytes;
+  static constexpr int kWeightStageBytes = kRowTiles * kUnitBytes;
+  // Shared memory: tokens, weights, their barriers, tiles with theirs.
+  static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
+  static constexpr int kBarrierOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
+  static constexpr int kTileOffset =
+      kBarrierOffset + 16 * (Config::kTokenStages + Config::kWeightStages);
+  static constexpr int kSharedBytes = kTileOffset + 32 * kTilesAhead;
+  static_assert(tiles_of_quads(Config::kTiles) == Config::kBlocks);
+  static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
+  // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
+  static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=
+                65536 / kThreads / 8 * 8 * (Config::kConsumerGroups + 1));
+};
+
+// Division of numbers below 2^31 by a number known at launch: a product and a shift.
+struct Divisor {
+  explicit Divisor(int divisor) {
+    while ((int64_t{1} << shift) < divisor) ++shift;
+    factor = static_cast<uint32_t>(((int64_t{1} << (31 + shift)) + divisor - 1) / divisor);
+  }
+  Divisor() = default;
+  __device__ uint32_t divide(uint32_t n) const { return __umulhi(n * 2, factor) >> shift; }
+
+  uint32_t factor = 0, shift = 0;
+};
+
+struct GemmArgs {
+  const uint8_t* weights;
+  int tiles;      ///< m16 tiles of an expert
+  int k_units;    ///< units of 256 columns of an expert's tile
+  int steps;      ///< of 128 columns
+  int row_tiles;  ///< CTA tiles over the rows
+  Divisor row_tiles_divisor;
+  const TokenTile* token_tiles;
+  const int32_t* num_token_tiles;
+  int32_t* taken;               ///< tiles that CTAs have taken besides their first ones
+  const int32_t* sorted_pairs;  ///< FC1
+  Divisor row_of_pair;          ///< FC1: a pair's row of `tokens`
+  const void* tokens;           ///< FC1: permuted rows; FC2: the intermediate
+  int64_t position_capacity;
+  const float* alpha;  ///< FC1: up; FC2: down
+  const float* gate_alpha;
+  const float* bias;       ///< [experts, output_rows] of up or down, or null
+  const float* gate_bias;  ///< FC1; null exactly when `bias` is
+  ActivationParams activation;
+  void* output;
+  int64_t output_rows;  ///< FC1: I; FC2: H
+  int output_chunks;    ///< FC1: chunks of 64 the intermediate has room for
+};
+
+}  // namespace moe4::cuda::hopper
