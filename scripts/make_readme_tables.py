@@ -44,14 +44,18 @@ def layer_table(report):
         if "rejected" in r:
             continue
         reads = r.get("dram_read_gbs", ceilings["dram_read_gbs"])  # measured just before and after the row
+        # Both modes multiply int8; a 16-bit input is two of them (docs/cpu-kernels.md).
+        peak = ceilings["int8_gops"] / (2 if r["activations"] == "bf16" else 1)
         rows.append([r["backend"], r["activations"], r["tokens"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}",
                      f"{r['weight_gbs']:.1f}", f"{100 * r['weight_gbs'] / reads:.0f}%",
-                     f"{r['gops']:.0f}", f"{r['median_over_roof2']:.2f}", f"{r['relative_error']:.1e}"])
+                     f"{r['gops']:.0f}", f"{100 * r['gops'] / peak:.0f}%", f"{r['median_over_roof2']:.2f}",
+                     f"{r['relative_error']:.1e}"])
     header = ["backend", "activations", "tokens", "median ms", "min ms", "GB/s", "of memory reads", "GOP/s",
-              "time / roof", "error"]
+              "of peak", "time / roof", "error"]
     note = (f"H {report['hidden_size']}, I {report['intermediate_size']}, {report['num_experts']} experts, top "
             f"{report['top_k']}; {ceilings['threads']} threads, {ceilings['isa']}; memory reads at "
-            f"{ceilings['dram_read_gbs']:.1f} GB/s")
+            f"{ceilings['dram_read_gbs']:.1f} GB/s; peaks in GOP/s: int8 {ceilings['int8_gops']:.0f} (16-bit inputs take two "
+            f"products: half of it), int16 {ceilings['int16_gops']:.0f}, FMA {ceilings['fma_gops']:.0f}")
     return f"{note}\n\n{markdown(header, rows)}"
 
 

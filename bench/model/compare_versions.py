@@ -13,6 +13,7 @@ import pathlib
 import platform
 import statistics
 import subprocess
+import sys
 
 
 def bench(program, model, prompt, generate):
@@ -58,5 +59,7 @@ for spec in args.models:
     models.append(entry)
 cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
            platform.machine())
-json.dump({"device": cpu, "before_commit": before, "after_commit": after, "rounds": args.rounds, "models": models},
+# Programs and models by name: where they lie is this machine's affair.
+command = " ".join([pathlib.Path(__file__).name] + [pathlib.Path(a).name if a.startswith("/") else a for a in sys.argv[1:]])
+json.dump({"device": cpu, "command": command, "before_commit": before, "after_commit": after, "rounds": args.rounds, "models": models},
           open(args.output, "w"), indent=1)
