@@ -78,7 +78,7 @@ TEST(CommandLine, MistakesExitWithStatus2AndOneLine) {
 }
 
 TEST(CommandLine, AMissingModelIsBadInput) {
-  for (const std::string& command : {"inspect", "plan"})
+  for (const std::string command : {"inspect", "plan"})
     expect_error(run_program({command, "/no/such/folder"}), 3);
   expect_error(run_program({"run", "/no/such/folder", "-p", "a"}), 3);
 }
