@@ -82,12 +82,18 @@ def versions_table(report):
             f"turns\n\n{markdown(header, rows)}\n\n{markdown(load_header, loads)}")
 
 
+def clock(row):
+    """SM clock while the row was timed; older files do not know it."""
+    return f"{row['sm_mhz']:.0f}" if "sm_mhz" in row else "-"
+
+
 def gpu_table(report):
     """The GPU benchmark: microseconds per layer against the floor of the same run."""
     rows = [[r["shape"], r["backend"], r["tokens"], f"{r['us']:.1f}", f"{r['floor_us']:.1f}",
-             f"{r['times_floor']:.2f}", f"{r['gb_per_s']:.0f}", f"{r['tflops']:.0f}", f"{r['error']:.1e}"]
+             f"{r['times_floor']:.2f}", f"{r['gb_per_s']:.0f}", f"{r['tflops']:.0f}", clock(r),
+             f"{r['error']:.1e}"]
             for r in report["rows"]]
-    header = ["shape", "backend", "tokens", "us", "floor us", "x floor", "GB/s", "TFLOP/s", "error"]
+    header = ["shape", "backend", "tokens", "us", "floor us", "x floor", "GB/s", "TFLOP/s", "SM MHz", "error"]
     return f"{report['device']}\n\n{markdown(header, rows)}"
 
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "experts/bench/cold_read.h"
+#include "experts/bench/sm_clock.h"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
 
@@ -42,9 +43,11 @@ GraphTime time_in_graph(cudaStream_t stream, int calls, int replays,
   cudaEvent_t begin = nullptr, end = nullptr;
   MOE4_CUDA_CHECK(cudaEventCreate(&begin));
   MOE4_CUDA_CHECK(cudaEventCreate(&end));
+  SmClock clock;
   std::vector<double> times;
   constexpr int kWarmUp = 2;
   for (int i = 0; i < kWarmUp + replays; ++i) {
+    if (i == kWarmUp) clock.start(stream);
     MOE4_CUDA_CHECK(cudaEventRecord(begin, stream));
     MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
     MOE4_CUDA_CHECK(cudaEventRecord(end, stream));
@@ -53,13 +56,14 @@ GraphTime time_in_graph(cudaStream_t stream, int calls, int replays,
     MOE4_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
     if (i >= kWarmUp) times.push_back(milliseconds * 1e3 / calls);
   }
+  const double sm_mhz = clock.stop(stream);
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
   cudaGraphExecDestroy(replay);
   cudaGraphDestroy(graph);
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
-  return {median, (times.back() - times.front()) / median};
+  return {median, (times.back() - times.front()) / median, sm_mhz};
 }
 
 double time_cold_read(const std::byte* memory, size_t size, size_t bytes, cudaStream_t stream) {

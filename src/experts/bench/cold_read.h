@@ -12,6 +12,7 @@ namespace moe4::cuda {
 struct GraphTime {
   double median = 0;  ///< microseconds a call
   double spread = 0;  ///< (slowest - fastest) / median
+  double sm_mhz = 0;  ///< SM clock during the replays
 };
 
 /// Captures call(0) .. call(calls - 1) into one graph and times `replays` launches of it.

@@ -259,7 +259,8 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
                          .experts_hit = batch.experts_hit,
                          .bytes = batch.experts_hit * expert_bytes,
                          .microseconds = time.median,
-                         .spread = time.spread};
+                         .spread = time.spread,
+                         .sm_mhz = time.sm_mhz};
       const double flops = flops_a_pair(problem) * static_cast<double>(pairs);
       row.floor = std::max(read_floor[row_index], flops / peak.tflops * 1e-6);
       row.share_of_tflops = flops / row.microseconds * 1e-6 / peak.tflops;

@@ -32,6 +32,7 @@ struct GpuMoeBenchRow {
   double bytes = 0;         ///< NVFP4 bytes of those experts, unpadded
   double microseconds = 0;  ///< median over replays of graph time / calls
   double spread = 0;        ///< (slowest - fastest replay) / median
+  double sm_mhz = 0;        ///< SM clock during the replays, which a power limit lowers
   double floor = 0;         ///< max(cold read of the bytes, FLOPs / ceiling), same run
   double gigabytes_per_second = 0;
   double tflops = 0;

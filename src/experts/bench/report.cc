@@ -12,15 +12,15 @@ std::string to_markdown(const GpuMoeBenchReport& report) {
                                 report.bf16_tflops, report.bf16_tflops_from);
   out +=
       "| shape | T | backend | us | floor us | x floor | GB/s | of cold read | TFLOP/s | of BF16 | "
-      "spread | error |\n"
-      "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+      "spread | SM MHz | error |\n"
+      "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const GpuMoeBenchRow& r : report.rows) {
     out += fmt::format(
         "| {} | {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} % | {:.1f} | {:.0f} % | "
-        "{:.1f} % | {:.4f} |\n",
+        "{:.1f} % | {:.0f} | {:.4f} |\n",
         r.shape, r.tokens, r.backend, r.microseconds, r.floor, r.microseconds / r.floor,
         r.gigabytes_per_second, 100 * r.share_of_bandwidth, r.tflops, 100 * r.share_of_tflops,
-        100 * r.spread, r.error);
+        100 * r.spread, r.sm_mhz, r.error);
   }
   return out;
 }
@@ -44,6 +44,7 @@ std::string to_json(const GpuMoeBenchReport& report) {
                             {"bytes", r.bytes},
                             {"us", r.microseconds},
                             {"spread", r.spread},
+                            {"sm_mhz", r.sm_mhz},
                             {"floor_us", r.floor},
                             {"times_floor", r.microseconds / r.floor},
                             {"gb_per_s", r.gigabytes_per_second},
