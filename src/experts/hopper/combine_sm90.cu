@@ -13,7 +13,7 @@ namespace moe4::cuda::hopper {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerSm = 4;
+constexpr int kBlocksPerSm = 3;
 constexpr int kSlots = 8;  // loads in flight a thread
 
 struct CombineArgs {
@@ -59,6 +59,23 @@ __device__ __forceinline__ uint4 gather_rows(const float (&sum)[8]) {
   }
 }
 
+// Read once, so they leave L2 first: what FC2 wrote last is still there when its turn comes.
+__device__ __forceinline__ uint64_t read_once_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// load_l2_16_if() with a policy.
+__device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uint64_t policy,
+                                              uint4& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
+      "@p ld.global.cg.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %6;\n}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(p), "r"(static_cast<int>(condition)), "l"(policy)
+      : "memory");
+}
+
 // A warp adds 32 units of 16 bytes of a token: 8 slots are on their way together, with the places
 // and weights of its next ones. Slots of other devices' experts have no place.
 template <int kTiles>
@@ -87,8 +104,11 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
       weight = layer.weight_on_input ? 1.0f : args.topk_weights[pair];
     }
   };
-  wait_for_previous_kernel();
+  // The prologue is done: FC2's CTAs start when all of FC1's have waited for it, and this kernel
+  // when all of FC2's have started.
   load_slots(token, 0);
+  const uint64_t policy = read_once_policy();
+  wait_for_previous_kernel();
   while (token < args.num_tokens) {
     const int unit = span * 32 + lane;
     int next_token = token + token_step, next_span = span + span_step;
@@ -106,7 +126,7 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
         const int32_t from = __shfl_sync(~0u, positions, s);
         quads[s] = make_uint4(0, 0, 0, 0);
         load_l2_16_if(from >= 0 && unit < readable, args.outputs + int64_t{from} * units + unit,
-                      quads[s]);
+                      policy, quads[s]);
       }
       const bool last = first + kSlots >= layer.top_k;
       load_slots(last ? next_token : token, last ? 0 : first + kSlots);
