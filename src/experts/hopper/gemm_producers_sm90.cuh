@@ -11,7 +11,7 @@ namespace moe4::cuda::hopper {
 // warps multiply whatever is there and store nothing of it.
 template <class Shape>
 __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shared) {
-  WeightRing<Shape> ring = weight_ring<Shape>(shared);
+  WeightRing<Shape> ring = weight_ring<Shape>(shared, 0);
   const int64_t pair_bytes = int64_t{args.k_units} * kStepBytes;
   const int stages = (args.steps + 1) / 2;
   TileSource source_of_tiles(args, shared + Shape::kTileOffset);
@@ -26,10 +26,18 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
       // Late, so that whoever is quick gets more; in time, so that no copy waits for the answer.
       if (stage == max(stages - 3, 0)) source_of_tiles.take();
       if (stage == max(stages - 2, 0)) source_of_tiles.load();
-      ring.wait_empty();
-      barrier_expect(ring.full(), pairs * kStepBytes);
-      for (int i = 0; i < pairs; ++i) {
-        bulk_copy(ring.data() + i * kStepBytes, source + i * pair_bytes, kStepBytes, ring.full());
+      constexpr int kGroupPairs = Shape::kGroupTiles / 2;
+#pragma unroll
+      for (int group = 0; group < Shape::kConsumerGroups; ++group) {
+        const int first = group * kGroupPairs;
+        ring.wait_empty(group);
+        barrier_expect(ring.full(group), min(max(pairs - first, 0), kGroupPairs) * kStepBytes);
+#pragma unroll
+        for (int i = first; i < first + kGroupPairs; ++i) {
+          if (i >= pairs) break;
+          bulk_copy(ring.data() + i * kStepBytes, source + i * pair_bytes, kStepBytes,
+                    ring.full(group));
+        }
       }
       ring.advance();
     }
@@ -45,7 +53,7 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
   constexpr int kWarps = Shape::kGatherThreads / 32;
   constexpr int kGroups = (Shape::kMaxTokens / 4 + kWarps - 1) / kWarps;  // of a warp
   static_assert(kWarps % 2 == 1);
-  constexpr int kBehind = Shape::kTokenStages / 2 - (Shape::kTokenStages % 2 == 0);
+  constexpr int kBehind = Shape::kReportBehind;
   TokenRing<Shape> ring = token_ring<Shape>(shared), landed = ring;
   int ahead = 0;  // stages copied and not reported
   const auto report = [&] {

@@ -10,10 +10,12 @@ namespace moe4::cuda::hopper {
 
 using namespace sm90;
 
-// A ring of stages in shared memory: their addresses, barriers, and a place in the ring.
+// A ring of stages in shared memory: their addresses, barriers, and a place in the ring. A stage
+// may have several strands, parts with barriers of their own that other consumers use.
 template <int Stages, int StageBytes>
 class Ring {
  public:
+  static constexpr uint32_t kStrandBarrierBytes = 16 * Stages;
   __device__ __forceinline__ Ring(uint32_t data, uint32_t barriers)
       : data_(data), barriers_(barriers) {}
   __device__ void init(uint32_t producers, uint32_t consumers) const {
@@ -23,10 +25,16 @@ class Ring {
     }
   }
   __device__ __forceinline__ uint32_t data() const { return data_ + stage() * StageBytes; }
-  __device__ __forceinline__ uint32_t full() const { return barriers_ + stage() * 8; }
-  __device__ __forceinline__ uint32_t empty() const { return barriers_ + (Stages + stage()) * 8; }
+  __device__ __forceinline__ uint32_t full(int strand = 0) const {
+    return barriers_ + strand * kStrandBarrierBytes + stage() * 8;
+  }
+  __device__ __forceinline__ uint32_t empty(int strand = 0) const {
+    return full(strand) + Stages * 8;
+  }
   __device__ __forceinline__ void wait_full() const { barrier_wait(full(), parity()); }
-  __device__ __forceinline__ void wait_empty() const { barrier_wait(empty(), parity() ^ 1); }
+  __device__ __forceinline__ void wait_empty(int strand = 0) const {
+    barrier_wait(empty(strand), parity() ^ 1);
+  }
   __device__ __forceinline__ void advance() {
     ++count_;
     if (!kPowerOfTwo && count_ == Stages) {
@@ -56,9 +64,11 @@ template <class Shape>
 __device__ __forceinline__ TokenRing<Shape> token_ring(uint32_t shared) {
   return {shared, shared + Shape::kBarrierOffset};
 }
+// Each group of consumers has its own strand of the weights: one that is ahead gets its next ones.
 template <class Shape>
-__device__ __forceinline__ WeightRing<Shape> weight_ring(uint32_t shared) {
-  return {shared + Shape::kWeightOffset, shared + Shape::kBarrierOffset + 16 * Shape::kTokenStages};
+__device__ __forceinline__ WeightRing<Shape> weight_ring(uint32_t shared, int group) {
+  return {shared + Shape::kWeightOffset, shared + Shape::kBarrierOffset + 16 * Shape::kTokenStages +
+                                             group * WeightRing<Shape>::kStrandBarrierBytes};
 }
 
 // CTAs take (token tile, row tile) pairs from one list, longest first, as they come to need one, so

@@ -19,6 +19,7 @@ struct NarrowConfig {
   static constexpr int kConsumerRegisters = 112;
   static constexpr int kProducerRegisters = 32;
   static constexpr int kTokenStages = 3;
+  static constexpr int kReportBehind = 1;  ///< stages of tokens on their way besides the last
   static constexpr int kWeightStages = 4;
 };
 template <class Config>
@@ -35,6 +36,7 @@ struct SmallConfig {
   static constexpr int kConsumerRegisters = 112;
   static constexpr int kProducerRegisters = 32;
   static constexpr int kTokenStages = 4;
+  static constexpr int kReportBehind = 1;
   static constexpr int kWeightStages = 3;
 };
 
@@ -47,6 +49,7 @@ struct LargeConfig {
   static constexpr int kConsumerRegisters = 232;
   static constexpr int kProducerRegisters = 40;
   static constexpr int kTokenStages = 5;
+  static constexpr int kReportBehind = 2;
   static constexpr int kWeightStages = 3;
 };
 
@@ -56,7 +59,8 @@ inline constexpr int kTilesAhead = 4;
 template <class Config>
 struct GemmShape : Config {
   static constexpr int kConsumerWarps = Config::kConsumerGroups * 4;
-  static constexpr int kRowTiles = kConsumerWarps * Config::kBlocks;  ///< m16 tiles of a CTA
+  static constexpr int kGroupTiles = 4 * Config::kBlocks;  ///< m16 tiles of a consumer group
+  static constexpr int kRowTiles = Config::kConsumerGroups * kGroupTiles;
   static constexpr int kThreads = (Config::kConsumerGroups + 1) * 128;
   static constexpr int kGatherThreads = 96;  ///< warps 0 to 2; warp 3 brings weights
   static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
@@ -66,7 +70,8 @@ struct GemmShape : Config {
   static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
   static constexpr int kBarrierOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
   static constexpr int kTileOffset =
-      kBarrierOffset + 16 * (Config::kTokenStages + Config::kWeightStages);
+      kBarrierOffset +
+      16 * (Config::kTokenStages + Config::kConsumerGroups * Config::kWeightStages);
   static constexpr int kSharedBytes = kTileOffset + 32 * kTilesAhead;
   static_assert(tiles_of_quads(Config::kTiles) == Config::kBlocks);
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);

@@ -62,7 +62,9 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
   if (threadIdx.x == 0) {
     constexpr int kConsumers = Shape::kConsumerWarps * kWarpArrivals;
     token_ring<Shape>(shared).init(kGather ? Shape::kGatherThreads : 1, kConsumers);
-    weight_ring<Shape>(shared).init(1, kConsumers);
+    for (int group = 0; group < Shape::kConsumerGroups; ++group) {
+      weight_ring<Shape>(shared, group).init(1, 4 * kWarpArrivals);
+    }
     constexpr int kCopiers = kGather ? Shape::kGatherThreads / 32 * kWarpArrivals : 1;
     tile_ring(shared + Shape::kTileOffset).init(1, kConsumers + kCopiers);
     fence_barrier_init();
@@ -91,7 +93,7 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     asm volatile("" : "+r"(lane));  // likewise
     const int first_tile = (warp - 4) * Shape::kBlocks;
     const uint32_t unit = first_tile * kUnitBytes;
-    Consumer<Shape> consumer{weight_ring<Shape>(shared), token_ring<Shape>(shared),
+    Consumer<Shape> consumer{weight_ring<Shape>(shared, (warp - 4) / 4), token_ring<Shape>(shared),
                              unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
     for (TileWalk walk(shared + Shape::kTileOffset, true); !walk.done(); walk.advance()) {
       // Loaded before the products, so that they are at hand after them.
