@@ -26,11 +26,14 @@ __device__ __forceinline__ float times_sigmoid(float v, float x) {
   return v * factor;
 }
 
-template <ActivationKind Kind>
+/// `Clamp`: there is a limit.
+template <ActivationKind Kind, bool Clamp>
 __device__ __forceinline__ float activate(const ActivationParams& p, float gate, float up) {
   if constexpr (Kind == ActivationKind::kSilu || Kind == ActivationKind::kSwigluOai) {
-    gate = at_most(gate, p.limit);
-    up = at_least(at_most(up, p.limit), -p.limit);
+    if constexpr (Clamp) {
+      gate = at_most(gate, p.limit);
+      up = at_least(at_most(up, p.limit), -p.limit);
+    }
     if constexpr (Kind == ActivationKind::kSilu) {
       return times_sigmoid(gate, gate) * up;
     } else {

@@ -15,10 +15,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kBlocksPerSm = 3;
 constexpr int kSlots = 8;  // loads in flight a thread
+constexpr int kRowUnits = kOutputRowBytes / 16;
 
 struct CombineArgs {
   PackedLayerView layer;
   const uint4* outputs;
+  int64_t position_capacity;
   const int32_t* positions_of_pairs;
   const float* topk_weights;
   uint4* output;
@@ -38,25 +40,17 @@ __device__ __forceinline__ void swap_words(uint32_t& first, uint32_t& second, in
   (upper ? first : second) = received;
 }
 
-// Two quads of this lane's -> 8 consecutive rows, 16 bytes of the output. One tile: lanes 2j and
-// 2j + 1 hold quads 0, 1 and 2, 3 of tile j. Two tiles: lanes 4j .. 4j + 3 hold quad 0 .. 3 of tile
-// 2j and of the next.
-template <int kTiles>
+// Two quads of this lane's -> 8 consecutive rows, 16 bytes of the output. Lanes 4j .. 4j + 3 hold
+// quads 0 and 1, ... 6 and 7 of 32 rows.
 __device__ __forceinline__ uint4 gather_rows(const float (&sum)[8]) {
-  // Rows of quad 0, the rows 8 further, the same of quad 1.
-  uint32_t w0 = pack_bf16(sum[0], sum[1]), w1 = pack_bf16(sum[2], sum[3]);
-  uint32_t w2 = pack_bf16(sum[4], sum[5]), w3 = pack_bf16(sum[6], sum[7]);
-  if constexpr (kTiles == 1) {
-    swap_words(w0, w1, 1);
-    swap_words(w2, w3, 1);
-    return make_uint4(w0, w2, w1, w3);
-  } else {
-    swap_words(w0, w1, 1);
-    swap_words(w2, w3, 1);
-    swap_words(w0, w2, 2);
-    swap_words(w1, w3, 2);
-    return make_uint4(w0, w1, w2, w3);
-  }
+  uint32_t words[4];  // rows 8i + the lane's two
+#pragma unroll
+  for (int i = 0; i < 4; ++i) words[i] = pack_bf16(sum[i], sum[4 + i]);
+  swap_words(words[0], words[1], 1);
+  swap_words(words[2], words[3], 1);
+  swap_words(words[0], words[2], 2);
+  swap_words(words[1], words[3], 2);
+  return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 // Read once, so they leave L2 first: what FC2 wrote last is still there when its turn comes.
@@ -78,7 +72,6 @@ __device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uin
 
 // A warp adds 32 units of 16 bytes of a token: 8 slots are on their way together, with the places
 // and weights of its next ones. Slots of other devices' experts have no place.
-template <int kTiles>
 __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
     const __grid_constant__ CombineArgs args) {
   launch_dependents();
@@ -87,8 +80,6 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
   const int units = layer.fc2_tiles * 2;  // of a pair
   const int spans = (units + 31) / 32;    // of a token
   const int row_units = layer.hidden_size / 8;
-  // One tile: what lies past H nobody wrote.
-  const int readable = kTiles == 1 ? row_units : units;
   const int warps = gridDim.x * (kThreads / 32);
   const int token_step = warps / spans, span_step = warps - token_step * spans;
   const int warp = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
@@ -101,7 +92,7 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
     if (of_token < args.num_tokens && lane < min(kSlots, layer.top_k - first)) {
       const int64_t pair = int64_t{of_token} * layer.top_k + first + lane;
       position = load_l2_4(args.positions_of_pairs + pair);
-      weight = layer.weight_on_input ? 1.0f : args.topk_weights[pair];
+      weight = quad_weight(layer.weight_on_input ? 1.0f : args.topk_weights[pair]);
     }
   };
   // The prologue is done: FC2's CTAs start when all of FC1's have waited for it, and this kernel
@@ -111,6 +102,7 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
   wait_for_previous_kernel();
   while (token < args.num_tokens) {
     const int unit = span * 32 + lane;
+    const uint4* block = args.outputs + unit / kRowUnits * args.position_capacity * kRowUnits;
     int next_token = token + token_step, next_span = span + span_step;
     if (next_span >= spans) {
       next_span -= spans;
@@ -125,8 +117,9 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
       for (int s = 0; s < kSlots; ++s) {
         const int32_t from = __shfl_sync(~0u, positions, s);
         quads[s] = make_uint4(0, 0, 0, 0);
-        load_l2_16_if(from >= 0 && unit < readable, args.outputs + int64_t{from} * units + unit,
-                      policy, quads[s]);
+        load_l2_16_if(from >= 0 && unit < units,
+                      block + int64_t{from} * kRowUnits + (unit % kRowUnits ^ (from & 7)), policy,
+                      quads[s]);
       }
       const bool last = first + kSlots >= layer.top_k;
       load_slots(last ? next_token : token, last ? 0 : first + kSlots);
@@ -138,7 +131,7 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
         add_quad(make_uint2(quads[s].z, quads[s].w), w, sum + 4);
       }
     }
-    const uint4 words = gather_rows<kTiles>(sum);
+    const uint4 words = gather_rows(sum);
     if (unit < row_units) args.output[int64_t{token} * row_units + unit] = words;
     token = next_token;
     span = next_span;
@@ -151,6 +144,7 @@ void launch_combine(const Call& call, cudaStream_t stream) {
   const CombineArgs args = {
       .layer = call.layer,
       .outputs = reinterpret_cast<const uint4*>(call.scratch.outputs),
+      .position_capacity = call.scratch.positions,
       .positions_of_pairs = call.scratch.positions_of_pairs,
       .topk_weights = call.topk_weights,
       .output = static_cast<uint4*>(call.output),
@@ -158,7 +152,7 @@ void launch_combine(const Call& call, cudaStream_t stream) {
   };
   const int64_t spans = (int64_t{call.layer.fc2_tiles} * 2 + 31) / 32;
   const int64_t blocks = ceil_div(call.num_tokens * spans, int64_t{kThreads / 32});
-  launch(tiles_of_quads(call.config) == 1 ? combine_kernel<1> : combine_kernel<2>,
+  launch(combine_kernel,
          {.grid = dim3(static_cast<unsigned>(
               std::min<int64_t>(blocks, int64_t{kBlocksPerSm} * call.sm_count))),
           .block = dim3(kThreads),

@@ -15,8 +15,18 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 // Lanes of rows g and g ^ 1 swap, so that each holds both rows of one token: the even row's lane
 // column 2t, the odd one's column 2t + 1.
 __device__ __forceinline__ uint32_t pair_rows(bool odd, float column0, float column1) {
-  const float received = __shfl_xor_sync(~0u, odd ? column0 : column1, 4);
-  return odd ? pack_bf16(received, column1) : pack_bf16(column0, received);
+  const uint32_t own = pack_bf16(column0, column1);
+  const uint32_t received = __shfl_xor_sync(~0u, own, 4);
+  return __byte_perm(own, received, odd ? 0x3276 : 0x5410);
+}
+
+// Groups of 8 tokens that are stored without a branch between them: a divisor of `groups`, up to 4
+// if there is one above 1.
+constexpr int branchless_groups(int groups) {
+  for (int batch = 4; batch > 1; --batch) {
+    if (groups % batch == 0) return batch;
+  }
+  return groups;
 }
 
 struct Fc1Epilogue {
@@ -28,91 +38,119 @@ struct Fc1Epilogue {
     return {args.alpha[walk.expert()], gated ? args.gate_alpha[walk.expert()] : 0.0f};
   }
 
-  template <int kBlocks, int kSums>
+  template <class Staging, int kBlocks, int kSums>
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
-                                               const Factors& factors,
-                                               const float (&acc)[kBlocks][kSums]) {
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      store_block(args, walk, tile + block, factors, acc[block]);
-    }
-  }
-
-  template <int kSums>
-  static __device__ __forceinline__ void store_block(const GemmArgs& args, const TileWalk& walk,
-                                                     int tile, const Factors& factors,
-                                                     const float (&acc)[kSums]) {
+                                               const Factors& factors, float (&acc)[kBlocks][kSums],
+                                               Staging& staging) {
+    const auto store = [&]<ActivationKind Kind, bool Clamp>() {
+      store_as<Kind, Clamp>(args, walk, tile, factors, acc, staging);
+    };
     switch (args.activation.kind) {
       case ActivationKind::kSilu:
-        return store_as<ActivationKind::kSilu>(args, walk, tile, factors, acc);
+        if (args.activation.has_limit()) {
+          return store.template operator()<ActivationKind::kSilu, true>();
+        }
+        return store.template operator()<ActivationKind::kSilu, false>();
       case ActivationKind::kSwigluOai:
-        return store_as<ActivationKind::kSwigluOai>(args, walk, tile, factors, acc);
+        return store.template operator()<ActivationKind::kSwigluOai, true>();
       case ActivationKind::kGeluTanh:
-        return store_as<ActivationKind::kGeluTanh>(args, walk, tile, factors, acc);
+        return store.template operator()<ActivationKind::kGeluTanh, false>();
       case ActivationKind::kRelu2:
-        return store_as<ActivationKind::kRelu2>(args, walk, tile, factors, acc);
+        return store.template operator()<ActivationKind::kRelu2, false>();
     }
   }
 
   // The intermediate is [chunk][position][64] with each 128-byte row's 16-byte units XORed by
   // position % 8 (wgmma's swizzle) and words in the order of grouped_gemm_sm90.cuh: element i of a
-  // chunk lies in word 4u + t with t = i / 16, u = i % 16 / 2.
-  template <ActivationKind Kind, int kSums>
+  // chunk lies in word 4u + t with t = i / 16, u = i % 16 / 2. A group's rows of a large tile are
+  // one whole chunk (plain: two): what lies in a slot of its outbox goes out in one piece.
+  template <ActivationKind Kind, bool Clamp, class Staging, int kBlocks, int kSums>
   static __device__ __forceinline__ void store_as(const GemmArgs& args, const TileWalk& walk,
                                                   int tile, const Factors& factors,
-                                                  const float (&acc)[kSums]) {
+                                                  float (&acc)[kBlocks][kSums], Staging& staging) {
     constexpr bool kGated = Kind != ActivationKind::kRelu2;
-    // Gated: 8 elements a tile, two tiles a block of 16. Plain: 16.
-    const int block = kGated ? tile / 2 : tile;
-    if (block / 4 >= args.output_chunks) return;
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const bool odd = g & 1;
-    const int row = 2 * t + odd;  // of each group of 8 tokens
-    const int unit = (kGated ? 4 * (tile & 1) : 0) + g / 2;
-    uint8_t* base = static_cast<uint8_t*>(args.output) +
-                    ((block / 4) * args.position_capacity + walk.first_position() + row) * 128 +
-                    (block % 4) * 4;
-    uint32_t* low = reinterpret_cast<uint32_t*>(base + ((unit ^ row) << 4));
-    uint32_t* high = reinterpret_cast<uint32_t*>(base + (((unit + 4) ^ row) << 4));
-    const bool inside = tile < args.tiles;  // past the end: zeros, FC2 multiplies them
-    float bias0 = 0.0f, bias1 = 0.0f;       // of rows g and g + 8 of the tile
-    if (args.bias != nullptr) {
-      const int i = tile * (kGated ? 8 : 16) + g;
-      const int64_t expert_row = walk.expert() * args.output_rows;
-      if (kGated && i < args.output_rows) {
-        bias0 = args.gate_bias == nullptr ? 0.0f : args.gate_bias[expert_row + i];
-        bias1 = args.bias[expert_row + i];
-      } else if (!kGated) {
-        if (i < args.output_rows) bias0 = args.bias[expert_row + i];
-        if (i + 8 < args.output_rows) bias1 = args.bias[expert_row + i + 8];
-      }
-    }
+    constexpr bool kStaged = kBlocks > 1;
     constexpr int kGroups = kSums / 4;  // of 8 tokens
-    constexpr int kBatch = branchless_groups(kGroups, 4);
+    constexpr int kBatch = kStaged ? kSlotGroups : branchless_groups(kGroups);
+    static_assert(kGroups % kBatch == 0 && kBlocks <= 2);
+    // Gated: 8 elements a tile, two tiles a block of 16. Plain: 16.
+    const int element_block = kGated ? tile / 2 : tile;
+    const int chunk = element_block / 4;
+    if (chunk >= args.output_chunks) return;
+    const int lane = threadIdx.x % 32, g = lane / 4;
+    const bool odd = g & 1;
+    const int row = 2 * (lane % 4) + odd;  // of each group of 8 tokens
+    const int unit = (kGated ? 4 * (tile & 1) : 0) + g / 2;
+    // Of elements g / 2 of the tile (gated) or of both its halves (plain), in a chunk's rows.
+    const uint32_t low = row * 128 + ((unit ^ row) << 4) + (element_block % 4) * 4;
+    const uint32_t high = low ^ 64;  // unit + 4
+    float bias[kBlocks][2] = {};     // of rows g and g + 8 of each tile
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      if (tile + block >= args.tiles) {  // past the end: zeros, FC2 multiplies them
+#pragma unroll
+        for (float& sum : acc[block]) sum = 0.0f;
+      }
+      if (args.bias != nullptr) load_bias<kGated>(args, walk, tile + block, g, bias[block]);
+    }
+    const int groups = (walk.rows() + 7) / 8;
+    uint8_t* output = static_cast<uint8_t*>(args.output) +
+                      (chunk * args.position_capacity + walk.first_position()) * 128;
 #pragma unroll
     for (int first = 0; first < kGroups; first += kBatch) {
-      if (first * 8 >= walk.rows()) break;
+      if (first >= groups) break;
+      uint32_t slot = 0;
+      if constexpr (kStaged) slot = staging.slot() + (kGated ? 0 : chunk % 2 * (kBatch * 1024));
 #pragma unroll
-      for (int n = first; n < first + kBatch; ++n) {
-        const bool store = n * 8 < walk.rows();
-        const float* c = acc + 4 * n;
+      for (int i = 0; i < kBlocks * kBatch; ++i) {
+        const int block = i / kBatch, n = first + i % kBatch;
+        const float* c = acc[block] + 4 * n;
+        const auto put = [&](uint32_t offset, float column0, float column1) {
+          const uint32_t word = pair_rows(odd, column0, column1);
+          if constexpr (kStaged) {
+            store_shared4(slot + offset + i % kBatch * 1024, word);
+          } else if (n < groups) {
+            *reinterpret_cast<uint32_t*>(output + offset + n * 1024) = word;
+          }
+        };
         if constexpr (kGated) {
           const auto value = [&](float gate, float up) {
-            return activate<Kind>(args.activation, fmaf(gate, factors.gate, bias0),
-                                  fmaf(up, factors.up, bias1));
+            return activate<Kind, Clamp>(args.activation, fmaf(gate, factors.gate, bias[block][0]),
+                                         fmaf(up, factors.up, bias[block][1]));
           };
-          const uint32_t word = pair_rows(odd, value(c[0], c[2]), value(c[1], c[3]));
-          if (store) low[n * 256] = inside ? word : 0u;
+          put(block == 0 ? low : high, value(c[0], c[2]), value(c[1], c[3]));
         } else {
           const auto value = [&](float sum, float bias) {
-            return activate<Kind>(args.activation, 0.0f, fmaf(sum, factors.up, bias));
+            return activate<Kind, Clamp>(args.activation, 0.0f, fmaf(sum, factors.up, bias));
           };
-          const uint32_t word0 = pair_rows(odd, value(c[0], bias0), value(c[1], bias0));
-          const uint32_t word1 = pair_rows(odd, value(c[2], bias1), value(c[3], bias1));
-          if (store) low[n * 256] = inside ? word0 : 0u;
-          if (store) high[n * 256] = inside ? word1 : 0u;
+          put(low + 4 * block, value(c[0], bias[block][0]), value(c[1], bias[block][0]));
+          put(high + 4 * block, value(c[2], bias[block][1]), value(c[3], bias[block][1]));
         }
       }
+      if constexpr (kStaged) {
+        staging.close([&](uint32_t from) {
+          const uint32_t bytes = min(kBatch, groups - first) * 1024;
+          bulk_store(output + first * 1024, from, bytes);
+          if (!kGated) {
+            bulk_store(output + (args.position_capacity * 128 + first * 1024), from + kBatch * 1024,
+                       bytes);
+          }
+        });
+      }
+    }
+  }
+
+  template <bool kGated>
+  static __device__ __forceinline__ void load_bias(const GemmArgs& args, const TileWalk& walk,
+                                                   int tile, int g, float (&bias)[2]) {
+    const int i = tile * (kGated ? 8 : 16) + g;
+    const int64_t expert_row = walk.expert() * args.output_rows;
+    if (kGated && i < args.output_rows) {
+      bias[0] = args.gate_bias == nullptr ? 0.0f : args.gate_bias[expert_row + i];
+      bias[1] = args.bias[expert_row + i];
+    } else if (!kGated) {
+      if (i < args.output_rows) bias[0] = args.bias[expert_row + i];
+      if (i + 8 < args.output_rows) bias[1] = args.bias[expert_row + i + 8];
     }
   }
 };

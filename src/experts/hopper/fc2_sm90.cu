@@ -1,6 +1,4 @@
 // FC2: the down projection of every (token, slot) pair.
-#include <type_traits>
-
 #include "experts/hopper/grouped_gemm_sm90.cuh"
 #include "experts/hopper/pair_output.cuh"
 
@@ -13,77 +11,115 @@ struct Fc2Epilogue {
     return args.alpha[walk.expert()];
   }
 
-  // What a lane keeps of its tiles: 4 rows of token 2t or 2t + 1 of each group of 8 tokens. Lanes
-  // of rows g and g ^ 1 swap for it, the even row's lane keeps column 2t, the odd one's 2t + 1.
-  template <int kBlocks>
-  class LaneQuads {
-   public:
-    __device__ __forceinline__ LaneQuads(const GemmArgs& args, const TileWalk& walk, int tile,
-                                         float alpha)
-        : alpha_(alpha), lane_(threadIdx.x % 32) {
-      if (args.bias == nullptr) return;
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        const int row = (tile + block) * kTileRows + lane_ / 4;
-        if (row >= args.output_rows) continue;  // padding
-        const float* from = args.bias + walk.expert() * args.output_rows + row;
-        bias_[block][0] = from[0];
-        bias_[block][1] = from[8];
-      }
-    }
-    /// Of each group of 8 tokens.
-    __device__ __forceinline__ int token() const { return 2 * (lane_ % 4) + odd(); }
-    __device__ __forceinline__ int quad() const { return lane_ / 8; }
-    __device__ __forceinline__ uint2 encode(const float* c, int block) const {
-      const float top0 = fmaf(c[0], alpha_, bias_[block][0]);
-      const float top1 = fmaf(c[1], alpha_, bias_[block][0]);
-      const float bottom0 = fmaf(c[2], alpha_, bias_[block][1]);
-      const float bottom1 = fmaf(c[3], alpha_, bias_[block][1]);
-      const float top = __shfl_xor_sync(~0u, odd() ? top0 : top1, 4);
-      const float bottom = __shfl_xor_sync(~0u, odd() ? bottom0 : bottom1, 4);
-      return encode_quad(odd() ? top1 : top0, odd() ? bottom1 : bottom0, top, bottom,
-                         odd() ? kOddRow : kEvenRow, odd() ? kEvenRow : kOddRow);
-    }
+  // Where the quads of a lane begin, for the m16 tiles 2j, 2j + 1 around `tile` and its token `row`
+  // of each group of 8, from the first position of the tile of tokens; groups are 2048 bytes apart.
+  static __device__ __forceinline__ uint32_t quad_offset(int tile, int row) {
+    const int g = threadIdx.x % 32 / 4;
+    const int unit = tile % 8 / 2 * 4 + g / 2;
+    return row * kOutputRowBytes + ((unit ^ row) << 4) + g % 2 * 8;
+  }
+  static __device__ __forceinline__ uint8_t* output(const GemmArgs& args, const TileWalk& walk,
+                                                    int tile) {
+    return static_cast<uint8_t*>(args.output) +
+           (tile / 8 * args.position_capacity + walk.first_position()) * kOutputRowBytes;
+  }
 
-   private:
-    __device__ __forceinline__ bool odd() const { return lane_ / 4 & 1; }
-    const float alpha_;
-    const int lane_;
-    float bias_[kBlocks][2] = {};
-  };
+  // Of rows g and g + 8 of an m16 tile.
+  static __device__ __forceinline__ float2 load_bias(const GemmArgs& args, const TileWalk& walk,
+                                                     int tile) {
+    const int row = tile * kTileRows + threadIdx.x % 32 / 4;
+    if (args.bias == nullptr || row >= args.output_rows) return {};
+    const float* from = args.bias + walk.expert() * args.output_rows + row;
+    return {from[0], from[8]};
+  }
 
-  // Outputs keep the order of the sorted list, which is that of the tiles; the combine looks up
-  // where a pair's row is.
-  template <int kBlocks, int kSums>
+  // Large tiles: a lane holds the quads of tokens 2t and 2t + 1 of each group of 8. Rows that fill
+  // the last eight are stored too: nobody reads them.
+  template <class Shape, int kSums>
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
-                                               float alpha, const float (&acc)[kBlocks][kSums]) {
-    if (tile * kTileRows >= args.output_rows) return;  // padding
-    const LaneQuads<kBlocks> quads(args, walk, tile, alpha);
-    using Word = std::conditional_t<kBlocks == 2, uint4, uint2>;
-    uint32_t row_bytes = static_cast<uint32_t>(args.tiles * 4 * sizeof(uint2));
-    uint8_t* output = static_cast<uint8_t*>(args.output) + tile * 4 * sizeof(uint2) +
-                      quads.quad() * sizeof(Word) +
-                      static_cast<uint64_t>(walk.first_position() + quads.token()) * row_bytes;
-    asm volatile("" : "+l"(output), "+r"(row_bytes));  // else they are computed for each store
-    constexpr int kGroups = kSums / 4;                 // of 8 tokens
-    constexpr int kBatch = branchless_groups(kGroups, 4 / kBlocks);
+                                               float alpha, float (&acc)[2][kSums],
+                                               Outbox<Shape>& outbox) {
+    if (tile / 8 * kOutputBlockRows >= args.output_rows) return;  // padding
+    if (args.bias != nullptr) {
 #pragma unroll
-    for (int first = 0; first < kGroups; first += kBatch) {
-      if (first * 8 >= walk.rows()) break;
+      for (int block = 0; block < 2; ++block) {
+        const float2 bias = load_bias(args, walk, tile + block);
 #pragma unroll
-      for (int n = first; n < first + kBatch; ++n) {
-        union {
-          uint2 quad[kBlocks];
-          Word all;
-        } word;
-#pragma unroll
-        for (int block = 0; block < kBlocks; ++block) {
-          word.quad[block] = quads.encode(acc[block] + 4 * n, block);
+        for (int i = 0; i < kSums; ++i) {
+          acc[block][i] = fmaf(acc[block][i], alpha, i % 4 < 2 ? bias.x : bias.y);
         }
-        // Rows that fill the last eight are stored too: nobody reads them.
-        if (n * 8 < walk.rows()) {
-          *reinterpret_cast<Word*>(output + uint64_t{row_bytes} * (n * 8)) = word.all;
-        }
+      }
+      alpha = 1.0f;
+    }
+    const QuadEncoder encoder(alpha);
+    const int first_row = threadIdx.x % 4 * 2;
+    const uint32_t offsets[2] = {quad_offset(tile, first_row), quad_offset(tile, first_row + 1)};
+    const int groups = (walk.rows() + 7) / 8;
+    constexpr int kGroups = kSums / 4;
+    static_assert(kGroups % kSlotGroups == 0);
+#pragma unroll
+    for (int first = 0; first < kGroups; first += kSlotGroups) {
+      if (first >= groups) break;
+      const uint32_t slot = outbox.slot();
+#pragma unroll
+      for (int i = 0; i < 2 * kSlotGroups; ++i) {
+        const int n = i / 2, token = i % 2;
+        const float* even = acc[0] + 4 * (first + n) + token;
+        const float* odd = acc[1] + 4 * (first + n) + token;
+        store_shared8(slot + offsets[token] + n * 2048,
+                      encoder.encode(even[0], even[2], odd[0], odd[2]));
+      }
+      outbox.close([&](uint32_t from) {
+        bulk_store(output(args, walk, tile) + first * 2048, from,
+                   min(kSlotGroups, groups - first) * 2048);
+      });
+    }
+  }
+
+  // Other tiles: of each group of 8 tokens the warp of the even m16 tile gets the other's sums of
+  // tokens 2t and gives its own of tokens 2t + 1.
+  template <class Shape, int kSums>
+  static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
+                                               float alpha, float (&acc)[1][kSums],
+                                               Exchange<Shape>& exchange) {
+    if (tile / 2 * (2 * kTileRows) >= args.output_rows) return;  // padding
+    if (tile % 2 == 0) {
+      store_tokens<0>(args, walk, tile, alpha, acc[0], exchange);
+    } else {
+      store_tokens<1>(args, walk, tile, alpha, acc[0], exchange);
+    }
+  }
+  template <int kToken, class Shape, int kSums>
+  static __device__ __forceinline__ void store_tokens(const GemmArgs& args, const TileWalk& walk,
+                                                      int tile, float alpha,
+                                                      const float (&acc)[kSums],
+                                                      Exchange<Shape>& exchange) {
+    // Without a bias times 1 plus 0, because a branch makes ptxas serialise wgmma.
+    const float2 bias = load_bias(args, walk, tile);
+    const float factor = args.bias == nullptr ? 1.0f : alpha;
+    const QuadEncoder encoder(args.bias == nullptr ? alpha : 1.0f);
+    uint8_t* to = output(args, walk, tile) + quad_offset(tile, threadIdx.x % 4 * 2 + kToken);
+    const int groups = (walk.rows() + 7) / 8;
+    constexpr int kGroups = kSums / 4;
+#pragma unroll
+    for (int first = 0; first < kGroups; first += 2) {
+      if (first >= groups) break;
+      float own[2][2], other[2][2];  // sums of rows g and g + 8 of two groups
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float* c = acc + 4 * (first + i < kGroups ? first + i : first);
+        own[i][0] = fmaf(c[kToken], factor, bias.x);
+        own[i][1] = fmaf(c[kToken + 2], factor, bias.y);
+        other[i][0] = fmaf(c[1 - kToken], factor, bias.x);
+        other[i][1] = fmaf(c[3 - kToken], factor, bias.y);
+      }
+      exchange.swap(other);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float(&even)[2] = kToken == 0 ? own[i] : other[i];
+        const float(&odd)[2] = kToken == 0 ? other[i] : own[i];
+        const uint2 quad = encoder.encode(even[0], even[1], odd[0], odd[1]);
+        if (first + i < groups) *reinterpret_cast<uint2*>(to + (first + i) * 2048) = quad;
       }
     }
   }

@@ -50,11 +50,14 @@ struct LargeConfig {
   static constexpr int kProducerRegisters = 40;
   static constexpr int kTokenStages = 5;
   static constexpr int kReportBehind = 2;
-  static constexpr int kWeightStages = 3;
+  static constexpr int kWeightStages = 2;
 };
 
 /// Tiles that the thread which takes them may be ahead of the last that uses them.
 inline constexpr int kTilesAhead = 4;
+
+/// Of 8 tokens, in a slot of a large tile's epilogue (gemm_staging_sm90.cuh).
+inline constexpr int kSlotGroups = 4;
 
 template <class Config>
 struct GemmShape : Config {
@@ -66,14 +69,20 @@ struct GemmShape : Config {
   static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
   static constexpr int kTokenStageBytes = Config::kStageChunks * kTokenTileBytes;
   static constexpr int kWeightStageBytes = kRowTiles * kUnitBytes;
-  // Shared memory: tokens, weights, their barriers, tiles with theirs.
+  // What the epilogues need (gemm_staging_sm90.cuh): large tiles a group's slots, else a warp's
+  // two.
+  static constexpr int kSlots = Config::kBlocks > 1 ? 3 : 2;
+  static constexpr int kSlotBytes = Config::kBlocks > 1 ? kSlotGroups * 8 * kOutputRowBytes : 512;
+  static constexpr int kStagingBytes =
+      (Config::kBlocks > 1 ? Config::kConsumerGroups : kConsumerWarps) * kSlots * kSlotBytes;
+  // Shared memory: tokens, weights, staging, barriers of the first two, tiles with theirs.
   static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
-  static constexpr int kBarrierOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
+  static constexpr int kStagingOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
+  static constexpr int kBarrierOffset = kStagingOffset + kStagingBytes;
   static constexpr int kTileOffset =
       kBarrierOffset +
       16 * (Config::kTokenStages + Config::kConsumerGroups * Config::kWeightStages);
   static constexpr int kSharedBytes = kTileOffset + 32 * kTilesAhead;
-  static_assert(tiles_of_quads(Config::kTiles) == Config::kBlocks);
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
   static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=

@@ -37,20 +37,12 @@
 #include "experts/device/launch.h"
 #include "experts/hopper/gemm_consumers_sm90.cuh"
 #include "experts/hopper/gemm_producers_sm90.cuh"
+#include "experts/hopper/gemm_staging_sm90.cuh"
 
 namespace moe4::cuda::hopper {
 
-// Groups of 8 tokens that an epilogue stores without a branch between them: a divisor of `groups`,
-// up to `most` if there is one above 1.
-constexpr int branchless_groups(int groups, int most) {
-  for (int batch = most; batch > 1; --batch) {
-    if (groups % batch == 0) return batch;
-  }
-  return groups;
-}
-
-// Epilogue: a struct with `static void store(args, walk, m16_tile, factors, acc)` for a warp's
-// tiles from m16_tile on, acc[tile][sum]; see fc1_ and fc2_sm90.cu.
+// Epilogue: a struct with `static void store(args, walk, m16_tile, factors, acc, staging)` for a
+// warp's tiles from m16_tile on, acc[tile][sum], which it may change; see fc1_ and fc2_sm90.cu.
 template <class Config, class Epilogue, bool kGather>
 __global__ __launch_bounds__(GemmShape<Config>::kThreads,
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmArgs args) {
@@ -95,6 +87,7 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     const uint32_t unit = first_tile * kUnitBytes;
     Consumer<Shape> consumer{weight_ring<Shape>(shared, (warp - 4) / 4), token_ring<Shape>(shared),
                              unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
+    Staging<Shape> staging(shared, warp - 4);
     for (TileWalk walk(shared + Shape::kTileOffset, true); !walk.done(); walk.advance()) {
       // Loaded before the products, so that they are at hand after them.
       const typename Epilogue::Factors factors = Epilogue::factors(args, walk);
@@ -103,7 +96,7 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
         const auto multiply_and_store = [&]<int kTokens>() {
           float acc[1][kTokens / 2];
           multiply_narrow<Shape, kTokens>(args, consumer, acc[0]);
-          Epilogue::store(args, walk, tile, factors, acc);
+          Epilogue::store(args, walk, tile, factors, acc, staging);
         };
         if (walk.rows() > Shape::kFewTokens) {
           multiply_and_store.template operator()<Shape::kMaxTokens>();
@@ -118,9 +111,10 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
 #pragma unroll
           for (float& sum : block) asm volatile("" : "+f"(sum)::"memory");
         }
-        Epilogue::store(args, walk, tile, factors, acc);
+        Epilogue::store(args, walk, tile, factors, acc, staging);
       }
     }
+    staging.finish();
   }
 }
 

@@ -26,10 +26,14 @@ constexpr int max_tile_tokens(TileConfig config) {
   return kTokens[static_cast<int>(config)];
 }
 
-/// m16 tiles whose quads lie together (pair_output.cuh): as many as a warp of FC2 multiplies.
-constexpr int tiles_of_quads(TileConfig config) { return config == TileConfig::kLarge ? 2 : 1; }
-
 inline constexpr int kStepK = 128;  ///< columns of one step of a GEMM
+
+/// FC2's outputs between the launches: blocks of 128 rows, 256 bytes of each position
+/// (pair_output.cuh).
+inline constexpr int kOutputBlockRows = 128, kOutputRowBytes = 256;
+constexpr int output_blocks(int hidden_size) {
+  return (hidden_size + kOutputBlockRows - 1) / kOutputBlockRows;
+}
 
 /// Some tokens of one expert, for both GEMMs. Positions count rows of the sorted list of pairs;
 /// each expert's first position is a multiple of 8.
@@ -50,7 +54,7 @@ struct Scratch {
   int32_t* num_tiles = nullptr;  ///< [1]
   int32_t* taken = nullptr;      ///< [2] tiles of FC1 and of FC2 that CTAs have taken
   void* intermediate = nullptr;  ///< BF16 [2 * intermediate_steps][positions][64] (fc1_sm90.cu)
-  uint2* outputs = nullptr;      ///< [positions, fc2_tiles * 4] of FC2 (pair_output.cuh)
+  uint8_t* outputs = nullptr;    ///< of FC2 [ceil(H / 128)][positions][256] (pair_output.cuh)
   int64_t positions = 0;         ///< capacity, a multiple of 8
   int hidden_steps = 0;          ///< K of FC1 in steps
   int intermediate_steps = 0;    ///< K of FC2 in steps

@@ -20,7 +20,8 @@ Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int
   scratch.taken = carver.take<int32_t>(2);
   scratch.intermediate =
       carver.take<uint16_t>(scratch.positions * scratch.intermediate_steps * kStepK);
-  scratch.outputs = carver.take<uint2>(scratch.positions * layer.fc2_tiles * 4);
+  scratch.outputs = carver.take<uint8_t>(scratch.positions * output_blocks(layer.hidden_size) *
+                                         kOutputRowBytes);
   return scratch;
 }
 
