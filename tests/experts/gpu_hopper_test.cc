@@ -2,10 +2,12 @@
 // switch between the two paths, capture and slicing.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
 #include "experts/gpu_adapter.h"
+#include "experts/held_multiprocessors.h"
 #include "experts/hopper/hopper_backend.h"
 
 namespace moe4::testing {
@@ -146,6 +148,33 @@ TEST_F(HopperOnGpu, FourHundredThousandTokensGoThroughInSlices) {
       reference_output(moe.weights, ActivationPrecision::kBf16, slice(input, begin, 100)), 512);
   EXPECT_LE(error.frobenius, 3e-3);
   for (const float value : y) ASSERT_TRUE(std::isfinite(value));
+}
+
+// FC2's tiles wait for FC1's in one kernel: that must not need all of its CTAs to run at once.
+TEST_F(HopperOnGpu, ACallEndsThoughAnotherKernelHoldsMostOfTheGpu) {
+  const RandomMoe moe = make_random_moe({.problem = problem(1024, 512, 16, 4)});
+  const HostInput input = make_input(moe.weights.problem, 250, RoutingCase::kUniform, 11);
+  int multiprocessors = 0;
+  MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
+  cudaStream_t stream = nullptr;
+  MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  for (const ForcedHopper& tiles : tiles_) {
+    const auto layer = prepare(moe, tiles);
+    DeviceCall alone(*layer, input), beside(*layer, input);
+    alone.apply();
+    const std::vector<Bf16> expected = alone.output();
+    {
+      const HeldMultiprocessors held(multiprocessors - 8);
+      beside.apply(stream);
+      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+      while (cudaStreamQuery(stream) == cudaErrorNotReady &&
+             std::chrono::steady_clock::now() < deadline) {
+      }
+      EXPECT_EQ(cudaStreamQuery(stream), cudaSuccess) << tiles.tiles();
+    }
+    EXPECT_TRUE(same_bits(beside.output(), expected)) << tiles.tiles();
+  }
+  cudaStreamDestroy(stream);
 }
 
 }  // namespace

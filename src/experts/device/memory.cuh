@@ -81,6 +81,19 @@ __device__ __forceinline__ uint32_t load_l2_4(const void* p) {
   return v;
 }
 
+/// CTAs of one kernel tell each other by counters that something they wrote is there: whoever reads
+/// the sum with load_acquire() sees what was written before the fence_release() in front of each
+/// add(), also by threads that this one has waited for.
+__device__ __forceinline__ void fence_release() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+__device__ __forceinline__ void add(int32_t* counter, int32_t value) {
+  asm volatile("red.relaxed.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
+}
+__device__ __forceinline__ int32_t load_acquire(const int32_t* p) {
+  int32_t v;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+
 /// Lets the next kernel of the stream start its prologue. Does nothing before SM90.
 __device__ __forceinline__ void launch_dependents() {
 #if __CUDA_ARCH__ >= 900

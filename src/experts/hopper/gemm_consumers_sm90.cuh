@@ -1,4 +1,4 @@
-// The warps of the grouped GEMM that decode weights and multiply, a loop for each kind of tile.
+// The warps of the grouped GEMMs that decode weights and multiply, a loop for each kind of tile.
 #pragma once
 
 #include "experts/device/decode.cuh"
@@ -30,37 +30,42 @@ __device__ __forceinline__ uint32_t large_width(int rows) {
 // One block of 64 rows a warpgroup: a step of 128 columns is decoded at once; the other groups
 // multiply meanwhile.
 template <class Shape>
-__device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& c, int rows,
+__device__ __forceinline__ void multiply(int steps, Consumer<Shape>& c, int rows,
                                          Accumulators<Shape> (&acc)[1]) {
   static_assert(Shape::kMaxTokens == 96 && Shape::kStageChunks == 2);
   uint32_t width = (rows - 1) / 8;
   asm volatile("" : "+r"(width));  // in a register of its own, where comparing is cheap
-  int steps = args.steps;
-  asm volatile("" : "+r"(steps));  // else it is loaded in every step
-  uint32_t codes = 0, scales = 0, used = 0;
+  uint32_t codes = 0, scales = 0, used = 0, scale_bytes = 0;
+  uint4 words[2] = {};
+  const auto load_words = [&] {
+    scale_bytes = load_shared4(scales);
+    words[0] = load_shared16(codes);
+    words[1] = load_shared16(codes + 512);
+    codes += 1024;
+    scales += 4;
+  };
   const auto release_weights = [&] {
     __syncwarp();
     warp_arrive(c.weights.empty(), c.leader);
     c.weights.advance();
   };
+  int step = 0;
 #pragma unroll 1  // two steps at once would need two sets of A registers
-  for (int step = 0; step < steps; ++step) {
+  for (int left = steps; left > 0; --left, ++step) {
     if (step % 2 == 0) {
       c.weights.wait_full();
       codes = c.weights.data() + c.lane_codes;
       scales = c.weights.data() + c.lane_scales;
+      load_words();
     }
-    const uint32_t scale_bytes = load_shared4(scales);
-    const uint4 words0 = load_shared16(codes), words1 = load_shared16(codes + 512);
-    codes += 1024;
-    scales += 4;
     wgmma_wait<0>();  // of the step before: its A registers are free, its tokens used
     if (step > 0) warp_arrive(used, c.leader);
     uint32_t a[32], scale_g, scale_g8;
     decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
-    decode_chunk(words0, scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[0]));
+    decode_chunk(words[0], scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[0]));
     decode_scales<1>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
-    decode_chunk(words1, scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[16]));
+    decode_chunk(words[1], scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[16]));
+    if (step % 2 == 0) load_words();  // of the next step, before the products start
     c.tokens.wait_full();
     const uint32_t b = b_descriptor(c.tokens.data());
     multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), step > 0, width);
@@ -68,7 +73,7 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
     c.tokens.advance();
     if (step % 2 == 1) release_weights();
   }
-  if (steps % 2 == 1) release_weights();
+  if (step % 2 == 1) release_weights();
   wgmma_wait<0>();
   warp_arrive(used, c.leader);
 }
@@ -77,14 +82,14 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
 // products follow others to the same accumulators, and serialises): 302 instructions for 256
 // columns, where the loop with a choice of widths takes 370.
 template <class Shape, int kTokens>
-__device__ __forceinline__ void multiply_narrow(const GemmArgs& args, Consumer<Shape>& c,
+__device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
                                                 float (&acc)[kTokens / 2]) {
   static_assert(Shape::kStageChunks == kChunks);
   // Sets of A registers. ptxas gives the loops of both widths their own accumulators and sets.
   constexpr int kSets = Shape::kMaxTokens > 24 ? 1 : 2;
   uint32_t a[kSets][16];
   uint32_t used = 0;
-  const int chunks = 2 * args.steps;
+  const int chunks = 2 * steps;
 #pragma unroll 1
   for (int left = chunks; left > 0; left -= kChunks) {
     c.weights.wait_full();
@@ -138,20 +143,20 @@ __device__ __forceinline__ void multiply_narrow(const GemmArgs& args, Consumer<S
 // Two blocks of 64 rows a warpgroup, in turn: while the products of one run, the other is decoded,
 // 64 columns at a time.
 template <class Shape>
-__device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& c, int rows,
+__device__ __forceinline__ void multiply(int steps, Consumer<Shape>& c, int rows,
                                          Accumulators<Shape> (&acc)[2]) {
   static_assert(Shape::kMaxTokens == 160 && Shape::kStageChunks == 1);
   uint32_t width = large_width(rows);
   asm volatile("" : "+r"(width));
   uint32_t used = 0, accumulate = 0;
   uint32_t a[2][16];
-  for (int first = 0; first < 2 * args.steps; first += kChunks) {
+  for (int first = 0; first < 2 * steps; first += kChunks) {
     c.weights.wait_full();
     uint32_t codes = c.weights.data() + c.lane_codes;
     uint32_t scales = c.weights.data() + c.lane_scales;
     uint4 words = load_shared16(codes);
     uint32_t scale_bytes = load_shared2(scales);
-    const int chunks = min(kChunks, 2 * args.steps - first);
+    const int chunks = min(kChunks, 2 * steps - first);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       uint32_t b = 0;
@@ -170,6 +175,8 @@ __device__ __forceinline__ void multiply(const GemmArgs& args, Consumer<Shape>& 
         words = load_shared16(codes + (block == 0 ? kUnitBytes : 512));
         scale_bytes = load_shared2(scales + (block == 0 ? kUnitBytes : 2));
         if (block == 0) {
+#pragma unroll
+          for (uint32_t& word : a[0]) asm volatile("" : "+r"(word));  // decoded before the wait
           c.tokens.wait_full();
           b = b_descriptor(c.tokens.data());
         }

@@ -1,4 +1,4 @@
-// The warps of the grouped GEMM that bring weights and tokens to shared memory.
+// The warps of the grouped GEMMs that bring weights and tokens to shared memory.
 #pragma once
 
 #include <algorithm>
@@ -7,25 +7,68 @@
 
 namespace moe4::cuda::hopper {
 
+// What FC1 has stored of a tile becomes known to the CTAs that multiply it in FC2.
+//
+// The thread that brings weights tells them, once all stages of weights are filled with later ones:
+// then it has nothing better to do (the fence waits 1 to 2 us for the CTA's writes), the consumers
+// are at most storing that tile, and it has not yet begun to wait for products that may in turn
+// wait for other CTAs.
+template <class Shape>
+class StoredTile {
+ public:
+  __device__ StoredTile(const GemmArgs& args, uint32_t shared)
+      : args_(args), stored_(shared + Shape::kStoredOffset) {}
+  /// Waits until the tile is stored, if there is one to tell of.
+  __device__ void announce() {
+    if (token_tile_ < 0) return;
+    barrier_wait(stored_, parity_);
+    parity_ ^= 1;
+    fence_release();
+    add(args_.stored_of_tokens + token_tile_, 1);
+    add(args_.stored, 1);
+    token_tile_ = -1;
+  }
+  /// All weights of a tile of FC1 are on their way.
+  __device__ void expect(int token_tile) {
+    announce();
+    token_tile_ = token_tile;
+    stages_ = 0;
+  }
+  /// A stage of another tile is on its way.
+  __device__ void count_stage() {
+    if (++stages_ == Shape::kWeightStages) announce();
+  }
+
+ private:
+  const GemmArgs& args_;
+  const uint32_t stored_;
+  uint32_t parity_ = 0;
+  int token_tile_ = -1;  ///< stored soon and not announced
+  int stages_ = 0;
+};
+
 // One thread: pairs of m16 tiles lie together, a copy each. Tiles past the last are left out; their
 // warps multiply whatever is there and store nothing of it.
 template <class Shape>
 __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shared) {
+  static_assert(Shape::kWeightStages <= kTilesAhead);  // publish() does not wait for FC2's tokens
   WeightRing<Shape> ring = weight_ring<Shape>(shared, 0);
-  const int64_t pair_bytes = int64_t{args.k_units} * kStepBytes;
-  const int stages = (args.steps + 1) / 2;
-  TileSource source_of_tiles(args, shared + Shape::kTileOffset);
+  StoredTile<Shape> stored(args, shared);
+  TileSource tile(args, shared + Shape::kTileOffset);
   for (;;) {
-    source_of_tiles.publish();
-    if (source_of_tiles.done()) return;
-    const int first_tile = source_of_tiles.row_tile() * Shape::kRowTiles;
-    const int pairs = max(0, min(Shape::kRowTiles, args.tiles - first_tile)) / 2;
-    const uint8_t* source = args.weights + unit_offset(args.tiles, args.k_units,
-                                                       source_of_tiles.expert(), first_tile, 0);
+    tile.publish();
+    if (tile.done()) break;
+    const GemmWeights& weights = args.weights[tile.gemm()];
+    const int64_t pair_bytes = int64_t{weights.k_units} * kStepBytes;
+    const int stages = (weights.steps + 1) / 2;
+    const int first_tile = tile.row_tile() * Shape::kRowTiles;
+    const int pairs = max(0, min(Shape::kRowTiles, weights.tiles - first_tile)) / 2;
+    const uint8_t* source =
+        weights.units + unit_offset(weights.tiles, weights.k_units, tile.expert(), first_tile, 0);
     for (int stage = 0; stage < stages; ++stage, source += kStepBytes) {
       // Late, so that whoever is quick gets more; in time, so that no copy waits for the answer.
-      if (stage == max(stages - 3, 0)) source_of_tiles.take();
-      if (stage == max(stages - 2, 0)) source_of_tiles.load();
+      if (stage == max(stages - 3, 0)) tile.take();
+      if (stage == max(stages - 2, 0)) tile.load();
       constexpr int kGroupPairs = Shape::kGroupTiles / 2;
 #pragma unroll
       for (int group = 0; group < Shape::kConsumerGroups; ++group) {
@@ -40,68 +83,89 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
         }
       }
       ring.advance();
+      stored.count_stage();
     }
+    if (tile.gemm() == 0) stored.expect(tile.token_tile());
   }
+  stored.announce();
 }
 
-// FC1: 8 threads copy the 128 bytes of a row's chunk; a warp takes every third group of four rows.
-// Such copies count as ordinary writes: once they have landed, each thread makes its own visible to
-// wgmma and reports the stage, kBehind stages late. (A fence in the consumers instead costs them
-// about 50 cycles a stage.)
+// Three warps. FC1: they gather token rows. 8 threads copy the 128 bytes of a row's chunk; a warp
+// takes every third group of four rows. Such copies count as ordinary writes: once they have
+// landed, each thread makes its own visible to wgmma and reports the stage, kBehind stages late. (A
+// fence in the consumers instead costs them about 50 cycles a stage.) FC2: one thread copies whole
+// tiles.
 template <class Shape>
-__device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t shared) {
-  constexpr int kWarps = Shape::kGatherThreads / 32;
-  constexpr int kGroups = (Shape::kMaxTokens / 4 + kWarps - 1) / kWarps;  // of a warp
-  static_assert(kWarps % 2 == 1);
-  constexpr int kBehind = Shape::kReportBehind;
-  TokenRing<Shape> ring = token_ring<Shape>(shared), landed = ring;
-  int ahead = 0;  // stages copied and not reported
-  const auto report = [&] {
-    fence_async_proxy();
-    barrier_arrive(landed.full());
-    landed.advance();
-    --ahead;
-  };
-  const int warp = threadIdx.x / 32, unit = threadIdx.x % 8;
-  const int row_of_group = threadIdx.x % 32 / 8;
-  const int64_t units_per_token = args.steps * 16;
-  // Where a row's 16-byte unit lies in a swizzled tile: even and odd groups alternate.
-  uint32_t offsets[2];
+class TokenBringer {
+ public:
+  __device__ TokenBringer(const GemmArgs& args, uint32_t shared)
+      : args_(args),
+        tiles_(shared + Shape::kTileOffset),
+        ring_(token_ring<Shape>(shared)),
+        landed_(ring_),
+        warp_(threadIdx.x / 32),
+        row_of_group_(threadIdx.x % 32 / 8) {
+    const int unit = threadIdx.x % 8;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int row = (warp + kWarps * i) * 4 + row_of_group;
-    offsets[i] = row * 128 + ((unit ^ (row & 7)) << 4) - kWarps * 512 * i;
+    for (int i = 0; i < 2; ++i) {
+      const int row = (warp_ + kWarps * i) * 4 + row_of_group_;
+      offsets_[i] = row * 128 + ((unit ^ (row & 7)) << 4) - kWarps * 512 * i;
+    }
   }
-  for (TileWalk walk(shared + Shape::kTileOffset, true); !walk.done(); walk.advance()) {
-    const int groups = ((walk.rows() + 3) / 4 - warp + kWarps - 1) / kWarps;
+
+  __device__ __forceinline__ void run() {
+    TileWalk walk(tiles_);
+    for (; !walk.done() && walk.gemm() == 0; walk.advance()) gather(walk);
+    copy_wait<0>();
+    while (ahead_ > 0) report();
+    for (; !walk.done(); walk.advance()) copy(walk);
+  }
+
+ private:
+  static constexpr int kWarps = Shape::kGatherThreads / 32;
+  static constexpr int kGroups = (Shape::kMaxTokens / 4 + kWarps - 1) / kWarps;  // of a warp
+  static_assert(kWarps % 2 == 1);
+  static constexpr int kBehind = Shape::kReportBehind;
+
+  __device__ __forceinline__ void report() {
+    fence_async_proxy();
+    __syncwarp();
+    warp_arrive(landed_.full(), threadIdx.x % 32 == 0);
+    landed_.advance();
+    --ahead_;
+  }
+
+  __device__ __forceinline__ void gather(const TileWalk& walk) {
+    const int64_t units_per_token = args_.weights[0].steps * 16;
+    const int groups = ((walk.rows() + 3) / 4 - warp_ + kWarps - 1) / kWarps;
     const uint4* rows[kGroups];
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       // Past the end once more the last row: whatever it multiplies is not stored.
-      const int row = min((warp + kWarps * i) * 4 + row_of_group, walk.rows() - 1);
-      const uint32_t pair = args.sorted_pairs[walk.first_position() + row];
-      rows[i] = static_cast<const uint4*>(args.tokens) +
-                args.row_of_pair.divide(pair) * units_per_token + unit;
+      const int row = min((warp_ + kWarps * i) * 4 + row_of_group_, walk.rows() - 1);
+      const uint32_t pair = args_.sorted_pairs[walk.first_position() + row];
+      rows[i] = static_cast<const uint4*>(args_.hidden) +
+                args_.row_of_pair.divide(pair) * units_per_token + threadIdx.x % 8;
     }
     constexpr int kSpan = std::max(2, Shape::kStageChunks);  // chunks between two steps of `rows`
 #pragma unroll 1
-    for (int left = 2 * args.steps; left > 0; left -= kSpan) {
+    for (int left = 2 * args_.weights[0].steps; left > 0; left -= kSpan) {
 #pragma unroll
       for (int chunk = 0; chunk < kSpan; chunk += Shape::kStageChunks) {
-        ring.wait_empty();
+        ring_.wait_empty();
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {
-          if (i >= groups) break;
-          const uint32_t destination = ring.data() + offsets[i % 2] + kWarps * 512 * i;
+          const uint32_t destination = ring_.data() + offsets_[i % 2] + kWarps * 512 * i;
 #pragma unroll
           for (int c = 0; c < Shape::kStageChunks; ++c) {
-            if (Shape::kStageChunks > 2 && c == left) break;  // an odd number of steps
-            copy16(destination + c * Shape::kTokenTileBytes, rows[i] + 8 * (chunk + c));
+            const bool inside = Shape::kStageChunks <= 2 || c < left;  // an odd number of steps
+            copy16_if(inside && i < groups, destination + c * Shape::kTokenTileBytes,
+                      rows[i] + 8 * (chunk + c));
           }
         }
         copy_commit();
-        ring.advance();
-        if (++ahead > kBehind) {
+        ring_.advance();
+        if (++ahead_ > kBehind) {
           copy_wait<kBehind>();
           report();
         }
@@ -110,33 +174,55 @@ __device__ __forceinline__ void gather_tokens(const GemmArgs& args, uint32_t sha
       for (int i = 0; i < kGroups; ++i) rows[i] += 8 * kSpan;
     }
   }
-  copy_wait<0>();
-  while (ahead > 0) report();
-}
 
-// FC2: one thread copies whole tiles.
-template <class Shape>
-__device__ __forceinline__ void copy_tokens(const GemmArgs& args, uint32_t shared) {
-  wait_for_previous_kernel();
-  fence_async_proxy_all();  // the kernel before stored the tiles in the ordinary way
-  TokenRing<Shape> ring = token_ring<Shape>(shared);
-  const int64_t chunk_bytes = args.position_capacity * 128;
-  for (TileWalk walk(shared + Shape::kTileOffset, false); !walk.done(); walk.advance()) {
+  __device__ __forceinline__ void copy(const TileWalk& walk) {
+    if (warp_ == 0 && elect_one()) wait_for_fc1(walk.token_tile());
+    const int64_t chunk_bytes = args_.position_capacity * 128;
     const uint8_t* source =
-        static_cast<const uint8_t*>(args.tokens) + int64_t{128} * walk.first_position();
+        static_cast<const uint8_t*>(args_.intermediate) + int64_t{128} * walk.first_position();
     const uint32_t bytes = (walk.rows() + 7) / 8 * 1024;
-    for (int chunk = 0; chunk < 2 * args.steps; chunk += Shape::kStageChunks) {
-      const int chunks = min(Shape::kStageChunks, 2 * args.steps - chunk);
-      ring.wait_empty();
-      barrier_expect(ring.full(), chunks * bytes);
+#pragma unroll 1
+    for (int left = 2 * args_.weights[1].steps; left > 0; left -= Shape::kStageChunks) {
+      const int chunks = min(Shape::kStageChunks, left);
+      ring_.wait_empty();
+      if (warp_ != 0) {
+        warp_arrive(ring_.full(), threadIdx.x % 32 == 0);
+      } else if (elect_one()) {
+        barrier_expect(ring_.full(), chunks * bytes);
 #pragma unroll
-      for (int c = 0; c < Shape::kStageChunks; ++c, source += chunk_bytes) {
-        if (Shape::kStageChunks > 2 && c >= chunks) break;
-        bulk_copy(ring.data() + c * Shape::kTokenTileBytes, source, bytes, ring.full());
+        for (int c = 0; c < Shape::kStageChunks; ++c) {
+          if (Shape::kStageChunks > 2 && c >= chunks) break;
+          bulk_copy(ring_.data() + c * Shape::kTokenTileBytes, source + c * chunk_bytes, bytes,
+                    ring_.full());
+        }
+      } else if (kEveryLaneArrives) {
+        barrier_arrive(ring_.full());
       }
-      ring.advance();
+      source += Shape::kStageChunks * chunk_bytes;
+      ring_.advance();
     }
   }
-}
+
+  // One thread. Once FC1 is stored as a whole, there is nothing to ask for any more.
+  __device__ __forceinline__ void wait_for_fc1(int token_tile) {
+    if (fc1_is_stored_) return;
+    const int row_tiles = args_.weights[0].row_tiles;
+    fc1_is_stored_ = load_acquire(args_.stored) == load_l2_4(args_.num_token_tiles) * row_tiles;
+    if (!fc1_is_stored_) {
+      while (load_acquire(args_.stored_of_tokens + token_tile) < row_tiles) {
+      }
+    }
+    fence_async_proxy_all();  // it was stored in the ordinary way
+  }
+
+  const GemmArgs& args_;
+  const uint32_t tiles_;
+  TokenRing<Shape> ring_, landed_;
+  int ahead_ = 0;  ///< stages copied and not reported
+  bool fc1_is_stored_ = false;
+  const int warp_, row_of_group_;
+  /// Where a row's 16-byte unit lies in a swizzled tile: even and odd groups alternate.
+  uint32_t offsets_[2];
+};
 
 }  // namespace moe4::cuda::hopper

@@ -71,83 +71,88 @@ __device__ __forceinline__ WeightRing<Shape> weight_ring(uint32_t shared, int gr
                                              group * WeightRing<Shape>::kStrandBarrierBytes};
 }
 
-// CTAs take (token tile, row tile) pairs from one list, longest first, as they come to need one, so
-// that they end together. The thread that brings weights takes them, since it is the first to know
-// that the CTA can go on, and writes them down for all others.
+// CTAs take (token tile, row tile) pairs from one list as they come to need one: those of FC1,
+// longest first, then those of FC2, so that nobody waits between the two GEMMs and all end
+// together. The thread that brings weights takes them, since it is the first to know that the CTA
+// can go on, and writes them down for all others.
+//
+// FC2's tiles wait for FC1's of the same tokens (args.stored_of_tokens). Every tile in front of one
+// in the list has been taken by a CTA that is running, so nobody waits for ever, however few CTAs
+// run.
 using TileRing = Ring<kTilesAhead, 16>;
 __device__ __forceinline__ TileRing tile_ring(uint32_t tiles) {
   return {tiles, tiles + kTilesAhead * 16};
 }
 
+// A tile: x first position, y expert and rows << 16, z row tile * 2 + (1 of FC2), w token tile.
 class TileSource {
  public:
   __device__ TileSource(const GemmArgs& args, uint32_t tiles)
-      : args_(args),
-        ring_(tile_ring(tiles)),
-        items_(load_l2_4(args.num_token_tiles) * args.row_tiles),
-        item_(blockIdx.x) {
+      : args_(args), ring_(tile_ring(tiles)) {
+    take();
+    const int token_tiles = load_l2_4(args.num_token_tiles);
+    for (int gemm = 0; gemm < 2; ++gemm) items_[gemm] = token_tiles * args.weights[gemm].row_tiles;
     load();
   }
-  __device__ bool done() const { return rows() == 0; }
+  __device__ bool done() const { return current_.y >> 16 == 0; }
   /// Takes the next tile; its answer is on its way until load().
-  __device__ void take() { item_ = gridDim.x + atomicAdd(args_.taken, 1); }
+  __device__ void take() { item_ = atomicAdd(args_.taken, 1); }
   /// What the tile taken is made of, on its way until publish().
   __device__ void load() {
-    next_ = {0, 0};
-    if (item_ < items_) {
-      next_ = load_l2_8(args_.token_tiles + args_.row_tiles_divisor.divide(item_));
-    }
+    next_ = {0, 0, 0, 0};
+    const int gemm = item_ >= items_[0];
+    const int item = gemm == 0 ? item_ : item_ - items_[0];
+    if (gemm == 1 && item >= items_[1]) return;
+    const GemmWeights& weights = args_.weights[gemm];
+    const int token_tile = static_cast<int>(weights.row_tiles_divisor.divide(item));
+    const uint2 tokens = load_l2_8(args_.token_tiles + token_tile);
+    next_ = make_uint4(tokens.x, tokens.y, (item - token_tile * weights.row_tiles) * 2 + gemm,
+                       token_tile);
   }
   /// Goes on to it; one without rows is the end.
   __device__ void publish() {
     current_ = next_;
-    row_tile_ = item_ - static_cast<int>(args_.row_tiles_divisor.divide(item_)) * args_.row_tiles;
     ring_.wait_empty();
-    store_shared16(ring_.data(), make_uint4(current_.x, current_.y, row_tile_, 0));
+    store_shared16(ring_.data(), current_);
     barrier_arrive(ring_.full());
     ring_.advance();
   }
-  __device__ int row_tile() const { return row_tile_; }
+  __device__ int gemm() const { return current_.z & 1; }
+  __device__ int row_tile() const { return static_cast<int>(current_.z / 2); }
   __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
+  __device__ int token_tile() const { return static_cast<int>(current_.w); }
 
  private:
-  __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
   const GemmArgs& args_;
   TileRing ring_;
-  const int items_;
-  int item_, row_tile_ = 0;
-  uint2 next_, current_ = {0, 0};
+  int items_[2];  ///< tiles of FC1, of FC2
+  int item_;
+  uint4 next_, current_;
 };
 
 // The same tiles for everybody else, one after the other.
 class TileWalk {
  public:
-  /// `whole_warp`: all lanes of the warp walk together, else one thread alone does.
-  __device__ TileWalk(uint32_t tiles, bool whole_warp)
-      : ring_(tile_ring(tiles)), whole_warp_(whole_warp) {
-    read();
-  }
+  /// All lanes of a warp walk together.
+  __device__ explicit TileWalk(uint32_t tiles) : ring_(tile_ring(tiles)) { read(); }
   __device__ bool done() const { return rows() == 0; }
   __device__ void advance() { read(); }
   __device__ int first_position() const { return static_cast<int>(current_.x); }
   __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
   __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
-  __device__ int row_tile() const { return static_cast<int>(current_.z); }
+  __device__ int gemm() const { return current_.z & 1; }  ///< 0: FC1, 1: FC2
+  __device__ int row_tile() const { return static_cast<int>(current_.z / 2); }
+  __device__ int token_tile() const { return static_cast<int>(current_.w); }
 
  private:
   __device__ void read() {
     ring_.wait_full();
     current_ = load_shared16(ring_.data());
-    if (whole_warp_) {
-      __syncwarp();
-      warp_arrive(ring_.empty(), threadIdx.x % 32 == 0);
-    } else {
-      barrier_arrive(ring_.empty());
-    }
+    __syncwarp();
+    warp_arrive(ring_.empty(), threadIdx.x % 32 == 0);
     ring_.advance();
   }
   TileRing ring_;
-  const bool whole_warp_;
   uint4 current_;
 };
 

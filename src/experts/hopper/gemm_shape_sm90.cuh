@@ -1,4 +1,4 @@
-// How the grouped GEMM is cut: tokens, warps, registers and shared memory of each configuration,
+// How the grouped GEMMs are cut: tokens, warps, registers and shared memory of each configuration,
 // and what a launch is told.
 #pragma once
 
@@ -46,8 +46,8 @@ struct LargeConfig {
   static constexpr TileConfig kTiles = TileConfig::kLarge;
   static constexpr int kMaxTokens = max_tile_tokens(kTiles);
   static constexpr int kStageChunks = 1;
-  static constexpr int kConsumerRegisters = 232;
-  static constexpr int kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = 224;
+  static constexpr int kProducerRegisters = 56;
   static constexpr int kTokenStages = 5;
   static constexpr int kReportBehind = 2;
   static constexpr int kWeightStages = 2;
@@ -75,14 +75,16 @@ struct GemmShape : Config {
   static constexpr int kSlotBytes = Config::kBlocks > 1 ? kSlotGroups * 8 * kOutputRowBytes : 512;
   static constexpr int kStagingBytes =
       (Config::kBlocks > 1 ? Config::kConsumerGroups : kConsumerWarps) * kSlots * kSlotBytes;
-  // Shared memory: tokens, weights, staging, barriers of the first two, tiles with theirs.
+  // Shared memory: tokens, weights, staging, barriers of the first two, tiles with theirs,
+  // "FC1's tile is stored".
   static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
   static constexpr int kStagingOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
   static constexpr int kBarrierOffset = kStagingOffset + kStagingBytes;
   static constexpr int kTileOffset =
       kBarrierOffset +
       16 * (Config::kTokenStages + Config::kConsumerGroups * Config::kWeightStages);
-  static constexpr int kSharedBytes = kTileOffset + 32 * kTilesAhead;
+  static constexpr int kStoredOffset = kTileOffset + 32 * kTilesAhead;
+  static constexpr int kSharedBytes = kStoredOffset + 16;
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
   static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=
@@ -101,28 +103,46 @@ struct Divisor {
   uint32_t factor = 0, shift = 0;
 };
 
-struct GemmArgs {
-  const uint8_t* weights;
+/// What a tile's sums are multiplied by: gate and up of FC1, down of FC2.
+struct Factors {
+  float up_or_down, gate;
+};
+
+/// One of the two GEMMs: weights [experts, rows, K] in the packed layout.
+struct GemmWeights {
+  const uint8_t* units;
   int tiles;      ///< m16 tiles of an expert
   int k_units;    ///< units of 256 columns of an expert's tile
   int steps;      ///< of 128 columns
   int row_tiles;  ///< CTA tiles over the rows
   Divisor row_tiles_divisor;
+};
+
+struct GemmArgs {
+  GemmWeights weights[2];  ///< of FC1 and of FC2
   const TokenTile* token_tiles;
   const int32_t* num_token_tiles;
-  int32_t* taken;               ///< tiles that CTAs have taken besides their first ones
-  const int32_t* sorted_pairs;  ///< FC1
-  Divisor row_of_pair;          ///< FC1: a pair's row of `tokens`
-  const void* tokens;           ///< FC1: permuted rows; FC2: the intermediate
+  int32_t* taken;             ///< [1] tiles that CTAs have taken
+  int32_t* stored;            ///< [1] tiles of FC1 that are stored
+  int32_t* stored_of_tokens;  ///< [token tiles] the same of each: row_tiles in the end
   int64_t position_capacity;
-  const float* alpha;  ///< FC1: up; FC2: down
-  const float* gate_alpha;
-  const float* bias;       ///< [experts, output_rows] of up or down, or null
-  const float* gate_bias;  ///< FC1; null exactly when `bias` is
+  // FC1
+  const int32_t* sorted_pairs;
+  Divisor row_of_pair;  ///< a pair's row of `hidden`
+  const void* hidden;   ///< permuted rows
+  const float* alpha_up;
+  const float* alpha_gate;
+  const float* bias_up;    ///< [experts, I], or null
+  const float* bias_gate;  ///< null exactly when `bias_up` is
   ActivationParams activation;
-  void* output;
-  int64_t output_rows;  ///< FC1: I; FC2: H
-  int output_chunks;    ///< FC1: chunks of 64 the intermediate has room for
+  int64_t intermediate_size;
+  int intermediate_chunks;  ///< of 64 that the intermediate has room for
+  void* intermediate;
+  // FC2
+  const float* alpha_down;
+  const float* bias_down;  ///< [experts, H], or null
+  int64_t hidden_size;
+  void* outputs;
 };
 
 }  // namespace moe4::cuda::hopper

@@ -49,14 +49,16 @@ class Outbox {
   int next_ = 0;
 };
 
-// Other tiles: swaps values between the warps of m16 tiles 2j and 2j + 1.
+// Other tiles: swaps values between the warps of m16 tiles 2j and 2j + 1. One for each tile, so
+// that nothing of it takes registers in the loop of products.
 template <class Shape>
 class Exchange {
  public:
-  __device__ __forceinline__ Exchange(uint32_t shared, int warp)
-      : pair_(warp / 2),
-        own_(shared + Shape::kStagingOffset + warp * kWarpBytes + threadIdx.x % 32 * 16),
-        other_(own_ + (warp % 2 == 0 ? kWarpBytes : -kWarpBytes)) {}
+  __device__ __forceinline__ Exchange(uint32_t shared, int warp) : pair_(warp / 2) {
+    asm volatile("" : "+r"(shared));  // computed here, not kept from tile to tile
+    own_ = shared + Shape::kStagingOffset + warp * kWarpBytes + threadIdx.x % 32 * 16;
+    other_ = own_ + (warp % 2 == 0 ? kWarpBytes : -kWarpBytes);
+  }
   /// `values` become what the same lane of the other warp gives. Two slots in turn: whoever writes
   /// one again knows by the barrier between that the other has read it.
   __device__ __forceinline__ void swap(float (&values)[2][2]) {
@@ -71,16 +73,22 @@ class Exchange {
     values[1][0] = __uint_as_float(v.z);
     values[1][1] = __uint_as_float(v.w);
   }
-  __device__ __forceinline__ void finish() const {}
+  /// After the last swap: the next Exchange may begin with the first slot again.
+  __device__ __forceinline__ void finish() const { named_barrier<64>(1 + pair_); }
 
  private:
   static constexpr int kWarpBytes = Shape::kSlots * Shape::kSlotBytes;
   const int pair_;
-  const uint32_t own_, other_;
+  uint32_t own_, other_;
   uint32_t turn_ = 0;
 };
 
+// What a large tile's consumer keeps from tile to tile; others keep nothing.
+struct NoOutbox {
+  __device__ NoOutbox(uint32_t, int) {}
+  __device__ void finish() const {}
+};
 template <class Shape>
-using Staging = std::conditional_t<(Shape::kBlocks > 1), Outbox<Shape>, Exchange<Shape>>;
+using OutboxOf = std::conditional_t<(Shape::kBlocks > 1), Outbox<Shape>, NoOutbox>;
 
 }  // namespace moe4::cuda::hopper

@@ -10,7 +10,7 @@
 
 namespace moe4::cuda::hopper {
 
-/// How a call is cut into tiles of weight rows and tokens (grouped_gemm_sm90.cuh).
+/// How a call is cut into tiles of weight rows and tokens (grouped_gemms_sm90.cu).
 enum class TileConfig {
   k16,     ///< 256 rows x up to 16 tokens
   k24,     ///< 256 rows x up to 24 tokens
@@ -51,13 +51,16 @@ struct Scratch {
   int32_t* sorted_pairs = nullptr;        ///< [positions] token * top_k + slot, nothing in padding
   int32_t* positions_of_pairs = nullptr;  ///< [T * top_k], -1 for experts of other devices
   TokenTile* tiles = nullptr;
-  int32_t* num_tiles = nullptr;  ///< [1]
-  int32_t* taken = nullptr;      ///< [2] tiles of FC1 and of FC2 that CTAs have taken
-  void* intermediate = nullptr;  ///< BF16 [2 * intermediate_steps][positions][64] (fc1_sm90.cu)
-  uint8_t* outputs = nullptr;    ///< of FC2 [ceil(H / 128)][positions][256] (pair_output.cuh)
-  int64_t positions = 0;         ///< capacity, a multiple of 8
-  int hidden_steps = 0;          ///< K of FC1 in steps
-  int intermediate_steps = 0;    ///< K of FC2 in steps
+  int32_t* num_tiles = nullptr;         ///< [1]
+  int32_t* taken = nullptr;             ///< [1] CTA tiles of both GEMMs that CTAs have taken
+  int32_t* stored = nullptr;            ///< [1] CTA tiles of FC1 that are stored
+  int32_t* stored_of_tokens = nullptr;  ///< [tiles] the same of each tile of tokens
+  void* intermediate =
+      nullptr;  ///< BF16 [2 * intermediate_steps][positions][64] (fc1_epilogue_sm90.cuh)
+  uint8_t* outputs = nullptr;  ///< of FC2 [ceil(H / 128)][positions][256] (pair_output.cuh)
+  int64_t positions = 0;       ///< capacity, a multiple of 8
+  int hidden_steps = 0;        ///< K of FC1 in steps
+  int intermediate_steps = 0;  ///< K of FC2 in steps
 };
 Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int64_t num_tokens);
 
@@ -77,16 +80,13 @@ struct Call {
 /// Sorts pairs by expert, cuts tiles and permutes the tokens. Starts before the kernel in front of
 /// it has ended, whosever it is, and waits for it before it reads or writes anything.
 void launch_prologue(const Call& call, cudaStream_t stream);
-/// Gate, up and activation of every pair.
-void launch_fc1(const Call& call, cudaStream_t stream);
-/// Down of every pair, not yet weighted.
-void launch_fc2(const Call& call, cudaStream_t stream);
+/// Gate, up and activation of every pair, then down of every pair, not yet weighted.
+void launch_grouped_gemms(const Call& call, cudaStream_t stream);
 /// The weighted sum over a token's slots, in slot order.
 void launch_combine(const Call& call, cudaStream_t stream);
 
 /// Lets kernels use the shared memory they need on the current device; once before the first
 /// launch.
-void prepare_fc1_kernels();
-void prepare_fc2_kernels();
+void prepare_grouped_gemms();
 
 }  // namespace moe4::cuda::hopper

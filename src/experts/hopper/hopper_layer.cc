@@ -78,8 +78,7 @@ HopperLayer::HopperLayer(const PackedLayer& layer)
   const PackedLayerView& view = layer.view();
   const int64_t measured = ceil_div(kMinMeanTokens * view.num_experts, view.top_k);
   min_tokens_ = min_tokens_from_environment().value_or(measured);
-  hopper::prepare_fc1_kernels();
-  hopper::prepare_fc2_kernels();
+  hopper::prepare_grouped_gemms();
 }
 
 TileConfig HopperLayer::tile_config(int64_t num_tokens) const {
@@ -136,8 +135,7 @@ void HopperLayer::apply_slice(const ExpertsArgs& args, int64_t begin, int64_t nu
   };
   const auto stream = static_cast<cudaStream_t>(args.stream);
   hopper::launch_prologue(call, stream);
-  hopper::launch_fc1(call, stream);
-  hopper::launch_fc2(call, stream);
+  hopper::launch_grouped_gemms(call, stream);
   hopper::launch_combine(call, stream);
 }
 

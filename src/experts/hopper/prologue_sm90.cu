@@ -303,11 +303,12 @@ __device__ void sort_pairs(const PrologueArgs& args) {
 #pragma unroll 1
   for (int i = 0; i < tiles.number; ++i) {
     const int skip = i * tiles.length;
+    scratch.stored_of_tokens[first_tile + i] = 0;
     scratch.tiles[first_tile + i] = {first_position + skip, static_cast<uint16_t>(thread),
                                      static_cast<uint16_t>(min(tiles.length, count - skip))};
   }
   if (thread == 0) *scratch.num_tiles = at_least;
-  if (thread < 2) scratch.taken[thread] = 0;
+  if (thread == 0) *scratch.taken = *scratch.stored = 0;
 }
 
 // Two BF16 times a routing weight, rounded to BF16 again.
@@ -319,7 +320,7 @@ __device__ __forceinline__ uint32_t weigh(uint32_t pair, float weight) {
 }
 
 // 16 bytes a thread: unit u of a chunk holds words u, 8 + u, 16 + u, 24 + u
-// (grouped_gemm_sm90.cuh). Columns past H become zeros. Units are fewer than 2^31: slices of a
+// (grouped_gemms_sm90.cu). Columns past H become zeros. Units are fewer than 2^31: slices of a
 // batch are (hopper_layer.cc).
 template <int kRanks>
 __device__ void permute_tokens(const PrologueArgs& args) {

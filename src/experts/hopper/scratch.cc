@@ -14,10 +14,12 @@ Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int
   scratch.hidden = carver.take<uint16_t>(rows * scratch.hidden_steps * kStepK);
   scratch.sorted_pairs = carver.take<int32_t>(scratch.positions);
   scratch.positions_of_pairs = carver.take<int32_t>(pairs);
-  scratch.tiles = carver.take<TokenTile>(pairs / max_tile_tokens(TileConfig::k16) +
-                                         layer.num_local_experts + 1);
+  const int64_t tiles = pairs / max_tile_tokens(TileConfig::k16) + layer.num_local_experts + 1;
+  scratch.tiles = carver.take<TokenTile>(tiles);
+  scratch.stored_of_tokens = carver.take<int32_t>(tiles);
   scratch.num_tiles = carver.take<int32_t>(1);
-  scratch.taken = carver.take<int32_t>(2);
+  scratch.taken = carver.take<int32_t>(1);
+  scratch.stored = carver.take<int32_t>(1);
   scratch.intermediate =
       carver.take<uint16_t>(scratch.positions * scratch.intermediate_steps * kStepK);
   scratch.outputs = carver.take<uint8_t>(scratch.positions * output_blocks(layer.hidden_size) *

@@ -24,16 +24,18 @@ __device__ __forceinline__ void fence_barrier_init() {
 __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+/// Sleeps as long as it takes: polling would cost the multiplying warps issue slots.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+  constexpr uint32_t kNanoseconds = 10'000'000;  // of a try
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
-      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n"
       "@done bra.uni finished;\n"
       "bra.uni again;\n"
       "finished:\n"
       "}" ::"r"(barrier),
-      "r"(parity)
+      "r"(parity), "n"(kNanoseconds)
       : "memory");
 }
 
@@ -74,12 +76,21 @@ __device__ __forceinline__ void bulk_store_wait() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-__device__ __forceinline__ void copy16(uint32_t destination, const void* source) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source)
-               : "memory");
+/// A predicate and no branch: between copies behind branches of their own, ptxas puts three idle
+/// instructions.
+__device__ __forceinline__ void copy16_if(bool condition, uint32_t destination,
+                                          const void* source) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.b32 wanted, %2, 0;\n"
+      "@wanted cp.async.cg.shared.global [%0], [%1], 16;\n"
+      "}" ::"r"(destination),
+      "l"(source), "r"(static_cast<uint32_t>(condition))
+      : "memory");
 }
-/// This thread's copy16() since the last commit become a group; all but the last `Pending` groups
-/// have landed.
+/// This thread's copy16_if() since the last commit become a group; all but the last `Pending`
+/// groups have landed.
 __device__ __forceinline__ void copy_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -129,6 +140,15 @@ __device__ __forceinline__ uint32_t load_shared4(uint32_t address) {
   uint32_t v;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address));
   return v;
+}
+
+/// True in one thread of a converged warp, and ptxas knows: an instruction of a single thread, such
+/// as a bulk copy, then needs no loop over the threads that might differ.
+__device__ __forceinline__ bool elect_one() {
+  uint32_t elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(elected));
+  return elected != 0;
 }
 
 // ---- warpgroups --------------------------------------------------------------------------------

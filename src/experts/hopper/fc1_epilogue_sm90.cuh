@@ -1,11 +1,12 @@
 // FC1: gate, up and the activation, stored as the tiles FC2 multiplies.
+#pragma once
+
 #include <cuda_bf16.h>
 
 #include "experts/hopper/activation_sm90.cuh"
-#include "experts/hopper/grouped_gemm_sm90.cuh"
+#include "experts/hopper/gemm_rings_sm90.cuh"
 
 namespace moe4::cuda::hopper {
-namespace {
 
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
@@ -30,20 +31,12 @@ constexpr int branchless_groups(int groups) {
 }
 
 struct Fc1Epilogue {
-  struct Factors {
-    float up, gate;
-  };
-  static __device__ __forceinline__ Factors factors(const GemmArgs& args, const TileWalk& walk) {
-    const bool gated = args.activation.is_gated();
-    return {args.alpha[walk.expert()], gated ? args.gate_alpha[walk.expert()] : 0.0f};
-  }
-
-  template <class Staging, int kBlocks, int kSums>
+  template <int kBlocks, int kSums>
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
-                                               const Factors& factors, float (&acc)[kBlocks][kSums],
-                                               Staging& staging) {
+                                               const Factors& factors,
+                                               float (&acc)[kBlocks][kSums]) {
     const auto store = [&]<ActivationKind Kind, bool Clamp>() {
-      store_as<Kind, Clamp>(args, walk, tile, factors, acc, staging);
+      store_as<Kind, Clamp>(args, walk, tile, factors, acc);
     };
     switch (args.activation.kind) {
       case ActivationKind::kSilu:
@@ -61,22 +54,20 @@ struct Fc1Epilogue {
   }
 
   // The intermediate is [chunk][position][64] with each 128-byte row's 16-byte units XORed by
-  // position % 8 (wgmma's swizzle) and words in the order of grouped_gemm_sm90.cuh: element i of a
-  // chunk lies in word 4u + t with t = i / 16, u = i % 16 / 2. A group's rows of a large tile are
-  // one whole chunk (plain: two): what lies in a slot of its outbox goes out in one piece.
-  template <ActivationKind Kind, bool Clamp, class Staging, int kBlocks, int kSums>
+  // position % 8 (wgmma's swizzle) and words in the order of grouped_gemms_sm90.cu: element i of a
+  // chunk lies in word 4u + t with t = i / 16, u = i % 16 / 2.
+  template <ActivationKind Kind, bool Clamp, int kBlocks, int kSums>
   static __device__ __forceinline__ void store_as(const GemmArgs& args, const TileWalk& walk,
                                                   int tile, const Factors& factors,
-                                                  float (&acc)[kBlocks][kSums], Staging& staging) {
+                                                  float (&acc)[kBlocks][kSums]) {
     constexpr bool kGated = Kind != ActivationKind::kRelu2;
-    constexpr bool kStaged = kBlocks > 1;
     constexpr int kGroups = kSums / 4;  // of 8 tokens
-    constexpr int kBatch = kStaged ? kSlotGroups : branchless_groups(kGroups);
+    constexpr int kBatch = branchless_groups(kGroups);
     static_assert(kGroups % kBatch == 0 && kBlocks <= 2);
     // Gated: 8 elements a tile, two tiles a block of 16. Plain: 16.
     const int element_block = kGated ? tile / 2 : tile;
     const int chunk = element_block / 4;
-    if (chunk >= args.output_chunks) return;
+    if (chunk >= args.intermediate_chunks) return;
     const int lane = threadIdx.x % 32, g = lane / 4;
     const bool odd = g & 1;
     const int row = 2 * (lane % 4) + odd;  // of each group of 8 tokens
@@ -87,55 +78,40 @@ struct Fc1Epilogue {
     float bias[kBlocks][2] = {};     // of rows g and g + 8 of each tile
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      if (tile + block >= args.tiles) {  // past the end: zeros, FC2 multiplies them
+      if (tile + block >= args.weights[0].tiles) {  // past the end: zeros, FC2 multiplies them
 #pragma unroll
         for (float& sum : acc[block]) sum = 0.0f;
       }
-      if (args.bias != nullptr) load_bias<kGated>(args, walk, tile + block, g, bias[block]);
+      if (args.bias_up != nullptr) load_bias<kGated>(args, walk, tile + block, g, bias[block]);
     }
     const int groups = (walk.rows() + 7) / 8;
-    uint8_t* output = static_cast<uint8_t*>(args.output) +
+    uint8_t* output = static_cast<uint8_t*>(args.intermediate) +
                       (chunk * args.position_capacity + walk.first_position()) * 128;
 #pragma unroll
     for (int first = 0; first < kGroups; first += kBatch) {
       if (first >= groups) break;
-      uint32_t slot = 0;
-      if constexpr (kStaged) slot = staging.slot() + (kGated ? 0 : chunk % 2 * (kBatch * 1024));
 #pragma unroll
       for (int i = 0; i < kBlocks * kBatch; ++i) {
         const int block = i / kBatch, n = first + i % kBatch;
         const float* c = acc[block] + 4 * n;
         const auto put = [&](uint32_t offset, float column0, float column1) {
           const uint32_t word = pair_rows(odd, column0, column1);
-          if constexpr (kStaged) {
-            store_shared4(slot + offset + i % kBatch * 1024, word);
-          } else if (n < groups) {
-            *reinterpret_cast<uint32_t*>(output + offset + n * 1024) = word;
-          }
+          if (n < groups) *reinterpret_cast<uint32_t*>(output + offset + n * 1024) = word;
         };
         if constexpr (kGated) {
           const auto value = [&](float gate, float up) {
             return activate<Kind, Clamp>(args.activation, fmaf(gate, factors.gate, bias[block][0]),
-                                         fmaf(up, factors.up, bias[block][1]));
+                                         fmaf(up, factors.up_or_down, bias[block][1]));
           };
           put(block == 0 ? low : high, value(c[0], c[2]), value(c[1], c[3]));
         } else {
           const auto value = [&](float sum, float bias) {
-            return activate<Kind, Clamp>(args.activation, 0.0f, fmaf(sum, factors.up, bias));
+            return activate<Kind, Clamp>(args.activation, 0.0f,
+                                         fmaf(sum, factors.up_or_down, bias));
           };
           put(low + 4 * block, value(c[0], bias[block][0]), value(c[1], bias[block][0]));
           put(high + 4 * block, value(c[2], bias[block][1]), value(c[3], bias[block][1]));
         }
-      }
-      if constexpr (kStaged) {
-        staging.close([&](uint32_t from) {
-          const uint32_t bytes = min(kBatch, groups - first) * 1024;
-          bulk_store(output + first * 1024, from, bytes);
-          if (!kGated) {
-            bulk_store(output + (args.position_capacity * 128 + first * 1024), from + kBatch * 1024,
-                       bytes);
-          }
-        });
       }
     }
   }
@@ -144,50 +120,15 @@ struct Fc1Epilogue {
   static __device__ __forceinline__ void load_bias(const GemmArgs& args, const TileWalk& walk,
                                                    int tile, int g, float (&bias)[2]) {
     const int i = tile * (kGated ? 8 : 16) + g;
-    const int64_t expert_row = walk.expert() * args.output_rows;
-    if (kGated && i < args.output_rows) {
-      bias[0] = args.gate_bias == nullptr ? 0.0f : args.gate_bias[expert_row + i];
-      bias[1] = args.bias[expert_row + i];
+    const int64_t expert_row = walk.expert() * args.intermediate_size;
+    if (kGated && i < args.intermediate_size) {
+      bias[0] = args.bias_gate == nullptr ? 0.0f : args.bias_gate[expert_row + i];
+      bias[1] = args.bias_up[expert_row + i];
     } else if (!kGated) {
-      if (i < args.output_rows) bias[0] = args.bias[expert_row + i];
-      if (i + 8 < args.output_rows) bias[1] = args.bias[expert_row + i + 8];
+      if (i < args.intermediate_size) bias[0] = args.bias_up[expert_row + i];
+      if (i + 8 < args.intermediate_size) bias[1] = args.bias_up[expert_row + i + 8];
     }
   }
 };
-
-}  // namespace
-
-void launch_fc1(const Call& call, cudaStream_t stream) {
-  const PackedLayerView& layer = call.layer;
-  const Scratch& scratch = call.scratch;
-  const GemmArgs args = {
-      .weights = layer.fc1,
-      .tiles = layer.fc1_tiles,
-      .k_units = layer.fc1_k_units,
-      .steps = scratch.hidden_steps,
-      .token_tiles = scratch.tiles,
-      .num_token_tiles = scratch.num_tiles,
-      .taken = scratch.taken,
-      .sorted_pairs = scratch.sorted_pairs,
-      .row_of_pair = layer.weight_on_input ? Divisor(1) : Divisor(layer.top_k),
-      .tokens = scratch.hidden,
-      .position_capacity = scratch.positions,
-      .alpha = layer.alpha_up,
-      .gate_alpha = layer.alpha_gate,
-      .bias = layer.bias_up,
-      .gate_bias = layer.bias_gate,
-      .activation = layer.activation,
-      .output = scratch.intermediate,
-      .output_rows = layer.intermediate_size,
-      .output_chunks = 2 * scratch.intermediate_steps,
-  };
-  // FC2 multiplies whole steps of the intermediate: the tiles past I store zeros there.
-  const int elements_per_tile = layer.activation.is_gated() ? 8 : kTileRows;
-  launch_grouped_gemm<Fc1Epilogue, true>(args,
-                                         scratch.intermediate_steps * kStepK / elements_per_tile,
-                                         call.config, call.sm_count, stream);
-}
-
-void prepare_fc1_kernels() { allow_shared_memory<Fc1Epilogue, true>(); }
 
 }  // namespace moe4::cuda::hopper

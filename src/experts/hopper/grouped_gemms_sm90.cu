@@ -1,10 +1,10 @@
-// Grouped GEMM of NVFP4 weights and BF16 tokens on Hopper's warpgroup tensor cores.
+// FC1 and FC2, grouped GEMMs of NVFP4 weights and BF16 tokens on Hopper's warpgroup tensor cores,
+// in one persistent kernel.
 //
 //   D[row, token] = sum_k W[expert, row, k] X[token, k],  for every tile of an expert's tokens
 //
 // A = weights: decoded in registers from the packed layout (device/packed_layout.h). A consumer
-// warp
-//     owns m16 tiles; the units of a CTA's 16 tiles and 256 columns make a stage of a ring in
+//     warp owns m16 tiles; the units of a CTA's 16 tiles and 256 columns make a stage of a ring in
 //     shared memory, filled by bulk copies.
 // B = tokens: [tokens][64] tiles in the 128-byte swizzle, in the stages of a second ring. FC1
 //     gathers rows with cp.async; FC2 finds its tiles ready-made (FC1's epilogue stores the
@@ -28,56 +28,56 @@
 //          columns: decode 16 registers, four wgmma, which run while the group decodes its other
 //          block.
 //
-// The rings let warpgroups drift apart by a few steps, so one's epilogue overlaps the others'
-// products. CTAs are persistent, one an SM, and share the list of (token tile, row tile), row tiles
-// fastest, so that neighbours share tokens in L2.
-#pragma once
-
+// CTAs are persistent, one an SM, and share one list of tiles (gemm_rings_sm90.cuh): FC1's (token
+// tile, row tile), then FC2's, row tiles fastest, so that neighbours share tokens in L2.
 #include "base/checked_math.h"
 #include "experts/device/launch.h"
+#include "experts/hopper/fc1_epilogue_sm90.cuh"
+#include "experts/hopper/fc2_epilogue_sm90.cuh"
 #include "experts/hopper/gemm_consumers_sm90.cuh"
 #include "experts/hopper/gemm_producers_sm90.cuh"
 #include "experts/hopper/gemm_staging_sm90.cuh"
 
 namespace moe4::cuda::hopper {
+namespace {
 
-// Epilogue: a struct with `static void store(args, walk, m16_tile, factors, acc, staging)` for a
-// warp's tiles from m16_tile on, acc[tile][sum], which it may change; see fc1_ and fc2_sm90.cu.
-template <class Config, class Epilogue, bool kGather>
+// What a tile's sums are multiplied by.
+__device__ __forceinline__ Factors load_factors(const GemmArgs& args, const TileWalk& walk) {
+  const int expert = walk.expert();
+  if (walk.gemm() == 1) return {args.alpha_down[expert], 0.0f};
+  return {args.alpha_up[expert], args.activation.is_gated() ? args.alpha_gate[expert] : 0.0f};
+}
+
+template <class Config>
 __global__ __launch_bounds__(GemmShape<Config>::kThreads,
-                             1) void grouped_gemm_kernel(const __grid_constant__ GemmArgs args) {
+                             1) void grouped_gemms_kernel(const __grid_constant__ GemmArgs args) {
   using Shape = GemmShape<Config>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   uint32_t shared = shared_address(shared_memory);
   asm volatile("" : "+r"(shared));  // else it is computed anew in every step
-  if (!kGather) launch_dependents();
+  const uint32_t stored = shared + Shape::kStoredOffset;
   if (threadIdx.x == 0) {
     constexpr int kConsumers = Shape::kConsumerWarps * kWarpArrivals;
-    token_ring<Shape>(shared).init(kGather ? Shape::kGatherThreads : 1, kConsumers);
+    constexpr int kBringers = Shape::kGatherThreads / 32 * kWarpArrivals;
+    token_ring<Shape>(shared).init(kBringers, kConsumers);
     for (int group = 0; group < Shape::kConsumerGroups; ++group) {
       weight_ring<Shape>(shared, group).init(1, 4 * kWarpArrivals);
     }
-    constexpr int kCopiers = kGather ? Shape::kGatherThreads / 32 * kWarpArrivals : 1;
-    tile_ring(shared + Shape::kTileOffset).init(1, kConsumers + kCopiers);
+    tile_ring(shared + Shape::kTileOffset).init(1, kConsumers + kBringers);
+    barrier_init(stored, kConsumers);
     fence_barrier_init();
   }
   __syncthreads();
-  // FC2 starts when every CTA of FC1 has passed its wait, so the prologue's tiles are there: FC2's
-  // weights are on their way while FC1 ends. Only copy_tokens() waits for FC1.
-  if (kGather) {
-    wait_for_previous_kernel();
-    launch_dependents();
-  }
+  wait_for_previous_kernel();
+  launch_dependents();
 
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   if (warp < 4) {
     give_registers_back<Shape::kProducerRegisters>();
     if (warp == 3) {
-      if (threadIdx.x % 32 == 0) copy_weights<Shape>(args, shared);
-    } else if (kGather && warp < Shape::kGatherThreads / 32) {
-      gather_tokens<Shape>(args, shared);
-    } else if (!kGather && threadIdx.x == 0) {
-      copy_tokens<Shape>(args, shared);
+      if (elect_one()) copy_weights<Shape>(args, shared);
+    } else if (warp < Shape::kGatherThreads / 32) {
+      TokenBringer<Shape>(args, shared).run();
     }
   } else {
     take_registers<Shape::kConsumerRegisters>();
@@ -87,16 +87,30 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     const uint32_t unit = first_tile * kUnitBytes;
     Consumer<Shape> consumer{weight_ring<Shape>(shared, (warp - 4) / 4), token_ring<Shape>(shared),
                              unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
-    Staging<Shape> staging(shared, warp - 4);
-    for (TileWalk walk(shared + Shape::kTileOffset, true); !walk.done(); walk.advance()) {
+    OutboxOf<Shape> outbox(shared, warp - 4);
+    for (TileWalk walk(shared + Shape::kTileOffset); !walk.done(); walk.advance()) {
       // Loaded before the products, so that they are at hand after them.
-      const typename Epilogue::Factors factors = Epilogue::factors(args, walk);
+      const Factors factors = load_factors(args, walk);
+      int steps = args.weights[walk.gemm()].steps;
+      asm volatile("" : "+r"(steps));  // else it is loaded in every step
       const int tile = walk.row_tile() * Shape::kRowTiles + first_tile;
+      const auto store = [&](auto& acc) {
+        if (walk.gemm() == 0) {
+          Fc1Epilogue::store(args, walk, tile, factors, acc);
+          __syncwarp();
+          warp_arrive(stored, consumer.leader);
+        } else if constexpr (Shape::kBlocks > 1) {
+          Fc2Epilogue::store(args, walk, tile, factors.up_or_down, acc, outbox);
+        } else {
+          Exchange<Shape> exchange(shared, first_tile);
+          Fc2Epilogue::store(args, walk, tile, factors.up_or_down, acc, exchange);
+        }
+      };
       if constexpr (kIsNarrow<Config>) {
         const auto multiply_and_store = [&]<int kTokens>() {
           float acc[1][kTokens / 2];
-          multiply_narrow<Shape, kTokens>(args, consumer, acc[0]);
-          Epilogue::store(args, walk, tile, factors, acc, staging);
+          multiply_narrow<Shape, kTokens>(steps, consumer, acc[0]);
+          store(acc);
         };
         if (walk.rows() > Shape::kFewTokens) {
           multiply_and_store.template operator()<Shape::kMaxTokens>();
@@ -105,16 +119,16 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
         }
       } else {
         Accumulators<Shape> acc[Shape::kBlocks];
-        multiply<Shape>(args, consumer, walk.rows(), acc);
+        multiply<Shape>(steps, consumer, walk.rows(), acc);
 #pragma unroll
         for (auto& block : acc) {
 #pragma unroll
           for (float& sum : block) asm volatile("" : "+f"(sum)::"memory");
         }
-        Epilogue::store(args, walk, tile, factors, acc, staging);
+        store(acc);
       }
     }
-    staging.finish();
+    outbox.finish();
   }
 }
 
@@ -135,17 +149,52 @@ void with_config(TileConfig config, Run run) {
   }
 }
 
-// A CTA on every SM, in the configuration the prologue cut the tiles for. `padded_tiles`: m16 tiles
-// whose rows must be stored, with those past the last.
-template <class Epilogue, bool kGather>
-void launch_grouped_gemm(GemmArgs args, int padded_tiles, TileConfig config, int sm_count,
-                         cudaStream_t stream) {
-  with_config(config, [&]<class Config>() {
+GemmWeights weights_of(const uint8_t* units, int tiles, int k_units, int steps, int padded_tiles,
+                       int cta_tiles) {
+  const int row_tiles = static_cast<int>(ceil_div(padded_tiles, cta_tiles));
+  return {units, tiles, k_units, steps, row_tiles, Divisor(row_tiles)};
+}
+
+}  // namespace
+
+void launch_grouped_gemms(const Call& call, cudaStream_t stream) {
+  const PackedLayerView& layer = call.layer;
+  const Scratch& scratch = call.scratch;
+  GemmArgs args = {
+      .weights = {},
+      .token_tiles = scratch.tiles,
+      .num_token_tiles = scratch.num_tiles,
+      .taken = scratch.taken,
+      .stored = scratch.stored,
+      .stored_of_tokens = scratch.stored_of_tokens,
+      .position_capacity = scratch.positions,
+      .sorted_pairs = scratch.sorted_pairs,
+      .row_of_pair = layer.weight_on_input ? Divisor(1) : Divisor(layer.top_k),
+      .hidden = scratch.hidden,
+      .alpha_up = layer.alpha_up,
+      .alpha_gate = layer.alpha_gate,
+      .bias_up = layer.bias_up,
+      .bias_gate = layer.bias_gate,
+      .activation = layer.activation,
+      .intermediate_size = layer.intermediate_size,
+      .intermediate_chunks = 2 * scratch.intermediate_steps,
+      .intermediate = scratch.intermediate,
+      .alpha_down = layer.alpha_down,
+      .bias_down = layer.bias_down,
+      .hidden_size = layer.hidden_size,
+      .outputs = scratch.outputs,
+  };
+  // FC2 multiplies whole steps of the intermediate: FC1's tiles past I store zeros there.
+  const int elements_per_tile = layer.activation.is_gated() ? 8 : kTileRows;
+  with_config(call.config, [&]<class Config>() {
     using Shape = GemmShape<Config>;
-    args.row_tiles = static_cast<int>(ceil_div(padded_tiles, Shape::kRowTiles));
-    args.row_tiles_divisor = Divisor(args.row_tiles);
-    launch(grouped_gemm_kernel<Config, Epilogue, kGather>,
-           {.grid = dim3(static_cast<unsigned>(sm_count)),
+    args.weights[0] =
+        weights_of(layer.fc1, layer.fc1_tiles, layer.fc1_k_units, scratch.hidden_steps,
+                   scratch.intermediate_steps * kStepK / elements_per_tile, Shape::kRowTiles);
+    args.weights[1] = weights_of(layer.fc2, layer.fc2_tiles, layer.fc2_k_units,
+                                 scratch.intermediate_steps, layer.fc2_tiles, Shape::kRowTiles);
+    launch(grouped_gemms_kernel<Config>,
+           {.grid = dim3(static_cast<unsigned>(call.sm_count)),
             .block = dim3(Shape::kThreads),
             .shared_bytes = Shape::kSharedBytes,
             .stream = stream,
@@ -153,11 +202,11 @@ void launch_grouped_gemm(GemmArgs args, int padded_tiles, TileConfig config, int
            args);
   });
 }
-template <class Epilogue, bool kGather>
-void allow_shared_memory() {
+
+void prepare_grouped_gemms() {
   for (const TileConfig config : kTileConfigs) {
     with_config(config, [&]<class Config>() {
-      MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemm_kernel<Config, Epilogue, kGather>,
+      MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemms_kernel<Config>,
                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            GemmShape<Config>::kSharedBytes));
     });

@@ -1,16 +1,13 @@
 // FC2: the down projection of every (token, slot) pair.
-#include "experts/hopper/grouped_gemm_sm90.cuh"
+#pragma once
+
+#include "experts/hopper/gemm_rings_sm90.cuh"
+#include "experts/hopper/gemm_staging_sm90.cuh"
 #include "experts/hopper/pair_output.cuh"
 
 namespace moe4::cuda::hopper {
-namespace {
 
 struct Fc2Epilogue {
-  using Factors = float;
-  static __device__ __forceinline__ float factors(const GemmArgs& args, const TileWalk& walk) {
-    return args.alpha[walk.expert()];
-  }
-
   // Where the quads of a lane begin, for the m16 tiles 2j, 2j + 1 around `tile` and its token `row`
   // of each group of 8, from the first position of the tile of tokens; groups are 2048 bytes apart.
   static __device__ __forceinline__ uint32_t quad_offset(int tile, int row) {
@@ -20,7 +17,7 @@ struct Fc2Epilogue {
   }
   static __device__ __forceinline__ uint8_t* output(const GemmArgs& args, const TileWalk& walk,
                                                     int tile) {
-    return static_cast<uint8_t*>(args.output) +
+    return static_cast<uint8_t*>(args.outputs) +
            (tile / 8 * args.position_capacity + walk.first_position()) * kOutputRowBytes;
   }
 
@@ -28,8 +25,8 @@ struct Fc2Epilogue {
   static __device__ __forceinline__ float2 load_bias(const GemmArgs& args, const TileWalk& walk,
                                                      int tile) {
     const int row = tile * kTileRows + threadIdx.x % 32 / 4;
-    if (args.bias == nullptr || row >= args.output_rows) return {};
-    const float* from = args.bias + walk.expert() * args.output_rows + row;
+    if (args.bias_down == nullptr || row >= args.hidden_size) return {};
+    const float* from = args.bias_down + walk.expert() * args.hidden_size + row;
     return {from[0], from[8]};
   }
 
@@ -39,8 +36,8 @@ struct Fc2Epilogue {
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
                                                float alpha, float (&acc)[2][kSums],
                                                Outbox<Shape>& outbox) {
-    if (tile / 8 * kOutputBlockRows >= args.output_rows) return;  // padding
-    if (args.bias != nullptr) {
+    if (tile / 8 * kOutputBlockRows >= args.hidden_size) return;  // padding
+    if (args.bias_down != nullptr) {
 #pragma unroll
       for (int block = 0; block < 2; ++block) {
         const float2 bias = load_bias(args, walk, tile + block);
@@ -82,12 +79,13 @@ struct Fc2Epilogue {
   static __device__ __forceinline__ void store(const GemmArgs& args, const TileWalk& walk, int tile,
                                                float alpha, float (&acc)[1][kSums],
                                                Exchange<Shape>& exchange) {
-    if (tile / 2 * (2 * kTileRows) >= args.output_rows) return;  // padding
+    if (tile / 2 * (2 * kTileRows) >= args.hidden_size) return;  // padding
     if (tile % 2 == 0) {
       store_tokens<0>(args, walk, tile, alpha, acc[0], exchange);
     } else {
       store_tokens<1>(args, walk, tile, alpha, acc[0], exchange);
     }
+    exchange.finish();
   }
   template <int kToken, class Shape, int kSums>
   static __device__ __forceinline__ void store_tokens(const GemmArgs& args, const TileWalk& walk,
@@ -96,8 +94,8 @@ struct Fc2Epilogue {
                                                       Exchange<Shape>& exchange) {
     // Without a bias times 1 plus 0, because a branch makes ptxas serialise wgmma.
     const float2 bias = load_bias(args, walk, tile);
-    const float factor = args.bias == nullptr ? 1.0f : alpha;
-    const QuadEncoder encoder(args.bias == nullptr ? alpha : 1.0f);
+    const float factor = args.bias_down == nullptr ? 1.0f : alpha;
+    const QuadEncoder encoder(args.bias_down == nullptr ? alpha : 1.0f);
     uint8_t* to = output(args, walk, tile) + quad_offset(tile, threadIdx.x % 4 * 2 + kToken);
     const int groups = (walk.rows() + 7) / 8;
     constexpr int kGroups = kSums / 4;
@@ -124,31 +122,5 @@ struct Fc2Epilogue {
     }
   }
 };
-
-}  // namespace
-
-void launch_fc2(const Call& call, cudaStream_t stream) {
-  const PackedLayerView& layer = call.layer;
-  const Scratch& scratch = call.scratch;
-  const GemmArgs args = {
-      .weights = layer.fc2,
-      .tiles = layer.fc2_tiles,
-      .k_units = layer.fc2_k_units,
-      .steps = scratch.intermediate_steps,
-      .token_tiles = scratch.tiles,
-      .num_token_tiles = scratch.num_tiles,
-      .taken = scratch.taken + 1,
-      .tokens = scratch.intermediate,
-      .position_capacity = scratch.positions,
-      .alpha = layer.alpha_down,
-      .bias = layer.bias_down,
-      .output = scratch.outputs,
-      .output_rows = layer.hidden_size,
-  };
-  launch_grouped_gemm<Fc2Epilogue, false>(args, layer.fc2_tiles, call.config, call.sm_count,
-                                          stream);
-}
-
-void prepare_fc2_kernels() { allow_shared_memory<Fc2Epilogue, false>(); }
 
 }  // namespace moe4::cuda::hopper
