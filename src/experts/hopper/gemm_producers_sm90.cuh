@@ -16,22 +16,22 @@ namespace moe4::cuda::hopper {
 template <class Shape>
 class StoredTile {
  public:
-  __device__ StoredTile(const GemmArgs& args, uint32_t shared)
-      : args_(args), stored_(shared + Shape::kStoredOffset) {}
+  __device__ explicit StoredTile(const GemmArgs& args, uint32_t tiles)
+      : args_(args), place_(tile_ring(tiles)) {}
   /// Waits until the tile is stored, if there is one to tell of.
   __device__ void announce() {
     if (token_tile_ < 0) return;
-    barrier_wait(stored_, parity_);
-    parity_ ^= 1;
+    place_.wait_used();
     fence_release();
     add(args_.stored_of_tokens + token_tile_, 1);
     add(args_.stored, 1);
     token_tile_ = -1;
   }
-  /// All weights of a tile of FC1 are on their way.
-  __device__ void expect(int token_tile) {
+  /// All weights of this tile of FC1 are on their way.
+  __device__ void expect(const TileSource& tile) {
     announce();
-    token_tile_ = token_tile;
+    place_ = tile.place();
+    token_tile_ = tile.token_tile();
     stages_ = 0;
   }
   /// A stage of another tile is on its way.
@@ -41,8 +41,7 @@ class StoredTile {
 
  private:
   const GemmArgs& args_;
-  const uint32_t stored_;
-  uint32_t parity_ = 0;
+  TileRing place_;
   int token_tile_ = -1;  ///< stored soon and not announced
   int stages_ = 0;
 };
@@ -51,9 +50,10 @@ class StoredTile {
 // warps multiply whatever is there and store nothing of it.
 template <class Shape>
 __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shared) {
-  static_assert(Shape::kWeightStages <= kTilesAhead);  // publish() does not wait for FC2's tokens
+  // So publish() waits for no tile of FC2 as long as one of FC1 is not announced.
+  static_assert(Shape::kWeightStages <= kTilesAhead);
   WeightRing<Shape> ring = weight_ring<Shape>(shared, 0);
-  StoredTile<Shape> stored(args, shared);
+  StoredTile<Shape> stored(args, shared + Shape::kTileOffset);
   TileSource tile(args, shared + Shape::kTileOffset);
   for (;;) {
     tile.publish();
@@ -85,7 +85,7 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
       ring.advance();
       stored.count_stage();
     }
-    if (tile.gemm() == 0) stored.expect(tile.token_tile());
+    if (tile.gemm() == 0) stored.expect(tile);
   }
   stored.announce();
 }

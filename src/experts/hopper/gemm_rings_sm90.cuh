@@ -35,6 +35,8 @@ class Ring {
   __device__ __forceinline__ void wait_empty(int strand = 0) const {
     barrier_wait(empty(strand), parity() ^ 1);
   }
+  /// Waits until the consumers are done with this stage as it is filled now, or will be.
+  __device__ __forceinline__ void wait_used() const { barrier_wait(empty(), parity()); }
   __device__ __forceinline__ void advance() {
     ++count_;
     if (!kPowerOfTwo && count_ == Stages) {
@@ -88,7 +90,7 @@ __device__ __forceinline__ TileRing tile_ring(uint32_t tiles) {
 class TileSource {
  public:
   __device__ TileSource(const GemmArgs& args, uint32_t tiles)
-      : args_(args), ring_(tile_ring(tiles)) {
+      : args_(args), ring_(tile_ring(tiles)), place_(ring_) {
     take();
     const int token_tiles = load_l2_4(args.num_token_tiles);
     for (int gemm = 0; gemm < 2; ++gemm) items_[gemm] = token_tiles * args.weights[gemm].row_tiles;
@@ -115,8 +117,11 @@ class TileSource {
     ring_.wait_empty();
     store_shared16(ring_.data(), current_);
     barrier_arrive(ring_.full());
+    place_ = ring_;
     ring_.advance();
   }
+  /// Where it is written down: used when all warps are done with the tile.
+  __device__ const TileRing& place() const { return place_; }
   __device__ int gemm() const { return current_.z & 1; }
   __device__ int row_tile() const { return static_cast<int>(current_.z / 2); }
   __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
@@ -124,7 +129,7 @@ class TileSource {
 
  private:
   const GemmArgs& args_;
-  TileRing ring_;
+  TileRing ring_, place_;
   int items_[2];  ///< tiles of FC1, of FC2
   int item_;
   uint4 next_, current_;
@@ -136,7 +141,13 @@ class TileWalk {
   /// All lanes of a warp walk together.
   __device__ explicit TileWalk(uint32_t tiles) : ring_(tile_ring(tiles)) { read(); }
   __device__ bool done() const { return rows() == 0; }
-  __device__ void advance() { read(); }
+  /// This warp is done with the tile: what it has stored of it is reported too (StoredTile).
+  __device__ void advance() {
+    __syncwarp();
+    warp_arrive(ring_.empty(), threadIdx.x % 32 == 0);
+    ring_.advance();
+    read();
+  }
   __device__ int first_position() const { return static_cast<int>(current_.x); }
   __device__ int expert() const { return static_cast<int>(current_.y & 0xffff); }
   __device__ int rows() const { return static_cast<int>(current_.y >> 16); }
@@ -148,9 +159,6 @@ class TileWalk {
   __device__ void read() {
     ring_.wait_full();
     current_ = load_shared16(ring_.data());
-    __syncwarp();
-    warp_arrive(ring_.empty(), threadIdx.x % 32 == 0);
-    ring_.advance();
   }
   TileRing ring_;
   uint4 current_;

@@ -75,16 +75,14 @@ struct GemmShape : Config {
   static constexpr int kSlotBytes = Config::kBlocks > 1 ? kSlotGroups * 8 * kOutputRowBytes : 512;
   static constexpr int kStagingBytes =
       (Config::kBlocks > 1 ? Config::kConsumerGroups : kConsumerWarps) * kSlots * kSlotBytes;
-  // Shared memory: tokens, weights, staging, barriers of the first two, tiles with theirs,
-  // "FC1's tile is stored".
+  // Shared memory: tokens, weights, staging, barriers of the first two, tiles with theirs.
   static constexpr int kWeightOffset = Config::kTokenStages * kTokenStageBytes;
   static constexpr int kStagingOffset = kWeightOffset + Config::kWeightStages * kWeightStageBytes;
   static constexpr int kBarrierOffset = kStagingOffset + kStagingBytes;
   static constexpr int kTileOffset =
       kBarrierOffset +
       16 * (Config::kTokenStages + Config::kConsumerGroups * Config::kWeightStages);
-  static constexpr int kStoredOffset = kTileOffset + 32 * kTilesAhead;
-  static constexpr int kSharedBytes = kStoredOffset + 16;
+  static constexpr int kSharedBytes = kTileOffset + 32 * kTilesAhead;
   static_assert(kTokenTileBytes % 1024 == 0 && kSharedBytes <= 232448);
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
   static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=

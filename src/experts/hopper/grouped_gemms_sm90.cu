@@ -55,7 +55,6 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   uint32_t shared = shared_address(shared_memory);
   asm volatile("" : "+r"(shared));  // else it is computed anew in every step
-  const uint32_t stored = shared + Shape::kStoredOffset;
   if (threadIdx.x == 0) {
     constexpr int kConsumers = Shape::kConsumerWarps * kWarpArrivals;
     constexpr int kBringers = Shape::kGatherThreads / 32 * kWarpArrivals;
@@ -64,7 +63,6 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
       weight_ring<Shape>(shared, group).init(1, 4 * kWarpArrivals);
     }
     tile_ring(shared + Shape::kTileOffset).init(1, kConsumers + kBringers);
-    barrier_init(stored, kConsumers);
     fence_barrier_init();
   }
   __syncthreads();
@@ -97,8 +95,6 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
       const auto store = [&](auto& acc) {
         if (walk.gemm() == 0) {
           Fc1Epilogue::store(args, walk, tile, factors, acc);
-          __syncwarp();
-          warp_arrive(stored, consumer.leader);
         } else if constexpr (Shape::kBlocks > 1) {
           Fc2Epilogue::store(args, walk, tile, factors.up_or_down, acc, outbox);
         } else {

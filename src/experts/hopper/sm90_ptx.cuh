@@ -55,12 +55,28 @@ __device__ __forceinline__ void bulk_copy(uint32_t destination, const void* sour
       : "memory");
 }
 
+__device__ __forceinline__ uint4 load_shared16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address));
+  return v;
+}
+
 /// Shared to global memory, asynchronously; bytes and addresses in multiples of 16. What is to be
-/// sent was stored before a fence_async_proxy() of whoever stored it.
+/// sent was stored before a fence_async_proxy() of whoever stored it. In a build for
+/// compute-sanitizer (MOE4_RACECHECK) the thread copies: initcheck takes what the copy engine has
+/// written for unwritten.
 __device__ __forceinline__ void bulk_store(void* destination, uint32_t source, uint32_t bytes) {
+#ifdef MOE4_RACECHECK
+  for (uint32_t i = 0; i < bytes; i += 16) {
+    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(destination) + i) = load_shared16(source + i);
+  }
+#else
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(destination),
                "r"(source), "r"(bytes)
                : "memory");
+#endif
 }
 /// This thread's bulk_store() since the last commit become a group.
 __device__ __forceinline__ void bulk_store_commit() {
@@ -108,13 +124,6 @@ __device__ __forceinline__ void fence_async_proxy_all() {
   asm volatile("fence.proxy.async;" ::: "memory");
 }
 
-__device__ __forceinline__ uint4 load_shared16(uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address));
-  return v;
-}
 __device__ __forceinline__ uint2 load_shared8(uint32_t address) {
   uint2 v;
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
@@ -158,10 +167,11 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-/// Waits for all `Threads` threads of barrier `id`, 1 .. 15; 0 is __syncthreads().
+/// Waits for all `Threads` threads of barrier `id`, 1 .. 15; 0 is __syncthreads(). Warps may call
+/// it in different places (bar.sync would want them at the same instruction).
 template <int Threads>
 __device__ __forceinline__ void named_barrier(int id) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(Threads) : "memory");
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "n"(Threads) : "memory");
 }
 
 /// Registers a thread of this warpgroup may use from here on.
