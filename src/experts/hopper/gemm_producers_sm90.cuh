@@ -50,8 +50,9 @@ class StoredTile {
 // warps multiply whatever is there and store nothing of it.
 template <class Shape>
 __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shared) {
-  // So publish() waits for no tile of FC2 as long as one of FC1 is not announced.
-  static_assert(Shape::kWeightStages <= kTilesAhead);
+  // So publish() waits for no tile of FC2, and no place is used again, as long as a tile of FC1 is
+  // not announced.
+  static_assert(Shape::kWeightStages < kTilesAhead);
   WeightRing<Shape> ring = weight_ring<Shape>(shared, 0);
   StoredTile<Shape> stored(args, shared + Shape::kTileOffset);
   TileSource tile(args, shared + Shape::kTileOffset);

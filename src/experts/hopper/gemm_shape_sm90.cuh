@@ -53,8 +53,9 @@ struct LargeConfig {
   static constexpr int kWeightStages = 2;
 };
 
-/// Tiles that the thread which takes them may be ahead of the last that uses them.
-inline constexpr int kTilesAhead = 4;
+/// Tiles that the thread which takes them may be ahead of the last that uses them. More than stages
+/// of weights: so many more tiles may be done with before it looks whether one is (StoredTile).
+inline constexpr int kTilesAhead = 8;
 
 /// Of 8 tokens, in a slot of a large tile's epilogue (gemm_staging_sm90.cuh).
 inline constexpr int kSlotGroups = 4;
