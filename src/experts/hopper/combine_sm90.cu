@@ -95,8 +95,7 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
       weight = quad_weight(layer.weight_on_input ? 1.0f : args.topk_weights[pair]);
     }
   };
-  // The prologue is done: FC2's CTAs start when all of FC1's have waited for it, and this kernel
-  // when all of FC2's have started.
+  // The prologue is done: this kernel starts when all CTAs of the GEMMs have waited for it.
   load_slots(token, 0);
   const uint64_t policy = read_once_policy();
   wait_for_previous_kernel();

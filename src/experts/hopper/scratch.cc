@@ -22,8 +22,8 @@ Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int
   scratch.stored = carver.take<int32_t>(1);
   scratch.intermediate =
       carver.take<uint16_t>(scratch.positions * scratch.intermediate_steps * kStepK);
-  scratch.outputs = carver.take<uint8_t>(scratch.positions * output_blocks(layer.hidden_size) *
-                                         kOutputRowBytes);
+  scratch.outputs =
+      carver.take<uint8_t>(scratch.positions * output_blocks(layer.hidden_size) * kOutputRowBytes);
   return scratch;
 }
 
