@@ -1,64 +1,10 @@
-// How the grouped GEMMs are cut: tokens, warps, registers and shared memory of each configuration,
-// and what a launch is told.
+// Shared memory and threads of each tile configuration, and what a launch is told.
 #pragma once
 
 #include "base/checked_math.h"
 #include "experts/hopper/hopper_kernels.h"
 
 namespace moe4::cuda::hopper {
-
-/// Tiles of at most `Few` tokens take narrower products.
-template <TileConfig Tiles, int Few>
-struct NarrowConfig {
-  static constexpr TileConfig kTiles = Tiles;
-  static constexpr int kConsumerGroups = 4;
-  static constexpr int kBlocks = 1;
-  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
-  static constexpr int kFewTokens = Few;
-  static constexpr int kStageChunks = 4;
-  static constexpr int kConsumerRegisters = 112;
-  static constexpr int kProducerRegisters = 32;
-  static constexpr int kTokenStages = 3;
-  static constexpr int kReportBehind = 1;  ///< stages of tokens on their way besides the last
-  static constexpr int kWeightStages = 4;
-};
-template <class Config>
-inline constexpr bool kIsNarrow = false;
-template <TileConfig Tiles, int Few>
-inline constexpr bool kIsNarrow<NarrowConfig<Tiles, Few>> = true;
-
-struct SmallConfig {
-  static constexpr int kConsumerGroups = 4;
-  static constexpr int kBlocks = 1;  ///< blocks of 64 rows of a consumer group
-  static constexpr TileConfig kTiles = TileConfig::kSmall;
-  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
-  static constexpr int kStageChunks = 2;  ///< chunks of 64 columns in a stage of tokens
-  static constexpr int kConsumerRegisters = 112;
-  static constexpr int kProducerRegisters = 32;
-  static constexpr int kTokenStages = 4;
-  static constexpr int kReportBehind = 1;
-  static constexpr int kWeightStages = 3;
-};
-
-struct LargeConfig {
-  static constexpr int kConsumerGroups = 2;
-  static constexpr int kBlocks = 2;
-  static constexpr TileConfig kTiles = TileConfig::kLarge;
-  static constexpr int kMaxTokens = max_tile_tokens(kTiles);
-  static constexpr int kStageChunks = 1;
-  static constexpr int kConsumerRegisters = 224;
-  static constexpr int kProducerRegisters = 56;
-  static constexpr int kTokenStages = 5;
-  static constexpr int kReportBehind = 2;
-  static constexpr int kWeightStages = 2;
-};
-
-/// Tiles that the thread which takes them may be ahead of the last that uses them. More than stages
-/// of weights: so many more tiles may be done with before it looks whether one is (StoredTile).
-inline constexpr int kTilesAhead = 8;
-
-/// Of 8 tokens, in a slot of a large tile's epilogue (gemm_staging_sm90.cuh).
-inline constexpr int kSlotGroups = 4;
 
 template <class Config>
 struct GemmShape : Config {

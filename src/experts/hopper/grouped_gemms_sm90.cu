@@ -128,23 +128,6 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
   }
 }
 
-// Calls `run` with the configuration's type.
-template <class Run>
-void with_config(TileConfig config, Run run) {
-  switch (config) {
-    case TileConfig::k16:
-      return run.template operator()<NarrowConfig<TileConfig::k16, 8>>();
-    case TileConfig::k24:
-      return run.template operator()<NarrowConfig<TileConfig::k24, 16>>();
-    case TileConfig::k40:
-      return run.template operator()<NarrowConfig<TileConfig::k40, 32>>();
-    case TileConfig::kSmall:
-      return run.template operator()<SmallConfig>();
-    case TileConfig::kLarge:
-      return run.template operator()<LargeConfig>();
-  }
-}
-
 GemmWeights weights_of(const uint8_t* units, int tiles, int k_units, int steps, int padded_tiles,
                        int cta_tiles) {
   const int row_tiles = static_cast<int>(ceil_div(padded_tiles, cta_tiles));

@@ -7,24 +7,9 @@
 
 #include "experts/device/packed_layer.h"
 #include "experts/device/workspace.h"
+#include "experts/hopper/tile_configs.h"
 
 namespace moe4::cuda::hopper {
-
-/// How a call is cut into tiles of weight rows and tokens (grouped_gemms_sm90.cu).
-enum class TileConfig {
-  k16,     ///< 256 rows x up to 16 tokens
-  k24,     ///< 256 rows x up to 24 tokens
-  k40,     ///< 256 rows x up to 40 tokens
-  kSmall,  ///< 256 rows x up to 96 tokens
-  kLarge,  ///< 256 rows x up to 160 tokens
-};
-inline constexpr TileConfig kTileConfigs[] = {TileConfig::k16, TileConfig::k24, TileConfig::k40,
-                                              TileConfig::kSmall, TileConfig::kLarge};
-/// Tokens that share one decode of a weight.
-constexpr int max_tile_tokens(TileConfig config) {
-  constexpr int kTokens[] = {16, 24, 40, 96, 160};
-  return kTokens[static_cast<int>(config)];
-}
 
 inline constexpr int kStepK = 128;  ///< columns of one step of a GEMM
 
