@@ -4,10 +4,11 @@
 #   scripts/gpu_sanitize.sh DIR OUT [TOOLS]
 #   scripts/gpu_sanitize.sh programs    names the tests that have a build of their own (MOE4_RACECHECK)
 #
-# DIR holds the test programs, DIR/racecheck those for racecheck and initcheck (scripts/gpu_test.sh pack), OUT gets
-# the logs, TOOLS is a list out of "racecheck memcheck synccheck initcheck" (default: all four). Prints
-# one verdict a tool and part of a program and exits 1 if any is not clean. Programs run side by side,
-# MOE4_SANITIZE_JOBS (8) at a time; MOE4_SANITIZE_LIMIT (100) seconds each.
+# DIR holds the test programs, DIR/racecheck those for racecheck and initcheck (scripts/gpu_test.sh
+# pack), OUT gets the logs, TOOLS is a list out of "racecheck memcheck synccheck initcheck" (default:
+# all four). Prints one verdict a tool and part of a program and the first errors of those that are not
+# clean, and exits 1 if there are any. Programs run side by side, MOE4_SANITIZE_JOBS (8) at a time;
+# MOE4_SANITIZE_LIMIT (100) seconds each.
 set -u
 if [ "$1" = programs ]; then
   echo gpu_backends_test gpu_capi_test gpu_hopper_test gpu_marlin_test
@@ -76,4 +77,10 @@ for tool in $tools; do
 done
 wait
 cat "$out"/*.verdict
-! grep -qv ': clean' "$out"/*.verdict
+unclean=$(for verdict in "$out"/*.verdict; do grep -q ': clean' "$verdict" || echo "$verdict"; done)
+for verdict in $unclean; do
+  log=${verdict%.verdict}.log
+  echo "-- $log begins with"
+  grep -m 15 '^=========' "$log" || head -n 15 "$log"
+done
+[ -z "$unclean" ]

@@ -72,6 +72,7 @@ unset SANITIZER_ERRORS
 export HAZARDS=62
 run sanitize
 expect 1 "hazards" "racecheck gpu_good_test activations: NOT CLEAN"
+expect 1 "what was found" "Write access at kernel+0x10 .62 hazards"
 unset HAZARDS
 
 program "$work/pack/gpu_bad_test" <<'END'
