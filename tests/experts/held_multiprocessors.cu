@@ -1,4 +1,7 @@
 // Blocks that fill a multiprocessor's shared memory and wait for a word in host memory.
+#include <chrono>
+#include <stdexcept>
+
 #include "experts/device/cuda_check.h"
 #include "experts/held_multiprocessors.h"
 
@@ -27,7 +30,11 @@ HeldMultiprocessors::HeldMultiprocessors(int count) {
       cudaFuncSetAttribute(hold, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   hold<<<count, 1, shared_bytes, stream_>>>(words_);
   MOE4_CUDA_CHECK(cudaGetLastError());
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   while (words_[0] < count) {
+    if (std::chrono::steady_clock::now() < deadline) continue;
+    words_[1] = 1;
+    throw std::runtime_error("another program holds multiprocessors of this GPU");
   }
 }
 

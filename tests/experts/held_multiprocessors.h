@@ -8,6 +8,7 @@ namespace moe4::testing {
 class HeldMultiprocessors {
  public:
   /// Returns when `count` multiprocessors are held: no other block finds shared memory there.
+  /// Throws if they cannot be had within 30 seconds.
   explicit HeldMultiprocessors(int count);
   /// Lets go and waits for the end.
   ~HeldMultiprocessors();

@@ -1,12 +1,11 @@
 // The last launch: each token's outputs summed over its slots, weighted, in slot order, in float32.
-#include <cuda_bf16.h>
-
 #include <algorithm>
 
 #include "base/checked_math.h"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
 #include "experts/hopper/hopper_kernels.h"
+#include "experts/hopper/pack_bf16.cuh"
 #include "experts/hopper/pair_output.cuh"
 
 namespace moe4::cuda::hopper {
@@ -26,11 +25,6 @@ struct CombineArgs {
   uint4* output;
   int num_tokens;
 };
-
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(v);
-}
 
 // Keeps the word of this side and swaps the other with lane ^ distance: (a, b) of a lower lane and
 // (c, d) of its partner become (a, c) and (b, d).

@@ -1,17 +1,11 @@
 // FC1: gate, up and the activation, stored as the tiles FC2 multiplies.
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include "experts/hopper/activation_sm90.cuh"
 #include "experts/hopper/gemm_rings_sm90.cuh"
+#include "experts/hopper/pack_bf16.cuh"
 
 namespace moe4::cuda::hopper {
-
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(v);
-}
 
 // Lanes of rows g and g ^ 1 swap, so that each holds both rows of one token: the even row's lane
 // column 2t, the odd one's column 2t + 1.

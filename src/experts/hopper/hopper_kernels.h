@@ -40,8 +40,8 @@ struct Scratch {
   int32_t* taken = nullptr;             ///< [1] CTA tiles of both GEMMs that CTAs have taken
   int32_t* stored = nullptr;            ///< [1] CTA tiles of FC1 that are stored
   int32_t* stored_of_tokens = nullptr;  ///< [tiles] the same of each tile of tokens
-  void* intermediate =
-      nullptr;  ///< BF16 [2 * intermediate_steps][positions][64] (fc1_epilogue_sm90.cuh)
+  /// BF16 [2 * intermediate_steps][positions][64] (fc1_epilogue_sm90.cuh)
+  void* intermediate = nullptr;
   uint8_t* outputs = nullptr;  ///< of FC2 [ceil(H / 128)][positions][256] (pair_output.cuh)
   int64_t positions = 0;       ///< capacity, a multiple of 8
   int hidden_steps = 0;        ///< K of FC1 in steps

@@ -307,8 +307,10 @@ __device__ void sort_pairs(const PrologueArgs& args) {
     scratch.tiles[first_tile + i] = {first_position + skip, static_cast<uint16_t>(thread),
                                      static_cast<uint16_t>(min(tiles.length, count - skip))};
   }
-  if (thread == 0) *scratch.num_tiles = at_least;
-  if (thread == 0) *scratch.taken = *scratch.stored = 0;
+  if (thread == 0) {
+    *scratch.num_tiles = at_least;
+    *scratch.taken = *scratch.stored = 0;
+  }
 }
 
 // Two BF16 times a routing weight, rounded to BF16 again.

@@ -65,8 +65,7 @@ __device__ __forceinline__ uint4 load_shared16(uint32_t address) {
 
 /// Shared to global memory, asynchronously; bytes and addresses in multiples of 16. What is to be
 /// sent was stored before a fence_async_proxy() of whoever stored it. In a build for
-/// compute-sanitizer (MOE4_RACECHECK) the thread copies: initcheck takes what the copy engine has
-/// written for unwritten.
+/// compute-sanitizer (MOE4_RACECHECK) the thread copies, so that initcheck sees ordinary stores.
 __device__ __forceinline__ void bulk_store(void* destination, uint32_t source, uint32_t bytes) {
 #ifdef MOE4_RACECHECK
   for (uint32_t i = 0; i < bytes; i += 16) {
@@ -128,9 +127,6 @@ __device__ __forceinline__ uint2 load_shared8(uint32_t address) {
   uint2 v;
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
   return v;
-}
-__device__ __forceinline__ void store_shared4(uint32_t address, uint32_t value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 __device__ __forceinline__ void store_shared8(uint32_t address, uint2 v) {
   asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(v.x), "r"(v.y) : "memory");
