@@ -109,11 +109,36 @@ TEST_F(HopperOnGpu, ATokensBitsDependNeitherOnTheBatchNorOnTheTiles) {
   }
 }
 
+TEST_F(HopperOnGpu, EveryNumberOfTokensInATileGivesTheSameBits) {
+  const RandomMoe moe = make_random_moe({.problem = problem(384, 80, 1, 1)});
+  const int64_t most = 170;  // more than the widest tile has
+  const HostInput whole = make_input(moe.weights.problem, most, RoutingCase::kUniform, 11);
+  std::vector<Bf16> expected;
+  for (const ForcedHopper& tiles : tiles_) {
+    const auto layer = prepare(moe, tiles);
+    DeviceCall all(*layer, whole);
+    all.apply();
+    if (expected.empty()) {
+      expected = all.output();
+      const LayerError error =
+          compare_outputs(all.output_float(),
+                          reference_output(moe.weights, ActivationPrecision::kBf16, whole), 384);
+      EXPECT_LE(error.frobenius, 3e-3);
+    }
+    for (int64_t size = 1; size <= most; ++size) {
+      DeviceCall call(*layer, slice(whole, 0, size));
+      call.apply();
+      EXPECT_TRUE(same_bits(call.output(), {expected.begin(), expected.begin() + size * 384}))
+          << tiles.tiles() << ", " << size << " tokens";
+    }
+  }
+}
+
 TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
   const RandomMoe moe = make_random_moe({.problem = problem(512, 256, 16, 4)});
   const auto automatic = prepare(moe, automatic_), forced = prepare(moe, tiles_[0]);
-  // 16 experts, top-4, a mean of 6 tokens an expert: 24 tokens.
-  for (const int64_t tokens : {23, 24, 500}) {
+  // 16 experts, top-4, a mean of 3 tokens an expert: 12 tokens.
+  for (const int64_t tokens : {11, 12, 500}) {
     const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens);
     DeviceCall a(*automatic, input), b(*forced, input);
     a.apply();
@@ -121,7 +146,7 @@ TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
     const LayerError error = compare_outputs(
         a.output_float(), reference_output(moe.weights, ActivationPrecision::kBf16, input), 512);
     EXPECT_LE(error.frobenius, 3e-3) << tokens;
-    if (tokens >= 24) {
+    if (tokens >= 12) {
       EXPECT_TRUE(same_bits(a.output(), b.output())) << tokens;
     }
   }

@@ -18,28 +18,49 @@ __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
   return d;
 }
 
-/// The scales of rows g and g + 8 for chunk C as bf16x2, times 2^106. `scales` is the lane's 8
-/// bytes of the unit.
+/// The scales of rows g (low half) and g + 8 for chunk C as bf16x2, times 2^106. `scales` is the
+/// lane's 8 bytes of the unit.
 template <int C>
-__device__ __forceinline__ void decode_scales(uint2 scales, uint32_t& scale_g, uint32_t& scale_g8) {
+__device__ __forceinline__ uint32_t decode_scales(uint2 scales) {
   const uint32_t word = C < 2 ? scales.x : scales.y;
-  scale_g = __byte_perm(word, 0, (C & 1) ? 0x4242 : 0x4040) * 16u + 0x70007000u;
-  scale_g8 = __byte_perm(word, 0, (C & 1) ? 0x4343 : 0x4141) * 16u + 0x70007000u;
+  return __byte_perm(word, 0, (C & 1) ? 0x4342 : 0x4140) * 16u + 0x70007000u;
 }
 
-/// Two words of a chunk -> registers a0 .. a3 of two mma, weight * 2^-20.
-__device__ __forceinline__ void decode_pairs(uint32_t w0, uint32_t w1, uint32_t scale_g,
-                                             uint32_t scale_g8, uint32_t* a) {
-  extract_pairs(w0, w1, a);
+/// One half of a bf16x2 twice. As an operand of multiply_bf16x2() it is no instruction but a
+/// modifier, where the machine has one.
+__device__ __forceinline__ uint32_t twice(uint32_t pair, bool high) {
+  uint32_t d;
+  if (high) {
+    asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %1;\nmov.b32 %0, {h, h};\n}" : "=r"(d) : "r"(pair));
+  } else {
+    asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %1;\nmov.b32 %0, {l, l};\n}" : "=r"(d) : "r"(pair));
+  }
+  return d;
+}
+
+/// Pairs of extract_pairs() times their rows' scales: weight * 2^-20. Register i of an mma's four
+/// has row g if it is even.
+template <int Count>
+__device__ __forceinline__ void scale_pairs(const uint32_t* pairs, uint32_t scales, uint32_t* a) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) a[i] = multiply_bf16x2(a[i], (i & 1) ? scale_g8 : scale_g);
+  for (int i = 0; i < Count; ++i) a[i] = multiply_bf16x2(pairs[i], twice(scales, i % 2 == 1));
+}
+
+/// Two words of a chunk -> registers a0 .. a3 of two mma, weight * 2^-20. `shift_left` as for
+/// extract_pairs().
+template <class Shift = ShiftLeft>
+__device__ __forceinline__ void decode_pairs(uint32_t w0, uint32_t w1, uint32_t scales, uint32_t* a,
+                                             Shift shift_left = {}) {
+  extract_pairs(w0, w1, a, shift_left);
+  scale_pairs<8>(a, scales, a);
 }
 
 /// Four words of a chunk -> registers a0 .. a3 of its four mma, weight * 2^-20.
-__device__ __forceinline__ void decode_chunk(uint4 words, uint32_t scale_g, uint32_t scale_g8,
-                                             uint32_t (&a)[16]) {
-  decode_pairs(words.x, words.y, scale_g, scale_g8, a);
-  decode_pairs(words.z, words.w, scale_g, scale_g8, a + 8);
+template <class Shift = ShiftLeft>
+__device__ __forceinline__ void decode_chunk(uint4 words, uint32_t scales, uint32_t* a,
+                                             Shift shift_left = {}) {
+  decode_pairs(words.x, words.y, scales, a, shift_left);
+  decode_pairs(words.z, words.w, scales, a + 8, shift_left);
 }
 
 /// D += A B for one m16n8k16 tile; `a` points at four registers.

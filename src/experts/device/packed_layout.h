@@ -102,18 +102,24 @@ MOE4_HOST_DEVICE constexpr uint32_t split_pairs(uint32_t w0, uint32_t w1) {
 #endif
 }
 
+struct ShiftLeft {
+  MOE4_HOST_DEVICE constexpr uint32_t operator()(uint32_t x, int bits) const { return x << bits; }
+};
+
 /// Two code words -> eight bf16x2 pairs, each code * 2^-126: the registers a0 .. a3 of one mma,
-/// then those of the next.
-MOE4_HOST_DEVICE constexpr void extract_pairs(uint32_t w0, uint32_t w1, uint32_t* a) {
+/// then those of the next. `shift_left` by 2, 4 and 6 bits, for who has a quicker way.
+template <class Shift = ShiftLeft>
+MOE4_HOST_DEVICE constexpr void extract_pairs(uint32_t w0, uint32_t w1, uint32_t* a,
+                                              Shift shift_left = {}) {
   const uint32_t split = split_pairs(w0, w1);
   a[0] = w0 & kPairMask;
   a[1] = rotate_right(w0, 4) & kPairMask;
-  a[2] = (w0 << 6) & kPairMask;
+  a[2] = shift_left(w0, 6) & kPairMask;
   a[3] = rotate_right(split, 8) & kPairMask;
   a[4] = rotate_right(w1, 2) & kPairMask;
   a[5] = rotate_right(w1, 6) & kPairMask;
-  a[6] = (w1 << 4) & kPairMask;
-  a[7] = (split << 2) & kPairMask;
+  a[6] = shift_left(w1, 4) & kPairMask;
+  a[7] = shift_left(split, 2) & kPairMask;
 }
 
 /// The two codes of a checkpoint byte as the pair extract_pairs() yields, before it is shifted.

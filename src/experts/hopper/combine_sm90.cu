@@ -7,6 +7,7 @@
 #include "experts/hopper/hopper_kernels.h"
 #include "experts/hopper/pack_bf16.cuh"
 #include "experts/hopper/pair_output.cuh"
+#include "experts/hopper/sm90_ptx.cuh"
 
 namespace moe4::cuda::hopper {
 namespace {
@@ -47,12 +48,6 @@ __device__ __forceinline__ uint4 gather_rows(const float (&sum)[8]) {
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Read once, so they leave L2 first: what FC2 wrote last is still there when its turn comes.
-__device__ __forceinline__ uint64_t read_once_policy() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
 /// load_l2_16_if() with a policy.
 __device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uint64_t policy,
                                               uint4& v) {
@@ -91,7 +86,9 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
   };
   // The prologue is done: this kernel starts when all CTAs of the GEMMs have waited for it.
   load_slots(token, 0);
-  const uint64_t policy = read_once_policy();
+  // Outputs are read once, so they leave L2 first: what FC2 wrote last is still there when its turn
+  // comes.
+  const uint64_t policy = sm90::evict_first_policy();
   wait_for_previous_kernel();
   while (token < args.num_tokens) {
     const int unit = span * 32 + lane;

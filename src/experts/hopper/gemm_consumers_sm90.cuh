@@ -21,66 +21,57 @@ struct Consumer {
   bool leader;  ///< lane 0
 };
 
-// Widths of multiply_64_columns(): 40, 80, 112, 120, 128, 136, 144 and 160 tokens.
-__device__ __forceinline__ uint32_t large_width(int rows) {
-  if (rows > 104) return rows > 144 ? 7 : (rows - 97) / 8 + 1;
-  return rows > 80 ? 2 : (rows > 40 ? 1 : 0);
+/// Of the stage that comes next: the descriptor of its first 64 columns.
+template <int Stages, int StageBytes>
+__device__ __forceinline__ uint32_t tokens_descriptor(const Ring<Stages, StageBytes>& tokens) {
+  return b_descriptor(tokens.first()) + tokens.stage() * (StageBytes >> 4);
 }
 
 // One block of 64 rows a warpgroup: a step of 128 columns is decoded at once; the other groups
 // multiply meanwhile.
 template <class Shape>
-__device__ __forceinline__ void multiply(int steps, Consumer<Shape>& c, int rows,
+__device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int steps,
+                                         Consumer<Shape>& c, int rows,
                                          Accumulators<Shape> (&acc)[1]) {
   static_assert(Shape::kMaxTokens == 96 && Shape::kStageChunks == 2);
-  uint32_t width = (rows - 1) / 8;
-  asm volatile("" : "+r"(width));  // in a register of its own, where comparing is cheap
-  uint32_t codes = 0, scales = 0, used = 0, scale_bytes = 0;
-  uint4 words[2] = {};
-  const auto load_words = [&] {
-    scale_bytes = load_shared4(scales);
-    words[0] = load_shared16(codes);
-    words[1] = load_shared16(codes + 512);
-    codes += 1024;
-    scales += 4;
-  };
-  const auto release_weights = [&] {
+  const uint32_t width = (rows - 1) / 8;
+  uint32_t used = 0, accumulate = 0;
+  uint32_t a[32];
+#pragma unroll 1
+  for (int left = steps; left > 0; left -= 2) {
+    c.weights.wait_full();
+    uint32_t codes = c.weights.data() + c.lane_codes;
+    uint32_t scales = c.weights.data() + c.lane_scales;
+    int here = min(2, left);
+    asm volatile("" : "+r"(here));  // kept, not computed in every step
+#pragma unroll 1
+    do {
+      const uint2 scale_bytes = make_uint2(load_shared4(scales), 0);
+      const uint4 words[2] = {load_shared16(codes), load_shared16(codes + 512)};
+      wgmma_wait<0>();  // of the step before: its A registers are free, its tokens used
+      if (accumulate != 0) warp_arrive(used, c.leader);
+      decode_chunk(words[0], decode_scales<0>(scale_bytes), a, shift_left);
+      decode_chunk(words[1], decode_scales<1>(scale_bytes), a + 16, shift_left);
+      c.tokens.wait_full();
+      const uint32_t b = tokens_descriptor(c.tokens);
+      multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), accumulate, width);
+      used = c.tokens.empty();
+      c.tokens.advance();
+      accumulate = 1;
+      codes += 1024;
+      scales += 4;
+    } while (--here > 0);
     __syncwarp();
     warp_arrive(c.weights.empty(), c.leader);
     c.weights.advance();
-  };
-  int step = 0;
-#pragma unroll 1  // two steps at once would need two sets of A registers
-  for (int left = steps; left > 0; --left, ++step) {
-    if (step % 2 == 0) {
-      c.weights.wait_full();
-      codes = c.weights.data() + c.lane_codes;
-      scales = c.weights.data() + c.lane_scales;
-      load_words();
-    }
-    wgmma_wait<0>();  // of the step before: its A registers are free, its tokens used
-    if (step > 0) warp_arrive(used, c.leader);
-    uint32_t a[32], scale_g, scale_g8;
-    decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
-    decode_chunk(words[0], scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[0]));
-    decode_scales<1>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
-    decode_chunk(words[1], scale_g, scale_g8, reinterpret_cast<uint32_t(&)[16]>(a[16]));
-    if (step % 2 == 0) load_words();  // of the next step, before the products start
-    c.tokens.wait_full();
-    const uint32_t b = b_descriptor(c.tokens.data());
-    multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), step > 0, width);
-    used = c.tokens.empty();
-    c.tokens.advance();
-    if (step % 2 == 1) release_weights();
   }
-  if (step % 2 == 1) release_weights();
   wgmma_wait<0>();
   warp_arrive(used, c.leader);
 }
 
 // The width of the products is a constant, so the loop has no branch (with one, ptxas lets no
-// products follow others to the same accumulators, and serialises): 302 instructions for 256
-// columns, where the loop with a choice of widths takes 370.
+// products follow others to the same accumulators, and serialises): 300 instructions for 256
+// columns, where the loop with a choice of widths takes 360.
 template <class Shape, int kTokens>
 __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
                                                 float (&acc)[kTokens / 2]) {
@@ -96,14 +87,14 @@ __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
     const uint32_t codes = c.weights.data() + c.lane_codes;
     const uint2 scale_bytes = load_shared8(c.weights.data() + c.lane_scales);
     uint4 words = load_shared16(codes);
-    uint32_t b = 0, scale_g, scale_g8;
+    uint32_t b = 0, scales = 0;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       if (chunk == 2 && left == 2) break;  // an odd number of steps
-      if (chunk == 0) decode_scales<0>(scale_bytes, scale_g, scale_g8);
-      if (chunk == 1) decode_scales<1>(scale_bytes, scale_g, scale_g8);
-      if (chunk == 2) decode_scales<2>(scale_bytes, scale_g, scale_g8);
-      if (chunk == 3) decode_scales<3>(scale_bytes, scale_g, scale_g8);
+      if (chunk == 0) scales = decode_scales<0>(scale_bytes);
+      if (chunk == 1) scales = decode_scales<1>(scale_bytes);
+      if (chunk == 2) scales = decode_scales<2>(scale_bytes);
+      if (chunk == 3) scales = decode_scales<3>(scale_bytes);
       uint32_t pairs[16];
       extract_pairs(words.x, words.y, pairs);
       extract_pairs(words.z, words.w, pairs + 8);
@@ -117,17 +108,13 @@ __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
         used = c.tokens.empty();
         c.tokens.advance();
       }
-      uint32_t(&registers)[16] = a[chunk % kSets];
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        registers[i] = multiply_bf16x2(pairs[i], i % 2 == 0 ? scale_g : scale_g8);
-      }
+      scale_pairs<16>(pairs, scales, a[chunk % kSets]);
       if (chunk + 1 < kChunks) words = load_shared16(codes + 512 * (chunk + 1));
       if (chunk == 0) {
         c.tokens.wait_full();
         b = b_descriptor(c.tokens.data());
       }
-      multiply_64_columns(acc, registers, b + chunk * (Shape::kTokenTileBytes >> 4),
+      multiply_64_columns(acc, a[chunk % kSets], b + chunk * (Shape::kTokenTileBytes >> 4),
                           chunk > 0 || left < chunks);
     }
     __syncwarp();
@@ -143,11 +130,11 @@ __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
 // Two blocks of 64 rows a warpgroup, in turn: while the products of one run, the other is decoded,
 // 64 columns at a time.
 template <class Shape>
-__device__ __forceinline__ void multiply(int steps, Consumer<Shape>& c, int rows,
+__device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int steps,
+                                         Consumer<Shape>& c, int rows,
                                          Accumulators<Shape> (&acc)[2]) {
   static_assert(Shape::kMaxTokens == 160 && Shape::kStageChunks == 1);
-  uint32_t width = large_width(rows);
-  asm volatile("" : "+r"(width));
+  uint32_t width = (rows - 1) / 8;
   uint32_t used = 0, accumulate = 0;
   uint32_t a[2][16];
   for (int first = 0; first < 2 * steps; first += kChunks) {
@@ -156,21 +143,20 @@ __device__ __forceinline__ void multiply(int steps, Consumer<Shape>& c, int rows
     uint32_t scales = c.weights.data() + c.lane_scales;
     uint4 words = load_shared16(codes);
     uint32_t scale_bytes = load_shared2(scales);
-    const int chunks = min(kChunks, 2 * steps - first);
+    int here = min(kChunks, 2 * steps - first);
+    asm volatile("" : "+r"(here));  // kept, not computed for every chunk
 #pragma unroll 1
-    for (int chunk = 0; chunk < chunks; ++chunk) {
+    do {
       uint32_t b = 0;
 #pragma unroll
       for (int block = 0; block < 2; ++block) {
-        uint32_t scale_g, scale_g8;
-        decode_scales<0>(make_uint2(scale_bytes, 0), scale_g, scale_g8);
         wgmma_wait<1>();  // of this block's chunk before: its A registers are free
         if (block == 1) {
           if (accumulate != 0) warp_arrive(used, c.leader);
           used = c.tokens.empty();
           c.tokens.advance();
         }
-        decode_chunk(words, scale_g, scale_g8, a[block]);
+        decode_chunk(words, decode_scales<0>(make_uint2(scale_bytes, 0)), a[block], shift_left);
         // The next words, before the products start; past the unit's end nobody uses them.
         words = load_shared16(codes + (block == 0 ? kUnitBytes : 512));
         scale_bytes = load_shared2(scales + (block == 0 ? kUnitBytes : 2));
@@ -178,14 +164,14 @@ __device__ __forceinline__ void multiply(int steps, Consumer<Shape>& c, int rows
 #pragma unroll
           for (uint32_t& word : a[0]) asm volatile("" : "+r"(word));  // decoded before the wait
           c.tokens.wait_full();
-          b = b_descriptor(c.tokens.data());
+          b = tokens_descriptor(c.tokens);
         }
         multiply_64_columns(acc[block], a[block], b, accumulate, width);
       }
       accumulate = 1;
       codes += 512;
       scales += 2;
-    }
+    } while (--here > 0);
     __syncwarp();
     warp_arrive(c.weights.empty(), c.leader);
     c.weights.advance();

@@ -56,6 +56,8 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
   WeightRing<Shape> ring = weight_ring<Shape>(shared, 0);
   StoredTile<Shape> stored(args, shared + Shape::kTileOffset);
   TileSource tile(args, shared + Shape::kTileOffset);
+  // A weight is wanted by one CTA, or by a few at once; tokens and outputs are wanted again.
+  const uint64_t policy = evict_first_policy();
   for (;;) {
     tile.publish();
     if (tile.done()) break;
@@ -80,7 +82,7 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
         for (int i = first; i < first + kGroupPairs; ++i) {
           if (i >= pairs) break;
           bulk_copy(ring.data() + i * kStepBytes, source + i * pair_bytes, kStepBytes,
-                    ring.full(group));
+                    ring.full(group), policy);
         }
       }
       ring.advance();
@@ -131,7 +133,7 @@ class TokenBringer {
   __device__ __forceinline__ void report() {
     fence_async_proxy();
     __syncwarp();
-    warp_arrive(landed_.full(), threadIdx.x % 32 == 0);
+    warp_arrive(landed_.full(), elect_one());
     landed_.advance();
     --ahead_;
   }
@@ -148,19 +150,29 @@ class TokenBringer {
       rows[i] = static_cast<const uint4*>(args_.hidden) +
                 args_.row_of_pair.divide(pair) * units_per_token + threadIdx.x % 8;
     }
-    constexpr int kSpan = std::max(2, Shape::kStageChunks);  // chunks between two steps of `rows`
+    constexpr int kSpan = 4;  // chunks between two steps of `rows`
+    static_assert(kSpan % Shape::kStageChunks == 0);
+    // Of more groups than ptxas can keep predicates for, each is compared with a number that
+    // changes, in front of every copy: kept in memory they cost three times as much.
+    constexpr bool kManyGroups = kGroups > 8;
+    constexpr int kGroup = 1 << 24;
 #pragma unroll 1
     for (int left = 2 * args_.weights[0].steps; left > 0; left -= kSpan) {
 #pragma unroll
       for (int chunk = 0; chunk < kSpan; chunk += Shape::kStageChunks) {
+        if (chunk == 2 && left == 2) break;  // an odd number of steps
         ring_.wait_empty();
+        uint32_t first[2] = {ring_.data() + offsets_[0], ring_.data() + offsets_[1]};
+        if (kManyGroups) asm volatile("" : "+r"(first[0]), "+r"(first[1]));  // constants go on top
+        const int groups_and_left = groups * kGroup + left - chunk;
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {
-          const uint32_t destination = ring_.data() + offsets_[i % 2] + kWarps * 512 * i;
+          const bool wanted = kManyGroups ? groups_and_left >= (i + 1) * kGroup : i < groups;
+          const uint32_t destination = first[i % 2] + kWarps * 512 * i;
 #pragma unroll
           for (int c = 0; c < Shape::kStageChunks; ++c) {
-            const bool inside = Shape::kStageChunks <= 2 || c < left;  // an odd number of steps
-            copy16_if(inside && i < groups, destination + c * Shape::kTokenTileBytes,
+            const bool inside = Shape::kStageChunks <= 2 || c < left;
+            copy16_if(inside && wanted, destination + c * Shape::kTokenTileBytes,
                       rows[i] + 8 * (chunk + c));
           }
         }

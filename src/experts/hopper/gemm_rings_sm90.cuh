@@ -25,6 +25,10 @@ class Ring {
     }
   }
   __device__ __forceinline__ uint32_t data() const { return data_ + stage() * StageBytes; }
+  __device__ __forceinline__ uint32_t first() const { return data_; }  ///< stage 0
+  __device__ __forceinline__ uint32_t stage() const {
+    return kPowerOfTwo ? count_ % Stages : count_;
+  }
   __device__ __forceinline__ uint32_t full(int strand = 0) const {
     return barriers_ + strand * kStrandBarrierBytes + stage() * 8;
   }
@@ -47,9 +51,6 @@ class Ring {
 
  private:
   static constexpr bool kPowerOfTwo = (Stages & (Stages - 1)) == 0;
-  __device__ __forceinline__ uint32_t stage() const {
-    return kPowerOfTwo ? count_ % Stages : count_;
-  }
   __device__ __forceinline__ uint32_t parity() const {
     return kPowerOfTwo ? count_ / Stages % 2 : parity_;
   }

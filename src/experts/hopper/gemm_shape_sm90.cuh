@@ -63,10 +63,21 @@ struct GemmWeights {
   Divisor row_tiles_divisor;
 };
 
+// Shifts to the left as products with numbers that ptxas does not know: the pipe that shifts is the
+// one that decoding keeps busy, and products have another.
+struct ShiftByProduct {
+  __device__ uint32_t operator()(uint32_t x, int bits) const {
+    return x * (bits == 2 ? by2 : bits == 4 ? by4 : by6);
+  }
+
+  uint32_t by2 = 1 << 2, by4 = 1 << 4, by6 = 1 << 6;
+};
+
 struct GemmArgs {
   GemmWeights weights[2];  ///< of FC1 and of FC2
   const TokenTile* token_tiles;
   const int32_t* num_token_tiles;
+  ShiftByProduct shift_left;
   int32_t* taken;             ///< [1] tiles that CTAs have taken
   int32_t* stored;            ///< [1] tiles of FC1 that are stored
   int32_t* stored_of_tokens;  ///< [token tiles] the same of each: row_tiles in the end

@@ -85,6 +85,9 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     const uint32_t unit = first_tile * kUnitBytes;
     Consumer<Shape> consumer{weight_ring<Shape>(shared, (warp - 4) / 4), token_ring<Shape>(shared),
                              unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
+    if constexpr (!kIsNarrow<Config>) {  // kept where there is room, not computed for every stage
+      asm volatile("" : "+r"(consumer.lane_codes), "+r"(consumer.lane_scales));
+    }
     OutboxOf<Shape> outbox(shared, warp - 4);
     for (TileWalk walk(shared + Shape::kTileOffset); !walk.done(); walk.advance()) {
       // Loaded before the products, so that they are at hand after them.
@@ -115,7 +118,7 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
         }
       } else {
         Accumulators<Shape> acc[Shape::kBlocks];
-        multiply<Shape>(steps, consumer, walk.rows(), acc);
+        multiply<Shape>(args.shift_left, steps, consumer, walk.rows(), acc);
 #pragma unroll
         for (auto& block : acc) {
 #pragma unroll
@@ -143,6 +146,7 @@ void launch_grouped_gemms(const Call& call, cudaStream_t stream) {
       .weights = {},
       .token_tiles = scratch.tiles,
       .num_token_tiles = scratch.num_tiles,
+      .shift_left = {},
       .taken = scratch.taken,
       .stored = scratch.stored,
       .stored_of_tokens = scratch.stored_of_tokens,

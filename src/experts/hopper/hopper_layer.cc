@@ -19,7 +19,7 @@ namespace {
 using hopper::TileConfig;
 
 // Mean tokens an expert from which wgmma is ahead of marlin (H200; docs/hopper.md).
-constexpr int64_t kMinMeanTokens = 6;
+constexpr int64_t kMinMeanTokens = 3;
 // Tiles by mean tokens an expert, up to and with (H200; docs/hopper.md): room for nearly all
 // experts in one tile, since a second decodes the weights again.
 struct TilesUpTo {
@@ -27,7 +27,7 @@ struct TilesUpTo {
   TileConfig config;
 };
 constexpr TilesUpTo kTilesByMean[] = {
-    {11, TileConfig::k16}, {18, TileConfig::k24}, {32, TileConfig::k40}, {95, TileConfig::kSmall}};
+    {11, TileConfig::k16}, {18, TileConfig::k24}, {32, TileConfig::k40}, {86, TileConfig::kSmall}};
 // Outputs of all pairs of a slice: bounds the workspace to about 1.5 GB whatever the batch.
 constexpr int64_t kSliceOutputs = int64_t{1} << 28;
 

@@ -1,10 +1,10 @@
 // wgmma.m64nNk16 with BF16 operands and float32 accumulators: A in registers, B (K-major, 128-byte
 // swizzle) in shared memory, and a width N chosen at run time.
 //
-// The choice is a branch tree inside one asm statement, so that all widths name the same registers:
-// given one loop per width, ptxas reserves registers for all of them at once, runs out, and
-// serialises every wgmma. Fence and commit stand in each branch for the same reason: apart from
-// their wgmma they cost a second, empty group.
+// The choice is a jump inside one asm statement, so that all widths name the same registers: given
+// one loop per width, ptxas reserves registers for all of them at once, runs out, and serialises
+// every wgmma. Fence and commit stand behind each label for the same reason: apart from their wgmma
+// they cost a second, empty group.
 #pragma once
 
 #include <cstdint>
@@ -65,9 +65,26 @@ __device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
 #define MOE4_STEP(N, D, A, B, P) \
   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" D "}, {" A "}, " B ", " P ", 1, 1, 0;\n"
 
+// Every width there is, and their labels.
+#define MOE4_UP_TO_96(WIDTH) \
+  WIDTH(8, MOE4_D0) WIDTH(16, MOE4_D1) WIDTH(24, MOE4_D2) WIDTH(32, MOE4_D3) \
+  WIDTH(40, MOE4_D4) WIDTH(48, MOE4_D5) WIDTH(56, MOE4_D6) WIDTH(64, MOE4_D7) \
+  WIDTH(72, MOE4_D8) WIDTH(80, MOE4_D9) WIDTH(88, MOE4_D10) WIDTH(96, MOE4_D11)
+#define MOE4_UP_TO_160(WIDTH) MOE4_UP_TO_96(WIDTH) \
+  WIDTH(104, MOE4_D12) WIDTH(112, MOE4_D13) WIDTH(120, MOE4_D14) WIDTH(128, MOE4_D15) \
+  WIDTH(136, MOE4_D16) WIDTH(144, MOE4_D17) WIDTH(152, MOE4_D18) WIDTH(160, MOE4_D19)
+#define MOE4_LABELS_96 "n8, n16, n24, n32, n40, n48, n56, n64, n72, n80, n88, n96"
+#define MOE4_LABELS_160 MOE4_LABELS_96 ", n104, n112, n120, n128, n136, n144, n152, n160"
+// The descriptors of the 64 columns at B. Sums of 32 bits: a carry of 64 would be an instruction more each.
+#define MOE4_DESCRIPTORS(B, B0, B1, B2, B3) \
+  "mov.b64 " B0 ", {" B ", 0x40000040};\n" \
+  "add.u32 low, " B ", 2;\nmov.b64 " B1 ", {low, 0x40000040};\n" \
+  "add.u32 low, " B ", 4;\nmov.b64 " B2 ", {low, 0x40000040};\n" \
+  "add.u32 low, " B ", 6;\nmov.b64 " B3 ", {low, 0x40000040};\n"
+
 // 128 columns at one width.
 #define MOE4_WIDTH(N, D) \
-  "wgmma.fence.sync.aligned;\n" \
+  "n" #N ":\nwgmma.fence.sync.aligned;\n" \
   MOE4_STEP(N, D, "%48, %49, %50, %51", "b0", "first") \
   MOE4_STEP(N, D, "%52, %53, %54, %55", "b1", "1") \
   MOE4_STEP(N, D, "%56, %57, %58, %59", "b2", "1") \
@@ -80,62 +97,56 @@ __device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
 
 /// d (+)= A B over 128 columns for the warpgroup's 64 rows and 8 (width + 1) tokens, width 0 .. 11.
 /// Thread 4g + t of warp w holds d[4b + i]: row 16w + g + 8 (i / 2), token 8b + 2t + i % 2. `b0`,
-/// `b1`: descriptors of the two tiles of 64 columns; 4 registers of `a` for each k16. Asynchronous:
+/// `b4`: descriptors of the two tiles of 64 columns; 4 registers of `a` for each k16. Asynchronous:
 /// one wgmma group, fenced before and committed.
-__device__ __forceinline__ void multiply_128_columns(float* d, const uint32_t (&a)[32], uint32_t b0, uint32_t b1, uint32_t accumulate, uint32_t width) {
+__device__ __forceinline__ void multiply_128_columns(float (&d)[48], const uint32_t (&a)[32], uint32_t b0, uint32_t b4, uint32_t accumulate, uint32_t width) {
   asm volatile(
-      "{\n.reg .pred p0, p1, p2, p3, first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3, b4, b5, b6, b7;\n"
+      "{\n.reg .pred first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3, b4, b5, b6, b7;\n"
       "setp.ne.b32 first, %82, 0;\n"
-      "and.b32 low, %83, 1;\nsetp.ne.b32 p0, low, 0;\n"
-      "and.b32 low, %83, 2;\nsetp.ne.b32 p1, low, 0;\n"
-      "and.b32 low, %83, 4;\nsetp.ne.b32 p2, low, 0;\n"
-      "and.b32 low, %83, 8;\nsetp.ne.b32 p3, low, 0;\n"
-      "mov.b64 b0, {%80, 0x40000040};\nadd.u64 b1, b0, 2;\nadd.u64 b2, b0, 4;\nadd.u64 b3, b0, 6;\n"
-      "mov.b64 b4, {%81, 0x40000040};\nadd.u64 b5, b4, 2;\nadd.u64 b6, b4, 4;\nadd.u64 b7, b4, 6;\n"
-      "@p3 bra.uni bit3_0;\n"
-      "@p2 bra.uni bit2_0;\n"
-      "@p1 bra.uni bit1_0;\n"
-      "@p0 bra.uni bit0_0;\n"
-      MOE4_WIDTH(8, MOE4_D0)
-      "bit0_0:\n"
-      MOE4_WIDTH(16, MOE4_D1)
-      "bit1_0:\n"
-      "@p0 bra.uni bit0_1;\n"
-      MOE4_WIDTH(24, MOE4_D2)
-      "bit0_1:\n"
-      MOE4_WIDTH(32, MOE4_D3)
-      "bit2_0:\n"
-      "@p1 bra.uni bit1_1;\n"
-      "@p0 bra.uni bit0_2;\n"
-      MOE4_WIDTH(40, MOE4_D4)
-      "bit0_2:\n"
-      MOE4_WIDTH(48, MOE4_D5)
-      "bit1_1:\n"
-      "@p0 bra.uni bit0_3;\n"
-      MOE4_WIDTH(56, MOE4_D6)
-      "bit0_3:\n"
-      MOE4_WIDTH(64, MOE4_D7)
-      "bit3_0:\n"
-      "@p1 bra.uni bit1_2;\n"
-      "@p0 bra.uni bit0_4;\n"
-      MOE4_WIDTH(72, MOE4_D8)
-      "bit0_4:\n"
-      MOE4_WIDTH(80, MOE4_D9)
-      "bit1_2:\n"
-      "@p0 bra.uni bit0_5;\n"
-      MOE4_WIDTH(88, MOE4_D10)
-      "bit0_5:\n"
-      MOE4_WIDTH(96, MOE4_D11)
+      MOE4_DESCRIPTORS("%80", "b0", "b1", "b2", "b3") MOE4_DESCRIPTORS("%81", "b4", "b5", "b6", "b7")
+      "widths: .branchtargets " MOE4_LABELS_96 ";\nbrx.idx.uni %83, widths;\n"
+      MOE4_UP_TO_96(MOE4_WIDTH)
       "done:\n}"
       : MOE4_R11
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
         "r"(a[8]), "r"(a[9]), "r"(a[10]), "r"(a[11]), "r"(a[12]), "r"(a[13]), "r"(a[14]), "r"(a[15]),
         "r"(a[16]), "r"(a[17]), "r"(a[18]), "r"(a[19]), "r"(a[20]), "r"(a[21]), "r"(a[22]), "r"(a[23]),
         "r"(a[24]), "r"(a[25]), "r"(a[26]), "r"(a[27]), "r"(a[28]), "r"(a[29]), "r"(a[30]), "r"(a[31]),
-        "r"(b0), "r"(b1), "r"(accumulate), "r"(width));
+        "r"(b0), "r"(b4), "r"(accumulate), "r"(width));
 }
 
 #undef MOE4_WIDTH
+
+// 64 columns at one width.
+#define MOE4_WIDTH(N, D) \
+  "n" #N ":\nwgmma.fence.sync.aligned;\n" \
+  MOE4_STEP(N, D, "%80, %81, %82, %83", "b0", "first") \
+  MOE4_STEP(N, D, "%84, %85, %86, %87", "b1", "1") \
+  MOE4_STEP(N, D, "%88, %89, %90, %91", "b2", "1") \
+  MOE4_STEP(N, D, "%92, %93, %94, %95", "b3", "1") \
+  "wgmma.commit_group.sync.aligned;\nbra.uni done;\n"
+
+/// The same over 64 columns for more tokens, width 0 .. 19.
+__device__ __forceinline__ void multiply_64_columns(float (&d)[80], const uint32_t (&a)[16], uint32_t b, uint32_t accumulate, uint32_t width) {
+  asm volatile(
+      "{\n.reg .pred first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3;\n"
+      "setp.ne.b32 first, %97, 0;\n"
+      MOE4_DESCRIPTORS("%96", "b0", "b1", "b2", "b3")
+      "widths: .branchtargets " MOE4_LABELS_160 ";\nbrx.idx.uni %98, widths;\n"
+      MOE4_UP_TO_160(MOE4_WIDTH)
+      "done:\n}"
+      : MOE4_R19
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
+        "r"(a[8]), "r"(a[9]), "r"(a[10]), "r"(a[11]), "r"(a[12]), "r"(a[13]), "r"(a[14]), "r"(a[15]),
+        "r"(b), "r"(accumulate), "r"(width));
+}
+
+#undef MOE4_WIDTH
+#undef MOE4_DESCRIPTORS
+#undef MOE4_UP_TO_96
+#undef MOE4_UP_TO_160
+#undef MOE4_LABELS_96
+#undef MOE4_LABELS_160
 
 // 64 columns at a fixed width.
 #define MOE4_FIXED_WIDTH(N, D, R, A0, A1, A2, A3, B, ACCUMULATE) \
@@ -153,7 +164,7 @@ __device__ __forceinline__ void multiply_128_columns(float* d, const uint32_t (&
           "r"(b), "r"(static_cast<uint32_t>(accumulate))); \
   }
 
-/// The same over 64 columns for exactly 8, 16, 24, 32 or 40 tokens.
+/// The same for exactly 8, 16, 24, 32 or 40 tokens.
 MOE4_FIXED_WIDTH(8, MOE4_D0, MOE4_R0, "%4, %5, %6, %7", "%8, %9, %10, %11", "%12, %13, %14, %15", "%16, %17, %18, %19", "%20", "%21")
 MOE4_FIXED_WIDTH(16, MOE4_D1, MOE4_R1, "%8, %9, %10, %11", "%12, %13, %14, %15", "%16, %17, %18, %19", "%20, %21, %22, %23", "%24", "%25")
 MOE4_FIXED_WIDTH(24, MOE4_D2, MOE4_R2, "%12, %13, %14, %15", "%16, %17, %18, %19", "%20, %21, %22, %23", "%24, %25, %26, %27", "%28", "%29")
@@ -161,58 +172,6 @@ MOE4_FIXED_WIDTH(32, MOE4_D3, MOE4_R3, "%16, %17, %18, %19", "%20, %21, %22, %23
 MOE4_FIXED_WIDTH(40, MOE4_D4, MOE4_R4, "%20, %21, %22, %23", "%24, %25, %26, %27", "%28, %29, %30, %31", "%32, %33, %34, %35", "%36", "%37")
 #undef MOE4_FIXED_WIDTH
 
-// 64 columns at one width.
-#define MOE4_WIDTH(N, D) \
-  "wgmma.fence.sync.aligned;\n" \
-  MOE4_STEP(N, D, "%80, %81, %82, %83", "b0", "first") \
-  MOE4_STEP(N, D, "%84, %85, %86, %87", "b1", "1") \
-  MOE4_STEP(N, D, "%88, %89, %90, %91", "b2", "1") \
-  MOE4_STEP(N, D, "%92, %93, %94, %95", "b3", "1") \
-  "wgmma.commit_group.sync.aligned;\nbra.uni done;\n"
-
-/// The same over 64 columns for more tokens: 40, 80, 112, 120, 128, 136, 144 or 160 of them, width
-/// 0 .. 7.
-__device__ __forceinline__ void multiply_64_columns(float* d, const uint32_t (&a)[16], uint32_t b, uint32_t accumulate, uint32_t width) {
-  asm volatile(
-      "{\n.reg .pred p0, p1, p2, first;\n.reg .b32 low;\n.reg .b64 b0, b1, b2, b3;\n"
-      "setp.ne.b32 first, %97, 0;\n"
-      "and.b32 low, %98, 1;\nsetp.ne.b32 p0, low, 0;\n"
-      "and.b32 low, %98, 2;\nsetp.ne.b32 p1, low, 0;\n"
-      "and.b32 low, %98, 4;\nsetp.ne.b32 p2, low, 0;\n"
-      "add.u32 low, %96, 0;\nmov.b64 b0, {low, 0x40000040};\n"
-      "add.u32 low, %96, 2;\nmov.b64 b1, {low, 0x40000040};\n"
-      "add.u32 low, %96, 4;\nmov.b64 b2, {low, 0x40000040};\n"
-      "add.u32 low, %96, 6;\nmov.b64 b3, {low, 0x40000040};\n"
-      "@p2 bra.uni bit2_0;\n"
-      "@p1 bra.uni bit1_0;\n"
-      "@p0 bra.uni bit0_0;\n"
-      MOE4_WIDTH(40, MOE4_D4)
-      "bit0_0:\n"
-      MOE4_WIDTH(80, MOE4_D9)
-      "bit1_0:\n"
-      "@p0 bra.uni bit0_1;\n"
-      MOE4_WIDTH(112, MOE4_D13)
-      "bit0_1:\n"
-      MOE4_WIDTH(120, MOE4_D14)
-      "bit2_0:\n"
-      "@p1 bra.uni bit1_1;\n"
-      "@p0 bra.uni bit0_2;\n"
-      MOE4_WIDTH(128, MOE4_D15)
-      "bit0_2:\n"
-      MOE4_WIDTH(136, MOE4_D16)
-      "bit1_1:\n"
-      "@p0 bra.uni bit0_3;\n"
-      MOE4_WIDTH(144, MOE4_D17)
-      "bit0_3:\n"
-      MOE4_WIDTH(160, MOE4_D19)
-      "done:\n}"
-      : MOE4_R19
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
-        "r"(a[8]), "r"(a[9]), "r"(a[10]), "r"(a[11]), "r"(a[12]), "r"(a[13]), "r"(a[14]), "r"(a[15]),
-        "r"(b), "r"(accumulate), "r"(width));
-}
-
-#undef MOE4_WIDTH
 // clang-format on
 #undef MOE4_STEP
 #undef MOE4_D0

@@ -75,12 +75,10 @@ __device__ __forceinline__ void multiply_chunk(WeightFragments<kTiles>& f,
                                                const TokenFragments& tokens,
                                                float (&acc)[kTiles][4], const uint8_t* next,
                                                bool valid, int lane) {
-  uint32_t scales[kTiles][2];
+  uint32_t scales[kTiles];
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    decode_scales<kChunk>(f.scales[tile], scales[tile][0], scales[tile][1]);
-  }
-  // Tiles in turn, so that a product does not wait for the one before it.
+  for (int tile = 0; tile < kTiles; ++tile) scales[tile] = decode_scales<kChunk>(f.scales[tile]);
+    // Tiles in turn, so that a product does not wait for the one before it.
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const uint4 b = tokens.b[kChunk][half];
@@ -88,8 +86,8 @@ __device__ __forceinline__ void multiply_chunk(WeightFragments<kTiles>& f,
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       uint4& words = f.words[tile][kChunk];
-      decode_pairs(half == 0 ? words.x : words.z, half == 0 ? words.y : words.w, scales[tile][0],
-                   scales[tile][1], a[tile]);
+      decode_pairs(half == 0 ? words.x : words.z, half == 0 ? words.y : words.w, scales[tile],
+                   a[tile]);
       if (half == 1) {
         load_streaming16_if(valid, next + tile * kUnitBytes + kChunk * 512 + lane * 16, words);
       }
