@@ -1,8 +1,6 @@
 // The warps of the grouped GEMMs that bring weights and tokens to shared memory.
 #pragma once
 
-#include <algorithm>
-
 #include "experts/hopper/gemm_rings_sm90.cuh"
 
 namespace moe4::cuda::hopper {
@@ -152,8 +150,9 @@ class TokenBringer {
     }
     constexpr int kSpan = 4;  // chunks between two steps of `rows`
     static_assert(kSpan % Shape::kStageChunks == 0);
-    // Of more groups than ptxas can keep predicates for, each is compared with a number that
-    // changes, in front of every copy: kept in memory they cost three times as much.
+    // If there are more groups than predicates, each is compared with a number that changes, in
+    // front of every copy: ptxas would keep the results as bits of a register, three instructions
+    // each.
     constexpr bool kManyGroups = kGroups > 8;
     constexpr int kGroup = 1 << 24;
 #pragma unroll 1

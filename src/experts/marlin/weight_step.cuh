@@ -78,6 +78,7 @@ __device__ __forceinline__ void multiply_chunk(WeightFragments<kTiles>& f,
   uint32_t scales[kTiles];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) scales[tile] = decode_scales<kChunk>(f.scales[tile]);
+
     // Tiles in turn, so that a product does not wait for the one before it.
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
