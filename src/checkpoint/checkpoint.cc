@@ -5,6 +5,7 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/error.h"
 #include "checkpoint/config_parser.h"
@@ -153,14 +154,11 @@ void Checkpoint::Impl::compare_with_metadata() {
     if (entry.count++ == 0) entry.first = module;
     entry.level = level;
   };
-  for (const std::string& module : linear_modules) {
+  const auto compare = [&](const std::string& module, std::optional<DType> dtype,
+                           bool has_input_scale) {
     const std::vector<std::string> names = module_spellings(module, text_prefix);
     const bool is_expert = is_routed_expert(module);
     const std::optional<DeclaredQuant> says = quant.lookup(names, is_expert);
-    const std::string weight_name = tensors.find(module + ".weight_packed") != nullptr
-                                        ? module + ".weight_packed"
-                                        : module + ".weight";
-    const std::optional<DType> dtype = tensors.find(weight_name)->dtype;
     const bool stored_nvfp4 = dtype == DType::kU8;
     const bool stored_fp8 = dtype == DType::kF8E4M3;
     if (quant.is_excluded_and_listed(names)) {
@@ -175,13 +173,12 @@ void Checkpoint::Impl::compare_with_metadata() {
                  ", but its tensors are not quantised",
              CheckpointNote::Level::kWarning);
       }
-      continue;
+      return;
     }
     const char* stored = stored_nvfp4 ? "NVFP4" : "FP8";
     if (says && !says->remark.empty()) note(module, says->remark, CheckpointNote::Level::kWarning);
     if (says && stored_fp8 && says->scheme.activation && !says->scheme.activation->dynamic &&
-        tensors.find(module + ".input_scale") == nullptr &&
-        tensors.find(module + ".input_global_scale") == nullptr) {
+        !has_input_scale) {
       note(module,
            "has no input scale although " + says->source +
                " asks for static FP8 activations; they stay BF16",
@@ -199,6 +196,21 @@ void Checkpoint::Impl::compare_with_metadata() {
            fmt::format("is {} by {}, but its tensors are {}; its activations stay BF16",
                        scheme_or_unsupported(*says), says->source, stored),
            CheckpointNote::Level::kWarning);
+    }
+  };
+  const auto has = [&](const std::string& name) { return tensors.find(name) != nullptr; };
+  for (const std::string& module : linear_modules) {
+    const std::string packed = module + ".weight_packed";
+    const TensorInfo& weight = *tensors.find(has(packed) ? packed : module + ".weight");
+    compare(module, weight.dtype,
+            has(module + ".input_scale") || has(module + ".input_global_scale"));
+  }
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const auto experts =
+        find_experts_module(tensors, fmt::format("{}layers.{}.", text_prefix, layer));
+    if (!experts) continue;
+    for (const FusedProjection& projection : fused_projections(tensors, *experts)) {
+      compare(projection.module, projection.weight_dtype, projection.has_input_scale);
     }
   }
   for (const auto& [key, entry] : found) {

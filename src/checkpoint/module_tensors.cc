@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <initializer_list>
 
 #include "base/error.h"
 
@@ -25,6 +26,10 @@ struct ProjectionNames {
 };
 constexpr std::array<ProjectionNames, 3> kProjections = {
     {{"gate_proj", "up_proj", "down_proj"}, {"w1", "w3", "w2"}, {"gate", "up", "down"}}};
+
+// Projections of all experts in one tensor: the rows of gate and then those of up, and down.
+constexpr std::initializer_list<const char*> kFusedGateUp = {".gate_up_proj", ".w13"};
+constexpr std::initializer_list<const char*> kFusedDown = {".down_proj", ".w2"};
 
 // Tensors beside a weight that change its meaning in ways that are not implemented; ignoring them
 // would give wrong numbers.
@@ -109,8 +114,25 @@ struct FusedTensors {
   std::optional<NamedView> scale, second_scale, global_scale, input_scale, input_global_scale;
 };
 
-// "experts.gate_up_proj", "experts.gate_up_proj.weight" or "experts.gate_up_proj_weight", and the
-// scales beside it in the same style.
+// How a fused projection is spelled: "experts.gate_up_proj", "experts.gate_up_proj.weight" or
+// "experts.gate_up_proj_weight", its scales in the same style.
+struct FusedName {
+  std::string weight;
+  bool is_packed;
+  std::string scale_prefix;
+};
+std::optional<FusedName> find_fused_name(const TensorTable& table, const std::string& base) {
+  for (const char* joint : {".", "_"}) {
+    const std::string prefix = base + joint;
+    for (const bool is_packed : {true, false}) {
+      const std::string weight = prefix + (is_packed ? "weight_packed" : "weight");
+      if (table.find(weight) != nullptr) return FusedName{weight, is_packed, prefix};
+    }
+  }
+  if (table.find(base) != nullptr) return FusedName{base, false, base + "_"};
+  return std::nullopt;
+}
+
 std::optional<FusedTensors> find_fused(const TensorTable& table, const std::string& base) {
   if (table.find(base + "_blocks") != nullptr) {
     throw_bad_input({.what = "MXFP4 weights are not supported",
@@ -118,27 +140,22 @@ std::optional<FusedTensors> find_fused(const TensorTable& table, const std::stri
                      .tensor = "tensor " + base + "_blocks",
                      .hint = "use an NVFP4 quantisation of this model"});
   }
-  for (const char* joint : {".", "_"}) {
-    const auto get = [&](const char* suffix) {
-      return optional_tensor(table, base + joint + suffix);
-    };
-    FusedTensors fused;
-    auto weight = get("weight_packed");
-    fused.is_packed_name = weight.has_value();
-    if (!weight) weight = get("weight");
-    if (!weight && joint[0] == '_') weight = optional_tensor(table, base);
-    if (!weight) continue;
-    fused.weight = *weight;
-    fused.scale = get("weight_scale");
-    if (!fused.scale) fused.scale = get("weight_scale_inv");
-    if (!fused.scale && joint[0] == '_') fused.scale = get("scale");
-    fused.second_scale = get("weight_scale_2");
-    fused.global_scale = get("weight_global_scale");
-    fused.input_scale = get("input_scale");
-    fused.input_global_scale = get("input_global_scale");
-    return fused;
-  }
-  return std::nullopt;
+  const std::optional<FusedName> name = find_fused_name(table, base);
+  if (!name) return std::nullopt;
+  const auto get = [&](const char* suffix) {
+    return optional_tensor(table, name->scale_prefix + suffix);
+  };
+  FusedTensors fused;
+  fused.weight = required_tensor(table, name->weight);
+  fused.is_packed_name = name->is_packed;
+  fused.scale = get("weight_scale");
+  if (!fused.scale) fused.scale = get("weight_scale_inv");
+  if (!fused.scale && name->scale_prefix.ends_with('_')) fused.scale = get("scale");
+  fused.second_scale = get("weight_scale_2");
+  fused.global_scale = get("weight_global_scale");
+  fused.input_scale = get("input_scale");
+  fused.input_global_scale = get("input_global_scale");
+  return fused;
 }
 
 // The part of a fused projection that is `half` (0: gate or the whole, 1: up) of an expert.
@@ -188,18 +205,26 @@ void check_fused_shape(const FusedTensors& fused, int64_t num_experts, int64_t r
   fail_shape(fused.weight, shape_to_string({num_experts, rows, stored_columns}));
 }
 
+bool are_stored_one_by_one(const TensorTable& table, const std::string& experts_module) {
+  for (char digit = '0'; digit <= '9'; ++digit) {
+    if (table.has_prefix(experts_module + "." + digit)) return true;
+  }
+  return false;
+}
+
 std::vector<StoredExpert> gather_fused(const TensorTable& table, const std::string& base,
                                        const ExpertShape& shape) {
-  std::optional<FusedTensors> both;
-  for (const char* name : {".gate_up_proj", ".w13"}) {
-    if (!both) both = find_fused(table, base + name);
-  }
-  std::optional<FusedTensors> down = find_fused(table, base + ".down_proj");
-  if (!down) down = find_fused(table, base + ".w2");
+  const auto find = [&](std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+      if (auto fused = find_fused(table, base + name)) return fused;
+    }
+    return std::optional<FusedTensors>();
+  };
+  const std::optional<FusedTensors> both = find(kFusedGateUp), down = find(kFusedDown);
   std::optional<FusedTensors> gate, up;
   if (!both) {
-    gate = find_fused(table, base + ".gate_proj");
-    up = find_fused(table, base + ".up_proj");
+    gate = find({".gate_proj"});
+    up = find({".up_proj"});
   }
   const int64_t e = shape.num_experts;
   const int64_t h = shape.hidden_size;
@@ -278,14 +303,39 @@ std::optional<std::string> find_experts_module(const TensorTable& table,
   return std::nullopt;
 }
 
+std::vector<FusedProjection> fused_projections(const TensorTable& table,
+                                               const std::string& experts_module) {
+  std::vector<FusedProjection> projections;
+  if (are_stored_one_by_one(table, experts_module)) return projections;
+  const auto add = [&](std::initializer_list<const char*> names,
+                       std::initializer_list<const char*> projections_of_it) {
+    for (const char* name : names) {
+      const std::optional<FusedName> found = find_fused_name(table, experts_module + name);
+      if (!found) continue;
+      const auto has = [&](const char* suffix) {
+        return table.find(found->scale_prefix + suffix) != nullptr;
+      };
+      for (const char* projection : projections_of_it) {
+        projections.push_back({experts_module + ".0." + projection,
+                               table.find(found->weight)->dtype,
+                               has("input_scale") || has("input_global_scale")});
+      }
+      return;
+    }
+  };
+  add(kFusedGateUp, {"gate_proj", "up_proj"});
+  add({".gate_proj"}, {"gate_proj"});
+  add({".up_proj"}, {"up_proj"});
+  add(kFusedDown, {"down_proj"});
+  return projections;
+}
+
 std::vector<StoredExpert> gather_experts(const TensorTable& table,
                                          const std::string& experts_module,
                                          const ExpertShape& shape) {
-  bool one_by_one = false;
-  for (char digit = '0'; digit <= '9'; ++digit) {
-    one_by_one |= table.has_prefix(experts_module + "." + digit);
+  if (!are_stored_one_by_one(table, experts_module)) {
+    return gather_fused(table, experts_module, shape);
   }
-  if (!one_by_one) return gather_fused(table, experts_module, shape);
 
   const ProjectionNames* names = &kProjections[0];
   for (const ProjectionNames& candidate : kProjections) {

@@ -41,6 +41,18 @@ struct ExpertShape {
 std::optional<std::string> find_experts_module(const TensorTable& table,
                                                const std::string& layer_prefix);
 
+/// A projection of all experts of a layer in 3-D tensors, under the name of its first expert's:
+/// "model.layers.3.mlp.experts.0.up_proj".
+struct FusedProjection {
+  std::string module;
+  std::optional<DType> weight_dtype;  ///< nullopt: one that moe4 does not know
+  bool has_input_scale;
+};
+/// Those below `experts_module`; none if its experts are stored one by one. A gate_up_proj is a
+/// gate_proj and an up_proj.
+std::vector<FusedProjection> fused_projections(const TensorTable& table,
+                                               const std::string& experts_module);
+
 /// All experts below `experts_module`: stored one by one (gate_proj/up_proj/down_proj or w1/w3/w2),
 /// or in 3-D tensors (gate_up_proj [E, 2I, ...] with the gate's rows first, or one a projection).
 /// Throws Error(kBadInput) naming the first missing or misshapen tensor.

@@ -6,11 +6,14 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <set>
+#include <string>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "moe/dequantize.h"
+#include "support/temp_dir.h"
 
 namespace moe4 {
 namespace {
@@ -114,6 +117,40 @@ INSTANTIATE_TEST_SUITE_P(All, SmallCheckpoint, ::testing::ValuesIn(small_checkpo
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// What is noted about qwen3_5-fused-experts (layer 0 BF16, layer 1 NVFP4, in 3-D tensors) if the
+// metadata lists the experts of another layer than 1.
+std::set<std::string> notes_if_listed(const std::string& layer) {
+  const testing::TempDir dir;
+  const fs::path folder = dir / "model";
+  fs::copy(fs::path(MOE4_TEST_DATA) / "checkpoints/qwen3_5-fused-experts", folder,
+           fs::copy_options::recursive);
+  std::ofstream(folder / "hf_quant_config.json")
+      << R"({"producer": {"name": "modelopt", "version": "0.44.0"}, "quantization": {)"
+      << R"("quant_algo": "MIXED_PRECISION", "quantized_layers": {"model.layers.)" << layer
+      << R"(.mlp.experts": {"quant_algo": "W4A16_NVFP4", "group_size": 16}}}})";
+  const auto checkpoint = Checkpoint::open(folder);
+  std::set<std::string> notes;
+  for (const CheckpointNote& note : checkpoint->notes()) {
+    EXPECT_EQ(note.level, CheckpointNote::Level::kWarning);
+    notes.insert(note.where + " " + note.message);
+  }
+  return notes;
+}
+
+TEST(SmallCheckpoints, FusedExpertsThatContradictTheMetadataAreNoted) {
+  EXPECT_EQ(notes_if_listed("1"), std::set<std::string>{});
+  std::set<std::string> expected;
+  for (const std::string projection : {"gate_proj", "up_proj", "down_proj"}) {
+    expected.insert("model.layers.1.mlp.experts.0." + projection +
+                    " is not quantised by the metadata, but its tensors are NVFP4; its activations "
+                    "stay BF16");
+    expected.insert("model.layers.0.mlp.experts.0." + projection +
+                    " is W4A16 (nvfp4 static, none) by quantized_layers model.layers.0.mlp.experts "
+                    "W4A16_NVFP4, but its tensors are not quantised");
+  }
+  EXPECT_EQ(notes_if_listed("0"), expected);
+}
 
 TEST(SmallCheckpoints, SchemesFollowEachDialectsRules) {
   const auto scheme = [](const std::string& name, int64_t layer) {
