@@ -102,6 +102,7 @@ MOE4_HOST_DEVICE constexpr uint32_t split_pairs(uint32_t w0, uint32_t w1) {
 #endif
 }
 
+/// As the language has it; what extract_pairs() uses unless told otherwise.
 struct ShiftLeft {
   MOE4_HOST_DEVICE constexpr uint32_t operator()(uint32_t x, int bits) const { return x << bits; }
 };

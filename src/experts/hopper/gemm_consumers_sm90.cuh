@@ -134,7 +134,7 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
                                          Consumer<Shape>& c, int rows,
                                          Accumulators<Shape> (&acc)[2]) {
   static_assert(Shape::kMaxTokens == 160 && Shape::kStageChunks == 1);
-  uint32_t width = (rows - 1) / 8;
+  const uint32_t width = (rows - 1) / 8;
   uint32_t used = 0, accumulate = 0;
   uint32_t a[2][16];
   for (int first = 0; first < 2 * steps; first += kChunks) {
