@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
     std::fflush(stdout);
     all.device = report.device;
     all.bf16_tflops = report.bf16_tflops;
+    all.bf16_sustained_tflops = report.bf16_sustained_tflops;
     all.bf16_tflops_from = report.bf16_tflops_from;
     all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
     all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());

@@ -87,13 +87,21 @@ def clock(row):
     return f"{row['sm_mhz']:.0f}" if "sm_mhz" in row else "-"
 
 
+SUSTAINED = ["sustained us", "x sustained floor"]
+
+
+def sustained(row):
+    """After a quarter of a second at the power limit, beside a ceiling in the same state; older files do not know it."""
+    return [f"{row['sustained_us']:.1f}", f"{row['sustained_times_floor']:.2f}"] if "sustained_us" in row else ["-", "-"]
+
+
 def gpu_table(report):
     """The GPU benchmark: microseconds per layer against the floor of the same run."""
     rows = [[r["shape"], r["backend"], r["tokens"], f"{r['us']:.1f}", f"{r['floor_us']:.1f}",
              f"{r['times_floor']:.2f}", f"{r['gb_per_s']:.0f}", f"{r['tflops']:.0f}", clock(r),
-             f"{r['error']:.1e}"]
+             f"{r['error']:.1e}", *sustained(r)]
             for r in report["rows"]]
-    header = ["shape", "backend", "tokens", "us", "floor us", "x floor", "GB/s", "TFLOP/s", "SM MHz", "error"]
+    header = ["shape", "backend", "tokens", "us", "floor us", "x floor", "GB/s", "TFLOP/s", "SM MHz", "error", *SUSTAINED]
     return f"{report['device']}\n\n{markdown(header, rows)}"
 
 
@@ -127,9 +135,9 @@ def gpu_peers_table(peers):
         over_marlin.append(r["us"]["Marlin"] / mine["us"])
         over_best.append(r["us"][best] / mine["us"])
         rows.append([r["shape"], r["tokens"], mine["backend"], f"{mine['us']:.1f}", f"{mine['times_floor']:.2f}",
-                     f"{mine['gb_per_s']:.0f}", f"{mine['tflops']:.0f}", f"{mine['error']:.4f}",
+                     f"{mine['gb_per_s']:.0f}", f"{mine['tflops']:.0f}", f"{mine['error']:.4f}", *sustained(mine),
                      f"{r['us']['Marlin']:.1f} ({over_marlin[-1]:.1f} x)", f"{best} {r['us'][best]:.1f} ({over_best[-1]:.1f} x)"])
-    header = ["shape", "tokens", "backend", "us", "x floor", "GB/s", "TFLOP/s", "error", "vLLM Marlin us", "fastest other us"]
+    header = ["shape", "tokens", "backend", "us", "x floor", "GB/s", "TFLOP/s", "error", *SUSTAINED, "vLLM Marlin us", "fastest other us"]
     note = (f"{peers['peers_on']}; geometric mean over {len(rows)} rows: {math.prod(over_marlin) ** (1 / len(rows)):.2f} x vLLM's Marlin, "
             f"{math.prod(over_best) ** (1 / len(rows)):.2f} x the fastest other; least: {min(over_best):.2f} x")
     return f"{note}\n\n{markdown(header, rows)}"

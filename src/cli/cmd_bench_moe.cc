@@ -121,6 +121,7 @@ void bench_on_gpu(const MoePreset& preset, BenchMoeFlags& flags, const Device& d
     if (!flags.json) fmt::print("activations: {}\n\n{}\n", mode, to_markdown(report));
     all.device = report.device;
     all.bf16_tflops = report.bf16_tflops;
+    all.bf16_sustained_tflops = report.bf16_sustained_tflops;
     all.bf16_tflops_from = report.bf16_tflops_from;
     all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
     all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());

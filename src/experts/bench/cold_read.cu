@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "experts/bench/cold_read.h"
-#include "experts/bench/sm_clock.h"
+#include "experts/bench/timed_graph.h"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
 
@@ -32,40 +32,6 @@ __global__ __launch_bounds__(kThreads) void read_kernel(const uint4* data, int64
 
 }  // namespace
 
-GraphTime time_in_graph(cudaStream_t stream, int calls, int replays,
-                        const std::function<void(int)>& call) {
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t replay = nullptr;
-  MOE4_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < calls; ++i) call(i);
-  MOE4_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  MOE4_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
-  cudaEvent_t begin = nullptr, end = nullptr;
-  MOE4_CUDA_CHECK(cudaEventCreate(&begin));
-  MOE4_CUDA_CHECK(cudaEventCreate(&end));
-  SmClock clock;
-  std::vector<double> times;
-  constexpr int kWarmUp = 2;
-  for (int i = 0; i < kWarmUp + replays; ++i) {
-    if (i == kWarmUp) clock.start(stream);
-    MOE4_CUDA_CHECK(cudaEventRecord(begin, stream));
-    MOE4_CUDA_CHECK(cudaGraphLaunch(replay, stream));
-    MOE4_CUDA_CHECK(cudaEventRecord(end, stream));
-    MOE4_CUDA_CHECK(cudaEventSynchronize(end));
-    float milliseconds = 0;
-    MOE4_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
-    if (i >= kWarmUp) times.push_back(milliseconds * 1e3 / calls);
-  }
-  const double sm_mhz = clock.stop(stream);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaGraphExecDestroy(replay);
-  cudaGraphDestroy(graph);
-  std::sort(times.begin(), times.end());
-  const double median = times[times.size() / 2];
-  return {median, (times.back() - times.front()) / median, sm_mhz};
-}
-
 double time_cold_read(const std::byte* memory, size_t size, size_t bytes, cudaStream_t stream) {
   int device = 0, sms = 0;
   MOE4_CUDA_CHECK(cudaGetDevice(&device));
@@ -77,14 +43,15 @@ double time_cold_read(const std::byte* memory, size_t size, size_t bytes, cudaSt
   double best = 0;
   int64_t place = 0;
   for (const int blocks : {sms, 2 * sms, 4 * sms}) {
-    const GraphTime time = time_in_graph(stream, calls, 5, [&](int) {
+    TimedGraph graph(stream, calls, [&](int) {
       const auto* data = reinterpret_cast<const uint4*>(memory + place++ % places * length);
       launch(
           read_kernel,
           {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads), .stream = stream},
           data, static_cast<int64_t>(length / 16), sink);
     });
-    if (best == 0 || time.median < best) best = time.median;
+    const double median = graph.time(5).median;
+    if (best == 0 || median < best) best = median;
   }
   return best;
 }

@@ -11,6 +11,7 @@
 
 #include "experts/bench/cold_read.h"
 #include "experts/bench/matrix_peak.h"
+#include "experts/bench/timed_graph.h"
 #include "experts/device/device_buffer.h"
 #include "experts/reference/reference_backend.h"
 #include "numerics/bf16.h"
@@ -172,6 +173,16 @@ double flops_a_pair(const MoeProblem& p) {
          static_cast<double>(p.intermediate_size);
 }
 
+// Calls of a graph, 4 to 48, whose replay takes about 4 ms: two replays to warm up and nine that
+// count are over before a chip has been at its power limit for long (as the ceiling's products
+// are), and every row has the same time.
+constexpr int kFewestCalls = 4, kMostCalls = 48;
+constexpr double kReplayMicroseconds = 4000;
+int calls_of_graph(cuda::TimedGraph&& few) {
+  few.replay();
+  return std::clamp(static_cast<int>(kReplayMicroseconds / few.replay()), kFewestCalls, kMostCalls);
+}
+
 struct StreamHolder {
   StreamHolder() { MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
   ~StreamHolder() { cudaStreamDestroy(stream); }
@@ -185,10 +196,12 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
   cudaDeviceProp properties{};
   MOE4_CUDA_CHECK(cudaGetDeviceProperties(&properties, options.device.index));
   const StreamHolder holder;
-  cuda::MatrixPeak peak{options.bf16_tflops, "given"};
+  cuda::MatrixPeak peak{options.bf16_tflops, options.bf16_tflops, "given"};
   if (peak.tflops == 0) peak = cuda::measure_bf16_peak(holder.stream);
-  GpuMoeBenchReport report{
-      .device = properties.name, .bf16_tflops = peak.tflops, .bf16_tflops_from = peak.how};
+  GpuMoeBenchReport report{.device = properties.name,
+                           .bf16_tflops = peak.tflops,
+                           .bf16_sustained_tflops = peak.sustained,
+                           .bf16_tflops_from = peak.how};
   const MoeProblem& problem = options.problem;
   const double expert_bytes = flops_a_pair(problem) / 2 * 0.5625;
 
@@ -250,8 +263,11 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
       MOE4_CUDA_CHECK(
           cudaMemcpy(result.data(), out.get(), result.size() * 2, cudaMemcpyDeviceToHost));
 
-      const int calls = tokens <= 8 ? 48 : (tokens <= 512 ? 24 : (tokens <= 2048 ? 12 : 4));
-      const cuda::GraphTime time = cuda::time_in_graph(holder.stream, calls, options.replays, call);
+      const int calls = calls_of_graph(cuda::TimedGraph(holder.stream, kFewestCalls, call));
+      cuda::TimedGraph graph(holder.stream, calls, call);
+      cuda::rest();
+      const cuda::GraphTime time = graph.time(options.replays);
+      const cuda::SustainedTime sustained = graph.time_sustained();
       GpuMoeBenchRow row{.shape = options.name,
                          .backend = std::string(backend->name()),
                          .activations = std::string(to_string(options.precision)),
@@ -260,9 +276,13 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
                          .bytes = batch.experts_hit * expert_bytes,
                          .microseconds = time.median,
                          .spread = time.spread,
-                         .sm_mhz = time.sm_mhz};
+                         .sm_mhz = time.sm_mhz,
+                         .sustained = sustained.mean,
+                         .sustained_sm_mhz = sustained.sm_mhz,
+                         .calls = calls};
       const double flops = flops_a_pair(problem) * static_cast<double>(pairs);
       row.floor = std::max(read_floor[row_index], flops / peak.tflops * 1e-6);
+      row.sustained_floor = std::max(read_floor[row_index], flops / peak.sustained * 1e-6);
       row.share_of_tflops = flops / row.microseconds * 1e-6 / peak.tflops;
       row.gigabytes_per_second = row.bytes / row.microseconds * 1e-3;
       row.tflops = flops / row.microseconds * 1e-6;

@@ -34,6 +34,10 @@ struct GpuMoeBenchRow {
   double spread = 0;        ///< (slowest - fastest replay) / median
   double sm_mhz = 0;        ///< SM clock during the replays, which a power limit lowers
   double floor = 0;         ///< max(cold read of the bytes, FLOPs / ceiling), same run
+  double sustained = 0;     ///< microseconds once the power limit has been reached for long
+  double sustained_sm_mhz = 0;
+  double sustained_floor = 0;  ///< `floor` with the sustained ceiling
+  int calls = 0;               ///< in the graph
   double gigabytes_per_second = 0;
   double tflops = 0;
   double share_of_bandwidth = 0;  ///< of the cold read of the same bytes
@@ -50,7 +54,8 @@ struct ColdRead {
 struct GpuMoeBenchReport {
   std::string device;
   double bf16_tflops = 0;
-  std::string bf16_tflops_from;  ///< how the ceiling was measured, or "given"
+  double bf16_sustained_tflops = 0;  ///< the ceiling once the power limit has been reached for long
+  std::string bf16_tflops_from;      ///< how the ceiling was measured, or "given"
   std::vector<ColdRead> cold_reads;
   std::vector<GpuMoeBenchRow> rows;
 };

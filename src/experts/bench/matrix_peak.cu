@@ -3,10 +3,12 @@
 #include <dlfcn.h>
 #include <library_types.h>
 
-#include <algorithm>
 #include <functional>
+#include <optional>
+#include <utility>
 
 #include "experts/bench/matrix_peak.h"
+#include "experts/bench/timed_graph.h"
 #include "experts/device/device_buffer.h"
 #include "experts/device/launch.h"
 
@@ -29,21 +31,16 @@ __global__ void fill_normal(__nv_bfloat16* out, int64_t count, uint32_t seed) {
   }
 }
 
-// Mean microseconds of a run.
-double time_runs(cudaStream_t stream, const std::function<void()>& run) {
-  cudaEvent_t begin = nullptr, end = nullptr;
-  MOE4_CUDA_CHECK(cudaEventCreate(&begin));
-  MOE4_CUDA_CHECK(cudaEventCreate(&end));
-  for (int i = 0; i < kWarmUp; ++i) run();
-  MOE4_CUDA_CHECK(cudaEventRecord(begin, stream));
-  for (int i = 0; i < kRuns; ++i) run();
-  MOE4_CUDA_CHECK(cudaEventRecord(end, stream));
-  MOE4_CUDA_CHECK(cudaEventSynchronize(end));
-  float milliseconds = 0;
-  MOE4_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  return milliseconds * 1e3 / kRuns;
+// Teraflops of `run`, which does `flops`, fresh and sustained.
+MatrixPeak rate_of(cudaStream_t stream, double flops, const std::function<void()>& run,
+                   std::string how) {
+  run();  // what a library loads with its first product
+  MOE4_CUDA_CHECK(cudaStreamSynchronize(stream));
+  TimedGraph products(stream, kRuns, [&](int) { run(); });
+  rest();
+  TimedGraph(stream, kWarmUp, [&](int) { run(); }).replay();
+  const double fresh = products.replay(), sustained = products.time_sustained().mean;
+  return {flops / fresh * 1e-6, flops / sustained * 1e-6, std::move(how)};
 }
 
 // The few functions of cuBLAS that are needed (cublas_v2.h): enums are ints, 0 is success.
@@ -96,9 +93,9 @@ class Cublas {
   int (*destroy_)(void*) = nullptr;
 };
 
-double cublas_peak(cudaStream_t stream) {
+std::optional<MatrixPeak> cublas_peak(cudaStream_t stream) {
   Cublas cublas;
-  if (!cublas.use(stream)) return 0;
+  if (!cublas.use(stream)) return std::nullopt;
   const int64_t count = int64_t{kSize} * kSize;
   DeviceArray<__nv_bfloat16> operands[3];
   for (int i = 0; i < 3; ++i) {
@@ -107,10 +104,11 @@ double cublas_peak(cudaStream_t stream) {
            operands[i].get(), count, static_cast<uint32_t>(i));
   }
   bool ok = true;
-  const double us = time_runs(stream, [&] {
-    ok &= cublas.multiply(operands[0].get(), operands[1].get(), operands[2].get());
-  });
-  return ok ? 2.0 * kSize * kSize * kSize / us * 1e-6 : 0;
+  const MatrixPeak peak = rate_of(
+      stream, 2.0 * kSize * kSize * kSize,
+      [&] { ok &= cublas.multiply(operands[0].get(), operands[1].get(), operands[2].get()); },
+      "cuBLAS, 8192^3, random normal data");
+  return ok ? std::optional(peak) : std::nullopt;
 }
 
 constexpr int kPeakThreads = 256;
@@ -199,7 +197,7 @@ MatrixPeak instruction_peak(cudaStream_t stream) {
   const auto results = allocate_device<float>(2);
   const int blocks = 2 * sms;
   constexpr int kLaunches = 8;  // together long enough for the clock to settle
-  const double us = time_runs(stream, [&] {
+  const auto run = [&] {
     for (int i = 0; i < kLaunches; ++i) {
       launch(peak_kernel,
              {.grid = dim3(static_cast<unsigned>(blocks)),
@@ -207,20 +205,21 @@ MatrixPeak instruction_peak(cudaStream_t stream) {
               .stream = stream},
              results.get(), results.get() + 1);
     }
-  });
+  };
+  run();
+  MOE4_CUDA_CHECK(cudaStreamSynchronize(stream));
   float wgmma = 0;
   MOE4_CUDA_CHECK(cudaMemcpy(&wgmma, results.get(), sizeof wgmma, cudaMemcpyDeviceToHost));
   const double flops = (wgmma != 0 ? kWgmmaFlops : kMmaFlops) * blocks * kLaunches;
-  return {flops / us * 1e-6,
-          wgmma ? "a loop of wgmma, no cuBLAS here" : "a loop of mma.sync, no cuBLAS here"};
+  return rate_of(
+      stream, flops, run,
+      wgmma != 0 ? "a loop of wgmma, no cuBLAS here" : "a loop of mma.sync, no cuBLAS here");
 }
 
 }  // namespace
 
 MatrixPeak measure_bf16_peak(cudaStream_t stream) {
-  if (const double tflops = cublas_peak(stream); tflops > 0) {
-    return {tflops, "cuBLAS, 8192^3, random normal data"};
-  }
+  if (const auto peak = cublas_peak(stream)) return *peak;
   return instruction_peak(stream);
 }
 

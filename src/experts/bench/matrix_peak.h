@@ -8,8 +8,9 @@
 namespace moe4::cuda {
 
 struct MatrixPeak {
-  double tflops = 0;
-  std::string how;  ///< "cuBLAS, 8192^3, random normal data"
+  double tflops = 0;     ///< of ten products after three: as fast as the chip goes
+  double sustained = 0;  ///< of the second quarter of a second, at its power limit
+  std::string how;       ///< "cuBLAS, 8192^3, random normal data"
 };
 
 /// A dense product by cuBLAS where its library can be loaded: what a user can reach. Else a loop of

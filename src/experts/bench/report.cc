@@ -8,19 +8,21 @@
 namespace moe4 {
 
 std::string to_markdown(const GpuMoeBenchReport& report) {
-  std::string out = fmt::format("{}, BF16 products at {:.0f} TFLOP/s ({})\n\n", report.device,
-                                report.bf16_tflops, report.bf16_tflops_from);
+  std::string out =
+      fmt::format("{}, BF16 products at {:.0f} TFLOP/s, {:.0f} sustained ({})\n\n", report.device,
+                  report.bf16_tflops, report.bf16_sustained_tflops, report.bf16_tflops_from);
   out +=
       "| shape | T | backend | us | floor us | x floor | GB/s | of cold read | TFLOP/s | of BF16 | "
-      "spread | SM MHz | error |\n"
-      "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+      "spread | SM MHz | error | sustained us | x its floor | its MHz |\n"
+      "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const GpuMoeBenchRow& r : report.rows) {
     out += fmt::format(
         "| {} | {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} % | {:.1f} | {:.0f} % | "
-        "{:.1f} % | {:.0f} | {:.4f} |\n",
+        "{:.1f} % | {:.0f} | {:.4f} | {:.1f} | {:.2f} | {:.0f} |\n",
         r.shape, r.tokens, r.backend, r.microseconds, r.floor, r.microseconds / r.floor,
         r.gigabytes_per_second, 100 * r.share_of_bandwidth, r.tflops, 100 * r.share_of_tflops,
-        100 * r.spread, r.sm_mhz, r.error);
+        100 * r.spread, r.sm_mhz, r.error, r.sustained, r.sustained / r.sustained_floor,
+        r.sustained_sm_mhz);
   }
   return out;
 }
@@ -29,6 +31,7 @@ std::string to_json(const GpuMoeBenchReport& report) {
   nlohmann::ordered_json json;
   json["device"] = report.device;
   json["bf16_tflops_ceiling"] = report.bf16_tflops;
+  json["bf16_sustained_tflops"] = report.bf16_sustained_tflops;
   json["bf16_tflops_ceiling_from"] = report.bf16_tflops_from;
   json["cold_reads"] = nlohmann::ordered_json::array();
   for (const ColdRead& read : report.cold_reads) {
@@ -45,8 +48,12 @@ std::string to_json(const GpuMoeBenchReport& report) {
                             {"us", r.microseconds},
                             {"spread", r.spread},
                             {"sm_mhz", r.sm_mhz},
+                            {"calls", r.calls},
                             {"floor_us", r.floor},
                             {"times_floor", r.microseconds / r.floor},
+                            {"sustained_us", r.sustained},
+                            {"sustained_sm_mhz", r.sustained_sm_mhz},
+                            {"sustained_times_floor", r.sustained / r.sustained_floor},
                             {"gb_per_s", r.gigabytes_per_second},
                             {"tflops", r.tflops},
                             {"share_of_bandwidth", r.share_of_bandwidth},
