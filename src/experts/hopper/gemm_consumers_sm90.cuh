@@ -34,32 +34,32 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
                                          Consumer<Shape>& c, int rows,
                                          Accumulators<Shape> (&acc)[1]) {
   static_assert(Shape::kMaxTokens == 96 && Shape::kStageChunks == 2);
-  const uint32_t width = (rows - 1) / 8;
-  uint32_t used = 0, accumulate = 0;
+  uint32_t width = static_cast<uint32_t>(rows - 1) / 8;
+  uint32_t first_b = b_descriptor(c.tokens.first());
+  asm volatile("" : "+r"(width), "+r"(first_b));  // kept, not computed in every step
+  uint32_t used = 0;                              // barrier of the step before, 0 in the first
   uint32_t a[32];
 #pragma unroll 1
   for (int left = steps; left > 0; left -= 2) {
     c.weights.wait_full();
     uint32_t codes = c.weights.data() + c.lane_codes;
-    uint32_t scales = c.weights.data() + c.lane_scales;
+    uint2 scale_bytes = load_shared8(c.weights.data() + c.lane_scales);
     int here = min(2, left);
-    asm volatile("" : "+r"(here));  // kept, not computed in every step
+    asm volatile("" : "+r"(here));  // likewise
 #pragma unroll 1
     do {
-      const uint2 scale_bytes = make_uint2(load_shared4(scales), 0);
       const uint4 words[2] = {load_shared16(codes), load_shared16(codes + 512)};
       wgmma_wait<0>();  // of the step before: its A registers are free, its tokens used
-      if (accumulate != 0) warp_arrive(used, c.leader);
+      if (used != 0) warp_arrive(used, c.leader);
       decode_chunk(words[0], decode_scales<0>(scale_bytes), a, shift_left);
       decode_chunk(words[1], decode_scales<1>(scale_bytes), a + 16, shift_left);
       c.tokens.wait_full();
-      const uint32_t b = tokens_descriptor(c.tokens);
-      multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), accumulate, width);
+      const uint32_t b = first_b + c.tokens.stage() * (Shape::kTokenStageBytes >> 4);
+      multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), used, width);
       used = c.tokens.empty();
       c.tokens.advance();
-      accumulate = 1;
       codes += 1024;
-      scales += 4;
+      scale_bytes.x = scale_bytes.y;
     } while (--here > 0);
     __syncwarp();
     warp_arrive(c.weights.empty(), c.leader);

@@ -156,11 +156,6 @@ __device__ __forceinline__ uint32_t load_shared2(uint32_t address) {
   asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(address));
   return v;
 }
-__device__ __forceinline__ uint32_t load_shared4(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address));
-  return v;
-}
 
 /// True in one thread of a converged warp, and ptxas knows: an instruction of a single thread, such
 /// as a bulk copy, then needs no loop over the threads that might differ.
