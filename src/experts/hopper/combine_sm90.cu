@@ -4,6 +4,7 @@
 #include "base/checked_math.h"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
+#include "experts/hopper/gemm_shape_sm90.cuh"
 #include "experts/hopper/hopper_kernels.h"
 #include "experts/hopper/pack_bf16.cuh"
 #include "experts/hopper/pair_output.cuh"
@@ -13,7 +14,7 @@ namespace moe4::cuda::hopper {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerSm = 3;
+constexpr int kBlocksPerSm = 4;
 constexpr int kSlots = 8;  // loads in flight a thread
 constexpr int kRowUnits = kOutputRowBytes / 16;
 
@@ -25,6 +26,9 @@ struct CombineArgs {
   const float* topk_weights;
   uint4* output;
   int num_tokens;
+  int spans;                  ///< of 32 units, of a token: a warp's work
+  Divisor token_of_warp;      ///< `spans`
+  int token_step, span_step;  ///< from a warp's work to its next
 };
 
 // Keeps the word of this side and swaps the other with lane ^ distance: (a, b) of a lower lane and
@@ -67,12 +71,10 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
   const PackedLayerView& layer = args.layer;
   const int lane = threadIdx.x % 32;
   const int units = layer.fc2_tiles * 2;  // of a pair
-  const int spans = (units + 31) / 32;    // of a token
   const int row_units = layer.hidden_size / 8;
-  const int warps = gridDim.x * (kThreads / 32);
-  const int token_step = warps / spans, span_step = warps - token_step * spans;
   const int warp = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
-  int token = warp / spans, span = warp - token * spans;
+  int token = static_cast<int>(args.token_of_warp.divide(warp));
+  int span = warp - token * args.spans;
   int32_t position = -1;
   float weight = 0.0f;
   // Lane s gets what slot first + s of the token has.
@@ -93,11 +95,6 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
   while (token < args.num_tokens) {
     const int unit = span * 32 + lane;
     const uint4* block = args.outputs + unit / kRowUnits * args.position_capacity * kRowUnits;
-    int next_token = token + token_step, next_span = span + span_step;
-    if (next_span >= spans) {
-      next_span -= spans;
-      ++next_token;
-    }
     float sum[8] = {};
     for (int first = 0; first < layer.top_k; first += kSlots) {
       const int32_t positions = position;
@@ -111,7 +108,10 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
                       block + int64_t{from} * kRowUnits + (unit % kRowUnits ^ (from & 7)), policy,
                       quads[s]);
       }
+      // The next place twice, here and below: kept from here on it would not fit the registers.
       const bool last = first + kSlots >= layer.top_k;
+      const int next_token =
+          token + args.token_step + (span + args.span_step >= args.spans ? 1 : 0);
       load_slots(last ? next_token : token, last ? 0 : first + kSlots);
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
@@ -123,14 +123,22 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
     }
     const uint4 words = gather_rows(sum);
     if (unit < row_units) args.output[int64_t{token} * row_units + unit] = words;
-    token = next_token;
-    span = next_span;
+    token += args.token_step;
+    span += args.span_step;
+    if (span >= args.spans) {
+      span -= args.spans;
+      ++token;
+    }
   }
 }
 
 }  // namespace
 
 void launch_combine(const Call& call, cudaStream_t stream) {
+  const int spans = static_cast<int>(ceil_div(int64_t{call.layer.fc2_tiles} * 2, 32));
+  constexpr int kWarps = kThreads / 32;
+  const auto blocks = static_cast<int>(
+      std::min(ceil_div(call.num_tokens * spans, kWarps), int64_t{kBlocksPerSm} * call.sm_count));
   const CombineArgs args = {
       .layer = call.layer,
       .outputs = reinterpret_cast<const uint4*>(call.scratch.outputs),
@@ -139,12 +147,13 @@ void launch_combine(const Call& call, cudaStream_t stream) {
       .topk_weights = call.topk_weights,
       .output = static_cast<uint4*>(call.output),
       .num_tokens = static_cast<int>(call.num_tokens),
+      .spans = spans,
+      .token_of_warp = Divisor(spans),
+      .token_step = blocks * kWarps / spans,
+      .span_step = blocks * kWarps % spans,
   };
-  const int64_t spans = (int64_t{call.layer.fc2_tiles} * 2 + 31) / 32;
-  const int64_t blocks = ceil_div(call.num_tokens * spans, int64_t{kThreads / 32});
   launch(combine_kernel,
-         {.grid = dim3(static_cast<unsigned>(
-              std::min<int64_t>(blocks, int64_t{kBlocksPerSm} * call.sm_count))),
+         {.grid = dim3(static_cast<unsigned>(blocks)),
           .block = dim3(kThreads),
           .stream = stream,
           .dependent = true},
