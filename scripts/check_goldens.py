@@ -27,6 +27,9 @@ MODES = {
 }
 # GPU backends take BF16 hidden states: rounding the golden's costs 4e-3, and up to 1e-1 where that tips FP4 codes.
 GPU_BACKENDS = ["marlin", "hopper", "b12x"]
+# Each FP4 code that falls to the other side of a boundary moves all that comes after it: BF16 instead of float32
+# arithmetic between the layers takes the reference backend itself 0.21 % from its golden (tiny-qwen3-moe, w4a4-unit).
+GPU_FP4_PERPLEXITY = 5e-3
 failures = 0
 
 
@@ -142,10 +145,11 @@ class Checker:
                        f"{label} {case}{' given ids' if given else ''}: {error:.2e} (at most {bound:g}), "
                        f"ids {'equal' if same_ids else 'DIFFER'}{note}")
 
-    def perplexity(self, model, tokens, label, flags, expected):
+    def perplexity(self, model, tokens, label, flags, expected, bound=3e-3):
         result = json.loads(self.run("eval", model, "--tokens", tokens, "--json", *flags))
         off = result["perplexity"] / expected - 1
-        report(abs(off) <= 3e-3, "eval   ", f"{label}: {result['perplexity']:.3f}, golden {expected:.3f} ({off:+.3%})")
+        report(abs(off) <= bound, "eval   ",
+               f"{label}: {result['perplexity']:.3f}, golden {expected:.3f} ({off:+.3%}, at most {bound:.1%})")
 
 
 def results(golden):
@@ -178,7 +182,8 @@ def main():
                         check.experts(model, golden, f"{label} {backend}", on_gpu, 1.2e-1 if fp4 else 5e-3)
                     if "eval" in only:
                         check.perplexity(model, args.models / "heldout_tokens.safetensors", f"{label} {backend}", on_gpu,
-                                         results(path)[format_name][mode]["heldout_perplexity"])
+                                         results(path)[format_name][mode]["heldout_perplexity"],
+                                         GPU_FP4_PERPLEXITY if fp4 else 3e-3)
                 continue
             if "forward" in only and not fp4:
                 check.forward(model, golden, label + " reference/float32", exact + flags, 1e-4, 1e-4, True)
