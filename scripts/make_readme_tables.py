@@ -91,8 +91,12 @@ SUSTAINED = ["sustained us", "x sustained floor"]
 
 
 def sustained(row):
-    """After a quarter of a second at the power limit, beside a ceiling in the same state; older files do not know it."""
-    return [f"{row['sustained_us']:.1f}", f"{row['sustained_times_floor']:.2f}"] if "sustained_us" in row else ["-", "-"]
+    """After a quarter of a second at the power limit, and beside a ceiling in the same state, unless that was given."""
+    return [f"{row['sustained_us']:.1f}", f"{row['sustained_times_floor']:.2f}" if "sustained_times_floor" in row else "-"]
+
+
+def geometric_mean(ratios):
+    return math.prod(ratios) ** (1 / len(ratios))
 
 
 def gpu_table(report):
@@ -140,10 +144,9 @@ def gpu_peers_table(peers):
                      f"{mine['gb_per_s']:.0f}", f"{mine['tflops']:.0f}", f"{mine['error']:.4f}", *sustained(mine),
                      f"{r['us']['Marlin']:.1f} ({over_marlin[-1]:.1f} x)", f"{best} {r['us'][best]:.1f} ({over_best[-1]:.1f} x)"])
     header = ["shape", "tokens", "backend", "us", "x floor", "GB/s", "TFLOP/s", "error", *SUSTAINED, "vLLM Marlin us", "fastest other us"]
-    mean = lambda ratios: f"{math.prod(ratios) ** (1 / len(ratios)):.2f} x"
-    note = (f"{peers['peers_on']}; geometric mean over {len(rows)} rows: {mean(over_marlin)} vLLM's Marlin, {mean(over_best)} the fastest "
-            f"other; least: {min(over_best):.2f} x. With our sustained times against theirs as they are: {mean(sustained_over_marlin)}, "
-            f"{mean(sustained_over_best)} and {min(sustained_over_best):.2f} x")
+    note = (f"{peers['peers_on']}; geometric mean over {len(rows)} rows: {geometric_mean(over_marlin):.2f} x vLLM's Marlin, "
+            f"{geometric_mean(over_best):.2f} x the fastest other; least: {min(over_best):.2f} x. With our sustained times against theirs as they are: "
+            f"{geometric_mean(sustained_over_marlin):.2f} x, {geometric_mean(sustained_over_best):.2f} x and {min(sustained_over_best):.2f} x")
     return f"{note}\n\n{markdown(header, rows)}"
 
 

@@ -196,7 +196,7 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
   cudaDeviceProp properties{};
   MOE4_CUDA_CHECK(cudaGetDeviceProperties(&properties, options.device.index));
   const StreamHolder holder;
-  cuda::MatrixPeak peak{options.bf16_tflops, options.bf16_tflops, "given"};
+  cuda::MatrixPeak peak{.tflops = options.bf16_tflops, .how = "given"};
   if (peak.tflops == 0) peak = cuda::measure_bf16_peak(holder.stream);
   GpuMoeBenchReport report{.device = properties.name,
                            .bf16_tflops = peak.tflops,
@@ -282,7 +282,9 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
                          .calls = calls};
       const double flops = flops_a_pair(problem) * static_cast<double>(pairs);
       row.floor = std::max(read_floor[row_index], flops / peak.tflops * 1e-6);
-      row.sustained_floor = std::max(read_floor[row_index], flops / peak.sustained * 1e-6);
+      if (peak.sustained > 0) {
+        row.sustained_floor = std::max(read_floor[row_index], flops / peak.sustained * 1e-6);
+      }
       row.share_of_tflops = flops / row.microseconds * 1e-6 / peak.tflops;
       row.gigabytes_per_second = row.bytes / row.microseconds * 1e-3;
       row.tflops = flops / row.microseconds * 1e-6;

@@ -36,7 +36,7 @@ struct GpuMoeBenchRow {
   double floor = 0;         ///< max(cold read of the bytes, FLOPs / ceiling), same run
   double sustained = 0;     ///< microseconds once the power limit has been reached for long
   double sustained_sm_mhz = 0;
-  double sustained_floor = 0;  ///< `floor` with the sustained ceiling
+  double sustained_floor = 0;  ///< `floor` with the sustained ceiling; 0: that is unknown
   int calls = 0;               ///< in the graph
   double gigabytes_per_second = 0;
   double tflops = 0;
@@ -54,8 +54,9 @@ struct ColdRead {
 struct GpuMoeBenchReport {
   std::string device;
   double bf16_tflops = 0;
-  double bf16_sustained_tflops = 0;  ///< the ceiling once the power limit has been reached for long
-  std::string bf16_tflops_from;      ///< how the ceiling was measured, or "given"
+  /// The ceiling once the power limit has been reached for long; 0: unknown, the other was given.
+  double bf16_sustained_tflops = 0;
+  std::string bf16_tflops_from;  ///< how the ceiling was measured, or "given"
   std::vector<ColdRead> cold_reads;
   std::vector<GpuMoeBenchRow> rows;
 };

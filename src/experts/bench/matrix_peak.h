@@ -9,7 +9,7 @@ namespace moe4::cuda {
 
 struct MatrixPeak {
   double tflops = 0;     ///< of ten products after three: as fast as the chip goes
-  double sustained = 0;  ///< of the second quarter of a second, at its power limit
+  double sustained = 0;  ///< of the second quarter of a second, at its power limit; 0: unknown
   std::string how;       ///< "cuBLAS, 8192^3, random normal data"
 };
 

@@ -8,9 +8,10 @@
 namespace moe4 {
 
 std::string to_markdown(const GpuMoeBenchReport& report) {
-  std::string out =
-      fmt::format("{}, BF16 products at {:.0f} TFLOP/s, {:.0f} sustained ({})\n\n", report.device,
-                  report.bf16_tflops, report.bf16_sustained_tflops, report.bf16_tflops_from);
+  const double sustained = report.bf16_sustained_tflops;
+  std::string out = fmt::format(
+      "{}, BF16 products at {:.0f} TFLOP/s{} ({})\n\n", report.device, report.bf16_tflops,
+      sustained > 0 ? fmt::format(", {:.0f} sustained", sustained) : "", report.bf16_tflops_from);
   out +=
       "| shape | T | backend | us | floor us | x floor | GB/s | of cold read | TFLOP/s | of BF16 | "
       "spread | SM MHz | error | sustained us | x its floor | its MHz |\n"
@@ -18,10 +19,11 @@ std::string to_markdown(const GpuMoeBenchReport& report) {
   for (const GpuMoeBenchRow& r : report.rows) {
     out += fmt::format(
         "| {} | {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} % | {:.1f} | {:.0f} % | "
-        "{:.1f} % | {:.0f} | {:.4f} | {:.1f} | {:.2f} | {:.0f} |\n",
+        "{:.1f} % | {:.0f} | {:.4f} | {:.1f} | {} | {:.0f} |\n",
         r.shape, r.tokens, r.backend, r.microseconds, r.floor, r.microseconds / r.floor,
         r.gigabytes_per_second, 100 * r.share_of_bandwidth, r.tflops, 100 * r.share_of_tflops,
-        100 * r.spread, r.sm_mhz, r.error, r.sustained, r.sustained / r.sustained_floor,
+        100 * r.spread, r.sm_mhz, r.error, r.sustained,
+        r.sustained_floor > 0 ? fmt::format("{:.2f}", r.sustained / r.sustained_floor) : "-",
         r.sustained_sm_mhz);
   }
   return out;
@@ -31,7 +33,9 @@ std::string to_json(const GpuMoeBenchReport& report) {
   nlohmann::ordered_json json;
   json["device"] = report.device;
   json["bf16_tflops_ceiling"] = report.bf16_tflops;
-  json["bf16_sustained_tflops"] = report.bf16_sustained_tflops;
+  if (report.bf16_sustained_tflops > 0) {
+    json["bf16_sustained_tflops"] = report.bf16_sustained_tflops;
+  }
   json["bf16_tflops_ceiling_from"] = report.bf16_tflops_from;
   json["cold_reads"] = nlohmann::ordered_json::array();
   for (const ColdRead& read : report.cold_reads) {
@@ -53,12 +57,14 @@ std::string to_json(const GpuMoeBenchReport& report) {
                             {"times_floor", r.microseconds / r.floor},
                             {"sustained_us", r.sustained},
                             {"sustained_sm_mhz", r.sustained_sm_mhz},
-                            {"sustained_times_floor", r.sustained / r.sustained_floor},
                             {"gb_per_s", r.gigabytes_per_second},
                             {"tflops", r.tflops},
                             {"share_of_bandwidth", r.share_of_bandwidth},
                             {"share_of_tflops", r.share_of_tflops},
                             {"error", r.error}});
+    if (r.sustained_floor > 0) {
+      json["rows"].back()["sustained_times_floor"] = r.sustained / r.sustained_floor;
+    }
   }
   return json.dump(1);
 }

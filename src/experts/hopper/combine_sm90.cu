@@ -4,7 +4,7 @@
 #include "base/checked_math.h"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
-#include "experts/hopper/gemm_shape_sm90.cuh"
+#include "experts/hopper/divisor.cuh"
 #include "experts/hopper/hopper_kernels.h"
 #include "experts/hopper/pack_bf16.cuh"
 #include "experts/hopper/pair_output.cuh"

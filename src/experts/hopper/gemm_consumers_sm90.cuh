@@ -21,10 +21,11 @@ struct Consumer {
   bool leader;  ///< lane 0
 };
 
-/// Of the stage that comes next: the descriptor of its first 64 columns.
+/// The descriptor of the first 64 columns of the stage that comes next; `first` is that of stage 0.
 template <int Stages, int StageBytes>
-__device__ __forceinline__ uint32_t tokens_descriptor(const Ring<Stages, StageBytes>& tokens) {
-  return b_descriptor(tokens.first()) + tokens.stage() * (StageBytes >> 4);
+__device__ __forceinline__ uint32_t tokens_descriptor(uint32_t first,
+                                                      const Ring<Stages, StageBytes>& tokens) {
+  return first + tokens.stage() * (StageBytes >> 4);
 }
 
 // One block of 64 rows a warpgroup: a step of 128 columns is decoded at once; the other groups
@@ -37,7 +38,8 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
   uint32_t width = static_cast<uint32_t>(rows - 1) / 8;
   uint32_t first_b = b_descriptor(c.tokens.first());
   asm volatile("" : "+r"(width), "+r"(first_b));  // kept, not computed in every step
-  uint32_t used = 0;                              // barrier of the step before, 0 in the first
+  // Where the tokens of the step before are reported as used; 0 in the first step.
+  uint32_t used = 0;
   uint32_t a[32];
 #pragma unroll 1
   for (int left = steps; left > 0; left -= 2) {
@@ -54,7 +56,7 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
       decode_chunk(words[0], decode_scales<0>(scale_bytes), a, shift_left);
       decode_chunk(words[1], decode_scales<1>(scale_bytes), a + 16, shift_left);
       c.tokens.wait_full();
-      const uint32_t b = first_b + c.tokens.stage() * (Shape::kTokenStageBytes >> 4);
+      const uint32_t b = tokens_descriptor(first_b, c.tokens);
       multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), used, width);
       used = c.tokens.empty();
       c.tokens.advance();
@@ -71,7 +73,7 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
 
 // The width of the products is a constant, so the loop has no branch (with one, ptxas lets no
 // products follow others to the same accumulators, and serialises): 300 instructions for 256
-// columns, where the loop with a choice of widths takes 360.
+// columns, where the loop with a choice of widths takes 335.
 template <class Shape, int kTokens>
 __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
                                                 float (&acc)[kTokens / 2]) {
@@ -164,7 +166,7 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
 #pragma unroll
           for (uint32_t& word : a[0]) asm volatile("" : "+r"(word));  // decoded before the wait
           c.tokens.wait_full();
-          b = tokens_descriptor(c.tokens);
+          b = tokens_descriptor(b_descriptor(c.tokens.first()), c.tokens);
         }
         multiply_64_columns(acc[block], a[block], b, accumulate, width);
       }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/checked_math.h"
+#include "experts/hopper/divisor.cuh"
 #include "experts/hopper/hopper_kernels.h"
 
 namespace moe4::cuda::hopper {
@@ -34,18 +35,6 @@ struct GemmShape : Config {
   // The registers a launch gets: 65536 over all threads, in units of 8 a thread.
   static_assert(Config::kConsumerGroups * Config::kConsumerRegisters + Config::kProducerRegisters <=
                 65536 / kThreads / 8 * 8 * (Config::kConsumerGroups + 1));
-};
-
-// Division of numbers below 2^31 by a number known at launch: a product and a shift.
-struct Divisor {
-  explicit Divisor(int divisor) {
-    while ((int64_t{1} << shift) < divisor) ++shift;
-    factor = static_cast<uint32_t>(((int64_t{1} << (31 + shift)) + divisor - 1) / divisor);
-  }
-  Divisor() = default;
-  __device__ uint32_t divide(uint32_t n) const { return __umulhi(n * 2, factor) >> shift; }
-
-  uint32_t factor = 0, shift = 0;
 };
 
 /// What a tile's sums are multiplied by: gate and up of FC1, down of FC2.

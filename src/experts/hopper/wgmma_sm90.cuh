@@ -64,6 +64,10 @@ __device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
 // One k16 step: A registers, descriptor and predicate.
 #define MOE4_STEP(N, D, A, B, P) \
   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" D "}, {" A "}, " B ", " P ", 1, 1, 0;\n"
+// 64 columns: four of them, the first of which may overwrite D.
+#define MOE4_STEPS(N, D, A0, A1, A2, A3, B0, B1, B2, B3, FIRST) \
+  MOE4_STEP(N, D, A0, B0, FIRST) MOE4_STEP(N, D, A1, B1, "1") \
+  MOE4_STEP(N, D, A2, B2, "1") MOE4_STEP(N, D, A3, B3, "1")
 
 // Every width there is, and their labels.
 #define MOE4_UP_TO_96(WIDTH) \
@@ -85,14 +89,8 @@ __device__ __forceinline__ uint32_t b_descriptor(uint32_t address) {
 // 128 columns at one width.
 #define MOE4_WIDTH(N, D) \
   "n" #N ":\nwgmma.fence.sync.aligned;\n" \
-  MOE4_STEP(N, D, "%48, %49, %50, %51", "b0", "first") \
-  MOE4_STEP(N, D, "%52, %53, %54, %55", "b1", "1") \
-  MOE4_STEP(N, D, "%56, %57, %58, %59", "b2", "1") \
-  MOE4_STEP(N, D, "%60, %61, %62, %63", "b3", "1") \
-  MOE4_STEP(N, D, "%64, %65, %66, %67", "b4", "1") \
-  MOE4_STEP(N, D, "%68, %69, %70, %71", "b5", "1") \
-  MOE4_STEP(N, D, "%72, %73, %74, %75", "b6", "1") \
-  MOE4_STEP(N, D, "%76, %77, %78, %79", "b7", "1") \
+  MOE4_STEPS(N, D, "%48, %49, %50, %51", "%52, %53, %54, %55", "%56, %57, %58, %59", "%60, %61, %62, %63", "b0", "b1", "b2", "b3", "first") \
+  MOE4_STEPS(N, D, "%64, %65, %66, %67", "%68, %69, %70, %71", "%72, %73, %74, %75", "%76, %77, %78, %79", "b4", "b5", "b6", "b7", "1") \
   "wgmma.commit_group.sync.aligned;\nbra.uni done;\n"
 
 /// d (+)= A B over 128 columns for the warpgroup's 64 rows and 8 (width + 1) tokens, width 0 .. 11.
@@ -120,10 +118,7 @@ __device__ __forceinline__ void multiply_128_columns(float (&d)[48], const uint3
 // 64 columns at one width.
 #define MOE4_WIDTH(N, D) \
   "n" #N ":\nwgmma.fence.sync.aligned;\n" \
-  MOE4_STEP(N, D, "%80, %81, %82, %83", "b0", "first") \
-  MOE4_STEP(N, D, "%84, %85, %86, %87", "b1", "1") \
-  MOE4_STEP(N, D, "%88, %89, %90, %91", "b2", "1") \
-  MOE4_STEP(N, D, "%92, %93, %94, %95", "b3", "1") \
+  MOE4_STEPS(N, D, "%80, %81, %82, %83", "%84, %85, %86, %87", "%88, %89, %90, %91", "%92, %93, %94, %95", "b0", "b1", "b2", "b3", "first") \
   "wgmma.commit_group.sync.aligned;\nbra.uni done;\n"
 
 /// The same over 64 columns for more tokens, width 0 .. 19.
@@ -155,8 +150,7 @@ __device__ __forceinline__ void multiply_64_columns(float (&d)[80], const uint32
         "{\n.reg .pred first;\n.reg .b64 b0, b1, b2, b3;\nsetp.ne.b32 first, " ACCUMULATE ", 0;\n" \
         "mov.b64 b0, {" B ", 0x40000040};\nadd.u64 b1, b0, 2;\nadd.u64 b2, b0, 4;\nadd.u64 b3, b0, 6;\n" \
         "wgmma.fence.sync.aligned;\n" \
-        MOE4_STEP(N, D, A0, "b0", "first") MOE4_STEP(N, D, A1, "b1", "1") \
-        MOE4_STEP(N, D, A2, "b2", "1") MOE4_STEP(N, D, A3, "b3", "1") \
+        MOE4_STEPS(N, D, A0, A1, A2, A3, "b0", "b1", "b2", "b3", "first") \
         "wgmma.commit_group.sync.aligned;\n}" \
         : R \
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]), \
@@ -173,6 +167,7 @@ MOE4_FIXED_WIDTH(40, MOE4_D4, MOE4_R4, "%20, %21, %22, %23", "%24, %25, %26, %27
 #undef MOE4_FIXED_WIDTH
 
 // clang-format on
+#undef MOE4_STEPS
 #undef MOE4_STEP
 #undef MOE4_D0
 #undef MOE4_R0
