@@ -6,9 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
-#include <string>
 #include <string_view>
 
 #include "base/device.h"
@@ -16,31 +14,10 @@
 #include "base/thread_pool.h"
 #include "moe/problem.h"
 #include "moe/quant.h"
+#include "moe/rejection.h"
 #include "moe/weights.h"
 
 namespace moe4 {
-
-/// Why a backend cannot take a layer. The message reads well after the word "since".
-struct Rejection {
-  enum class Kind {
-    kNotSelected,  ///< it could, but is never chosen automatically
-    kDevice,       ///< wrong kind or generation of device
-    kScheme,       ///< weight or activation key
-    kPrecision,    ///< the activation precision asked for
-    kActivation,   ///< the non-linearity
-    kShape,        ///< hidden or intermediate size
-    kParallel,     ///< EP or TP
-    kBuild,        ///< this program was built without it
-  };
-  Kind kind = Kind::kDevice;
-  std::string message;
-};
-
-/// nullopt: supported.
-using Support = std::optional<Rejection>;
-
-/// "device", "scheme", ... for --json.
-std::string_view to_string(Rejection::Kind kind);
 
 /// What supports() is asked about. Pure data: the device need not be present.
 struct ExpertsQuery {

@@ -1,5 +1,5 @@
 // Names of rejection kinds.
-#include "moe/experts.h"
+#include "moe/rejection.h"
 
 namespace moe4 {
 
