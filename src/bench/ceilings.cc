@@ -25,7 +25,7 @@ double best_seconds(ThreadPool& threads, int repeats, const Fn& fn) {
   double best = 1e30;
   for (int i = 0; i < repeats; ++i) {
     const double start = seconds_now();
-    threads.run([&](int thread) { fn(thread); });
+    threads.run_on_all([&](int thread) { fn(thread); });
     best = std::min(best, seconds_now() - start);
   }
   return best;
@@ -83,7 +83,7 @@ double measure_tile(ThreadPool& threads, int tokens, bool fp4) {
 
 DramProbe::DramProbe(ThreadPool& threads) : threads_(threads), buffer_(size_t{512} << 20) {
   const size_t part = buffer_.size() / threads.size() / 4096 * 4096;
-  threads.run([&](int t) { std::memset(buffer_.data() + t * part, t + 1, part); });
+  threads.run_on_all([&](int t) { std::memset(buffer_.data() + t * part, t + 1, part); });
 }
 
 double DramProbe::measure() {

@@ -251,7 +251,7 @@ void time_row(const PreparedExperts& layer, const MoeProblem& p, const MoeBenchO
       });
     }
     // Whoever finished early may sleep by now; a layer of a decode step finds all threads awake.
-    threads.run([](int) {});
+    threads.run_on_all([](int) {});
     const double start = seconds_now();
     layer.apply({.num_tokens = row.tokens,
                  .hidden_states = in.x.data(),

@@ -133,6 +133,7 @@ void bench_moe(BenchMoeFlags flags) {
   const MoePreset preset = moe_preset(flags.preset);
   const Device device = flags.device == "cuda" ? probe_cuda_device() : parse_device(flags.device);
   ThreadPool threads(flags.threads);
+  fmt::print(stderr, "{}", threads_note(flags.threads));
   if (device.is_cpu()) {
     bench_on_cpu(preset, flags, threads);
   } else {
@@ -166,8 +167,7 @@ void add_bench_moe(CLI::App& app) {
                             "instructions for it")
                ->delimiter(',')
                ->allow_extra_args(false));
-  with_env(command->add_option("--threads", flags->threads, "Threads; 0 for all")
-               ->check(CLI::Range(0, 4096)));
+  add_threads_flag(*command, flags->threads);
   with_env(command
                ->add_option("--seconds", flags->options.seconds_per_row,
                             "Time spent on a row, at least five runs")

@@ -4,8 +4,10 @@
 #include <CLI/CLI.hpp>
 #include <cctype>
 
+#include "base/cpu_count.h"
 #include "base/cuda_probe.h"
 #include "base/error.h"
+#include "base/thread_pool.h"
 
 namespace moe4::cli {
 
@@ -44,9 +46,23 @@ void add_machine_flags(CLI::App& command, MachineFlags& flags, BackendNames name
   add_backend_flags(command, flags.backend, names);
   with_env(command.add_option("--dtype", flags.dtype,
                               "Arithmetic between the linears: bfloat16, or float32 to compare"));
-  with_env(command.add_option("--threads", flags.threads, "Threads; 0 for all")
-               ->check(CLI::Range(0, 4096)));
+  add_threads_flag(command, flags.threads);
   with_env(command.add_flag("-q,--quiet", flags.quiet, "No plan and no notes on stderr"));
+}
+
+void add_threads_flag(CLI::App& command, int& threads) {
+  with_env(command
+               .add_option("--threads", threads,
+                           "Threads; 0 for all cores that affinity and CPU quota allow")
+               ->check(CLI::Range(0, ThreadPool::kMaxThreads)));
+}
+
+std::string threads_note(int threads) {
+  const int cores = usable_cpus();
+  if (threads <= cores) return "";
+  return "note: --threads " + std::to_string(threads) + " on " + std::to_string(cores) +
+         (cores == 1 ? " usable core" : " usable cores") +
+         ": more threads than cores take turns and are slower\n";
 }
 
 DType compute_dtype(const MachineFlags& flags) {

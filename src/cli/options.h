@@ -40,6 +40,9 @@ struct MachineFlags {
 };
 void add_machine_flags(CLI::App& command, MachineFlags& flags,
                        BackendNames names = BackendNames::kOne);
+void add_threads_flag(CLI::App& command, int& threads);
+/// A line for stderr when there are more threads than cores, else nothing.
+std::string threads_note(int threads);
 DType compute_dtype(const MachineFlags& flags);
 
 }  // namespace moe4::cli

@@ -39,6 +39,7 @@ void open_checkpoint(Session& session, const std::string& path, const MachineFla
   if (tokenizer == WithTokenizer::kYes)
     session.tokenizer = Tokenizer::load(session.checkpoint->directory());
   if (flags.quiet) return;
+  session.notes += threads_note(flags.threads);
   for (const CheckpointNote& note : session.checkpoint->notes()) {
     if (note.level != CheckpointNote::Level::kWarning) continue;
     session.notes += fmt::format("note: {}: {}\n", note.where, note.message);

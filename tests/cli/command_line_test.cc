@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::ProgramResult;
 using testing::run_program;
 using ::testing::StartsWith;
@@ -64,6 +65,8 @@ TEST(CommandLine, MistakesExitWithStatus2AndOneLine) {
       {"run", kModel, "-p", "a", "--dtype", "float16"},
       {"run", kModel, "-p", "a", "--top-p", "2"},
       {"run", kModel, "-p", "a", "--threads", "-1"},
+      {"run", kModel, "-p", "a", "--threads", "1025"},
+      {"bench-moe", "--preset", "tiny", "--threads", "1025"},
       {"eval", kModel},
       {"eval", kModel, "--text", "a", "--tokens", "b"},
       {"compare", kModel, "--backends", "cpu"},
@@ -109,6 +112,19 @@ TEST(CommandLine, AForcedBackendThatCannotRunExits4NamingTheAlternatives) {
 
 TEST(CommandLine, AWholeModelOnAGpuIsRefusedClearly) {
   expect_error(run_program({"run", kModel, "-p", "a", "--device", "sm_121"}), 4);
+}
+
+TEST(CommandLine, MoreThreadsThanCoresAreNoted) {
+  const std::vector<std::string> run = {"run", kModel, "-p", "a", "-n", "1", "--threads"};
+  const auto with_threads = [&](const std::string& threads) {
+    std::vector<std::string> arguments = run;
+    arguments.push_back(threads);
+    return run_program(arguments);
+  };
+  const ProgramResult many = with_threads("64");
+  EXPECT_EQ(many.status, 0) << many.err;
+  EXPECT_THAT(many.err, HasSubstr("note: --threads 64 on "));
+  EXPECT_THAT(with_threads("1").err, Not(HasSubstr("--threads")));
 }
 
 TEST(CommandLine, UnknownTokensInAnIdListAreBadInput) {

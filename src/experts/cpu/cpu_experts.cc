@@ -64,6 +64,14 @@ struct InputKind {
   const QuantScheme* scheme;
 };
 
+// The items of one phase of a step, done by whichever threads turn up.
+struct PhaseWork {
+  PhaseWork(const WorkRanges& ranges, int64_t count) : items(ranges), left(count) {}
+
+  WorkRanges items;
+  ThreadPool::Phase left;
+};
+
 // Into L2; more than a few hundred lines at once would be dropped. Inlined always: GCC 12 takes a
 // function that only prefetches for one without effect and drops calls of it.
 [[gnu::always_inline]] inline void ask_for(const std::byte* weights) {
@@ -142,8 +150,10 @@ class PreparedCpu final : public PreparedExperts {
            float* intermediate) const;
   void fc2(const Step& step, const Job& job, int64_t panel, const std::byte* next, int thread,
            const std::byte* rows) const;
-  void run_whole_jobs(const Step& step, WorkRanges& queue, int thread) const;
-  void run_shared_jobs(const Step& step, WorkRanges (&queues)[3], int thread) const;
+  template <typename Fn>
+  void work_on(PhaseWork& phase, int thread, const Fn& fn) const;
+  void run_whole_jobs(const Step& step, PhaseWork& work, int thread) const;
+  void run_shared_jobs(const Step& step, PhaseWork (&work)[3], int thread) const;
   void combine(const Step& step, int64_t item, int thread) const;
 
   MoeProblem problem_;
@@ -456,10 +466,18 @@ void PreparedCpu::fc2(const Step& step, const Job& job, int64_t panel, const std
   }
 }
 
-void PreparedCpu::run_whole_jobs(const Step& step, WorkRanges& queue, int thread) const {
+// fn(item) for every item that this thread gets; others may still be at theirs afterwards.
+template <typename Fn>
+void PreparedCpu::work_on(PhaseWork& phase, int thread, const Fn& fn) const {
+  int64_t done = 0;
+  for (int64_t i; (i = phase.items.take(thread)) >= 0; ++done) fn(i);
+  threads_->finish(phase.left, done);
+}
+
+void PreparedCpu::run_whole_jobs(const Step& step, PhaseWork& work, int thread) const {
   auto* intermediate = step.own<float>(thread, step.at.own_intermediate);
   auto* rows = step.own<std::byte>(thread, step.at.own_down_rows);
-  for (int64_t j; (j = queue.take(thread)) >= 0;) {
+  work_on(work, thread, [&](int64_t j) {
     const Job& job = step.as<Job>(step.at.jobs)[j];
     for (int64_t p = 0; p < packed_.fc1_panels(); ++p) {
       fc1(step, job, p, nullptr, thread, intermediate);
@@ -471,35 +489,37 @@ void PreparedCpu::run_whole_jobs(const Step& step, WorkRanges& queue, int thread
     for (int64_t p = 0; p < packed_.fc2_panels(); ++p) {
       const bool last = p + 1 == packed_.fc2_panels();
       const std::byte* next =
-          last ? fc1_panel(step, queue.peek(thread) * packed_.fc1_panels()) : nullptr;
+          last ? fc1_panel(step, work.items.peek(thread) * packed_.fc1_panels()) : nullptr;
       fc2(step, job, p, next, thread, rows);
     }
-  }
+  });
+  threads_->wait(work.left, thread);
 }
 
 // Intermediates and rows are indexed by position in the sorted pairs.
-void PreparedCpu::run_shared_jobs(const Step& step, WorkRanges (&queues)[3], int thread) const {
+void PreparedCpu::run_shared_jobs(const Step& step, PhaseWork (&work)[3], int thread) const {
   const auto* jobs = step.as<Job>(step.at.jobs);
   auto* intermediate = step.as<float>(step.at.intermediate);
   auto* rows = step.as<std::byte>(step.at.down_rows);
-  for (int64_t i; (i = queues[0].take(thread)) >= 0;) {
+  work_on(work[0], thread, [&](int64_t i) {
     const Job& job = jobs[i / packed_.fc1_panels()];
-    fc1(step, job, i % packed_.fc1_panels(), fc1_panel(step, queues[0].peek(thread)), thread,
+    fc1(step, job, i % packed_.fc1_panels(), fc1_panel(step, work[0].items.peek(thread)), thread,
         intermediate + job.begin * width_padded());
-  }
-  ask_for(fc2_panel(step, queues[2].peek(thread)));
-  threads_->barrier();
-  for (int64_t i; (i = queues[1].take(thread)) >= 0;) {
+  });
+  ask_for(fc2_panel(step, work[2].items.peek(thread)));
+  threads_->wait(work[0].left, thread);
+  work_on(work[1], thread, [&](int64_t i) {
     const int32_t pair = step.as<int32_t>(step.at.pairs)[i];
     make_down_row(step, local_expert(step.ids[pair]), intermediate + i * width_padded(),
                   rows + i * down_row_bytes());
-  }
-  threads_->barrier();
-  for (int64_t i; (i = queues[2].take(thread)) >= 0;) {
+  });
+  threads_->wait(work[1].left, thread);
+  work_on(work[2], thread, [&](int64_t i) {
     const Job& job = jobs[i / packed_.fc2_panels()];
-    fc2(step, job, i % packed_.fc2_panels(), fc2_panel(step, queues[2].peek(thread)), thread,
+    fc2(step, job, i % packed_.fc2_panels(), fc2_panel(step, work[2].items.peek(thread)), thread,
         rows + job.begin * down_row_bytes());
-  }
+  });
+  threads_->wait(work[2].left, thread);
 }
 
 // `item`: a token's run of kCombineColumns columns.
@@ -534,27 +554,27 @@ void PreparedCpu::apply_chunk(const ExpertsArgs& args, int64_t first, int64_t co
             .weights = args.topk_weights + first * problem_.top_k};
   route(step);
   const int threads = threads_->size();
-  const auto queue = [&](int index, int64_t items) {
-    WorkRanges ranges(step.as<WorkRanges::Range>(at.ranges) + index * threads, threads);
+  int next_ranges = 0;
+  const auto phase_of = [&](int64_t items) {
+    WorkRanges ranges(step.as<WorkRanges::Range>(at.ranges) + next_ranges++ * threads, threads);
     ranges.reset(items);
-    return ranges;
+    return PhaseWork(ranges, items);
   };
-  WorkRanges rows = queue(0, row_per_pair_ ? step.num_pairs : count);
-  WorkRanges work[3] = {queue(1, step.num_jobs * (step.whole_jobs ? 1 : packed_.fc1_panels())),
-                        queue(2, step.num_pairs), queue(3, step.num_jobs * packed_.fc2_panels())};
-  WorkRanges outputs = queue(4, count * ceil_div(problem_.hidden_size, kCombineColumns));
+  PhaseWork rows = phase_of(row_per_pair_ ? step.num_pairs : count);
+  PhaseWork work[3] = {phase_of(step.num_jobs * (step.whole_jobs ? 1 : packed_.fc1_panels())),
+                       phase_of(step.num_pairs), phase_of(step.num_jobs * packed_.fc2_panels())};
+  PhaseWork outputs = phase_of(count * ceil_div(problem_.hidden_size, kCombineColumns));
   threads_->run([&](int thread) {
-    const int64_t first = work[0].peek(thread);
+    const int64_t first = work[0].items.peek(thread);
     ask_for(fc1_panel(step, step.whole_jobs ? first * packed_.fc1_panels() : first));
-    for (int64_t i; (i = rows.take(thread)) >= 0;) make_hidden_row(step, i, thread);
-    threads_->barrier();
+    work_on(rows, thread, [&](int64_t i) { make_hidden_row(step, i, thread); });
+    threads_->wait(rows.left, thread);
     if (step.whole_jobs) {
       run_whole_jobs(step, work[0], thread);
     } else {
       run_shared_jobs(step, work, thread);
     }
-    threads_->barrier();
-    for (int64_t i; (i = outputs.take(thread)) >= 0;) combine(step, i, thread);
+    work_on(outputs, thread, [&](int64_t i) { combine(step, i, thread); });
   });
 }
 
