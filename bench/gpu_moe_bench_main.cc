@@ -1,6 +1,8 @@
-// gpu_moe_bench SHAPES TOKENS BACKENDS [CEILING_TFLOPS] [JSON]: times MoE layers on GPU 0.
+// gpu_moe_bench SHAPES TOKENS BACKENDS [CEILING_TFLOPS] [JSON] [TUNING...]: times MoE layers on GPU
+// 0.
 //
 //   gpu_moe_bench A,B 1,2,4,8 marlin 789 results.json
+//   gpu_moe_bench A 64,96 hopper 789 paths.json hopper.min_tokens=0 hopper.tiles=16
 //
 // CEILING_TFLOPS: of dense BF16 products; 0, the default, measures it.
 // Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts.
@@ -49,7 +51,8 @@ moe4::MoeProblem problem_of(const std::string& shape) {
 
 int run(int argc, char** argv) {
   if (argc < 4) {
-    std::fprintf(stderr, "gpu_moe_bench SHAPES TOKENS BACKENDS [CEILING_TFLOPS] [JSON]\n");
+    std::fprintf(stderr,
+                 "gpu_moe_bench SHAPES TOKENS BACKENDS [CEILING_TFLOPS] [JSON] [TUNING...]\n");
     return 2;
   }
   moe4::register_builtin_backends();
@@ -59,7 +62,12 @@ int run(int argc, char** argv) {
     for (const moe4::ExpertsBackend* backend : moe4::registered_backends()) {
       if (backend->name() == name) backends.push_back(backend);
     }
+    if (backends.empty() || backends.back()->name() != name) {
+      throw moe4::Error(moe4::ErrorCode::kUsage, "unknown backend '" + name + "'");
+    }
   }
+  moe4::Tuning tuning;
+  if (argc > 6) tuning = moe4::parse_tuning({argv + 6, argv + argc});
   std::vector<int64_t> tokens;
   for (const std::string& t : split(argv[2])) tokens.push_back(std::stoll(t));
   moe4::GpuMoeBenchReport all;
@@ -71,6 +79,7 @@ int run(int argc, char** argv) {
         .backends = backends,
         .device = moe4::cuda::describe_device(0),
         .threads = &threads,
+        .tuning = tuning,
         .bf16_tflops = argc > 4 ? std::stod(argv[4]) : 0.0,
     });
     std::printf("%s\n", to_markdown(report).c_str());

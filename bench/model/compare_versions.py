@@ -42,6 +42,8 @@ parser.add_argument("--output", required=True)
 parser.add_argument("models", nargs="+", help="MODEL:PROMPT:GENERATE")
 args = parser.parse_args()
 before, after = args.commits.split(",")
+if args.rounds < 1:
+    parser.error("--rounds: at least one, else nothing is compared")
 models = []
 for spec in args.models:
     model, prompt, generate = spec.split(":")

@@ -37,26 +37,35 @@ typedef enum moe4_activation {
   MOE4_RELU2 = 3,      /* relu(up)^2, no gate */
 } moe4_activation;
 
+/* Whether a token's output bits depend on what shares its moe4_layer_apply(). */
+typedef enum moe4_batch_invariance {
+  MOE4_BATCH_DEPENDENT = 0, /* on the number of tokens */
+  MOE4_BATCH_INVARIANT_BY_PHASE =
+      1,                    /* not among tokens being generated, not among those of prompts */
+  MOE4_BATCH_INVARIANT = 2, /* never */
+} moe4_batch_invariance;
+
 /* One linear [N, K] as checkpoints have it, dense, read during moe4_layer_create() only. codes,
  * scales and bias are host memory, or all memory of the layer's GPU (weights_on_device). */
 typedef struct moe4_linear {
   const uint8_t* codes;  /* [N, K / 2], two E2M1 a byte, low nibble first */
   const uint8_t* scales; /* [N, K / 16], E4M3 */
-  float global_scale;    /* multiplies (invert the reciprocal of compressed-tensors) */
-  float input_scale;     /* calibrated, multiplies, for "fp4-static"; 0: none */
+  float global_scale;    /* multiplies (invert the reciprocal of compressed-tensors); finite */
+  float input_scale;     /* calibrated, multiplies, for "fp4-static"; positive, 0: none */
   const uint16_t* bias;  /* [N] bf16, or NULL */
 } moe4_linear;
 
+/* A field out of its range is MOE4_USAGE with a line that names it. */
 typedef struct moe4_layer_desc {
-  size_t struct_size; /* sizeof(moe4_layer_desc) */
-  int64_t hidden_size;
-  int64_t intermediate_size; /* of the linears given, before tp_size cuts them */
-  int64_t num_experts;
+  size_t struct_size;        /* sizeof(moe4_layer_desc) */
+  int64_t hidden_size;       /* a multiple of 16, up to 2^20 */
+  int64_t intermediate_size; /* likewise; of the linears given, before tp_size cuts them */
+  int64_t num_experts;       /* up to 2^16 */
   int64_t num_local_experts; /* experts given; num_experts without expert parallelism */
-  int64_t top_k;
+  int64_t top_k;             /* up to num_experts */
   moe4_activation activation;
   float alpha, beta;         /* MOE4_SWIGLU_OAI */
-  float limit;               /* clamp; 0 for none */
+  float limit;               /* clamp of MOE4_SILU and MOE4_SWIGLU_OAI; 0 or infinity for none */
   int weight_on_input;       /* the routing weight multiplies the expert's input */
   const moe4_linear* gate;   /* [num_local_experts], N = I, K = H; NULL for MOE4_RELU2 */
   const moe4_linear* up;     /* [num_local_experts], N = I, K = H */
@@ -71,13 +80,14 @@ typedef struct moe4_layer_desc {
   int weights_on_device;   /* complete when create() is called: it uses a stream of its own */
   const char* backend;     /* "marlin", "cpu", ...; NULL or "auto": by priority */
   const char* activations; /* "bf16", "fp4" (quantised in the kernel), "fp4-static"; NULL: bf16 */
-  int num_threads;         /* host threads; 0: all */
+  int num_threads;         /* host threads, up to 4096; 0: all */
+  int batch_invariant;     /* 1: only backends that are not MOE4_BATCH_DEPENDENT */
 } moe4_layer_desc;
 
 /* All pointers live on the layer's device; 16-byte aligned, the workspace 256-byte. */
 typedef struct moe4_apply_args {
   size_t struct_size;            /* sizeof(moe4_apply_args) */
-  int64_t num_tokens;            /* T; 0 is fine */
+  int64_t num_tokens;            /* T, up to 2^31 - 1; 0 is fine */
   const uint16_t* hidden_states; /* [T, H] bf16 */
   const int32_t* topk_ids;       /* [T, k]; -1 and ids of other ranks are skipped */
   const float* topk_weights;     /* [T, k] */
@@ -91,7 +101,7 @@ typedef struct moe4_apply_args {
  * size and, while it runs, at most one raw layer more. */
 moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer);
 
-/* Bytes apply() needs for up to max_tokens tokens. */
+/* Bytes apply() needs for up to max_tokens tokens; 0 outside 1 to 2^31 - 1. */
 size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens);
 
 /* No allocation, no host synchronisation; may be captured in a CUDA graph. The layer's device is
@@ -100,6 +110,8 @@ moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* arg
 
 /* Name of the backend that was chosen; valid as long as the layer. */
 const char* moe4_layer_backend(const moe4_layer* layer);
+
+moe4_batch_invariance moe4_layer_batch_invariance(const moe4_layer* layer);
 
 /* The intermediate size that this layer computes: smaller than the one given when tp_size cut it.
  */

@@ -1,7 +1,7 @@
 // Detection through the compiler's CPU model (x86) and the kernel's capability bits (AArch64).
 #include "base/cpu_isa.h"
 
-#include <cstdlib>
+#include <atomic>
 #include <string>
 
 #include "base/error.h"
@@ -35,19 +35,9 @@ bool has(CpuIsa isa) {
   }
 }
 
-CpuIsa choose() {
-  const std::vector<CpuIsa> available = available_cpu_isas();
-  const char* forced = std::getenv("MOE4_CPU_ISA");
-  if (forced == nullptr || *forced == '\0') return available.front();
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kNeon}) {
-    if (to_string(isa) != forced) continue;
-    if (has(isa)) return isa;
-    throw Error(ErrorCode::kUnavailable, "MOE4_CPU_ISA=" + std::string(forced) +
-                                             ": this machine lacks it; its best is " +
-                                             std::string(to_string(available.front())));
-  }
-  throw Error(ErrorCode::kUsage,
-              "MOE4_CPU_ISA=" + printable(forced) + ": expected portable, avx2, avx512 or neon");
+std::atomic<CpuIsa>& chosen() {
+  static std::atomic<CpuIsa> isa = available_cpu_isas().front();
+  return isa;
 }
 
 }  // namespace
@@ -74,10 +64,27 @@ std::vector<CpuIsa> available_cpu_isas() {
   return isas;
 }
 
-CpuIsa cpu_isa() {
-  static const CpuIsa isa = choose();
-  return isa;
+CpuIsa parse_cpu_isa(std::string_view name) {
+  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kNeon}) {
+    if (to_string(isa) != name) continue;
+    if (has(isa)) return isa;
+    std::string available;
+    for (const CpuIsa other : available_cpu_isas()) {
+      available += (available.empty() ? "" : ", ") + std::string(to_string(other));
+    }
+    throw Error(ErrorCode::kUnavailable, "this machine lacks the instructions of '" +
+                                             std::string(name) + "'; it has " + available);
+  }
+  throw Error(ErrorCode::kUsage, "unknown instruction set '" + printable(std::string(name)) +
+                                     "': expected portable, avx2, avx512 or neon");
 }
+
+void set_cpu_isa(CpuIsa isa) {
+  MOE4_CHECK(has(isa));
+  chosen() = isa;
+}
+
+CpuIsa cpu_isa() { return chosen(); }
 
 Avx512Features avx512_features() {
 #if defined(__x86_64__)

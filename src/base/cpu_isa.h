@@ -1,4 +1,4 @@
-// Which instruction set the CPU kernels of this process use: detected once, forced by MOE4_CPU_ISA.
+// Which instruction set the CPU kernels of this process use: detected once, or set by the program.
 #pragma once
 
 #include <string_view>
@@ -20,9 +20,15 @@ std::string_view to_string(CpuIsa isa);
 /// Levels this machine can run, the best first; always ends with kPortable.
 std::vector<CpuIsa> available_cpu_isas();
 
-/// The level in use: the best available one, or what MOE4_CPU_ISA names. Read once, at the first
-/// call. Throws Error(kUsage) for an unknown name and Error(kUnavailable) for one this machine
-/// lacks.
+/// "portable" -> kPortable. Throws Error(kUsage) for an unknown name and Error(kUnavailable) for a
+/// level this machine lacks, naming the ones it has.
+CpuIsa parse_cpu_isa(std::string_view name);
+
+/// Makes cpu_isa() answer `isa` (one of available_cpu_isas()) from now on: a program says so once,
+/// before anything else asks.
+void set_cpu_isa(CpuIsa isa);
+
+/// The level in use: the best available one unless set_cpu_isa() said otherwise.
 CpuIsa cpu_isa();
 
 /// Extra instructions that a kernel of its level may test for. All false below kAvx512.

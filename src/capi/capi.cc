@@ -1,4 +1,7 @@
 // The C interface over the selector and PreparedExperts: checks, then forwards.
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <new>
 #include <string>
@@ -48,6 +51,27 @@ void require(bool condition, const char* message) {
   if (!condition) throw Error(ErrorCode::kUsage, message);
 }
 
+// Far above every model, and small enough that no product of sizes leaves 64 bits.
+constexpr int64_t kMaxWidth = int64_t{1} << 20;
+constexpr int64_t kMaxExperts = int64_t{1} << 16;
+constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
+constexpr int kMaxThreads = 4096;
+
+[[noreturn]] void refuse(const char* field, const std::string& found, const std::string& expected) {
+  throw Error(ErrorCode::kUsage,
+              std::string("moe4_layer_desc: ") + field + " is " + found + ", expected " + expected);
+}
+
+void require_size(const char* field, int64_t value, int64_t most) {
+  if (value < 1 || value > most) {
+    refuse(field, std::to_string(value), "1 to " + std::to_string(most));
+  }
+}
+
+void require_finite(const char* field, float value) {
+  if (!std::isfinite(value)) refuse(field, std::to_string(value), "a finite number");
+}
+
 // What the C caller gave, in canonical form, and the host memory that some of it needs.
 struct Canonical {
   MoeLayerWeights weights;
@@ -72,6 +96,18 @@ LinearWeights linear_of(const moe4_linear& from, std::string name, int64_t n, in
                         Canonical& out) {
   if (from.codes == nullptr || from.scales == nullptr) {
     throw Error(ErrorCode::kUsage, "moe4_linear of " + name + ": codes or scales is NULL");
+  }
+  if (!std::isfinite(from.global_scale) || from.global_scale < 0) {
+    throw_bad_input({.what = "global_scale is no scale",
+                     .tensor = name,
+                     .expected = "a finite number of at least 0",
+                     .found = std::to_string(from.global_scale)});
+  }
+  if (!std::isfinite(from.input_scale) || from.input_scale < 0) {
+    throw_bad_input({.what = "input_scale is no scale",
+                     .tensor = name,
+                     .expected = "a positive number, or 0 for none",
+                     .found = std::to_string(from.input_scale)});
   }
   LinearWeights linear;
   linear.name = std::move(name);
@@ -106,20 +142,46 @@ std::vector<int32_t> expert_map_of(const moe4_layer_desc& desc) {
   return map;
 }
 
-void check_sizes(const moe4_layer_desc& desc) {
-  require(desc.hidden_size > 0 && desc.intermediate_size > 0 && desc.hidden_size % 16 == 0 &&
-              desc.intermediate_size % 16 == 0,
-          "moe4_layer_desc: hidden_size and intermediate_size must be positive multiples of 16");
-  require(desc.num_experts > 0 && desc.top_k > 0 && desc.num_local_experts > 0 &&
-              desc.num_local_experts <= desc.num_experts,
-          "moe4_layer_desc: num_experts, num_local_experts or top_k is out of range");
-  require(desc.activation >= MOE4_SILU && desc.activation <= MOE4_RELU2,
-          "moe4_layer_desc: unknown activation");
+// Checks of the plain fields. Each names its field, with what is wrong.
+void check_desc(const moe4_layer_desc& desc) {
+  require_size("hidden_size", desc.hidden_size, kMaxWidth);
+  require_size("intermediate_size", desc.intermediate_size, kMaxWidth);
+  for (const auto& [field, value] : {std::pair("hidden_size", desc.hidden_size),
+                                     std::pair("intermediate_size", desc.intermediate_size)}) {
+    if (value % 16 != 0)
+      refuse(field, std::to_string(value), "multiples of 16, the block of a scale");
+  }
+  require_size("num_experts", desc.num_experts, kMaxExperts);
+  require_size("num_local_experts", desc.num_local_experts, desc.num_experts);
+  require_size("top_k", desc.top_k, desc.num_experts);
+  if (desc.activation < MOE4_SILU || desc.activation > MOE4_RELU2) {
+    refuse("activation", std::to_string(desc.activation), "a moe4_activation");
+  }
+  require_finite("alpha", desc.alpha);
+  require_finite("beta", desc.beta);
+  if (std::isnan(desc.limit) || desc.limit < 0) {
+    refuse("limit", std::to_string(desc.limit), "a positive number, or 0 for none");
+  }
+  const bool clamps = desc.activation == MOE4_SILU || desc.activation == MOE4_SWIGLU_OAI;
+  if (!clamps && desc.limit > 0 && !std::isinf(desc.limit)) {
+    refuse("limit", std::to_string(desc.limit), "0: MOE4_GELU_TANH and MOE4_RELU2 have no clamp");
+  }
+  if (desc.tp_size < 0) refuse("tp_size", std::to_string(desc.tp_size), "0, or a number of ranks");
+  if (desc.tp_rank < 0 || desc.tp_rank >= std::max(desc.tp_size, 1)) {
+    refuse("tp_rank", std::to_string(desc.tp_rank),
+           "a TP rank of " + std::to_string(std::max(desc.tp_size, 1)));
+  }
+  if (desc.device < -1) {
+    refuse("device", std::to_string(desc.device), "a CUDA ordinal, or -1 for the CPU");
+  }
+  if (desc.num_threads < 0 || desc.num_threads > kMaxThreads) {
+    refuse("num_threads", std::to_string(desc.num_threads), "0 to " + std::to_string(kMaxThreads));
+  }
   require(desc.up != nullptr && desc.down != nullptr, "moe4_layer_desc: up or down is NULL");
   require((desc.gate == nullptr) == (desc.activation == MOE4_RELU2),
           "moe4_layer_desc: gate is NULL for MOE4_RELU2 and for no other activation");
   require(desc.expert_map != nullptr || desc.num_local_experts == desc.num_experts,
-          "moe4_layer_desc: a share of the experts needs an expert_map");
+          "moe4_layer_desc: num_local_experts below num_experts needs an expert_map");
   require(!desc.weights_on_device || desc.device >= 0,
           "moe4_layer_desc: weights_on_device needs a GPU in device");
 }
@@ -160,7 +222,8 @@ Canonical canonical_of(const moe4_layer_desc& desc, ActivationMode activations) 
 
 // What backends may rely on; they check the size of the workspace themselves.
 void check_pointers(const moe4_apply_args& args) {
-  require(args.num_tokens >= 0, "moe4_layer_apply: num_tokens is negative");
+  require(args.num_tokens >= 0 && args.num_tokens <= kMaxTokens,
+          "moe4_layer_apply: num_tokens is negative or above 2^31 - 1");
   if (args.num_tokens == 0) return;
   require(args.hidden_states != nullptr && args.topk_ids != nullptr &&
               args.topk_weights != nullptr && args.output != nullptr && args.workspace != nullptr,
@@ -202,7 +265,7 @@ moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer) {
     require(desc->struct_size == sizeof(moe4_layer_desc),
             "moe4_layer_create: struct_size differs: header and library are of two versions");
     register_once();
-    check_sizes(*desc);
+    check_desc(*desc);
     const ActivationMode activations =
         desc->activations ? parse_activation_mode(desc->activations) : ActivationMode::kBf16;
     const Device device = device_of(desc->device);
@@ -213,6 +276,7 @@ moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer) {
                        {.device = device,
                         .activations = activations,
                         .backend = resolve_backend_name(desc->backend ? desc->backend : ""),
+                        .batch_invariant = desc->batch_invariant != 0,
                         .must_run = true});
     auto made = std::make_unique<moe4_layer>();
     made->threads = std::make_unique<ThreadPool>(desc->num_threads);
@@ -226,7 +290,8 @@ moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer) {
 }
 
 size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens) {
-  return layer == nullptr || max_tokens <= 0 ? 0 : layer->prepared->workspace_size(max_tokens);
+  if (layer == nullptr || max_tokens <= 0 || max_tokens > kMaxTokens) return 0;
+  return layer->prepared->workspace_size(max_tokens);
 }
 
 moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* args) {
@@ -248,6 +313,19 @@ moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* arg
 
 const char* moe4_layer_backend(const moe4_layer* layer) {
   return layer == nullptr ? "" : layer->backend.c_str();
+}
+
+moe4_batch_invariance moe4_layer_batch_invariance(const moe4_layer* layer) {
+  if (layer == nullptr) return MOE4_BATCH_DEPENDENT;
+  switch (layer->prepared->batch_invariant()) {
+    case BatchInvariance::kFull:
+      return MOE4_BATCH_INVARIANT;
+    case BatchInvariance::kByPhase:
+      return MOE4_BATCH_INVARIANT_BY_PHASE;
+    case BatchInvariance::kNone:
+      break;
+  }
+  return MOE4_BATCH_DEPENDENT;
 }
 
 int64_t moe4_layer_intermediate_size(const moe4_layer* layer) {

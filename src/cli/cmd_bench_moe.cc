@@ -25,6 +25,8 @@ struct BenchMoeFlags {
   int threads = 0;
   bool warm = false;
   bool json = false;
+  std::string cpu_isa = "auto";
+  std::vector<std::string> tuning;
   MoeBenchOptions options;
 };
 
@@ -117,6 +119,7 @@ void bench_on_gpu(const MoePreset& preset, BenchMoeFlags& flags, const Device& d
                            .precision = parse_precision(mode),
                            .device = device,
                            .threads = &threads,
+                           .tuning = parse_tuning(flags.tuning),
                            .bf16_tflops = flags.bf16_tflops});
     if (!flags.json) fmt::print("activations: {}\n\n{}\n", mode, to_markdown(report));
     all.device = report.device;
@@ -130,6 +133,8 @@ void bench_on_gpu(const MoePreset& preset, BenchMoeFlags& flags, const Device& d
 }
 
 void bench_moe(BenchMoeFlags flags) {
+  use_cpu_isa(flags.cpu_isa);
+  parse_tuning(flags.tuning);
   const MoePreset preset = moe_preset(flags.preset);
   const Device device = flags.device == "cuda" ? probe_cuda_device() : parse_device(flags.device);
   ThreadPool threads(flags.threads);
@@ -168,6 +173,7 @@ void add_bench_moe(CLI::App& app) {
                ->delimiter(',')
                ->allow_extra_args(false));
   add_threads_flag(*command, flags->threads);
+  add_kernel_flags(*command, flags->cpu_isa, flags->tuning);
   with_env(command
                ->add_option("--seconds", flags->options.seconds_per_row,
                             "Time spent on a row, at least five runs")

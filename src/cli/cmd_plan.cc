@@ -33,6 +33,7 @@ void plan(const PlanFlags& flags) {
         {"device", to_string(options.device)},
         {"moe_backend", options.backend.empty() ? "auto" : options.backend},
         {"activations", to_string(options.activations)},
+        {"batch_invariant", options.batch_invariant},
         {"groups", nlohmann::ordered_json::parse(plan_json(groups))},
     };
     fmt::print("{}\n", json.dump(2));

@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "base/cpu_count.h"
+#include "base/cpu_isa.h"
 #include "base/cuda_probe.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
@@ -24,6 +25,9 @@ void add_backend_flags(CLI::App& command, BackendFlags& flags, BackendNames name
                               "cpu, cuda (the GPU of this machine), or sm_80 ... sm_121"));
   with_env(command.add_flag("--fp8-activations", flags.fp8_activations,
                             "Quantise the inputs of FP8 layers as the checkpoint says"));
+  with_env(command.add_flag("--batch-invariant", flags.batch_invariant,
+                            "Only backends that give a token the same bits whatever shares its "
+                            "call"));
   if (names == BackendNames::kSeveral) return;
   with_env(command.add_option("--moe-backend", flags.moe_backend,
                               "auto, b12x, hopper, marlin, cpu or reference"));
@@ -38,6 +42,7 @@ SelectorOptions selector_options(const BackendFlags& flags, bool must_run) {
   options.activations = parse_activation_mode(flags.activations);
   options.fp8_activations = flags.fp8_activations;
   options.backend = resolve_backend_name(flags.moe_backend);
+  options.batch_invariant = flags.batch_invariant;
   options.must_run = must_run;
   return options;
 }
@@ -47,6 +52,7 @@ void add_machine_flags(CLI::App& command, MachineFlags& flags, BackendNames name
   with_env(command.add_option("--dtype", flags.dtype,
                               "Arithmetic between the linears: bfloat16, or float32 to compare"));
   add_threads_flag(command, flags.threads);
+  add_kernel_flags(command, flags.cpu_isa, flags.tuning);
   with_env(command.add_flag("-q,--quiet", flags.quiet, "No plan and no notes on stderr"));
 }
 
@@ -63,6 +69,23 @@ std::string threads_note(int threads) {
   return "note: --threads " + std::to_string(threads) + " on " + std::to_string(cores) +
          (cores == 1 ? " usable core" : " usable cores") +
          ": more threads than cores take turns and are slower\n";
+}
+
+void add_kernel_flags(CLI::App& command, std::string& cpu_isa, std::vector<std::string>& tuning) {
+  // No environment variables: what exchanges kernels stands on the command line, where it is seen.
+  command.add_option(
+      "--cpu-isa", cpu_isa,
+      "CPU kernels: auto (the best of this machine), portable, avx2, avx512 or neon");
+  command
+      .add_option("--moe-tuning", tuning,
+                  "For measurements: NAME=VALUE instead of a backend's own choice (marlin.fc2, "
+                  "hopper.min_tokens, hopper.tiles)")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+}
+
+void use_cpu_isa(const std::string& name) {
+  if (name != "auto") set_cpu_isa(parse_cpu_isa(name));
 }
 
 DType compute_dtype(const MachineFlags& flags) {

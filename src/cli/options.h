@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/dtype.h"
 #include "moe/selector.h"
@@ -22,6 +23,7 @@ struct BackendFlags {
   std::string moe_backend = "auto";
   std::string activations = "auto";
   bool fp8_activations = false;
+  bool batch_invariant = false;
 };
 /// bench takes lists of backends and modes, and adds those two flags itself.
 enum class BackendNames { kOne, kSeveral };
@@ -36,6 +38,8 @@ struct MachineFlags {
   BackendFlags backend;
   std::string dtype = "bfloat16";
   int threads = 0;  ///< 0: all
+  std::string cpu_isa = "auto";
+  std::vector<std::string> tuning;  ///< "hopper.tiles=16", for measurements
   bool quiet = false;
 };
 void add_machine_flags(CLI::App& command, MachineFlags& flags,
@@ -44,5 +48,10 @@ void add_threads_flag(CLI::App& command, int& threads);
 /// A line for stderr when there are more threads than cores, else nothing.
 std::string threads_note(int threads);
 DType compute_dtype(const MachineFlags& flags);
+
+/// --cpu-isa and --moe-tuning; also for commands without the other machine flags.
+void add_kernel_flags(CLI::App& command, std::string& cpu_isa, std::vector<std::string>& tuning);
+/// Makes `name` this process's instruction set; "auto" changes nothing. Before anything runs.
+void use_cpu_isa(const std::string& name);
 
 }  // namespace moe4::cli

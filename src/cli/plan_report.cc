@@ -46,6 +46,25 @@ std::string_view status(const Selection& selection, const Candidate& candidate) 
   return candidate.verdict->kind == Rejection::Kind::kNotSelected ? "only by name" : "rejected";
 }
 
+// What a token's bits depend on, and what it costs to change that.
+std::string batch_remark(const BatchBehavior& batch) {
+  switch (batch.invariance) {
+    case BatchInvariance::kFull:
+      return "a token's bits do not depend on what shares its call";
+    case BatchInvariance::kByPhase:
+      return fmt::format(
+          "a token's bits depend on whether it is generated or of the prompt, not on what shares "
+          "its call, since {}",
+          batch.why);
+    case BatchInvariance::kNone:
+      break;
+  }
+  return fmt::format(
+      "a token's bits depend on how many tokens share its call, since {}; "
+      "--batch-invariant takes {}",
+      batch.why, batch.cost.empty() ? "a backend where they do not" : batch.cost);
+}
+
 std::string remark(const Selection& selection, const Candidate& candidate) {
   if (candidate.verdict) {
     return fmt::format("{} ({}): {}", status(selection, candidate),
@@ -108,8 +127,9 @@ std::string plan_summary(const std::vector<PlanGroup>& groups) {
       continue;
     }
     const Selection& selection = group.selection;
-    text += fmt::format("{} on {}, activations: {}\n", selection.backend->name(),
-                        to_string(selection.device), to_string(selection.precision));
+    text += fmt::format("{} on {}, activations: {}, batch invariant: {}\n",
+                        selection.backend->name(), to_string(selection.device),
+                        to_string(selection.precision), to_string(selection.batch.invariance));
   }
   return text;
 }
@@ -127,6 +147,7 @@ std::string plan_text(const std::vector<PlanGroup>& groups) {
       continue;
     }
     text += fmt::format("  why         {}\n", group.selection.reason);
+    text += fmt::format("  batch       {}\n", batch_remark(group.selection.batch));
     for (const Candidate& candidate : group.selection.candidates) {
       if (candidate.backend == group.selection.backend) continue;
       text += fmt::format("  {:<11} {}\n", candidate.backend->name(),
@@ -159,6 +180,9 @@ std::string plan_json(const std::vector<PlanGroup>& groups) {
       entry["backend"] = selection.backend->name();
       entry["runs_on"] = to_string(selection.device);
       entry["activations"] = to_string(selection.precision);
+      entry["batch_invariant"] = to_string(selection.batch.invariance);
+      if (!selection.batch.why.empty()) entry["batch_dependence"] = selection.batch.why;
+      if (!selection.batch.cost.empty()) entry["batch_invariant_cost"] = selection.batch.cost;
       entry["reason"] = selection.reason;
     }
     entry["candidates"] = ordered_json::array();

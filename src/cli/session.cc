@@ -18,7 +18,8 @@ void reload_model(Session& session, const MachineFlags& flags) {
   ModelOptions options{.compute_dtype = compute_dtype(flags),
                        .moe = selector_options(flags.backend, /*must_run=*/true),
                        .threads = session.threads.get(),
-                       .prepare_on_gpu = prepare_for_host};
+                       .prepare_on_gpu = prepare_for_host,
+                       .tuning = parse_tuning(flags.tuning)};
   Progress progress("loading");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   session.model = Model::load(*session.checkpoint, options);
@@ -32,7 +33,9 @@ void reload_model(Session& session, const MachineFlags& flags) {
 
 void open_checkpoint(Session& session, const std::string& path, const MachineFlags& flags,
                      WithTokenizer tokenizer) {
+  use_cpu_isa(flags.cpu_isa);
   compute_dtype(flags);
+  parse_tuning(flags.tuning);
   selector_options(flags.backend, /*must_run=*/true);
   session.threads = std::make_unique<ThreadPool>(flags.threads);
   session.checkpoint = Checkpoint::open(path);

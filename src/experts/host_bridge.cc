@@ -14,9 +14,10 @@ namespace {
 using cuda::allocate_device;
 using cuda::DeviceArray;
 
-class HostCallable final : public PreparedExperts {
+class GpuBehindHostPointers final : public HostExperts {
  public:
-  HostCallable(std::unique_ptr<PreparedExperts> layer, const MoeProblem& problem, int device)
+  GpuBehindHostPointers(std::unique_ptr<PreparedExperts> layer, const MoeProblem& problem,
+                        int device)
       : layer_(std::move(layer)),
         hidden_(problem.hidden_size),
         top_k_(problem.top_k),
@@ -24,12 +25,14 @@ class HostCallable final : public PreparedExperts {
     const cuda::DeviceGuard guard(device_);
     MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   }
-  ~HostCallable() override { cudaStreamDestroy(stream_); }
+  ~GpuBehindHostPointers() override { cudaStreamDestroy(stream_); }
 
   size_t workspace_size(int64_t) const override { return 0; }
+  bool accepts_float32() const override { return false; }
+  BatchInvariance batch_invariant() const override { return layer_->batch_invariant(); }
   int64_t weight_bytes() const override { return layer_->weight_bytes(); }
 
-  void apply(const ExpertsArgs& args) const override {
+  void run(const ExpertsArgs& args) override {
     if (args.hidden_dtype != DType::kBF16 || args.output_dtype != DType::kBF16) {
       throw Error(ErrorCode::kUsage, "a GPU backend takes and gives BF16");
     }
@@ -57,7 +60,7 @@ class HostCallable final : public PreparedExperts {
   }
 
  private:
-  void reserve(int64_t num_tokens) const {
+  void reserve(int64_t num_tokens) {
     if (num_tokens <= capacity_) return;
     capacity_ = 0;  // stays so if an allocation fails
     x_ = allocate_device<Bf16>(num_tokens * hidden_);
@@ -74,23 +77,23 @@ class HostCallable final : public PreparedExperts {
   int64_t hidden_, top_k_;
   int device_;
   cudaStream_t stream_ = nullptr;
-  // One apply() at a time.
-  mutable int64_t capacity_ = 0;
-  mutable DeviceArray<Bf16> x_, out_;
-  mutable DeviceArray<int32_t> ids_;
-  mutable DeviceArray<float> weights_;
-  mutable DeviceArray<std::byte> workspace_;
-  mutable size_t workspace_bytes_ = 0;
+  int64_t capacity_ = 0;  // tokens that the buffers below hold
+  DeviceArray<Bf16> x_, out_;
+  DeviceArray<int32_t> ids_;
+  DeviceArray<float> weights_;
+  DeviceArray<std::byte> workspace_;
+  size_t workspace_bytes_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<PreparedExperts> prepare_for_host(const ExpertsBackend& backend,
-                                                  const MoeLayerWeights& weights,
-                                                  const PrepareOptions& options) {
+std::unique_ptr<HostExperts> prepare_for_host(const ExpertsBackend& backend,
+                                              const MoeLayerWeights& weights,
+                                              const PrepareOptions& options) {
   auto layer = backend.prepare(weights, options);
-  if (options.device.is_cpu()) return layer;
-  return std::make_unique<HostCallable>(std::move(layer), weights.problem, options.device.index);
+  if (options.device.is_cpu()) return host_experts(std::move(layer));
+  return std::make_unique<GpuBehindHostPointers>(std::move(layer), weights.problem,
+                                                 options.device.index);
 }
 
 }  // namespace moe4

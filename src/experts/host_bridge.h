@@ -5,14 +5,15 @@
 #include <memory>
 
 #include "moe/experts.h"
+#include "moe/host_experts.h"
 
 namespace moe4 {
 
-/// backend.prepare(), and for a GPU in `options.device` a layer whose apply() takes host memory:
-/// copies in, runs on a stream of its own, copies out and waits. Unlike a backend's own, that
-/// apply() allocates when a batch is larger than all before. The host's workspace is not used.
-std::unique_ptr<PreparedExperts> prepare_for_host(const ExpertsBackend& backend,
-                                                  const MoeLayerWeights& weights,
-                                                  const PrepareOptions& options);
+/// Prepares a layer that takes host memory wherever it runs: backend.prepare() for the CPU, and for
+/// a GPU in `options.device` that behind copies: each call copies in, runs on a stream of its own,
+/// copies out and waits. Throws what prepare() throws.
+std::unique_ptr<HostExperts> prepare_for_host(const ExpertsBackend& backend,
+                                              const MoeLayerWeights& weights,
+                                              const PrepareOptions& options);
 
 }  // namespace moe4

@@ -3,10 +3,10 @@
 
 namespace moe4 {
 
-std::unique_ptr<PreparedExperts> prepare_for_host(const ExpertsBackend& backend,
-                                                  const MoeLayerWeights& weights,
-                                                  const PrepareOptions& options) {
-  return backend.prepare(weights, options);
+std::unique_ptr<HostExperts> prepare_for_host(const ExpertsBackend& backend,
+                                              const MoeLayerWeights& weights,
+                                              const PrepareOptions& options) {
+  return host_experts(backend.prepare(weights, options));
 }
 
 }  // namespace moe4

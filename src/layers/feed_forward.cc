@@ -86,7 +86,7 @@ void MoeBlock::run_experts(LayerContext& context, const Activations& x, int64_t 
                            const int32_t* topk_ids, const float* topk_weights, float* y) const {
   Scratch::Frame frame(context.scratch);
   MOE4_CHECK(x.stride == x.width);  // backends take dense rows
-  const PreparedExperts& experts = *parts_.experts;
+  HostExperts& experts = *parts_.experts;
   const size_t size = experts.workspace_size(num_tokens);
   ExpertsArgs args{.num_tokens = num_tokens,
                    .hidden_states = x.data,
@@ -97,7 +97,7 @@ void MoeBlock::run_experts(LayerContext& context, const Activations& x, int64_t 
                    .output_dtype = DType::kF32,
                    .workspace = {context.scratch.bytes(size), size}};
   if (experts.accepts_float32()) {
-    experts.apply(args);
+    experts.run(args);
     return;
   }
   const int64_t values = num_tokens * x.width;
@@ -107,7 +107,7 @@ void MoeBlock::run_experts(LayerContext& context, const Activations& x, int64_t 
   args.hidden_states = in;
   args.output = out;
   args.hidden_dtype = args.output_dtype = DType::kBF16;
-  experts.apply(args);
+  experts.run(args);
   convert_to_float(out, DType::kBF16, values, y);
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "layers/linear.h"
-#include "moe/experts.h"
+#include "moe/host_experts.h"
 #include "moe/routing.h"
 
 namespace moe4 {
@@ -41,7 +41,7 @@ struct MoeBlockParts {
   RouterConfig router_config;
   Linear router;                       ///< [num_experts, hidden_size]; its input is never quantised
   std::vector<float> correction_bias;  ///< [num_experts] or empty
-  std::unique_ptr<PreparedExperts> experts;
+  std::unique_ptr<HostExperts> experts;
   std::optional<MlpWeights> shared;
   std::optional<Linear>
       shared_gate;  ///< [1, hidden_size]: sigmoid(gate(x)) multiplies the shared expert

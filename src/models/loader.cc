@@ -188,9 +188,10 @@ std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t la
   const PrepareOptions prepare{.precision = selection.precision,
                                .device = selection.device,
                                .threads = options_.threads,
-                               .copied = release_expert};
+                               .copied = release_expert,
+                               .tuning = options_.tuning};
   block.experts = selection.device.is_cpu()
-                      ? selection.backend->prepare(weights, prepare)
+                      ? host_experts(selection.backend->prepare(weights, prepare))
                       : options_.prepare_on_gpu(*selection.backend, weights, prepare);
   if (options_.compute_dtype == DType::kF32 && !block.experts->accepts_float32()) {
     throw Error(ErrorCode::kUsage, "--dtype float32: backend '" +

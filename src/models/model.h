@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "moe/host_experts.h"
 #include "moe/selector.h"
 
 namespace moe4 {
@@ -23,9 +24,10 @@ struct ModelOptions {
   ThreadPool* threads = nullptr;  ///< not null; outlives the model
   /// Prepares experts on a GPU so that they take host memory (prepare_for_host() of
   /// experts/host_bridge.h). Empty: CPU only.
-  std::function<std::unique_ptr<PreparedExperts>(const ExpertsBackend&, const MoeLayerWeights&,
-                                                 const PrepareOptions&)>
+  std::function<std::unique_ptr<HostExperts>(const ExpertsBackend&, const MoeLayerWeights&,
+                                             const PrepareOptions&)>
       prepare_on_gpu;
+  Tuning tuning;  ///< for every prepare()
   /// Called while loading with bytes done and in all.
   std::function<void(int64_t done, int64_t total)> progress;
 };

@@ -12,9 +12,11 @@
 #include "base/device.h"
 #include "base/dtype.h"
 #include "base/thread_pool.h"
+#include "moe/batch_invariance.h"
 #include "moe/problem.h"
 #include "moe/quant.h"
 #include "moe/rejection.h"
+#include "moe/tuning.h"
 #include "moe/weights.h"
 
 namespace moe4 {
@@ -37,6 +39,8 @@ struct PrepareOptions {
   /// A backend that can, says here which expert of the weights it has copied and will read again
   /// only to report an error; from any of its threads. May be empty.
   std::function<void(const ExpertWeights&)> copied;
+  /// Options of other backends are ignored; parse_tuning() has checked their names.
+  Tuning tuning;
 };
 
 /// One call of a layer. All pointers live on the backend's device.
@@ -53,8 +57,9 @@ struct ExpertsArgs {
 };
 
 /// A layer ready to run. apply() allocates nothing, synchronises nothing and may be captured in a
-/// CUDA graph. Its result for a token depends on that token alone: same bits in any batch, for any
-/// number of threads. CPU backends: one apply() at a time per thread pool.
+/// CUDA graph. The same call gives the same bits every time and for any number of threads; whether
+/// a token's bits also stay the same in other batches is batch_invariant()'s to say. CPU backends:
+/// one apply() at a time per thread pool.
 class PreparedExperts {
  public:
   virtual ~PreparedExperts() = default;
@@ -65,6 +70,8 @@ class PreparedExperts {
   virtual void apply(const ExpertsArgs& args) const = 0;
   /// Whether hidden_dtype and output_dtype may be kF32.
   virtual bool accepts_float32() const { return false; }
+  /// What holds for this layer, its tuning included. Every claim above kNone is tested.
+  virtual BatchInvariance batch_invariant() const = 0;
   /// Bytes of packed weights held by this layer.
   virtual int64_t weight_bytes() const = 0;
 };
@@ -76,6 +83,11 @@ class ExpertsBackend {
   virtual std::string_view name() const = 0;
   /// Pure and cheap: no device needed.
   virtual Support supports(const ExpertsQuery& query) const = 0;
+  /// What batch_invariant() of a layer prepared without tuning will say at least, and why. Pure
+  /// like supports(), and only asked about what that takes.
+  virtual BatchBehavior batch_behavior(const ExpertsQuery& query) const = 0;
+  /// What PrepareOptions::tuning may hold for this backend.
+  virtual std::span<const TuningOption> tuning_options() const { return {}; }
   /// Whether this program can run it here and now (built in, device present); supports() does not
   /// ask that.
   virtual Support runnable(const Device& device) const = 0;

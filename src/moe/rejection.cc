@@ -19,6 +19,8 @@ std::string_view to_string(Rejection::Kind kind) {
       return "shape";
     case Rejection::Kind::kParallel:
       return "parallel";
+    case Rejection::Kind::kBatch:
+      return "batch";
     case Rejection::Kind::kBuild:
       return "build";
   }

@@ -17,6 +17,7 @@ struct Rejection {
     kActivation,   ///< the non-linearity
     kShape,        ///< hidden or intermediate size
     kParallel,     ///< EP or TP
+    kBatch,        ///< a token's bits would depend on its batch
     kBuild,        ///< this program was built without it
   };
   Kind kind = Kind::kDevice;

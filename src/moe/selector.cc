@@ -60,15 +60,27 @@ std::vector<ActivationPrecision> wanted_precisions(const QuantScheme& scheme,
   return {kBf16};
 }
 
+// The answer to --batch-invariant, which no backend has to remember to give.
+Support require_batch_invariance(const ExpertsBackend& backend, const ExpertsQuery& query) {
+  const BatchBehavior batch = backend.batch_behavior(query);
+  if (batch.invariance != BatchInvariance::kNone) return std::nullopt;
+  return Rejection{Rejection::Kind::kBatch,
+                   fmt::format("a token's bits depend on its batch: {}", batch.why)};
+}
+
 Candidate judge(const ExpertsBackend* backend, ExpertsQuery query,
-                const std::vector<ActivationPrecision>& wanted, bool must_run) {
+                const std::vector<ActivationPrecision>& wanted, const SelectorOptions& options) {
   Candidate first;
   for (ActivationPrecision precision : wanted) {
     query.precision = precision;
     Candidate candidate{backend, backend->supports(query), precision};
     if (can_run(candidate)) {
-      if (must_run) {
+      if (options.must_run) {
         if (Support here = backend->runnable(query.device)) candidate.verdict = std::move(here);
+      }
+      if (options.batch_invariant && can_run(candidate)) {
+        if (Support no = require_batch_invariance(*backend, query))
+          candidate.verdict = std::move(no);
       }
       return candidate;
     }
@@ -174,13 +186,17 @@ class LayerSelector {
                                     short_name(query_.scheme))},
               wanted_.front()};
     }
-    return judge(backend, query_, wanted_, options_.must_run);
+    return judge(backend, query_, wanted_, options_);
   }
 
   Selection choose(const Candidate& chosen, const Device& device, const std::string& why) const {
+    ExpertsQuery query = query_;
+    query.precision = chosen.precision;
+    query.device = device;
     return {.backend = chosen.backend,
             .precision = chosen.precision,
             .device = device,
+            .batch = chosen.backend->batch_behavior(query),
             .reason = aside_ + why + "; " + precision_clause(query_.scheme, options_, chosen),
             .candidates = candidates_};
   }
@@ -215,7 +231,7 @@ class LayerSelector {
     ExpertsQuery query = query_;
     query.device = Device::cpu();
     for (Candidate& candidate : candidates_) {
-      const Candidate on_host = judge(candidate.backend, query, wanted_, options_.must_run);
+      const Candidate on_host = judge(candidate.backend, query, wanted_, options_);
       if (on_host.verdict) continue;
       candidate = on_host;
       return choose(on_host, Device::cpu(),
@@ -297,6 +313,29 @@ std::string resolve_backend_name(const std::string& name) {
   for (const auto& [alias, target] : kAliases) known += fmt::format(", {} (= {})", alias, target);
   throw Error(ErrorCode::kUsage,
               fmt::format("unknown MoE backend '{}': expected one of {}", printable(name), known));
+}
+
+Tuning parse_tuning(const std::vector<std::string>& settings) {
+  Tuning tuning;
+  for (const std::string& setting : settings) {
+    const size_t equals = setting.find('=');
+    const std::string name = setting.substr(0, equals);
+    std::string known;
+    bool found = false;
+    for (const ExpertsBackend* backend : registry()) {
+      for (const TuningOption& option : backend->tuning_options()) {
+        found = found || name == option.name;
+        known += fmt::format("{}{} ({})", known.empty() ? "" : ", ", option.name, option.values);
+      }
+    }
+    if (equals == std::string::npos || !found) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("unknown tuning '{}': expected NAME=VALUE with one of {}",
+                              printable(setting), known));
+    }
+    tuning.set(name, setting.substr(equals + 1));
+  }
+  return tuning;
 }
 
 Selection select_backend(const MoeProblem& problem, const QuantScheme& scheme,

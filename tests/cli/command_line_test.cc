@@ -102,6 +102,29 @@ TEST(CommandLine, ABadEnvironmentVariableIsAUsageError) {
   expect_error(run_program({"plan", kModel}, {"MOE4_MOE_BACKEND=nonsense"}), 2);
 }
 
+TEST(CommandLine, InstructionSetAndTuningComeFromTheCommandLineAlone) {
+  const std::vector<std::string> bench = {"bench-moe", "--preset",  "tiny", "--tokens",
+                                          "1",         "--seconds", "0",    "--json"};
+  const auto with = [&](const std::vector<std::string>& flags,
+                        const std::vector<std::string>& environment = {}) {
+    std::vector<std::string> arguments = bench;
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    return run_program(arguments, environment);
+  };
+  // Whatever the variable says, it is not asked.
+  const ProgramResult portable = with({"--cpu-isa", "portable"}, {"MOE4_CPU_ISA=nonsense"});
+  EXPECT_EQ(portable.status, 0) << portable.err;
+  EXPECT_THAT(portable.out, HasSubstr("\"portable\""));
+  expect_error(with({"--cpu-isa", "sse9"}), 2);
+#if defined(__x86_64__)
+  const ProgramResult lacking = with({"--cpu-isa", "neon"});
+  expect_error(lacking, 4);
+  EXPECT_THAT(lacking.err, HasSubstr("portable"));
+#endif
+  expect_error(with({"--moe-tuning", "hopper.tile=16"}), 2);
+  expect_error(run_program({"run", kModel, "-p", "a", "--moe-tuning", "nonsense"}), 2);
+}
+
 TEST(CommandLine, AForcedBackendThatCannotRunExits4NamingTheAlternatives) {
   for (const char* backend : {"marlin", "b12x", "hopper", "flashinfer_b12x"}) {
     const ProgramResult result = run_program({"run", kModel, "-p", "a", "--moe-backend", backend});

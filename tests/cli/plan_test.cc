@@ -49,6 +49,28 @@ TEST(Plan, EveryDeviceGetsItsBackend) {
   }
 }
 
+TEST(Plan, SaysWhetherATokensBitsDependOnItsBatchAndWhatItCosts) {
+  const json hopper = plan(kModel, {"--device", "sm_90"})["groups"][0];
+  EXPECT_EQ(hopper["batch_invariant"], "no");
+  EXPECT_THAT(hopper["batch_dependence"].get<std::string>(), HasSubstr("wgmma"));
+  EXPECT_THAT(hopper["batch_invariant_cost"].get<std::string>(), HasSubstr("marlin"));
+  const json report = plan(kModel, {"--device", "sm_90", "--batch-invariant"});
+  EXPECT_EQ(report["batch_invariant"], true);
+  const json marlin = report["groups"][0];
+  EXPECT_EQ(marlin["backend"], "marlin");
+  EXPECT_EQ(marlin["batch_invariant"], "yes");
+  for (const json& candidate : marlin["candidates"]) {
+    if (candidate["backend"] == "hopper") {
+      EXPECT_EQ(candidate["kind"], "batch");
+    }
+  }
+  const ProgramResult text = run_program({"plan", kModel, "--device", "sm_90"});
+  EXPECT_THAT(text.out, HasSubstr("batch invariant: no"));
+  EXPECT_THAT(text.out, HasSubstr("a token's bits depend on how many tokens share its call"));
+  EXPECT_THAT(text.out, HasSubstr("--batch-invariant takes marlin"));
+  EXPECT_THAT(run_program({"plan", kModel}).out, HasSubstr("batch invariant: yes"));
+}
+
 TEST(Plan, EqualConsecutiveLayersAreOneGroup) {
   const json report = plan(kModel, {});
   ASSERT_EQ(report["groups"].size(), 1u);

@@ -185,6 +185,12 @@ class ExpertsConformance : public ::testing::TestWithParam<ConformanceTarget> {
     if (!reason.empty()) GTEST_SKIP() << reason;
     adapter_ = GetParam().make();
   }
+  /// A test that neither ran the backend nor says why it did not has compared nothing.
+  void TearDown() override {
+    if (adapter_ != nullptr && !IsSkipped() && applied_ == 0) {
+      ADD_FAILURE() << "no layer of " << GetParam().name << " was run: nothing was compared";
+    }
+  }
 
   Support supports(const MoeLayerWeights& weights, ActivationPrecision precision) const {
     return adapter_->backend().supports({.problem = weights.problem,
@@ -200,7 +206,11 @@ class ExpertsConformance : public ::testing::TestWithParam<ConformanceTarget> {
   }
   std::vector<float> run(const MoeLayerWeights& weights, ActivationPrecision precision,
                          const HostInput& input) {
-    return adapter_->apply(*prepare(weights, precision), input);
+    return apply(*prepare(weights, precision), input);
+  }
+  std::vector<float> apply(const PreparedExperts& layer, const HostInput& input) {
+    ++applied_;
+    return adapter_->apply(layer, input);
   }
   /// Precisions of this scheme that the backend takes.
   std::vector<ActivationPrecision> precisions(const MoeLayerWeights& weights) const {
@@ -239,6 +249,7 @@ class ExpertsConformance : public ::testing::TestWithParam<ConformanceTarget> {
   }
 
   std::shared_ptr<BackendAdapter> adapter_;
+  int64_t applied_ = 0;  // layers run by this test
 };
 
 using Projection = RandomMoe::Projection;
@@ -409,7 +420,10 @@ TEST_P(ExpertsConformance, ATokenGetsTheSameBitsAloneAndInAnyBatch) {
     const HostInput whole = make_input(moe.weights.problem, 100, RoutingCase::kSkewed, 21);
     for (const auto precision : precisions(moe.weights)) {
       const auto layer = prepare(moe.weights, precision);
-      const std::vector<float> expected = adapter_->apply(*layer, whole);
+      if (layer->batch_invariant() != BatchInvariance::kFull) {
+        GTEST_SKIP() << "it does not say so: " << to_string(layer->batch_invariant());
+      }
+      const std::vector<float> expected = apply(*layer, whole);
       for (const int64_t size : {1, 2, 3, 5, 8, 13, 30}) {
         for (const int64_t begin : {int64_t{0}, int64_t{41}, 100 - size}) {
           HostInput part = whole;
@@ -420,7 +434,7 @@ TEST_P(ExpertsConformance, ATokenGetsTheSameBitsAloneAndInAnyBatch) {
           cut(part.hidden_states, hidden);
           cut(part.routing.ids, 2);
           cut(part.routing.weights, 2);
-          const std::vector<float> y = adapter_->apply(*layer, part);
+          const std::vector<float> y = apply(*layer, part);
           for (int64_t i = 0; i < size * hidden; ++i) {
             ASSERT_EQ(y[i], expected[begin * hidden + i])
                 << "batch of " << size << " at " << begin << ", activations "
@@ -432,13 +446,28 @@ TEST_P(ExpertsConformance, ATokenGetsTheSameBitsAloneAndInAnyBatch) {
   }
 }
 
+// What a plan says before there is a layer, the layer says too.
+TEST_P(ExpertsConformance, APreparedLayerIsAsBatchInvariantAsItsBackendSays) {
+  const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 4, 2)});
+  for (const auto precision : precisions(moe.weights)) {
+    const auto layer = prepare(moe.weights, precision);
+    const BatchBehavior says = adapter_->backend().batch_behavior({.problem = moe.weights.problem,
+                                                                   .scheme = moe.weights.scheme,
+                                                                   .precision = precision,
+                                                                   .device = adapter_->device()});
+    EXPECT_GE(layer->batch_invariant(), says.invariance);
+    EXPECT_EQ(says.why.empty(), says.invariance == BatchInvariance::kFull);
+    apply(*layer, make_input(moe.weights.problem, 1, RoutingCase::kUniform, 1));
+  }
+}
+
 TEST_P(ExpertsConformance, TwentyRunsGiveTheSameBits) {
   const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 8, 4)});
   const HostInput input = make_input(moe.weights.problem, 37, RoutingCase::kSkewed, 22);
   for (const auto precision : precisions(moe.weights)) {
     const auto layer = prepare(moe.weights, precision);
-    const std::vector<float> first = adapter_->apply(*layer, input);
-    for (int i = 1; i < 20; ++i) ASSERT_EQ(adapter_->apply(*layer, input), first);
+    const std::vector<float> first = apply(*layer, input);
+    for (int i = 1; i < 20; ++i) ASSERT_EQ(apply(*layer, input), first);
   }
 }
 
@@ -564,8 +593,8 @@ TEST_P(ExpertsConformance, Float32InputsWhereAcceptedSkipTheRoundingOfTheInterme
     Random random(9);
     for (float& x : input.hidden_states) x = random.normal();
     input.float32 = true;
-    expect_close(adapter_->apply(*layer, input), reference_output(moe.weights, precision, input),
-                 256, precision, "float32 input, " + std::string(to_string(precision)));
+    expect_close(apply(*layer, input), reference_output(moe.weights, precision, input), 256,
+                 precision, "float32 input, " + std::string(to_string(precision)));
   }
 }
 

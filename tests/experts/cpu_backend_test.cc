@@ -14,6 +14,7 @@
 #include "base/aligned_buffer.h"
 #include "experts/reference/reference_backend.h"
 #include "panels/kernels.h"
+#include "support/fp4_ties.h"
 #include "support/random_moe.h"
 
 namespace {
@@ -199,6 +200,23 @@ TEST(CpuBackend, QuantisedRowsAreThoseOfTheFormatForEveryInstructionSet) {
           ASSERT_EQ(block.twice[i], 2 * e2m1_to_float(codes[i]))
               << to_string(isa) << " value " << x[16 * b + i];
         }
+      }
+    }
+  }
+}
+
+TEST(CpuBackend, RowsOfFp4DivideExactlyWhereATieDecides) {
+  for (const CpuIsa isa : available_cpu_isas()) {
+    const cpu::Kernels& kernels = cpu::kernels_for(isa);
+    for (const Fp4Tie& tie : fp4_ties()) {
+      cpu::Fp4Block block;
+      std::vector<std::byte> row(cpu::row_bytes(cpu::RowFormat::kFp4, 16));
+      kernels.quantize_fp4(tie.x.data(), 16, tie.global, row.data());
+      std::memcpy(&block, row.data(), sizeof block);
+      ASSERT_EQ(block.scale, e4m3_to_float(tie.scale)) << to_string(isa) << " " << tie.global;
+      for (int i = 0; tie.codes_known && i < 16; ++i) {
+        ASSERT_EQ(block.twice[i], 2 * tie.values[i])
+            << to_string(isa) << " global " << tie.global << " " << tie.x[i];
       }
     }
   }

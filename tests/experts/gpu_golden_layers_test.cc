@@ -61,6 +61,7 @@ TEST(GpuGoldenLayers, EveryBackendAndModeGivesTheGoldenOutputs) {
       }
     }
   });
+  EXPECT_FALSE(worst.empty()) << "no golden layer was compared";
   for (const auto& [name, w] : worst) {
     std::printf("%s: %d layers, worst error %.2e of the reference, %.2e of the golden",
                 name.c_str(), w.layers, w.reference, w.golden);

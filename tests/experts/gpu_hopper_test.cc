@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 
 #include "experts/gpu_adapter.h"
@@ -21,14 +20,12 @@ class ForcedHopper final : public ExpertsBackend {
   std::string_view name() const override { return backend_.name(); }
   Support supports(const ExpertsQuery& query) const override { return backend_.supports(query); }
   Support runnable(const Device& device) const override { return backend_.runnable(device); }
+  BatchBehavior batch_behavior(const ExpertsQuery&) const override { return {}; }
   std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
                                            const PrepareOptions& options) const override {
-    setenv("MOE4_HOPPER_MIN_TOKENS", "0", 1);
-    setenv("MOE4_HOPPER_TILES", tiles_.c_str(), 1);
-    auto layer = backend_.prepare(weights, options);
-    unsetenv("MOE4_HOPPER_MIN_TOKENS");
-    unsetenv("MOE4_HOPPER_TILES");
-    return layer;
+    PrepareOptions forced = options;
+    forced.tuning = {{"hopper.min_tokens", "0"}, {"hopper.tiles", tiles_}};
+    return backend_.prepare(weights, forced);
   }
 
  private:
@@ -152,11 +149,20 @@ TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
   }
 }
 
-TEST_F(HopperOnGpu, RefusesAThresholdThatIsNoNumber) {
+TEST_F(HopperOnGpu, RefusesTuningItDoesNotKnow) {
   const RandomMoe moe = make_random_moe({.problem = problem(64, 16, 4, 2)});
-  setenv("MOE4_HOPPER_MIN_TOKENS", "many", 1);
-  EXPECT_THROW(prepare(moe, automatic_), Error);
-  unsetenv("MOE4_HOPPER_MIN_TOKENS");
+  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
+           {"hopper.min_tokens", "many"}, {"hopper.min_tokens", "-1"}, {"hopper.tiles", "17"}}) {
+    PrepareOptions options{.device = cuda::describe_device(0), .threads = &threads_};
+    options.tuning.set(name, value);
+    EXPECT_THROW(automatic_.prepare(moe.weights, options), Error) << name << "=" << value;
+  }
+}
+
+TEST_F(HopperOnGpu, SaysThatTheBatchMattersUnlessEveryCallTakesWgmma) {
+  const RandomMoe moe = make_random_moe({.problem = problem(64, 16, 8, 2)});
+  EXPECT_EQ(prepare(moe, automatic_)->batch_invariant(), BatchInvariance::kNone);
+  EXPECT_EQ(prepare(moe, tiles_[0])->batch_invariant(), BatchInvariance::kFull);
 }
 
 TEST_F(HopperOnGpu, FourHundredThousandTokensGoThroughInSlices) {

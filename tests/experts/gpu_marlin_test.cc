@@ -1,8 +1,6 @@
 // marlin on a real GPU: the conformance suite, then what is special about a device.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "experts/gpu_adapter.h"
 #include "experts/marlin/marlin_backend.h"
 
@@ -24,16 +22,10 @@ class MarlinOnGpu : public ::testing::Test {
     const std::string reason = no_gpu_reason();
     if (!reason.empty()) GTEST_SKIP() << reason;
   }
-  void TearDown() override { unsetenv("MOE4_MARLIN_FC2"); }
-
   std::unique_ptr<PreparedExperts> prepare(const RandomMoe& moe, const char* structure = nullptr) {
-    if (structure != nullptr) {
-      setenv("MOE4_MARLIN_FC2", structure, 1);
-    } else {
-      unsetenv("MOE4_MARLIN_FC2");
-    }
-    return backend_.prepare(moe.weights,
-                            {.device = cuda::describe_device(0), .threads = &threads_});
+    PrepareOptions options{.device = cuda::describe_device(0), .threads = &threads_};
+    if (structure != nullptr) options.tuning.set("marlin.fc2", structure);
+    return backend_.prepare(moe.weights, options);
   }
   static MoeProblem problem(int64_t hidden, int64_t intermediate, int64_t experts, int64_t top_k) {
     return {.hidden_size = hidden,

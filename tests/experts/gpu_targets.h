@@ -1,7 +1,6 @@
 // The GPU backends as tests see them: each with every launch path and activation mode it has.
 #pragma once
 
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,17 +18,14 @@ struct GpuTarget {
   ActivationPrecision precision = ActivationPrecision::kBf16;
   Tolerance tolerance;
   int min_sm = 80;
-  bool always_wgmma = false;
-  /// A token's bits may depend on its batch where the batch decides between two kernels.
-  std::string batch_dependence;
+  Tuning tuning;
 
   std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
                                            ThreadPool& threads) const {
-    if (always_wgmma) setenv("MOE4_HOPPER_MIN_TOKENS", "0", 1);
-    auto layer = backend->prepare(
-        weights, {.precision = precision, .device = cuda::describe_device(0), .threads = &threads});
-    if (always_wgmma) unsetenv("MOE4_HOPPER_MIN_TOKENS");
-    return layer;
+    return backend->prepare(weights, {.precision = precision,
+                                      .device = cuda::describe_device(0),
+                                      .threads = &threads,
+                                      .tuning = tuning});
   }
 };
 inline void PrintTo(const GpuTarget& target, std::ostream* out) { *out << target.name; }
@@ -42,16 +38,12 @@ inline std::vector<GpuTarget> gpu_targets() {
   const auto hopper = std::make_shared<HopperBackend>();
   return {
       {.name = "marlin", .backend = std::make_shared<MarlinBackend>(), .tolerance = bf16},
-      {.name = "hopper",
-       .backend = hopper,
-       .tolerance = bf16,
-       .min_sm = 90,
-       .batch_dependence = "the batch decides between mma.sync and wgmma (docs/hopper.md)"},
+      {.name = "hopper", .backend = hopper, .tolerance = bf16, .min_sm = 90},
       {.name = "hopper_wgmma",
        .backend = hopper,
        .tolerance = bf16,
        .min_sm = 90,
-       .always_wgmma = true},
+       .tuning = {{"hopper.min_tokens", "0"}}},
       {.name = "b12x_bf16", .backend = b12x, .tolerance = bf16},
       {.name = "b12x_fp4",
        .backend = b12x,

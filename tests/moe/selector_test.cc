@@ -295,6 +295,7 @@ class AbsentBackend final : public ExpertsBackend {
   Support runnable(const Device&) const override {
     return Rejection{Rejection::Kind::kBuild, "it is not built in"};
   }
+  BatchBehavior batch_behavior(const ExpertsQuery&) const override { return {}; }
   std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights&,
                                            const PrepareOptions&) const override {
     return nullptr;
@@ -324,6 +325,81 @@ TEST_F(SelectorTest, ReasonsSayWhyActivationsStayBf16) {
               HasSubstr("sm_90 has no FP4 tensor cores"));
   EXPECT_THAT(select_backend(qwen3_6(), kW4A4, on(Device::cuda_sm(100))).reason,
               AllOf(HasSubstr("marlin does not quantise"), Not(HasSubstr("as asked"))));
+}
+
+TEST_F(SelectorTest, BatchInvarianceWhenAskedForRejectsHopperAndTakesMarlin) {
+  SelectorOptions options = on(Device::cuda_sm(90));
+  const Selection usual = select_backend(qwen3_6(), kW4A16, options);
+  EXPECT_EQ(name_of(usual), "hopper");
+  EXPECT_EQ(usual.batch.invariance, BatchInvariance::kNone);
+  EXPECT_THAT(usual.batch.why, HasSubstr("wgmma"));
+  EXPECT_THAT(usual.batch.cost, HasSubstr("marlin"));
+
+  options.batch_invariant = true;
+  const Selection invariant = select_backend(qwen3_6(), kW4A16, options);
+  EXPECT_EQ(name_of(invariant), "marlin");
+  EXPECT_EQ(invariant.batch.invariance, BatchInvariance::kFull);
+  EXPECT_EQ(verdict(invariant, "hopper")->kind, Rejection::Kind::kBatch);
+  EXPECT_THAT(verdict(invariant, "hopper")->message, HasSubstr("depend on its batch"));
+
+  options.backend = "hopper";
+  EXPECT_THAT(error_of(qwen3_6(), kW4A16, options),
+              AllOf(HasSubstr("since a token's bits depend on its batch"), HasSubstr("marlin")));
+}
+
+TEST_F(SelectorTest, BackendsOfTheCpuAndB12xAreBatchInvariantAsTheyAre) {
+  for (const auto& [device, name] : std::vector<std::pair<Device, std::string>>{
+           {Device::cpu(), "cpu"}, {Device::cpu(), "reference"}, {Device::cuda_sm(121), "b12x"}}) {
+    SelectorOptions options = on(device, name);
+    options.batch_invariant = true;
+    const Selection selection = select_backend(qwen3_6(), kW4A4, options);
+    EXPECT_EQ(name_of(selection), name);
+    EXPECT_EQ(selection.batch.invariance, BatchInvariance::kFull);
+    EXPECT_TRUE(selection.batch.why.empty());
+  }
+}
+
+// A backend whose order of sums follows the phase of a token, not its batch.
+class ByPhaseBackend final : public ExpertsBackend {
+ public:
+  std::string_view name() const override { return "by_phase"; }
+  Support supports(const ExpertsQuery&) const override { return std::nullopt; }
+  Support runnable(const Device&) const override { return std::nullopt; }
+  BatchBehavior batch_behavior(const ExpertsQuery&) const override {
+    return {BatchInvariance::kByPhase, "prompts take other kernels", ""};
+  }
+  std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights&,
+                                           const PrepareOptions&) const override {
+    return nullptr;
+  }
+};
+
+TEST_F(SelectorTest, InvarianceByPhaseIsInvariance) {
+  const ByPhaseBackend by_phase;
+  set_registered_backends({&by_phase});
+  SelectorOptions options = on(Device::cpu());
+  options.batch_invariant = true;
+  const Selection selection = select_backend(qwen3_6(), kW4A16, options);
+  EXPECT_EQ(name_of(selection), "by_phase");
+  EXPECT_EQ(selection.batch.invariance, BatchInvariance::kByPhase);
+}
+
+TEST_F(SelectorTest, TuningIsCheckedByName) {
+  const Tuning tuning = parse_tuning({"hopper.tiles=16", "marlin.fc2=rows=x"});
+  EXPECT_EQ(tuning.find("hopper.tiles"), "16");
+  EXPECT_EQ(tuning.find("marlin.fc2"), "rows=x");  // the backend refuses the value
+  EXPECT_EQ(tuning.find("hopper.min_tokens"), std::nullopt);
+  EXPECT_TRUE(parse_tuning({}).empty());
+  for (const std::string setting : {"hopper.tile=16", "hopper.tiles", "=16", "", "tiles=16"}) {
+    try {
+      parse_tuning({setting});
+      ADD_FAILURE() << setting;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("'" + setting + "'"),
+                                      HasSubstr("hopper.tiles (16, 24, 40, small or large)")));
+    }
+  }
 }
 
 }  // namespace

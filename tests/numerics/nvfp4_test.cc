@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "support/binary_file.h"
+#include "support/fp4_ties.h"
 
 namespace moe4 {
 namespace {
@@ -51,6 +52,21 @@ TEST(Nvfp4, BlocksQuantiseAsNumpyDoes) {
     for (int i = 0; i < kNvfp4Block; ++i)
       ASSERT_EQ(codes[i], reader.take<uint8_t>()) << block << " " << i << " " << x[i];
   }
+}
+
+TEST(Nvfp4, DivisionsAreExactWhereATieDecides) {
+  int checked = 0;
+  for (const testing::Fp4Tie& tie : testing::fp4_ties()) {
+    uint8_t codes[kNvfp4Block];
+    const uint8_t scale = nvfp4_quantize_block(tie.x.data(), DecodeScale{tie.global}, codes);
+    ASSERT_EQ(scale, tie.scale) << "global " << tie.global << ", tie " << checked;
+    for (int i = 0; tie.codes_known && i < kNvfp4Block; ++i) {
+      ASSERT_EQ(e2m1_to_float(codes[i]), tie.values[i])
+          << "global " << tie.global << " " << tie.x[i];
+    }
+    ++checked;
+  }
+  EXPECT_EQ(checked, 6 * (2 * 126 - 1));
 }
 
 TEST(Nvfp4, ABlockOfZerosHasScaleZeroAndZeroCodes) {

@@ -23,6 +23,7 @@ class PreparedLayer final : public PreparedExperts {
 
   size_t workspace_size(int64_t max_tokens) const override;
   void apply(const ExpertsArgs& args) const override;
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override;
 
   /// Where apply() keeps things in the caller's workspace; with a null base only the size counts.

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "experts/b12x/kernels.h"
+#include "moe/expert_map.h"
 
 namespace moe4::b12x {
 
@@ -15,10 +16,8 @@ inline constexpr int kWarps = kThreads / 32;
 
 /// Local index of a pair's expert, -1 for none and for experts of other ranks.
 __device__ __forceinline__ int local_expert(const TopK& top_k, int64_t pair) {
-  const int32_t id = __ldcg(top_k.ids + pair);
-  if (id < 0 || id >= top_k.num_experts) return -1;
-  const int32_t local = top_k.expert_map == nullptr ? id : top_k.expert_map[id];
-  return local < top_k.num_local_experts ? local : -1;
+  return moe4::local_expert(__ldcg(top_k.ids + pair), top_k.expert_map, top_k.num_experts,
+                            top_k.num_local_experts);
 }
 
 /// Up to 8 or 64 sorted pairs of one expert.

@@ -229,9 +229,11 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
     std::vector<std::unique_ptr<PreparedExperts>> copies;
     int64_t held = 0;
     while (copies.size() < 2 || held < options.rotation_bytes) {
-      copies.push_back(backend->prepare(
-          random.copy(static_cast<int>(copies.size())),
-          {.precision = options.precision, .device = options.device, .threads = options.threads}));
+      copies.push_back(backend->prepare(random.copy(static_cast<int>(copies.size())),
+                                        {.precision = options.precision,
+                                         .device = options.device,
+                                         .threads = options.threads,
+                                         .tuning = options.tuning}));
       held += copies.back()->weight_bytes();
     }
     for (size_t row_index = 0; row_index < options.tokens.size(); ++row_index) {

@@ -17,6 +17,7 @@ struct GpuMoeBenchOptions {
   ActivationPrecision precision = ActivationPrecision::kBf16;
   Device device;
   ThreadPool* threads = nullptr;
+  Tuning tuning;  ///< for every prepare()
   /// Weight copies rotate so that their sum passes this; the L2 then never holds the next call's.
   int64_t rotation_bytes = int64_t{2600} << 20;
   int routings = 24;             ///< uniform without replacement, rotate too

@@ -19,6 +19,7 @@ class CpuBackend final : public ExpertsBackend {
 
   std::string_view name() const override { return "cpu"; }
   Support supports(const ExpertsQuery& query) const override;
+  BatchBehavior batch_behavior(const ExpertsQuery&) const override { return {}; }
   Support runnable(const Device& device) const override;
   std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
                                            const PrepareOptions& options) const override;

@@ -20,6 +20,7 @@
 
 #include "experts/cpu/packed_weights.h"
 #include "moe/activation_quant.h"
+#include "moe/expert_map.h"
 #include "panels/work_ranges.h"
 
 namespace moe4::cpu {
@@ -85,6 +86,7 @@ class PreparedCpu final : public PreparedExperts {
               const Kernels& kernels);
 
   bool accepts_float32() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return packed_.bytes(); }
   size_t workspace_size(int64_t max_tokens) const override {
     return layout(std::min(max_tokens, chunk_tokens())).total;
@@ -133,9 +135,9 @@ class PreparedCpu final : public PreparedExperts {
   }
   int64_t whole_jobs_from() const { return kWholeJobsPerThread * threads_->size(); }
   int local_expert(int32_t id) const {
-    if (id < 0 || id >= problem_.num_experts) return -1;
-    const int64_t local = expert_map_.empty() ? id : expert_map_[id];
-    return local < num_local_ ? static_cast<int>(local) : -1;
+    return moe4::local_expert(id, expert_map_.empty() ? nullptr : expert_map_.data(),
+                              static_cast<int32_t>(problem_.num_experts),
+                              static_cast<int32_t>(num_local_));
   }
 
   Layout layout(int64_t tokens) const;

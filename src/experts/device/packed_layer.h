@@ -8,6 +8,7 @@
 
 #include "experts/device/device_buffer.h"
 #include "experts/device/packed_layout.h"
+#include "moe/expert_map.h"
 #include "moe/experts.h"
 
 namespace moe4::cuda {
@@ -35,9 +36,7 @@ struct PackedLayerView {
 
   /// Local expert of a top-k id, or -1.
   MOE4_HOST_DEVICE int local_expert(int32_t id) const {
-    if (id < 0 || id >= num_experts) return -1;
-    const int32_t local = expert_map == nullptr ? id : expert_map[id];
-    return local < num_local_experts ? local : -1;
+    return moe4::local_expert(id, expert_map, num_experts, num_local_experts);
   }
 };
 

@@ -12,6 +12,7 @@
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
 #include "experts/device/routing_tables.h"
+#include "moe/expert_map.h"
 
 namespace moe4::cuda {
 namespace {
@@ -20,10 +21,8 @@ constexpr int kThreads = 1024;
 constexpr int kMaxBlocks = 128;
 
 __device__ __forceinline__ int local_expert(const RoutingArgs& args, int64_t pair) {
-  const int32_t id = args.topk_ids[pair];
-  if (id < 0 || id >= args.num_experts) return -1;
-  const int32_t local = args.expert_map == nullptr ? id : args.expert_map[id];
-  return local < args.num_local_experts ? local : -1;
+  return moe4::local_expert(args.topk_ids[pair], args.expert_map, args.num_experts,
+                            args.num_local_experts);
 }
 
 __global__ __launch_bounds__(kThreads) void routing_kernel(RoutingArgs args, int64_t share) {

@@ -13,7 +13,7 @@ namespace {
 class PreparedHopper final : public PreparedExperts {
  public:
   PreparedHopper(const MoeLayerWeights& weights, const PrepareOptions& options)
-      : packed_(weights, *options.threads), layer_(packed_) {
+      : packed_(weights, *options.threads), layer_(packed_, options.tuning) {
     log(LogLevel::kDebug, "hopper: " + layer_.describe());
   }
 
@@ -21,6 +21,7 @@ class PreparedHopper final : public PreparedExperts {
     return layer_.workspace_size(max_tokens);
   }
   void apply(const ExpertsArgs& args) const override { layer_.apply(args); }
+  BatchInvariance batch_invariant() const override { return layer_.batch_invariant(); }
   int64_t weight_bytes() const override { return packed_.bytes(); }
 
  private:
@@ -31,6 +32,12 @@ class PreparedHopper final : public PreparedExperts {
 }  // namespace
 
 Support HopperBackend::supports(const ExpertsQuery& query) const { return hopper_supports(query); }
+
+BatchBehavior HopperBackend::batch_behavior(const ExpertsQuery&) const {
+  return hopper_batch_behavior();
+}
+
+std::span<const TuningOption> HopperBackend::tuning_options() const { return kHopperTuning; }
 
 Support HopperBackend::runnable(const Device& device) const {
   return cuda::device_present(device, 90);

@@ -5,13 +5,14 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdlib>
+#include <string>
 #include <string_view>
 #include <utility>
 
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "experts/device/cuda_check.h"
+#include "experts/hopper/hopper_supports.h"
 
 namespace moe4::cuda {
 namespace {
@@ -38,46 +39,42 @@ int multiprocessors() {
   return count;
 }
 
-std::optional<int64_t> min_tokens_from_environment() {
-  const char* text = std::getenv("MOE4_HOPPER_MIN_TOKENS");
-  if (text == nullptr) return std::nullopt;
-  const std::string_view digits(text);
+std::optional<int64_t> forced_min_tokens(const Tuning& tuning) {
+  const std::optional<std::string> digits = tuning.find(std::string(kHopperMinTokens.name));
+  if (!digits) return std::nullopt;
   int64_t value = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-  if (error != std::errc() || end != digits.data() + digits.size() || value < 0) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("MOE4_HOPPER_MIN_TOKENS: expected a number of tokens, found '{}'",
-                            printable(text)));
+  const char* last = digits->data() + digits->size();
+  const auto [end, error] = std::from_chars(digits->data(), last, value);
+  if (error != std::errc() || end != last || value < 0) {
+    throw_bad_tuning(kHopperMinTokens, *digits);
   }
   return value;
 }
 
-std::optional<TileConfig> tiles_from_environment() {
-  const char* text = std::getenv("MOE4_HOPPER_TILES");
-  if (text == nullptr) return std::nullopt;
+std::optional<TileConfig> forced_tiles(const Tuning& tuning) {
+  const std::optional<std::string> text = tuning.find(std::string(kHopperTiles.name));
+  if (!text) return std::nullopt;
   constexpr std::pair<std::string_view, TileConfig> kNames[] = {{"16", TileConfig::k16},
                                                                 {"24", TileConfig::k24},
                                                                 {"40", TileConfig::k40},
                                                                 {"small", TileConfig::kSmall},
                                                                 {"large", TileConfig::kLarge}};
   for (const auto& [name, config] : kNames) {
-    if (text == name) return config;
+    if (*text == name) return config;
   }
-  throw Error(ErrorCode::kUsage,
-              fmt::format("MOE4_HOPPER_TILES: expected 16, 24, 40, small or large, found '{}'",
-                          printable(text)));
+  throw_bad_tuning(kHopperTiles, *text);
 }
 
 }  // namespace
 
-HopperLayer::HopperLayer(const PackedLayer& layer)
+HopperLayer::HopperLayer(const PackedLayer& layer, const Tuning& tuning)
     : layer_(layer),
-      small_(layer),
+      small_(layer, tuning),
       sm_count_(multiprocessors()),
-      forced_config_(tiles_from_environment()) {
+      forced_config_(forced_tiles(tuning)) {
   const PackedLayerView& view = layer.view();
   const int64_t measured = ceil_div(kMinMeanTokens * view.num_experts, view.top_k);
-  min_tokens_ = min_tokens_from_environment().value_or(measured);
+  min_tokens_ = forced_min_tokens(tuning).value_or(measured);
   hopper::prepare_grouped_gemms();
 }
 

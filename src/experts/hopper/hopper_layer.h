@@ -16,19 +16,24 @@ namespace moe4::cuda {
 ///
 /// Both paths add the same exact products in float32, in different orders: a token's bits are the
 /// same in every call that takes the same path, and may differ in the last place of BF16 between
-/// the two. MOE4_HOPPER_MIN_TOKENS=1 (always wgmma) or a number above every batch (never) makes
-/// them independent of the batch altogether, at the price of the slower kernels on one side.
+/// the two. A "hopper.min_tokens" of at most 1 (always wgmma) makes them independent of the batch
+/// altogether, at the price of the slower kernels for few tokens.
 class HopperLayer {
  public:
-  explicit HopperLayer(const PackedLayer& layer);
+  /// Throws Error(kUsage) for a value of "hopper.*" that it does not know.
+  explicit HopperLayer(const PackedLayer& layer, const Tuning& tuning = {});
 
   size_t workspace_size(int64_t max_tokens) const;
   void apply(const ExpertsArgs& args) const;
 
   /// Calls of at least this many tokens take wgmma. Measured default: a mean of 3 tokens an
-  /// expert; MOE4_HOPPER_MIN_TOKENS overrides it.
+  /// expert; "hopper.min_tokens" overrides it.
   int64_t min_tokens() const { return min_tokens_; }
   hopper::TileConfig tile_config(int64_t num_tokens) const;
+  /// Every call takes the same path only where the threshold leaves marlin none.
+  BatchInvariance batch_invariant() const {
+    return min_tokens_ <= 1 ? BatchInvariance::kFull : BatchInvariance::kNone;
+  }
   /// "wgmma from 96 tokens a call, marlin below".
   std::string describe() const;
 
@@ -40,7 +45,7 @@ class HopperLayer {
   MarlinLayer small_;
   int sm_count_;
   int64_t min_tokens_;
-  std::optional<hopper::TileConfig> forced_config_;  // MOE4_HOPPER_TILES
+  std::optional<hopper::TileConfig> forced_config_;  // "hopper.tiles"
 };
 
 }  // namespace moe4::cuda

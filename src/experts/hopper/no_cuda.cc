@@ -8,6 +8,12 @@ namespace moe4 {
 
 Support HopperBackend::supports(const ExpertsQuery& query) const { return hopper_supports(query); }
 
+BatchBehavior HopperBackend::batch_behavior(const ExpertsQuery&) const {
+  return hopper_batch_behavior();
+}
+
+std::span<const TuningOption> HopperBackend::tuning_options() const { return kHopperTuning; }
+
 Support HopperBackend::runnable(const Device&) const {
   return Rejection{Rejection::Kind::kBuild, "this program was built without its CUDA kernels"};
 }

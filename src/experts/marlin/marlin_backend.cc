@@ -11,12 +11,13 @@ namespace {
 class PreparedMarlin final : public PreparedExperts {
  public:
   PreparedMarlin(const MoeLayerWeights& weights, const PrepareOptions& options)
-      : packed_(weights, *options.threads), layer_(packed_) {}
+      : packed_(weights, *options.threads), layer_(packed_, options.tuning) {}
 
   size_t workspace_size(int64_t max_tokens) const override {
     return layer_.workspace_size(max_tokens);
   }
   void apply(const ExpertsArgs& args) const override { layer_.apply(args); }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return packed_.bytes(); }
 
  private:
@@ -27,6 +28,8 @@ class PreparedMarlin final : public PreparedExperts {
 }  // namespace
 
 Support MarlinBackend::supports(const ExpertsQuery& query) const { return marlin_supports(query); }
+
+std::span<const TuningOption> MarlinBackend::tuning_options() const { return {&kMarlinFc2, 1}; }
 
 Support MarlinBackend::runnable(const Device& device) const {
   return cuda::device_present(device, 80);

@@ -4,12 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <string_view>
+#include <string>
 
 #include "experts/device/block_routing_limits.h"
 #include "experts/device/launch.h"
 #include "experts/marlin/marlin_kernels.h"
+#include "experts/marlin/marlin_supports.h"
 
 namespace moe4::cuda {
 namespace {
@@ -45,13 +45,12 @@ int device_attribute(cudaDeviceAttr attribute) {
 // Where step_stream.cuh uses them: SM12x has 99 KB of shared memory, too little.
 bool has_bulk_copies(int major) { return major >= 9 && major < 12; }
 
-int forced_structure() {
-  const char* name = std::getenv("MOE4_MARLIN_FC2");
-  if (name == nullptr) return -1;
-  if (std::string_view(name) == "rows") return static_cast<int>(Fc2Structure::kRows);
-  if (std::string_view(name) == "experts") return static_cast<int>(Fc2Structure::kExperts);
-  throw Error(ErrorCode::kUsage,
-              fmt::format("MOE4_MARLIN_FC2: expected rows or experts, found '{}'", name));
+std::optional<Fc2Structure> forced_structure(const Tuning& tuning) {
+  const std::optional<std::string> name = tuning.find(std::string(kMarlinFc2.name));
+  if (!name) return std::nullopt;
+  if (*name == "rows") return Fc2Structure::kRows;
+  if (*name == "experts") return Fc2Structure::kExperts;
+  throw_bad_tuning(kMarlinFc2, *name);
 }
 
 }  // namespace
@@ -64,7 +63,7 @@ struct MarlinLayer::Workspace {
   size_t bytes = 0;
 };
 
-MarlinLayer::MarlinLayer(const PackedLayer& layer) : layer_(layer) {
+MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning) : layer_(layer) {
   const PackedLayerView& view = layer.view();
   if (view.num_local_experts > kMaxLocalExperts) {
     throw Error(ErrorCode::kUnavailable,
@@ -77,7 +76,7 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer) : layer_(layer) {
   bulk_copies_ = has_bulk_copies(major);
   const int row_tiles = view.hidden_size / kTileRows;
   const int rounds = static_cast<int>(ceil_div(row_tiles, sm_count_));
-  forced_structure_ = forced_structure();
+  forced_structure_ = forced_structure(tuning);
   can_rows_ = view.fc2_k_units <= kMaxRowKUnits;
   rows_fill_device_ = row_tiles >= kMinRowOccupancy * rounds * sm_count_;
   max_row_shared_bytes_ = std::min<size_t>(
@@ -98,12 +97,12 @@ MarlinParams MarlinLayer::base_params() const {
 
 Fc2Structure MarlinLayer::structure(int64_t num_tokens) const {
   const int64_t pairs = num_tokens * layer_.view().top_k;
-  if (forced_structure_ == static_cast<int>(Fc2Structure::kExperts) || !can_rows_ ||
-      pairs > kMaxBlockPairs || row_shared_bytes(pairs) > max_row_shared_bytes_) {
+  if (forced_structure_ == Fc2Structure::kExperts || !can_rows_ || pairs > kMaxBlockPairs ||
+      row_shared_bytes(pairs) > max_row_shared_bytes_) {
     return Fc2Structure::kExperts;
   }
-  const bool rows = forced_structure_ == static_cast<int>(Fc2Structure::kRows) ||
-                    (rows_fill_device_ && pairs <= kMaxRowPairs);
+  const bool rows =
+      forced_structure_ == Fc2Structure::kRows || (rows_fill_device_ && pairs <= kMaxRowPairs);
   return rows ? Fc2Structure::kRows : Fc2Structure::kExperts;
 }
 
@@ -174,7 +173,7 @@ void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t nu
     params.sorted_pairs = at.tables.sorted_pairs;
     params.num_tiles = at.tables.tile_offsets + view.num_local_experts;
   }
-  if (num_tokens == 1 && forced_structure_ < 0 && one_token_tiles(params) > 0) {
+  if (num_tokens == 1 && !forced_structure_ && one_token_tiles(params) > 0) {
     launch_one_token_fc1(params, stream, dependent);
     launch_one_token_fc2(params, stream, dependent);
     return;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "experts/device/packed_layer.h"
 #include "experts/marlin/marlin_params.h"
@@ -19,7 +20,9 @@ enum class Fc2Structure {
 /// The device of the layer must be current in every call.
 class MarlinLayer {
  public:
-  explicit MarlinLayer(const PackedLayer& layer);
+  /// Throws Error(kUsage) for a value of "marlin.fc2" that it does not know. A forced structure
+  /// takes one token through the kernels of larger batches too.
+  explicit MarlinLayer(const PackedLayer& layer, const Tuning& tuning = {});
 
   size_t workspace_size(int64_t max_tokens) const;
   void apply(const ExpertsArgs& args) const;
@@ -42,9 +45,9 @@ class MarlinLayer {
   // Whether the row-stationary FC2 exists for this shape, and is worth it.
   bool can_rows_, rows_fill_device_;
   size_t max_row_shared_bytes_;
-  bool dependent_launch_;  // SM90 and later: programmatic dependent launch
-  bool bulk_copies_;       // weights through shared memory
-  int forced_structure_;   // MOE4_MARLIN_FC2: an Fc2Structure or -1
+  bool dependent_launch_;                         // SM90 and later: programmatic dependent launch
+  bool bulk_copies_;                              // weights through shared memory
+  std::optional<Fc2Structure> forced_structure_;  // "marlin.fc2"
 };
 
 /// Throws Error(kUsage) for dtypes, workspace or alignment that a BF16 GPU backend does not take.

@@ -9,4 +9,6 @@ namespace moe4 {
 /// non-linearity; EP maps and TP shards in whole blocks of 16.
 Support marlin_supports(const ExpertsQuery& query);
 
+inline constexpr TuningOption kMarlinFc2{"marlin.fc2", "rows or experts"};
+
 }  // namespace moe4

@@ -8,6 +8,8 @@ namespace moe4 {
 
 Support MarlinBackend::supports(const ExpertsQuery& query) const { return marlin_supports(query); }
 
+std::span<const TuningOption> MarlinBackend::tuning_options() const { return {&kMarlinFc2, 1}; }
+
 Support MarlinBackend::runnable(const Device&) const {
   return Rejection{Rejection::Kind::kBuild, "this program was built without its CUDA kernels"};
 }

@@ -9,6 +9,7 @@
 #include "base/checked_math.h"
 #include "moe/activation_quant.h"
 #include "moe/dequantize.h"
+#include "moe/expert_map.h"
 #include "moe/support_checks.h"
 #include "numerics/bf16.h"
 
@@ -78,6 +79,7 @@ class PreparedReference final : public PreparedExperts {
   }
 
   bool accepts_float32() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return weight_bytes_; }
 
   size_t workspace_size(int64_t) const override { return layout().total; }
@@ -157,10 +159,10 @@ class PreparedReference final : public PreparedExperts {
   }
 
   const ExpertWeights* expert_of(int32_t id) const {
-    if (id < 0 || id >= problem_.num_experts) return nullptr;
-    const int64_t local = expert_map_.empty() ? id : expert_map_[id];
-    if (local < 0 || local >= static_cast<int64_t>(experts_.size())) return nullptr;
-    return &experts_[local];
+    const int32_t local = local_expert(id, expert_map_.empty() ? nullptr : expert_map_.data(),
+                                       static_cast<int32_t>(problem_.num_experts),
+                                       static_cast<int32_t>(experts_.size()));
+    return local < 0 ? nullptr : &experts_[local];
   }
 
   static void add_bias(const LinearWeights& linear, int64_t row, double& value) {

@@ -13,6 +13,7 @@ class ReferenceBackend final : public ExpertsBackend {
  public:
   std::string_view name() const override { return "reference"; }
   Support supports(const ExpertsQuery& query) const override;
+  BatchBehavior batch_behavior(const ExpertsQuery&) const override { return {}; }
   Support runnable(const Device& device) const override;
   std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
                                            const PrepareOptions& options) const override;

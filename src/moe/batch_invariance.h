@@ -1,0 +1,29 @@
+// Whether a token's bits depend on what shares its call.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace moe4 {
+
+/// Whether a token's output bits depend on its own inputs alone, for one layer whose weights,
+/// device and tuning stay the same.
+enum class BatchInvariance {
+  kNone,  ///< no: how many tokens share the call decides the order of a sum
+  /// One order for tokens that are being generated and one for tokens of a prompt, whatever shares
+  /// the call; the two may differ.
+  kByPhase,
+  kFull,  ///< the same bits in any call
+};
+
+/// "no", "by phase", "yes".
+std::string_view to_string(BatchInvariance invariance);
+
+/// What a backend would do with a layer's batches, for plans.
+struct BatchBehavior {
+  BatchInvariance invariance = BatchInvariance::kFull;
+  std::string why;   ///< below kFull: what decides the order; reads well after "since"
+  std::string cost;  ///< below kFull: the measured price of asking for invariance; "" if unknown
+};
+
+}  // namespace moe4
