@@ -4,7 +4,7 @@
 usage: check_goldens.py MODELS_DIR [--moe4 build/release/bin/moe4] [--only forward,experts,eval,greedy] [--gpu]
 
 MODELS_DIR holds <model>/<format>/ checkpoints, <model>/golden/<format>.<mode>.safetensors and heldout_tokens.safetensors.
-Needs numpy only. Prints one line a check and exits 1 if any fails. --gpu checks experts and eval with every GPU backend
+Needs numpy only. Prints one line a check and exits 1 if any fails, or if a kind of check that was asked for compared nothing. --gpu checks experts and eval with every GPU backend
 of this machine instead of reference and cpu.
 """
 import argparse
@@ -30,7 +30,9 @@ GPU_BACKENDS = ["marlin", "hopper", "b12x"]
 # Their BF16 inputs tip FP4 codes, which moves whole perplexities by up to 0.33 %: the cpu backend's by as much, and to
 # the same value (15.512, b12x 15.511, golden 15.460), when its experts are given BF16 (tiny-qwen3-moe, w4a4-static).
 GPU_FP4_PERPLEXITY = 5e-3
+CHECKS = {"forward", "experts", "eval", "greedy"}
 failures = 0
+counts = dict.fromkeys(sorted(CHECKS), 0)
 
 
 def read_safetensors(path):
@@ -61,7 +63,9 @@ def write_safetensors(path, tensors):
 
 
 def relative(ours, golden):
-    """Relative Frobenius error."""
+    """Relative Frobenius error; NaN, which no bound admits, for arrays of different or no size."""
+    if ours.size != golden.size or golden.size == 0:
+        return float("nan")
     golden = golden.astype(np.float64)
     return float(np.linalg.norm(ours.astype(np.float64) - golden) / np.linalg.norm(golden))
 
@@ -69,7 +73,14 @@ def relative(ours, golden):
 def report(ok, *words):
     global failures
     failures += not ok
+    counts[words[0].strip()] += 1
     print("ok  " if ok else "FAIL", *words, flush=True)
+
+
+def report_nothing(check, models):
+    global failures
+    failures += 1
+    print(f"FAIL {check}: nothing to compare under {models}", flush=True)
 
 
 class Checker:
@@ -114,10 +125,12 @@ class Checker:
             chosen = read_safetensors(out)["logits"][len(prompt) - 1:].argmax(-1)
             clear = margin > 0.1
             same = (chosen == greedy)[clear]
-            report(bool(same.all()), "greedy ", f"{label} prompt{i}: {same.sum()}/{same.size} clear choices equal")
+            report(same.size > 0 and bool(same.all()), "greedy ", f"{label} prompt{i}: {same.sum()}/{same.size} clear choices equal")
 
     def experts(self, model, golden, label, flags, bound):
         cases = sorted({k.rsplit(".", 1)[0] for k in golden if k.startswith("moe.") and k.endswith(".input")})
+        if not cases:
+            report(False, "experts", f"{label}: the golden file has no moe.* tensors")
         for case in cases:
             layer = case.split(".")[1].removeprefix("layer")
             x = golden[case + ".input"]
@@ -164,6 +177,8 @@ def main():
     parser.add_argument("--gpu", action="store_true")
     args = parser.parse_args()
     only = set(args.only.split(","))
+    if not only <= CHECKS:
+        parser.error(f"--only: unknown {', '.join(sorted(only - CHECKS))}; known: {', '.join(sorted(CHECKS))}")
     with tempfile.TemporaryDirectory() as folder:
         check = Checker(args.moe4, folder)
         for path in sorted(args.models.glob("*/golden/*.safetensors")):
@@ -197,7 +212,11 @@ def main():
                 check.perplexity(model, args.models / "heldout_tokens.safetensors", label + " cpu",
                                  ["--moe-backend", "cpu"] + flags,
                                  results(path)[format_name][mode]["heldout_perplexity"])
-    print(f"{failures} failed")
+    expected = only & {"experts", "eval"} if args.gpu else only
+    for check in sorted(expected or only):
+        if counts[check] == 0:
+            report_nothing(check, args.models)
+    print(f"{sum(counts.values())} checked, {failures} failed")
     sys.exit(failures > 0)
 
 

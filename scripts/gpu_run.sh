@@ -33,9 +33,16 @@ run_test() {
   for job in $running; do wait "$job" || failed=$?; done
   cat "$out/$name".*.log >"$out/$name.log"
   rm "$out/$name".*.log
-  echo "$name: exit $failed, $(awk '/^\[==*\]/ { ran += $2 } /^\[  PASSED/ { passed += $4 } /^\[  SKIPPED/ { skipped += $4 }
-    END { printf "%d run, %d passed, %d skipped", ran, passed, skipped }' "$out/$name.log")"
+  counts=$(awk '/^\[==*\]/ { ran += $2 } /^\[  PASSED/ { passed += $4 } /^\[  SKIPPED/ { skipped += $4 }
+    END { printf "%d run, %d passed, %d skipped", ran, passed, skipped }' "$out/$name.log")
+  echo "$name: exit $failed, $counts"
   grep -E '^\[  FAILED  \]' "$out/$name.log" | sort -u | head -n 20
+  case $counts in
+    *' 0 passed'*)
+      echo "$name: no test passed, so nothing was compared (is there a GPU?)"
+      failed=1
+      ;;
+  esac
   return $failed
 }
 
@@ -53,7 +60,9 @@ for step in $steps; do
         "$here/moe4" run "$model" -p "Once upon a time" -n 32 -q "$@" >"$out/run.$experts.txt" 2>&1 &&
           "$here/moe4" eval "$model" --tokens "$here/models/heldout_tokens.safetensors" --json -q "$@" \
             >"$out/eval.$experts.json" 2>"$out/eval.$experts.log" || status=1
-        echo "moe4 $*: perplexity $(sed -n 's/.*"perplexity": *\([0-9.]*\).*/\1/p' "$out/eval.$experts.json" | head -n 1)"
+        perplexity=$(sed -n 's/.*"perplexity": *\([0-9.]*\).*/\1/p' "$out/eval.$experts.json" | head -n 1)
+        echo "moe4 $*: perplexity $perplexity"
+        [ -n "$perplexity" ] || status=1
       done
       ;;
     sanitize)

@@ -50,12 +50,13 @@ verdict() {
   timeout "$limit" compute-sanitizer --tool "$1" "$build/$2" --gtest_brief=1 --gtest_filter="$4" >"$log" 2>&1
   code=$?
   summary=$(grep -E '(ERROR|RACECHECK) SUMMARY' "$log" | tail -n 1 | sed 's/^=* *//')
-  case $code:$summary in
+  passed=$(sed -n 's/^\[  PASSED  \] \([0-9]* tests*\).*/\1/p' "$log")
+  case $code:${passed:-0 tests}:$summary in
     124:*) word="TIMED OUT" ;;
+    0:'0 tests':*) word="RAN NO TEST" ;;
     0:*': 0 errors'* | 0:*': 0 hazards'*) word=clean ;;
     *) word="NOT CLEAN (exit $code)" ;;
   esac
-  passed=$(sed -n 's/^\[  PASSED  \] \([0-9]* tests*\).*/\1/p' "$log")
   echo "$1 $2 $3: $word, ${passed:-no tests}, $(($(date +%s) - begin)) s; $summary" >"$out/$1.$2.$3.verdict"
 }
 
@@ -76,6 +77,7 @@ for tool in $tools; do
   done
 done
 wait
+ls "$out"/*.verdict >/dev/null 2>&1 || { echo "no GPU test program in $dir"; exit 1; }
 cat "$out"/*.verdict
 unclean=$(for verdict in "$out"/*.verdict; do grep -q ': clean' "$verdict" || echo "$verdict"; done)
 for verdict in $unclean; do

@@ -1,5 +1,5 @@
 # Sourced by ./run, ./test and .ci/run: installs what the build needs (Debian 12) and names the build options.
-# Sets CMAKE_OPTIONS; leaves everything else alone.
+# Sets CMAKE_OPTIONS, to which MOE4_CMAKE_OPTIONS of the caller are added; leaves everything else alone.
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
@@ -46,4 +46,5 @@ CMAKE_OPTIONS=
 if architecture=$(gpu_architecture); then
   CMAKE_OPTIONS="-DMOE4_CUDA=ON -DMOE4_CUDA_ARCHITECTURES=$architecture"
 fi
+CMAKE_OPTIONS="$CMAKE_OPTIONS ${MOE4_CMAKE_OPTIONS:-}"
 if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER-ccache}"; fi

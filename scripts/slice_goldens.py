@@ -51,6 +51,8 @@ def main():
             continue
         names = slice_file([golden], out / golden.relative_to(models), lambda name: name.startswith("moe."))
         layers.setdefault(folder, set()).update(re.match(r"moe\.layer(\d+)\.", name)[1] for name in names)
+    if not layers:
+        sys.exit(f"error: no golden files of quantised checkpoints under {models}")
     for folder, wanted in layers.items():
         target = out / folder.relative_to(models)
         pattern = re.compile(r".*layers\.(%s)\.mlp\.experts\." % "|".join(sorted(wanted)))

@@ -26,6 +26,7 @@ TEST(Checkpoint, EmbeddedModelOpensWithoutNotes) {
 
 TEST(Checkpoint, SharedModelsOpen) {
   if (std::string(MOE4_SHARED_MODELS).empty()) GTEST_SKIP() << "MOE4_SHARED_MODELS is not set";
+  int opened = 0;
   for (const auto& model : fs::directory_iterator(MOE4_SHARED_MODELS)) {
     if (!model.is_directory()) continue;
     for (const auto& format : fs::directory_iterator(model)) {
@@ -33,8 +34,10 @@ TEST(Checkpoint, SharedModelsOpen) {
       SCOPED_TRACE(format.path());
       materialise(*Checkpoint::open(format.path()));
       materialise(*Checkpoint::open(format.path(), {.headers_only = true}));
+      ++opened;
     }
   }
+  EXPECT_GT(opened, 0) << "MOE4_SHARED_MODELS holds no checkpoint";
 }
 
 }  // namespace

@@ -84,6 +84,23 @@ run tests
 expect 1 "a failing test" "FAILED.*Something.Breaks"
 [ -f "$work/build/results/gpu_bad_test.log" ] || fail "the log of the failure did not come back"
 
+# A machine whose GPU is not seen skips every test, and a filter that matches nothing runs none.
+program "$work/pack/gpu_bad_test" <<'END'
+#!/bin/sh
+echo "[==========] 3 tests from 1 test suite ran. (5 ms total)"
+echo "[  PASSED  ] 0 tests."
+echo "[  SKIPPED ] 3 tests, listed below:"
+END
+run tests
+expect 1 "a program that skipped everything" "gpu_bad_test: no test passed"
+program "$work/bin/compute-sanitizer" <<'END'
+#!/bin/sh
+echo "========= ERROR SUMMARY: 0 errors"
+echo "[  PASSED  ] 0 tests."
+END
+run sanitize
+expect 1 "a sanitizer that saw no test" "memcheck gpu_good_test activations: RAN NO TEST"
+
 run nonsense
 expect 2 "an unknown step" "unknown step"
 echo ok
