@@ -37,6 +37,58 @@ check_format() {
   git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs clang-format --dry-run -Werror
 }
 
+# What a change is compared with: MOE4_CI_BASE, else where the branch left origin/main, else (on main itself) the last
+# release, else the commit before.
+change_base() {
+  if [ -n "${MOE4_CI_BASE:-}" ]; then
+    echo "$MOE4_CI_BASE"
+    return
+  fi
+  base=$(git merge-base HEAD origin/main 2>/dev/null || true)
+  if [ -z "$base" ] || [ "$base" = "$(git rev-parse HEAD)" ]; then
+    base=$(git describe --tags --abbrev=0 HEAD^ 2>/dev/null || git rev-parse HEAD^)
+  fi
+  echo "$base"
+}
+
+# tidy FILE...: clang-tidy with .clang-tidy on files of the release build, two at a time; any finding fails.
+tidy() {
+  [ -f build/release/compile_commands.json ] || cmake --preset release || return 1
+  printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 clang-tidy -p build/release --quiet --warnings-as-errors='*'
+}
+
+# Sources that the change touched, within ten minutes: what is left then is named, and .ci/extended's.
+tidy_changed() {
+  base=$(change_base) || return 1
+  files=$(git diff --name-only --diff-filter=d "$base" -- 'src/*.cc' 'tests/*.cc' 'bench/*.cc' | compiled_files) || return 1
+  deadline=$(($(date +%s) + ${MOE4_TIDY_SECONDS:-600}))
+  set --
+  for file in $files; do
+    set -- "$@" "$file"
+    [ $# -ge "$(nproc)" ] || continue
+    tidy "$@" || return 1
+    set --
+    if [ "$(date +%s)" -gt "$deadline" ]; then
+      echo "note: out of time at $file; files after it are .ci/extended's"
+      return 0
+    fi
+  done
+  [ $# = 0 ] || tidy "$@"
+}
+
+tidy_all() {
+  files=$(git ls-files 'src/*.cc' 'tests/*.cc' 'bench/*.cc' | compiled_files) || return 1
+  tidy $files
+}
+
+# Of the files on stdin those that the release build compiles (no CUDA, no other processor's).
+compiled_files() {
+  [ -f build/release/compile_commands.json ] || cmake --preset release >/dev/null || return 1
+  while read -r file; do
+    ! grep -q "/$file\"" build/release/compile_commands.json || echo "$file"
+  done
+}
+
 fuzz_smoke() {
   fuzzers=$(sed -n 's/.*add_executable(\([a-z_]*_fuzz\) .*/\1/p; s/^foreach(name \(.*\))/\1/p' fuzz/CMakeLists.txt)
   cmake --preset fuzz || return 1
@@ -51,7 +103,7 @@ fuzz_smoke() {
 
 neon_under_qemu() {
   cmake -S tests/aarch64 -B build/aarch64 -G Ninja --toolchain "$PWD/cmake/toolchains/aarch64.cmake" \
-    -DCMAKE_BUILD_TYPE=Release || return 1
+    -DCMAKE_BUILD_TYPE=Release -DMOE4_WERROR=ON || return 1
   cmake --build build/aarch64 || return 1
   ctest --test-dir build/aarch64 --output-on-failure
 }
@@ -74,6 +126,7 @@ whole_suite() {
 }
 
 cuda_compile() {
-  cmake --preset cuda -DMOE4_CUDA_ARCHITECTURES="90a;121a" -DMOE4_BUILD_TESTS=OFF -DMOE4_BUILD_BENCH=OFF || return 1
-  cmake --build --preset cuda --target moe4_experts moe4_experts_bench moe4_shared
+  cmake --preset ci-cuda || return 1
+  tests=$(cat tests/*/CMakeLists.txt | sed -n 's/^ *moe4_test(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\1/p')
+  cmake --build --preset ci-cuda --target moe4_shared moe4 gpu_moe_bench $tests
 }

@@ -15,6 +15,10 @@ target_compile_options(moe4_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Werror=return-type;-Wno-missing-field-initializers;-Wno-restrict>
   # Bit-for-bit results: never let the compiler contract or reorder float arithmetic behind our back.
   $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
+if(MOE4_WERROR)
+  target_compile_options(moe4_options INTERFACE
+    $<$<COMPILE_LANGUAGE:C,CXX>:-Werror> $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
+endif()
 if(MOE4_SANITIZE)
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MOE4_SANITIZE}>
                       $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>
@@ -52,7 +56,7 @@ endfunction()
 function(moe4_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} moe4_test_main)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE
     MOE4_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data"
