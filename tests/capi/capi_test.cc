@@ -436,13 +436,13 @@ TEST(CApiDeathTest, MemoryThatRunsOutIsUnavailable) {
   EXPECT_EXIT(create_within(c.desc, 16 << 20), ::testing::ExitedWithCode(MOE4_UNAVAILABLE),
               "out of memory");
 
-  // Packed weights of 40 MB.
+  // Packed weights of 7 MB.
   CLayer large(
-      {.problem = {.hidden_size = 2048, .intermediate_size = 1024, .num_experts = 12, .top_k = 1},
+      {.problem = {.hidden_size = 1024, .intermediate_size = 512, .num_experts = 8, .top_k = 1},
        .scheme = kW4A16},
       "cpu", -1);
   large.desc.num_threads = 1;
-  EXPECT_EXIT(create_within(large.desc, 16 << 20), ::testing::ExitedWithCode(MOE4_UNAVAILABLE),
+  EXPECT_EXIT(create_within(large.desc, 2 << 20), ::testing::ExitedWithCode(MOE4_UNAVAILABLE),
               "memory");
 }
 #endif
