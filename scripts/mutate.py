@@ -194,7 +194,8 @@ class Worktree:
         launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
         self.call(["cmake", "-S", str(self.path), "-B", str(self.build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                    "-DMOE4_BUILD_BENCH=OFF", *launcher, *shlex.split(arguments.cmake_args)])
-        self.call(["cmake", "--build", str(self.build), "-j", str(self.jobs)])
+        targets = ["--target", *arguments.programs.split(",")] if arguments.programs else []
+        self.call(["cmake", "--build", str(self.build), "-j", str(self.jobs), *targets])
         self.objects = {entry["file"]: self.build / entry["output"]
                         for entry in json.loads((self.build / "compile_commands.json").read_text())}
         self.programs = self.list_tests()
@@ -215,7 +216,7 @@ class Worktree:
         programs, rooms = {}, self.rooms()
         for test in listed["tests"]:
             command = test.get("command")
-            if not command:
+            if not command or not pathlib.Path(command[0]).exists():  # a program that --programs left out
                 continue
             gtest = len(command) > 1 and command[1].startswith("--gtest_filter=")
             key = command[0] if gtest else " ".join(command)
@@ -364,6 +365,7 @@ def main():
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--out", default="mutations", help="OUT.json and OUT.md")
     parser.add_argument("--ctest-args", default="-L cpu", help="which tests may notice")
+    parser.add_argument("--programs", default="", help="only these test programs are built and run, e.g. engine_test,text_test")
     parser.add_argument("--cmake-args", default="", help="for the worktree's build, e.g. -DMOE4_SHARED_MODELS=DIR")
     parser.add_argument("--worktree", default=str(ROOT / "build" / "mutate"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
