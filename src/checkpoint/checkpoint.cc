@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "checkpoint/config_parser.h"
+#include "checkpoint/hub_cache.h"
 #include "checkpoint/module_names.h"
 #include "checkpoint/module_tensors.h"
 #include "checkpoint/quant_config.h"
@@ -114,7 +115,7 @@ void Checkpoint::Impl::read_configs() {
     notes.push_back({.level = CheckpointNote::Level::kInfo,
                      .where = "KV cache",
                      .message = "the metadata asks for " + printable(quant.kv_cache(), 40) +
-                                "; moe4 keeps the KV cache in BF16"});
+                                "; moe4 keeps the KV cache in F16 (F32 with --dtype float32)"});
   }
 }
 
@@ -240,6 +241,7 @@ void Checkpoint::Impl::check_embedding() const {
 MoeLayerWeights Checkpoint::Impl::stored_moe_layer(const std::string& layer_prefix) const {
   const auto base = find_experts_module(tensors, layer_prefix);
   if (!base) {
+    refuse_mlx_experts(tensors, layer_prefix);
     throw_bad_input({.what = "experts are missing",
                      .file = tensors.main_file().string(),
                      .tensor = "tensor " + layer_prefix + "mlp.experts.0.gate_proj.weight",
@@ -314,9 +316,12 @@ std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& path,
   }
   auto impl = std::make_unique<Impl>();
   impl->options = options;
-  impl->directory = fs::is_directory(status) ? path : path.parent_path();
+  const fs::path source = fs::is_directory(status) ? resolve_hub_cache(path, impl->notes) : path;
+  impl->directory = fs::is_directory(source) ? source : source.parent_path();
   impl->read_configs();
-  impl->tensors = TensorTable::open(path, options.headers_only, impl->notes);
+  impl->tensors = TensorTable::open(
+      source, {.headers_only = options.headers_only, .num_layers = impl->config.num_layers},
+      impl->notes);
   impl->text_prefix = find_text_prefix(impl->tensors);
   impl->check_embedding();
   impl->list_linear_modules();

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/git_lfs.h"
 #include "checkpoint/json_reader.h"
 
 namespace moe4 {
@@ -28,8 +29,10 @@ void replace_python_numbers(std::string& text) {
       in_string = true;
     } else if (c == 'I' && text.compare(i, 8, "Infinity") == 0) {
       text.replace(i, 8, "1e308   ");
+      i += 7;
     } else if (c == 'N' && text.compare(i, 3, "NaN") == 0) {
       text.replace(i, 3, "\"?\"");
+      i += 2;  // the quotes are ours
     }
   }
 }
@@ -128,6 +131,7 @@ class DocumentBuilder : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Json parse_json(std::string text, const std::string& file, std::vector<std::string>* group_order) {
+  refuse_git_lfs_pointer(text, file);
   replace_python_numbers(text);
   Json root;
   DocumentBuilder builder(root, file, group_order);

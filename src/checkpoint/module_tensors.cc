@@ -14,9 +14,14 @@ namespace {
 constexpr std::array<const char*, 6> kTextPrefixes = {
     "model.language_model.", "language_model.model.", "model.", "backbone.", "language_model.", ""};
 
-constexpr std::array<const char*, 6> kExpertModules = {
-    "mlp.experts", "block_sparse_moe.experts", "mixer.experts",
-    "ffn.experts", "feed_forward.experts",     "experts"};
+constexpr std::array<const char*, 8> kExpertModules = {"mlp.experts",
+                                                       "block_sparse_moe.experts",
+                                                       "mixer.experts",
+                                                       "ffn.experts",
+                                                       "feed_forward.experts",
+                                                       "moe.experts",
+                                                       "experts",
+                                                       "moe"};
 
 // gate, up, down.
 struct ProjectionNames {
@@ -33,7 +38,7 @@ constexpr std::initializer_list<const char*> kFusedDown = {".down_proj", ".w2"};
 
 // Tensors beside a weight that change its meaning in ways that are not implemented; ignoring them
 // would give wrong numbers.
-constexpr std::array<std::pair<const char*, const char*>, 8> kForeignTensors = {{
+constexpr std::array<std::pair<const char*, const char*>, 9> kForeignTensors = {{
     {".pre_quant_scale", "AWQ pre-quantisation scales (NVFP4_AWQ)"},
     {".weight_quantizer._pre_quant_scale", "AWQ pre-quantisation scales (NVFP4_AWQ)"},
     {".svdquant_lora_a", "SVDQuant low-rank parts (NVFP4_SVD)"},
@@ -42,6 +47,7 @@ constexpr std::array<std::pair<const char*, const char*>, 8> kForeignTensors = {
     {".qweight", "packed integers (GPTQ or AWQ)"},
     {".weight_g_idx", "activation reordering"},
     {".weight_blocks", "MXFP4"},
+    {".scales", "MLX layout (U32 weights with scales)"},
 }};
 
 std::optional<NamedView> optional_tensor(const TensorTable& table, const std::string& name) {
@@ -70,7 +76,7 @@ void refuse_foreign_tensors(const TensorTable& table, const std::string& module)
     throw_bad_input({.what = std::string(meaning) + " are not supported",
                      .file = table.file_of(name).string(),
                      .tensor = "tensor " + name,
-                     .hint = "use another quantisation of this model"});
+                     .hint = "use a ModelOpt or compressed-tensors quantisation of this model"});
   }
 }
 
@@ -107,26 +113,40 @@ NamedView scalar_of(const NamedView& tensor, int64_t expert, int64_t half, int64
   return out;
 }
 
+// Rows [first, first + count) of one expert's bias, out of a bias [E, rows] of all experts.
+NamedView bias_slice(const NamedView& bias, int64_t expert, int64_t first, int64_t count) {
+  NamedView out = bias;
+  out.view.shape = {count};
+  if (bias.view.data != nullptr) {
+    out.view.data = static_cast<const std::byte*>(bias.view.data) +
+                    (expert * bias.view.shape[1] + first) * size_of(bias.view.dtype);
+  }
+  return out;
+}
+
 // The 3-D tensors of one fused projection, looked up once for all experts.
 struct FusedTensors {
   NamedView weight;
   bool is_packed_name = false;
   std::optional<NamedView> scale, second_scale, global_scale, input_scale, input_global_scale;
+  std::optional<NamedView> bias;  // [E, rows]
 };
 
-// How a fused projection is spelled: "experts.gate_up_proj", "experts.gate_up_proj.weight" or
-// "experts.gate_up_proj_weight", its scales in the same style.
+// How a fused projection is spelled: "experts.gate_up_proj", "experts.gate_up_proj.weight",
+// "experts.gate_up_proj_weight" or "experts.gate_up_proj_packed", its other tensors in the same
+// style ("..._weight_scale" or "..._scale").
 struct FusedName {
   std::string weight;
   bool is_packed;
-  std::string scale_prefix;
+  std::string prefix;
 };
 std::optional<FusedName> find_fused_name(const TensorTable& table, const std::string& base) {
   for (const char* joint : {".", "_"}) {
     const std::string prefix = base + joint;
-    for (const bool is_packed : {true, false}) {
-      const std::string weight = prefix + (is_packed ? "weight_packed" : "weight");
-      if (table.find(weight) != nullptr) return FusedName{weight, is_packed, prefix};
+    for (const char* suffix : {"weight_packed", "packed", "weight"}) {
+      const bool is_packed = std::string_view(suffix) != "weight";
+      if (table.find(prefix + suffix) != nullptr)
+        return FusedName{prefix + suffix, is_packed, prefix};
     }
   }
   if (table.find(base) != nullptr) return FusedName{base, false, base + "_"};
@@ -142,19 +162,21 @@ std::optional<FusedTensors> find_fused(const TensorTable& table, const std::stri
   }
   const std::optional<FusedName> name = find_fused_name(table, base);
   if (!name) return std::nullopt;
-  const auto get = [&](const char* suffix) {
-    return optional_tensor(table, name->scale_prefix + suffix);
+  const auto get = [&](std::initializer_list<const char*> suffixes) {
+    for (const char* suffix : suffixes) {
+      if (auto found = optional_tensor(table, name->prefix + suffix)) return found;
+    }
+    return std::optional<NamedView>();
   };
   FusedTensors fused;
   fused.weight = required_tensor(table, name->weight);
   fused.is_packed_name = name->is_packed;
-  fused.scale = get("weight_scale");
-  if (!fused.scale) fused.scale = get("weight_scale_inv");
-  if (!fused.scale && name->scale_prefix.ends_with('_')) fused.scale = get("scale");
-  fused.second_scale = get("weight_scale_2");
-  fused.global_scale = get("weight_global_scale");
-  fused.input_scale = get("input_scale");
-  fused.input_global_scale = get("input_global_scale");
+  fused.scale = get({"weight_scale", "weight_scale_inv", "scale", "scale_inv"});
+  fused.second_scale = get({"weight_scale_2", "scale_2"});
+  fused.global_scale = get({"weight_global_scale", "global_scale"});
+  fused.input_scale = get({"input_scale"});
+  fused.input_global_scale = get({"input_global_scale"});
+  fused.bias = get({"bias"});
   return fused;
 }
 
@@ -187,6 +209,7 @@ StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t e
   stored.global_scale = scalar(fused.global_scale);
   stored.input_scale = scalar(fused.input_scale);
   stored.input_global_scale = scalar(fused.input_global_scale);
+  if (fused.bias) stored.bias = bias_slice(*fused.bias, expert, half * rows, rows);
   return stored;
 }
 
@@ -194,6 +217,9 @@ void check_fused_shape(const FusedTensors& fused, int64_t num_experts, int64_t r
                        int64_t columns) {
   const std::vector<int64_t>& shape = fused.weight.view.shape;
   const int64_t stored_columns = fused.weight.view.dtype == DType::kU8 ? columns / 2 : columns;
+  if (fused.bias && fused.bias->view.shape != std::vector<int64_t>{num_experts, rows}) {
+    fail_shape(*fused.bias, shape_to_string({num_experts, rows}));
+  }
   if (shape == std::vector<int64_t>{num_experts, rows, stored_columns}) return;
   if (shape.size() == 3 && shape[1] == columns) {
     throw_bad_input({.what = "transposed expert tensors are not supported",
@@ -205,11 +231,25 @@ void check_fused_shape(const FusedTensors& fused, int64_t num_experts, int64_t r
   fail_shape(fused.weight, shape_to_string({num_experts, rows, stored_columns}));
 }
 
-bool are_stored_one_by_one(const TensorTable& table, const std::string& experts_module) {
+bool has_numbered_child(const TensorTable& table, const std::string& module) {
   for (char digit = '0'; digit <= '9'; ++digit) {
-    if (table.has_prefix(experts_module + "." + digit)) return true;
+    if (table.has_prefix(module + "." + digit)) return true;
   }
   return false;
+}
+
+// The two orders of names of experts stored one by one.
+enum class NameOrder { kExpertFirst, kProjectionFirst };  // experts.3.up_proj, experts.up_proj.3
+
+std::optional<NameOrder> one_by_one_order(const TensorTable& table,
+                                          const std::string& experts_module) {
+  if (has_numbered_child(table, experts_module)) return NameOrder::kExpertFirst;
+  for (const ProjectionNames& names : kProjections) {
+    if (has_numbered_child(table, experts_module + "." + names.up)) {
+      return NameOrder::kProjectionFirst;
+    }
+  }
+  return std::nullopt;
 }
 
 std::vector<StoredExpert> gather_fused(const TensorTable& table, const std::string& base,
@@ -303,17 +343,26 @@ std::optional<std::string> find_experts_module(const TensorTable& table,
   return std::nullopt;
 }
 
+void refuse_mlx_experts(const TensorTable& table, const std::string& layer_prefix) {
+  const std::string module = layer_prefix + "mlp.switch_mlp.";
+  if (!table.has_prefix(module)) return;
+  throw_bad_input({.what = "MLX layout (switch_mlp, U32 weights with scales) is not supported",
+                   .file = table.main_file().string(),
+                   .tensor = "module " + module + "*",
+                   .hint = "use a ModelOpt or compressed-tensors file of this model"});
+}
+
 std::vector<FusedProjection> fused_projections(const TensorTable& table,
                                                const std::string& experts_module) {
   std::vector<FusedProjection> projections;
-  if (are_stored_one_by_one(table, experts_module)) return projections;
+  if (one_by_one_order(table, experts_module)) return projections;
   const auto add = [&](std::initializer_list<const char*> names,
                        std::initializer_list<const char*> projections_of_it) {
     for (const char* name : names) {
       const std::optional<FusedName> found = find_fused_name(table, experts_module + name);
       if (!found) continue;
       const auto has = [&](const char* suffix) {
-        return table.find(found->scale_prefix + suffix) != nullptr;
+        return table.find(found->prefix + suffix) != nullptr;
       };
       for (const char* projection : projections_of_it) {
         projections.push_back({experts_module + ".0." + projection,
@@ -333,22 +382,27 @@ std::vector<FusedProjection> fused_projections(const TensorTable& table,
 std::vector<StoredExpert> gather_experts(const TensorTable& table,
                                          const std::string& experts_module,
                                          const ExpertShape& shape) {
-  if (!are_stored_one_by_one(table, experts_module)) {
-    return gather_fused(table, experts_module, shape);
-  }
+  const std::optional<NameOrder> order = one_by_one_order(table, experts_module);
+  if (!order) return gather_fused(table, experts_module, shape);
 
+  const auto module = [&](int64_t expert, const char* projection) {
+    return *order == NameOrder::kExpertFirst
+               ? fmt::format("{}.{}.{}", experts_module, expert, projection)
+               : fmt::format("{}.{}.{}", experts_module, projection, expert);
+  };
   const ProjectionNames* names = &kProjections[0];
   for (const ProjectionNames& candidate : kProjections) {
-    if (has_module(table, experts_module + ".0." + candidate.up)) names = &candidate;
+    if (has_module(table, module(0, candidate.up))) names = &candidate;
   }
   std::vector<StoredExpert> experts(shape.num_experts);
   for (int64_t n = 0; n < shape.num_experts; ++n) {
-    const std::string base = fmt::format("{}.{}.", experts_module, n);
-    if (shape.is_gated) experts[n].gate = gather_linear(table, base + names->gate);
-    experts[n].up = gather_linear(table, base + names->up);
-    experts[n].down = gather_linear(table, base + names->down);
+    if (shape.is_gated) experts[n].gate = gather_linear(table, module(n, names->gate));
+    experts[n].up = gather_linear(table, module(n, names->up));
+    experts[n].down = gather_linear(table, module(n, names->down));
   }
-  const std::string one_more = fmt::format("{}.{}.", experts_module, shape.num_experts);
+  const std::string one_more = *order == NameOrder::kExpertFirst
+                                   ? fmt::format("{}.{}.", experts_module, shape.num_experts)
+                                   : module(shape.num_experts, names->up) + ".";
   if (table.has_prefix(one_more)) {
     throw_bad_input({.what = "more experts than the configuration says",
                      .file = table.main_file().string(),

@@ -41,6 +41,9 @@ struct ExpertShape {
 std::optional<std::string> find_experts_module(const TensorTable& table,
                                                const std::string& layer_prefix);
 
+/// Throws Error(kBadInput) when the layer's experts are MLX's, which are not decoded.
+void refuse_mlx_experts(const TensorTable& table, const std::string& layer_prefix);
+
 /// A projection of all experts of a layer in 3-D tensors, under the name of its first expert's:
 /// "model.layers.3.mlp.experts.0.up_proj".
 struct FusedProjection {
@@ -53,9 +56,10 @@ struct FusedProjection {
 std::vector<FusedProjection> fused_projections(const TensorTable& table,
                                                const std::string& experts_module);
 
-/// All experts below `experts_module`: stored one by one (gate_proj/up_proj/down_proj or w1/w3/w2),
-/// or in 3-D tensors (gate_up_proj [E, 2I, ...] with the gate's rows first, or one a projection).
-/// Throws Error(kBadInput) naming the first missing or misshapen tensor.
+/// All experts below `experts_module`: stored one by one (gate_proj/up_proj/down_proj or w1/w3/w2,
+/// the expert's number before or after the projection), or in 3-D tensors (gate_up_proj [E, 2I,
+/// ...] with the gate's rows first, or one a projection; biases [E, 2I]). Throws Error(kBadInput)
+/// naming the first missing or misshapen tensor.
 std::vector<StoredExpert> gather_experts(const TensorTable& table,
                                          const std::string& experts_module,
                                          const ExpertShape& shape);

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/git_lfs.h"
 
 namespace moe4 {
 namespace {
@@ -70,6 +71,14 @@ std::unique_ptr<SafetensorsFile> SafetensorsFile::open(const std::filesystem::pa
                      .hint = "download the file again"});
   }
   if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes)) {
+    // Text, or another format's magic number.
+    std::string begin(static_cast<size_t>(std::min<int64_t>(file_bytes, 64)), '\0');
+    if (read_at(fd.get(), begin.data(), begin.size(), 0)) refuse_git_lfs_pointer(begin, name);
+    if (begin.starts_with("GGUF")) {
+      throw_bad_input({.what = "this is a GGUF file, not a safetensors file",
+                       .file = name,
+                       .hint = "use a safetensors checkpoint of this model"});
+    }
     throw_bad_input({.what = "safetensors header length is absurd",
                      .file = name,
                      .expected = fmt::format("at most {} bytes", kMaxSafetensorsHeaderBytes),

@@ -140,7 +140,16 @@ LinearWeights interpret_nvfp4(const StoredLinear& stored,
     fail(stored.weight, "packed NVFP4 weight has no block scales", stored.module + ".weight_scale",
          "nothing");
   }
-  if (stored.scale->view.dtype != DType::kF8E4M3 || stored.scale->view.shape != expected) {
+  const TensorView& scale = stored.scale->view;
+  if (scale.dtype == DType::kF8E4M3 && scale.shape != expected && scale.shape.size() == 2 &&
+      scale.shape[0] == linear.out_features && scale.shape[1] > 0 &&
+      linear.in_features % scale.shape[1] == 0) {
+    fail(*stored.scale,
+         fmt::format("NVFP4 in groups of {} is not supported", linear.in_features / scale.shape[1]),
+         "groups of 16: F8_E4M3 " + shape_to_string(expected), type_and_shape(scale),
+         "use a quantisation with group_size 16");
+  }
+  if (scale.dtype != DType::kF8E4M3 || scale.shape != expected) {
     fail(*stored.scale, "block scales do not fit the weight",
          "F8_E4M3 " + shape_to_string(expected), type_and_shape(stored.scale->view));
   }
@@ -235,6 +244,12 @@ QuantFormat format_of(const StoredLinear& stored) {
              "the quantisation of this checkpoint is not known");
       }
       const TensorView& scale = stored.scale->view;
+      // MXFP4 has one scale for 32 codes, in U8 too; one for 16 is NVFP4's.
+      if (scale.dtype == DType::kU8 && scale.shape == std::vector<int64_t>{rows, columns / 8}) {
+        fail(*stored.scale, "block scales are stored as U8",
+             "F8_E4M3 " + shape_to_string(scale.shape), type_and_shape(scale),
+             "E4M3 bytes under another type: correct the type in the file's header");
+      }
       if (scale.dtype == DType::kU8 || scale.dtype == DType::kF8E8M0) {
         fail(*stored.scale, "MXFP4 weights are not supported", "F8_E4M3 block scales (NVFP4)",
              type_and_shape(scale));

@@ -6,50 +6,17 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "base/error.h"
+#include "base/git_lfs.h"
+#include "checkpoint/ignored_tensors.h"
 #include "checkpoint/json_reader.h"
+#include "checkpoint/weight_files.h"
 
 namespace moe4 {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
-
-struct WeightFiles {
-  fs::path file;
-  bool is_index = false;
-};
-
-// The folder itself when it has no weights and need not have any.
-WeightFiles find_weight_files(const fs::path& folder, bool may_be_absent) {
-  if (fs::exists(fs::symlink_status(folder / "model.safetensors"))) {
-    return {folder / "model.safetensors"};
-  }
-  if (fs::exists(fs::symlink_status(folder / "model.safetensors.index.json"))) {
-    return {folder / "model.safetensors.index.json", true};
-  }
-  std::vector<fs::path> indices;
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name.ends_with(kIndexSuffix)) indices.push_back(entry.path());
-    if (name.ends_with(".safetensors")) files.push_back(entry.path());
-  }
-  if (indices.size() == 1) return {indices[0], true};
-  if (indices.empty() && files.size() == 1) return {files[0]};
-  if (may_be_absent && indices.empty() && files.empty()) return {folder};
-  const bool ambiguous = !indices.empty();
-  throw_bad_input(
-      {.what = ambiguous       ? "several safetensors indices and none is the model's"
-               : files.empty() ? "no safetensors files"
-                               : "several safetensors files and no index",
-       .file = folder.string(),
-       .expected = "model.safetensors or model.safetensors.index.json",
-       .hint = ambiguous || !files.empty() ? "add the missing index" : "check the path"});
-}
 
 std::string common_prefix_winner(std::string_view name, const std::vector<std::string>& names) {
   const auto it = std::lower_bound(names.begin(), names.end(), name);
@@ -64,23 +31,15 @@ std::string common_prefix_winner(std::string_view name, const std::vector<std::s
 
 }  // namespace
 
-TensorTable TensorTable::open(const fs::path& path, bool headers_only,
+TensorTable TensorTable::open(const fs::path& path, const TensorTableOptions& options,
                               std::vector<CheckpointNote>& notes) {
   TensorTable table;
   try {
-    const WeightFiles files =
-        fs::is_directory(path) ? find_weight_files(path, headers_only) : WeightFiles{path};
-    table.main_file_ = files.file;
-    if (files.file == path && fs::is_directory(path)) {
-      table.is_partial_ = true;
-      notes.push_back({.where = path.string(),
-                       .message = "no weights here; everything said is from the metadata"});
-      return table;
-    }
-    if (files.is_index) {
-      table.open_index(files.file, headers_only, notes);
+    if (fs::is_directory(path)) {
+      table.open_folder(path, options, notes);
     } else {
-      table.add_file(SafetensorsFile::open(files.file, headers_only));
+      table.main_file_ = path;
+      table.add_file(SafetensorsFile::open(path, options.headers_only));
     }
   } catch (const fs::filesystem_error& error) {
     throw_bad_input(
@@ -93,6 +52,69 @@ TensorTable TensorTable::open(const fs::path& path, bool headers_only,
   }
   std::sort(table.names_.begin(), table.names_.end());
   return table;
+}
+
+void TensorTable::open_folder(const fs::path& folder, const TensorTableOptions& options,
+                              std::vector<CheckpointNote>& notes) {
+  const WeightFiles files = find_weight_files(folder, options.headers_only, notes);
+  main_file_ = files.main;
+  switch (files.kind) {
+    case WeightFiles::Kind::kNone:
+      is_partial_ = true;
+      notes.push_back({.where = folder.string(),
+                       .message = "no weights here; everything said is from the metadata"});
+      break;
+    case WeightFiles::Kind::kFile:
+      add_shard(files.main, options, notes);
+      break;
+    case WeightFiles::Kind::kShards:
+      for (const fs::path& shard : files.shards) add_shard(shard, options, notes);
+      is_partial_ |= !files.is_complete;
+      break;
+    case WeightFiles::Kind::kIndex:
+      open_index(files.main, options, notes);
+      break;
+  }
+  note_unread_files(folder, notes);
+}
+
+// Opens the file, or notes why it counts as absent (headers_only: a Git LFS pointer).
+void TensorTable::add_shard(const fs::path& file, const TensorTableOptions& options,
+                            std::vector<CheckpointNote>& notes) {
+  if (options.headers_only && is_git_lfs_pointer_file(file)) {
+    is_partial_ = true;
+    notes.push_back({.where = file.filename().string(),
+                     .message = "shard is a Git LFS pointer; its tensors are unknown"});
+    return;
+  }
+  add_file(SafetensorsFile::open(file, options.headers_only));
+}
+
+// Weights of another version of the model may lie beside those that were read.
+void TensorTable::note_unread_files(const fs::path& folder,
+                                    std::vector<CheckpointNote>& notes) const {
+  std::vector<std::string> unread;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.ends_with(".safetensors")) continue;
+    const bool read = std::any_of(files_.begin(), files_.end(), [&](const auto& file) {
+      return file->path().filename() == name;
+    });
+    if (!read) unread.push_back(name);
+  }
+  // Without any file read, all of them are absent or pointers, which was said.
+  if (unread.empty() || files_.empty()) return;
+  std::sort(unread.begin(), unread.end());
+  // A model.safetensors is what other programs may take.
+  const bool is_model =
+      std::find(unread.begin(), unread.end(), "model.safetensors") != unread.end();
+  notes.push_back(
+      {.level = is_model ? CheckpointNote::Level::kWarning : CheckpointNote::Level::kInfo,
+       .where = is_model ? "model.safetensors" : unread.front(),
+       .message = fmt::format(
+           "is not read{}: the model is {}",
+           unread.size() == 1 ? "" : fmt::format(", nor are {} other files", unread.size() - 1),
+           main_file_.filename().string())});
 }
 
 void TensorTable::add_file(std::unique_ptr<SafetensorsFile> file) {
@@ -109,7 +131,7 @@ void TensorTable::add_file(std::unique_ptr<SafetensorsFile> file) {
   files_.push_back(std::move(file));
 }
 
-void TensorTable::open_index(const fs::path& index, bool headers_only,
+void TensorTable::open_index(const fs::path& index, const TensorTableOptions& options,
                              std::vector<CheckpointNote>& notes) {
   const Json root = read_json_file(index);
   const JsonReader reader(root, index.string());
@@ -118,7 +140,12 @@ void TensorTable::open_index(const fs::path& index, bool headers_only,
     reader.fail("weight_map", "safetensors index has no tensors", "tensor names and file names",
                 "nothing");
   }
-  std::map<std::string, int64_t> shards;  // file name -> tensors the index puts there
+  struct Shard {
+    int64_t tensors = 0;       // that the index puts there
+    const char* ignored = "";  // why the model can do without it; null when it cannot
+    bool is_present = false;
+  };
+  std::map<std::string, Shard> shards;  // by file name
   for (const auto& [tensor, value] : weight_map->json().items()) {
     if (!value.is_string()) {
       weight_map->fail(tensor, "safetensors index is not usable", "a file name", describe(value));
@@ -130,32 +157,54 @@ void TensorTable::open_index(const fs::path& index, bool headers_only,
       weight_map->fail(tensor, "safetensors index names a file outside its folder",
                        "a plain file name", printable(name, 80));
     }
-    ++shards[name];
+    Shard& shard = shards[name];
+    ++shard.tensors;
+    if (shard.ignored != nullptr) shard.ignored = ignored_because(tensor, options.num_layers);
   }
-  std::map<std::string, bool> present;
-  for (const auto& [name, count] : shards) {
-    const fs::path file = index.parent_path() / name;
-    const bool exists = fs::exists(fs::symlink_status(file));
-    present[name] = exists;
-    if (!exists && headers_only) {
+  const fs::path folder = index.parent_path();
+  const auto exists = [&](const std::string& name) {
+    return fs::exists(fs::symlink_status(folder / name));
+  };
+  const bool any = std::any_of(shards.begin(), shards.end(),
+                               [&](const auto& shard) { return exists(shard.first); });
+  if (!any && exists("model.safetensors")) {
+    // An index left over from a version in shards.
+    notes.push_back({.where = index.filename().string(),
+                     .message = "none of its shards is here; model.safetensors is read"});
+    main_file_ = folder / "model.safetensors";
+    add_shard(main_file_, options, notes);
+    return;
+  }
+  for (auto& [name, shard] : shards) {
+    const fs::path file = folder / name;
+    if (exists(name) && !(options.headers_only && is_git_lfs_pointer_file(file))) {
+      shard.is_present = true;
+      add_file(SafetensorsFile::open(file, options.headers_only));
+      continue;
+    }
+    if (shard.ignored != nullptr) {
+      notes.push_back({.level = CheckpointNote::Level::kInfo,
+                       .where = name,
+                       .message = fmt::format("shard is absent; the {} tensors that the index puts "
+                                              "there are not needed ({})",
+                                              shard.tensors, shard.ignored)});
+    } else if (options.headers_only) {
       is_partial_ = true;
       notes.push_back(
           {.where = name,
-           .message = fmt::format("shard is absent; its {} tensors are unknown", count)});
-      continue;
+           .message = fmt::format("shard is {}; its {} tensors are unknown",
+                                  exists(name) ? "a Git LFS pointer" : "absent", shard.tensors)});
+    } else {
+      throw_bad_input({.what = "shard is missing",
+                       .file = file.string(),
+                       .expected = fmt::format("{} tensors named in {}", shard.tensors,
+                                               index.filename().string()),
+                       .hint = "download the missing file"});
     }
-    if (!exists) {
-      throw_bad_input(
-          {.what = "shard is missing",
-           .file = file.string(),
-           .expected = fmt::format("{} tensors named in {}", count, index.filename().string()),
-           .hint = "download the missing file"});
-    }
-    add_file(SafetensorsFile::open(file, headers_only));
   }
   for (const auto& [tensor, value] : weight_map->json().items()) {
     const std::string& shard = value.get_ref<const std::string&>();
-    if (!present[shard]) {
+    if (!shards[shard].is_present) {
       absent_names_.push_back(tensor);  // in order: Json sorts its keys
       continue;
     }

@@ -14,13 +14,16 @@
 
 namespace moe4 {
 
+struct TensorTableOptions {
+  bool headers_only = false;  ///< see CheckpointOptions; a folder without weights is an empty table
+  int64_t num_layers = 0;     ///< of the model: shards with later layers only may be absent
+};
+
 class TensorTable {
  public:
-  /// `path`: a folder, or one .safetensors file. In a folder: model.safetensors, else the shards of
-  /// model.safetensors.index.json, else of the only other *.safetensors.index.json, else the only
-  /// *.safetensors. `headers_only`: see CheckpointOptions; a folder without weights is then an
-  /// empty table.
-  static TensorTable open(const std::filesystem::path& path, bool headers_only,
+  /// `path`: a folder, or one .safetensors file. Which files of a folder: see find_weight_files().
+  /// Shards that hold only tensors of ignored_because() may be absent.
+  static TensorTable open(const std::filesystem::path& path, const TensorTableOptions& options,
                           std::vector<CheckpointNote>& notes);
 
   /// Sorted.
@@ -44,9 +47,15 @@ class TensorTable {
     const SafetensorsFile* file;
   };
 
-  void add_file(std::unique_ptr<SafetensorsFile> file);
-  void open_index(const std::filesystem::path& index, bool headers_only,
+  void open_folder(const std::filesystem::path& folder, const TensorTableOptions& options,
+                   std::vector<CheckpointNote>& notes);
+  void open_index(const std::filesystem::path& index, const TensorTableOptions& options,
                   std::vector<CheckpointNote>& notes);
+  void add_shard(const std::filesystem::path& file, const TensorTableOptions& options,
+                 std::vector<CheckpointNote>& notes);
+  void add_file(std::unique_ptr<SafetensorsFile> file);
+  void note_unread_files(const std::filesystem::path& folder,
+                         std::vector<CheckpointNote>& notes) const;
   const Entry& at(const std::string& name) const;
 
   std::filesystem::path main_file_;

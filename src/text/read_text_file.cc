@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "base/git_lfs.h"
 
 namespace moe4 {
 
@@ -28,6 +29,7 @@ std::optional<std::string> read_text_file(const std::filesystem::path& path, int
   if (stream.bad() || !stream.eof()) {
     throw_bad_input({.what = "cannot read the file", .file = path.string()});
   }
+  refuse_git_lfs_pointer(content, path.string());
   return content;
 }
 
