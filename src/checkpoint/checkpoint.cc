@@ -23,16 +23,9 @@ namespace fs = std::filesystem;
 
 // The quantisation object of config.json: at the top level, or inside text_config, where a leftover
 // of the model's earlier life may sit.
-const Json* find_quantization_config(const Json& root) {
-  if (const auto it = root.find("quantization_config"); it != root.end() && !it->is_null()) {
-    return &*it;
-  }
-  if (const auto text = root.find("text_config"); text != root.end() && text->is_object()) {
-    if (const auto it = text->find("quantization_config"); it != text->end() && !it->is_null()) {
-      return &*it;
-    }
-  }
-  return nullptr;
+const Json* find_quantization_config(const JsonReader& root) {
+  const Json* outer = root.get("quantization_config");
+  return outer != nullptr ? outer : find_text_config(root).get("quantization_config");
 }
 
 std::string scheme_or_unsupported(const DeclaredQuant& declared) {
@@ -71,8 +64,14 @@ struct Checkpoint::Impl {
   void list_linear_modules();
   void compare_with_metadata();
   void check_embedding() const;
-  MoeLayerWeights stored_moe_layer(const std::string& layer_prefix) const;
-  MoeLayerWeights declared_moe_layer(const std::string& expert_module) const;
+  MoeLayerWeights stored_moe_layer(int64_t layer) const;
+  MoeLayerWeights declared_moe_layer(int64_t layer) const;
+  std::string layer_prefix(int64_t layer) const {
+    return fmt::format("{}layers.{}.", text_prefix, layer);
+  }
+  /// The projection whose metadata speaks for a layer's experts: that of the tensors if there are
+  /// any, else the family's.
+  std::string expert_module(int64_t layer) const;
 };
 
 void Checkpoint::Impl::read_configs() {
@@ -100,7 +99,8 @@ void Checkpoint::Impl::read_configs() {
     }
   }
 
-  config_document.json = find_quantization_config(root);
+  config_document.json = find_quantization_config(JsonReader(root, config_file.string()));
+  config_document.expert_dtype = config.expert_dtype;
   const fs::path hf_quant_file = directory / "hf_quant_config.json";
   QuantDocument hf_document{.file = hf_quant_file.string()};
   Json hf_quant;
@@ -238,17 +238,23 @@ void Checkpoint::Impl::check_embedding() const {
   }
 }
 
-MoeLayerWeights Checkpoint::Impl::stored_moe_layer(const std::string& layer_prefix) const {
-  const auto base = find_experts_module(tensors, layer_prefix);
+std::string Checkpoint::Impl::expert_module(int64_t layer) const {
+  const auto base = find_experts_module(tensors, layer_prefix(layer));
+  return fmt::format("{}.0.{}", base ? *base : layer_prefix(layer) + config.experts_module,
+                     config.up_projection);
+}
+
+MoeLayerWeights Checkpoint::Impl::stored_moe_layer(int64_t layer) const {
+  const auto base = find_experts_module(tensors, layer_prefix(layer));
   if (!base) {
     refuse_mlx_experts(tensors, layer_prefix);
     throw_bad_input({.what = "experts are missing",
                      .file = tensors.main_file().string(),
-                     .tensor = "tensor " + layer_prefix + "mlp.experts.0.gate_proj.weight",
+                     .tensor = "tensor " + expert_module(layer) + ".weight",
                      .expected = fmt::format("{} experts", config.moe.num_experts)});
   }
   MoeLayerWeights weights;
-  weights.problem = config.moe;
+  weights.problem = config.moe_problem(layer);
   const int64_t hidden = config.moe.hidden_size;
   const int64_t intermediate = config.moe.intermediate_size;
   const std::vector<StoredExpert> stored =
@@ -289,14 +295,15 @@ MoeLayerWeights Checkpoint::Impl::stored_moe_layer(const std::string& layer_pref
   return weights;
 }
 
-MoeLayerWeights Checkpoint::Impl::declared_moe_layer(const std::string& expert_module) const {
+MoeLayerWeights Checkpoint::Impl::declared_moe_layer(int64_t layer) const {
   MoeLayerWeights weights;
-  weights.problem = config.moe;
-  const std::optional<DeclaredQuant> says = declared(expert_module);
+  weights.problem = config.moe_problem(layer);
+  const std::string module = expert_module(layer);
+  const std::optional<DeclaredQuant> says = declared(module);
   if (says && !says->unsupported.empty()) {
     throw_bad_input({.what = "quantisation is not supported",
                      .file = (directory / "config.json").string(),
-                     .tensor = "module " + expert_module,
+                     .tensor = "module " + module,
                      .expected = "NVFP4, FP8 or BF16",
                      .found = says->unsupported});
   }
@@ -378,9 +385,9 @@ MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
       config.is_moe_layer[layer]) {
     // Shards are absent, so the metadata is all there is for some layers.
     try {
-      return impl_->stored_moe_layer(layer_name(layer, ""));
+      return impl_->stored_moe_layer(layer);
     } catch (const Error&) {
-      return impl_->declared_moe_layer(layer_name(layer, "mlp.experts.0.up_proj"));
+      return impl_->declared_moe_layer(layer);
     }
   }
   if (layer < 0 || layer >= config.num_layers || !config.is_moe_layer[layer]) {
@@ -388,7 +395,35 @@ MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
                      .file = (directory() / "config.json").string(),
                      .tensor = fmt::format("layer {}", layer)});
   }
-  return impl_->stored_moe_layer(layer_name(layer, ""));
+  return impl_->stored_moe_layer(layer);
+}
+
+MoeLayerSummary Checkpoint::moe_layer_summary(int64_t layer) const {
+  MoeLayerSummary summary{.problem = impl_->config.moe_problem(layer), .scheme = kUnquantized};
+  try {
+    const MoeLayerWeights weights = moe_layer(layer);
+    summary.problem = weights.problem;
+    summary.scheme = weights.scheme;
+    return summary;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput) throw;
+    summary.error = error.what();
+  }
+  // The tensors cannot be decoded: the metadata says what they were meant to be.
+  const std::optional<DeclaredQuant> says = impl_->declared(impl_->expert_module(layer));
+  if (says && says->unsupported.empty()) {
+    summary.scheme = says->scheme;
+    return summary;
+  }
+  summary.unsupported = says ? says->unsupported : "unknown";
+  if (says && summary.error.find(says->unsupported) == std::string::npos) {
+    try {
+      (void)impl_->declared_moe_layer(layer);
+    } catch (const Error& error) {  // names the kind, which the first odd tensor did not show
+      summary.error = error.what();
+    }
+  }
+  return summary;
 }
 
 }  // namespace moe4

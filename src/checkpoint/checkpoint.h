@@ -30,6 +30,14 @@ struct CheckpointOptions {
   bool headers_only = false;
 };
 
+/// What can be said about a layer's routed experts without loading them.
+struct MoeLayerSummary {
+  MoeProblem problem;
+  QuantScheme scheme;       ///< meaningless where `unsupported` is not empty
+  std::string unsupported;  ///< what the experts are where moe4 cannot decode it: "MXFP4"
+  std::string error;        ///< what moe_layer() would throw, "" if it would not
+};
+
 /// Tensor data stays in the files' read-only mappings; views are valid while the Checkpoint lives.
 /// Thread-safe once open.
 class Checkpoint {
@@ -73,6 +81,8 @@ class Checkpoint {
   /// 3-D, ...); every scale is checked for NaN and sign unless headers_only. Throws when the layer
   /// has none.
   MoeLayerWeights moe_layer(int64_t layer) const;
+  /// The same from headers or metadata, for reports: what cannot be decoded is said, not thrown.
+  MoeLayerSummary moe_layer_summary(int64_t layer) const;
   /// A tensor of a layer: text_prefix() + "layers.N." + suffix.
   std::string layer_name(int64_t layer, const std::string& suffix) const;
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 namespace moe4 {
@@ -33,8 +34,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 20> kAliases
     {"kv_a_proj_with_mqa", "fused_qkv_a_proj"},
 }};
 
-constexpr std::array<std::string_view, 4> kPrefixes = {"model.language_model.",
-                                                       "language_model.model.", "model.", ""};
+constexpr std::array<std::string_view, 5> kPrefixes = {
+    "model.language_model.", "language_model.model.", "model.", "backbone.", ""};
 
 bool is_number(std::string_view text) {
   return !text.empty() &&
@@ -49,6 +50,20 @@ void for_each_component(std::string_view module, F&& f) {
     if (dot == std::string_view::npos) return;
     module.remove_prefix(dot + 1);
   }
+}
+
+// "layers.3.mlp.experts.17.up_proj" -> "layers.3.mlp.experts.up_proj".
+std::optional<std::string> without_expert_number(const std::string& name) {
+  const size_t last = name.rfind('.');
+  if (last == std::string::npos || last == 0) return std::nullopt;
+  const size_t before = name.rfind('.', last - 1);
+  if (before == std::string::npos ||
+      !is_number(std::string_view(name).substr(before + 1, last - before - 1))) {
+    return std::nullopt;
+  }
+  const std::string_view parent = std::string_view(name).substr(0, before);
+  if (!parent.ends_with("experts") && !parent.ends_with(".moe")) return std::nullopt;
+  return name.substr(0, before) + name.substr(last);
 }
 
 }  // namespace
@@ -70,6 +85,13 @@ std::vector<std::string> module_spellings(std::string_view module, std::string_v
   }
   const size_t dot = module.rfind('.');
   const std::string_view last = dot == std::string_view::npos ? module : module.substr(dot + 1);
+  // Experts in 3-D tensors are one module for metadata: "experts.up_proj" for "experts.0.up_proj".
+  const size_t num_whole = names.size();
+  for (size_t i = 0; i < num_whole; ++i) {
+    if (std::optional<std::string> fused = without_expert_number(names[i])) {
+      names.push_back(std::move(*fused));
+    }
+  }
   const size_t num_prefixed = names.size();
   for (const auto& [stored, alias] : kAliases) {
     if (stored != last) continue;
@@ -92,8 +114,13 @@ std::string generic_module(std::string_view module) {
 }
 
 bool is_routed_expert(std::string_view module) {
-  bool found = false;
-  for_each_component(module, [&](std::string_view part) { found |= part == "experts"; });
+  bool found = false, in_moe = false;
+  for_each_component(module, [&](std::string_view part) {
+    // Step keeps the experts' projections in the MoE module itself: "moe.up_proj", "moe.0.up_proj".
+    const bool is_projection = part.ends_with("_proj") || is_number(part);
+    found |= part == "experts" || (in_moe && is_projection);
+    in_moe = part == "moe";
+  });
   return found;
 }
 

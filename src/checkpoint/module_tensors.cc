@@ -221,7 +221,8 @@ void check_fused_shape(const FusedTensors& fused, int64_t num_experts, int64_t r
     fail_shape(*fused.bias, shape_to_string({num_experts, rows}));
   }
   if (shape == std::vector<int64_t>{num_experts, rows, stored_columns}) return;
-  if (shape.size() == 3 && shape[1] == columns) {
+  if (shape.size() == 3 && (shape[1] == columns || shape[1] == stored_columns) &&
+      shape[2] == rows) {
     throw_bad_input({.what = "transposed expert tensors are not supported",
                      .file = fused.weight.file,
                      .tensor = "tensor " + fused.weight.name,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "checkpoint/name_matcher.h"
@@ -25,11 +26,24 @@ DeclaredQuant unsupported(std::string what, std::string source) {
   return {.scheme = kUnquantized, .unsupported = std::move(what), .source = std::move(source)};
 }
 
-// ModelOpt's quant_algo.
-DeclaredQuant from_algorithm(const std::string& algorithm, const std::string& source) {
+std::string upper_case(std::string text) {
+  for (char& c : text) {
+    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+  }
+  return text;
+}
+
+// ModelOpt's quant_algo, compared without case: its own exporter has written both. `group_size`: of
+// the document, 0 when it does not say.
+DeclaredQuant from_algorithm(const std::string& text, const std::string& source,
+                             int64_t group_size = 0) {
+  const std::string algorithm = upper_case(text);
   const auto make = [&](QuantKey weight, std::optional<QuantKey> activation) {
     return DeclaredQuant{.scheme = {weight, activation}, .source = source};
   };
+  if (algorithm.find("NVFP4") != std::string::npos && group_size > 0 && group_size != 16) {
+    return unsupported(fmt::format("NVFP4 in groups of {}", group_size), source);
+  }
   if (algorithm == "NVFP4" || algorithm == "NVFP4_AWQ") return make(kNvfp4Static, kNvfp4Dynamic);
   if (algorithm == "W4A16_NVFP4") return make(kNvfp4Static, std::nullopt);
   if (algorithm == "W4A8_NVFP4_FP8") {  // the weights decode as any NVFP4 weights
@@ -61,6 +75,15 @@ std::optional<QuantKey> activation_key(const std::optional<JsonReader>& args, bo
   return is_static ? kFp8TensorStatic : kFp8TensorDynamic;
 }
 
+// FP4 weights whose block scales are powers of two, as the group says or its size tells.
+std::string fp4_name(const JsonReader& group, const JsonReader& weights, int64_t group_size) {
+  const std::string format = group.string({"format"}, "");
+  const std::string scale = weights.string({"scale_dtype"}, "");
+  const bool e4m3 = scale.find("e4m3") != std::string::npos || format.starts_with("nvfp4");
+  return e4m3 ? fmt::format("NVFP4 in groups of {}", group_size)
+              : fmt::format("FP4 in groups of {} (MXFP4)", group_size);
+}
+
 // One entry of config_groups, of compressed-tensors or ModelOpt.
 DeclaredQuant from_group(const JsonReader& group, const std::string& source) {
   const auto weights = group.object("weights");
@@ -73,7 +96,7 @@ DeclaredQuant from_group(const JsonReader& group, const std::string& source) {
   const auto inputs = group.object("input_activations");
   if (bits == 4) {
     if (group_size != 0 && group_size != 16) {
-      return unsupported(fmt::format("FP4 in groups of {} (MXFP4)", group_size), source);
+      return unsupported(fp4_name(group, *weights, group_size), source);
     }
     DeclaredQuant quant{.scheme = {kNvfp4Static, activation_key(inputs, true)}, .source = source};
     if (inputs && !quant.scheme.activation) quant.remark = kFp8InputsRemark;
@@ -121,6 +144,7 @@ struct QuantConfig::Impl {
 
   std::unordered_map<std::string, DeclaredQuant> layers;  // quantized_layers
   NameMatcher ignored;
+  std::unordered_set<std::string> ignored_tails;  // last components of names
   std::vector<std::string> ignored_classes;
   std::vector<Group> groups;             // in the file's order
   std::optional<DeclaredQuant> general;  // what is not ignored
@@ -143,6 +167,18 @@ struct QuantConfig::Impl {
     return nullptr;
   }
 
+  bool is_ignored(const std::vector<std::string>& names) const {
+    if (matches_any(ignored, names)) return true;
+    if (ignored_tails.empty()) return false;
+    for (const std::string& name : names) {
+      for (size_t dot = name.rfind('.'); dot != std::string::npos && dot > 0;
+           dot = name.rfind('.', dot - 1)) {
+        if (ignored_tails.contains(name.substr(dot + 1))) return true;
+      }
+    }
+    return false;
+  }
+
   static bool matches_any(const NameMatcher& matcher, const std::vector<std::string>& names) {
     if (matcher.empty()) return false;
     for (const std::string& name : names) {
@@ -162,16 +198,21 @@ class QuantConfigParser {
     const JsonReader reader(*document.json, document.file, "quantization_config");
     group_order_ = &document.group_order;
     const std::string method = reader.string({"quant_method"}, "");
-    if (method == "modelopt" || (method.empty() && reader.has("quant_algo"))) {
+    // Servers write modelopt_fp4 and modelopt_mixed too.
+    if (method.starts_with("modelopt") || (method.empty() && reader.has("quant_algo"))) {
       out_.dialect = "modelopt";
-      modelopt(reader, reader, "ignore");
+      modelopt(reader, reader);
     } else if (method == "compressed-tensors" || (method.empty() && reader.has("config_groups"))) {
       out_.dialect = "compressed-tensors";
       out_.version = reader.string({"version"}, "");
       compressed_tensors(reader);
     } else if (method == "fp8") {
       out_.dialect = "fp8";
-      fp8(reader);
+      fp8(reader, document.expert_dtype);
+    } else if (method == "mxfp4") {  // gpt-oss: experts, and whatever else is not excluded
+      out_.dialect = "mxfp4";
+      out_.general = unsupported("MXFP4", "quant_method mxfp4");
+      add_skipped_modules(reader);
     } else if (method.empty()) {
       reader.fail("quant_method", "quantisation config names no method",
                   "modelopt, compressed-tensors or fp8", "nothing");
@@ -191,7 +232,7 @@ class QuantConfigParser {
     if (out_.dialect == "fp8") {
       // DeepSeek-V4: the model's own FP8 with ModelOpt's experts on top. The general rule stays.
       const auto general = out_.general;
-      modelopt(root, *quantization, "exclude_modules");
+      modelopt(root, *quantization);
       out_.general = general;
       return;
     }
@@ -204,22 +245,41 @@ class QuantConfigParser {
       out_ = QuantConfig::Impl();
     }
     out_.dialect = "modelopt";
-    modelopt(root, *quantization, "exclude_modules");
+    modelopt(root, *quantization);
   }
 
  private:
-  void modelopt(const JsonReader& root, const JsonReader& body, const char* ignore_key) {
+  void modelopt(const JsonReader& root, const JsonReader& body) {
     if (const auto producer = root.object("producer")) {
       out_.version = producer->string({"version"}, out_.version);
     }
     kv_cache(body);
-    const std::string algorithm = body.string({"quant_algo"}, "");
-    for (const std::string& glob : string_list(body, ignore_key)) {
+    const std::string algorithm = upper_case(body.string({"quant_algo"}, ""));
+    const int64_t group_size =
+        body.integer({"group_size"}, -1, 1 << 20, group_size_of_groups(body));
+    int64_t unusable = 0;
+    // config.json says ignore, hf_quant_config.json exclude_modules; either is taken in both.
+    std::vector<std::string> excluded = string_list(body, "ignore");
+    for (std::string& glob : string_list(body, "exclude_modules")) {
+      excluded.push_back(std::move(glob));
+    }
+    for (const std::string& glob : excluded) {
+      // Exporters have written names with a NUL inside; no module has such a name.
+      if (glob.find('\0') != std::string::npos) {
+        ++unusable;
+        continue;
+      }
       out_.ignored.add_glob(glob, body.file());
       // A module's name covers what is below it.
       if (glob.find_first_of("*?[") == std::string::npos) {
         out_.ignored.add_glob(glob + ".*", body.file());
       }
+    }
+    if (unusable > 0) {
+      notes_.push_back({.where = body.file(),
+                        .message = fmt::format("{} of the excluded names hold a NUL character and "
+                                               "exclude nothing; the tensors decide",
+                                               unusable)});
     }
     if (const auto layers = body.object("quantized_layers")) {
       for (const auto& [name, value] : layers->json().items()) {
@@ -229,16 +289,66 @@ class QuantConfigParser {
           layer.fail("quant_algo", "configuration key is missing", "a ModelOpt algorithm",
                      "nothing");
         }
-        add_layer(name, from_algorithm(algo, fmt::format("quantized_layers {} {}", name, algo)));
+        const int64_t layer_group = layer.integer({"group_size"}, -1, 1 << 20, group_size);
+        add_layer(name, from_algorithm(algo, fmt::format("quantized_layers {} {}", name, algo),
+                                       layer_group));
       }
     }
     if (!algorithm.empty() && algorithm != "MIXED_PRECISION") {
-      set_general(from_algorithm(algorithm, "quant_algo " + algorithm), body.file());
+      set_general(from_algorithm(algorithm, "quant_algo " + algorithm, group_size), body.file());
     } else if (algorithm == "MIXED_PRECISION") {
       out_.general.reset();
     }
     if (const auto groups = body.object("config_groups")) {
       add_groups(*groups, /*globs=*/true);
+      believe_weight_only_groups(*groups);
+    }
+  }
+
+  // The group size that the FP4 groups of config_groups agree on, else 0.
+  static int64_t group_size_of_groups(const JsonReader& body) {
+    const auto groups = body.object("config_groups");
+    int64_t size = 0;
+    if (!groups) return size;
+    for (const auto& [name, value] : groups->json().items()) {
+      const JsonReader group(value, groups->file(), groups->path_of(name));
+      const auto weights = group.object("weights");
+      if (!weights || weights->integer({"num_bits"}, 1, 64, 8) != 4) continue;
+      const int64_t here = weights->integer({"group_size"}, -1, 1 << 20, 0);
+      if (size != 0 && here != size) return 0;
+      size = here;
+    }
+    return size;
+  }
+
+  // quant_algo NVFP4 is also written for weight-only exports. The groups then say that inputs are
+  // null. (That they name inputs proves nothing: weight-only exports have claimed 4-bit ones.)
+  void believe_weight_only_groups(const JsonReader& groups) {
+    int64_t num_fp4 = 0;
+    for (const auto& [name, value] : groups.json().items()) {
+      const JsonReader group(value, groups.file(), groups.path_of(name));
+      const auto weights = group.object("weights");
+      if (!weights || weights->integer({"num_bits"}, 1, 64, 8) != 4) continue;
+      const auto inputs = group.json().find("input_activations");
+      if (inputs == group.json().end() || !inputs->is_null()) return;
+      ++num_fp4;
+    }
+    if (num_fp4 == 0) return;
+    bool changed = false;
+    const auto weight_only = [&](DeclaredQuant& quant) {
+      if (quant.scheme != kW4A4) return;
+      quant.scheme = kW4A16;
+      quant.source += " with input_activations null in config_groups";
+      changed = true;
+    };
+    if (out_.general) weight_only(*out_.general);
+    if (out_.experts) weight_only(*out_.experts);
+    for (auto& [name, quant] : out_.layers) weight_only(quant);
+    if (changed) {
+      notes_.push_back({.level = CheckpointNote::Level::kInfo,
+                        .where = groups.file(),
+                        .message = "quant_algo says NVFP4, but no group of config_groups quantises "
+                                   "activations; they stay BF16"});
     }
   }
 
@@ -250,7 +360,19 @@ class QuantConfigParser {
     kv_cache(body);
   }
 
-  void fp8(const JsonReader& body) {
+  // Lists of transformers: a module's name (which covers what is below it), its last components
+  // ("gate", "mlp.gate"), or a glob.
+  void add_skipped_modules(const JsonReader& body) {
+    for (const char* key : {"modules_to_not_convert", "ignored_layers"}) {
+      for (const std::string& name : string_list(body, key)) {
+        out_.ignored.add_glob(name, body.file());
+        out_.ignored.add_glob(name + ".*", body.file());
+        out_.ignored_tails.insert(name);
+      }
+    }
+  }
+
+  void fp8(const JsonReader& body, const std::string& expert_dtype) {
     if (const Json* block = body.array("weight_block_size")) {
       if (block->size() != 2 || !(*block)[0].is_number_unsigned() ||
           !(*block)[1].is_number_unsigned() || (*block)[0] == 0 || (*block)[1] == 0 ||
@@ -268,11 +390,12 @@ class QuantConfigParser {
                                                     : is_static ? kFp8TensorStatic
                                                                 : kFp8TokenDynamic},
                                  .source = "quant_method fp8"};
-    for (const char* key : {"modules_to_not_convert", "ignored_layers"}) {
-      for (const std::string& name : string_list(body, key)) {
-        out_.ignored.add_exact(name);
-        out_.ignored.add_glob(name + ".*", body.file());
-      }
+    add_skipped_modules(body);
+    if (expert_dtype == "fp4") {
+      out_.experts = unsupported("MXFP4", "expert_dtype fp4");
+    } else if (!expert_dtype.empty() && expert_dtype != "fp8") {
+      out_.experts = unsupported("experts of type " + printable(expert_dtype, 40),
+                                 "expert_dtype " + printable(expert_dtype, 40));
     }
     const std::string algorithm = body.string({"moe_quant_algo"}, "");
     if (!algorithm.empty()) {
@@ -376,7 +499,7 @@ int64_t QuantConfig::fp8_block_columns() const { return impl_->block_columns; }
 std::optional<DeclaredQuant> QuantConfig::lookup(const std::vector<std::string>& names,
                                                  bool is_expert) const {
   if (const DeclaredQuant* layer = impl_->find_layer(names)) return *layer;
-  if (Impl::matches_any(impl_->ignored, names)) return std::nullopt;
+  if (impl_->is_ignored(names)) return std::nullopt;
   if (is_expert && impl_->experts) return impl_->experts;
   if (impl_->general) return impl_->general;
   for (const Impl::Group& group : impl_->groups) {
@@ -389,7 +512,7 @@ std::optional<DeclaredQuant> QuantConfig::lookup(const std::vector<std::string>&
 }
 
 bool QuantConfig::is_excluded_and_listed(const std::vector<std::string>& names) const {
-  return impl_->find_layer(names) != nullptr && Impl::matches_any(impl_->ignored, names);
+  return impl_->find_layer(names) != nullptr && impl_->is_ignored(names);
 }
 
 }  // namespace moe4

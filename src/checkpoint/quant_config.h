@@ -31,6 +31,8 @@ struct QuantDocument {
   const Json* json = nullptr;
   std::string file;
   std::vector<std::string> group_order;  ///< keys of config_groups as the file lists them
+  /// ModelConfig::expert_dtype: "fp4" beside quant_method fp8 makes the routed experts MXFP4.
+  std::string expert_dtype = {};
 };
 
 /// The rules of `quantization_config` in config.json and of hf_quant_config.json together. Rules of
@@ -46,7 +48,8 @@ class QuantConfig {
   QuantConfig(QuantConfig&&) noexcept;
   QuantConfig& operator=(QuantConfig&&) noexcept;
 
-  /// "modelopt", "compressed-tensors", "fp8", "none", or the unknown quant_method as it is.
+  /// "modelopt", "compressed-tensors", "fp8", "mxfp4", "none", or the unknown quant_method as it
+  /// is.
   const std::string& dialect() const;
   /// The producer's version, "" when the files do not say.
   const std::string& version() const;

@@ -24,20 +24,31 @@ struct InspectFlags {
   bool json = false;
 };
 
-// Consecutive layers with the same attention and the same experts.
+// Layers with the same mixer and the same feed-forward part.
 struct LayerGroup {
   std::vector<int64_t> layers;
   std::string attention, feed_forward;
 };
 
+std::string describe_mixer(const ModelConfig& config, int64_t layer) {
+  const LayerKind kind = config.layer_kinds[layer];
+  const bool attends = kind == LayerKind::kFullAttention || kind == LayerKind::kSparseAttention;
+  std::string text(to_string(kind));
+  return config.is_latent_attention && attends ? "latent " + text : text;
+}
+
 std::string describe_experts(const Checkpoint& checkpoint, int64_t layer) {
   const ModelConfig& config = checkpoint.config();
+  if (!config.has_feed_forward[layer]) return "none";
   if (!config.is_moe_layer[layer])
     return fmt::format("dense, width {}", config.dense_intermediate_size);
-  const MoeLayerWeights weights = checkpoint.moe_layer(layer);
-  const MoeProblem& p = weights.problem;
-  std::string text = fmt::format("{} experts of width {}, top {}, {}", p.num_experts,
-                                 p.intermediate_size, p.top_k, to_string(weights.scheme));
+  const MoeLayerSummary experts = checkpoint.moe_layer_summary(layer);
+  const MoeProblem& p = experts.problem;
+  std::string text =
+      fmt::format("{} experts of width {}, top {}, {}", p.num_experts, p.intermediate_size, p.top_k,
+                  experts.unsupported.empty() ? to_string(experts.scheme) : experts.unsupported);
+  if (p.hidden_size != config.hidden_size) text += fmt::format(", latent {}", p.hidden_size);
+  if (!experts.error.empty()) text += " (cannot be decoded)";
   if (config.shared_expert_intermediate_size > 0)
     text += fmt::format(" + shared {}", config.shared_expert_intermediate_size);
   return text;
@@ -47,10 +58,7 @@ std::vector<LayerGroup> group_layers(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
   std::vector<LayerGroup> groups;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    LayerGroup next{{layer},
-                    config.layer_kinds[layer] == LayerKind::kLinearAttention ? "gated delta net"
-                                                                             : "full attention",
-                    describe_experts(checkpoint, layer)};
+    LayerGroup next{{layer}, describe_mixer(config, layer), describe_experts(checkpoint, layer)};
     const auto same = std::find_if(groups.begin(), groups.end(), [&](const LayerGroup& group) {
       return group.attention == next.attention && group.feed_forward == next.feed_forward;
     });

@@ -1,5 +1,5 @@
 // moe4 plan: which backend would serve which layer on which device, and why not the others. Headers
-// suffice, the device may be absent.
+// or metadata suffice, the device may be absent, and the architecture need not be one that runs.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/plan_report.h"
+#include "models/missing_parts.h"
 
 namespace moe4::cli {
 namespace {
@@ -20,31 +21,88 @@ struct PlanFlags {
   bool json = false;
 };
 
+// The router is no part of a backend, but ids and weights come from it.
+nlohmann::ordered_json router_json(const ModelConfig& config) {
+  const RouterConfig& router = config.router;
+  nlohmann::ordered_json json = {
+      {"scoring", config.router_scoring},
+      {"top_k", router.top_k},
+      {"renormalize", router.renormalize},
+      {"scaling_factor", router.scaling_factor},
+      {"num_groups", router.num_groups},
+      {"topk_groups", router.topk_groups},
+      {"correction_bias", config.router_has_correction_bias},
+      {"logit_bias", config.router_has_logit_bias},
+      {"expert_scale", config.router_has_expert_scale},
+      {"logit_cap", config.router_logit_cap},
+      {"hash_layers", nlohmann::ordered_json::array()},
+  };
+  for (size_t layer = 0; layer < config.is_hash_layer.size(); ++layer) {
+    if (config.is_hash_layer[layer]) json["hash_layers"].push_back(layer);
+  }
+  return json;
+}
+
+std::string router_text(const ModelConfig& config) {
+  const RouterConfig& router = config.router;
+  std::string text = printable(config.router_scoring, 40);
+  if (router.renormalize) text += ", renormalised";
+  if (router.scaling_factor != 1.0f) text += fmt::format(", times {}", router.scaling_factor);
+  if (router.num_groups > 1) {
+    text += fmt::format(", {} of {} groups", router.topk_groups, router.num_groups);
+  }
+  if (config.router_has_correction_bias) text += ", correction bias";
+  if (config.router_has_logit_bias) text += ", logit bias";
+  if (config.router_has_expert_scale) text += ", a scale for each expert";
+  if (config.router_logit_cap > 0) text += fmt::format(", capped at {}", config.router_logit_cap);
+  if (!config.is_hash_layer.empty()) text += ", by token id in the first layers";
+  return text;
+}
+
+constexpr const char* kNoExperts =
+    "no layer has routed experts, so there is nothing to plan: the model is dense";
+
 void plan(const PlanFlags& flags) {
   const SelectorOptions options = selector_options(flags.backend, /*must_run=*/false);
   const auto checkpoint = Checkpoint::open(flags.model, {.headers_only = true});
   const std::vector<PlanGroup> groups = make_plan(*checkpoint, options);
   const ModelConfig& config = checkpoint->config();
+  const std::string no_run = why_not_run(config);
   if (flags.json) {
-    const nlohmann::ordered_json json = {
+    nlohmann::ordered_json json = {
         {"model", checkpoint->directory().string()},
         {"architecture", config.architecture},
+        {"model_type", config.model_type},
         {"dialect", checkpoint->dialect()},
         {"device", to_string(options.device)},
         {"moe_backend", options.backend.empty() ? "auto" : options.backend},
         {"activations", to_string(options.activations)},
         {"batch_invariant", options.batch_invariant},
+        {"run", {{"possible", no_run.empty()}, {"missing", missing_parts(config)}}},
         {"groups", nlohmann::ordered_json::parse(plan_json(groups))},
     };
-    fmt::print("{}\n", json.dump(2));
+    if (!no_run.empty()) json["run"]["reason"] = no_run;
+    if (groups.empty()) {
+      json["note"] = kNoExperts;
+    } else {
+      json["router"] = router_json(config);
+    }
+    fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{} ({}), {} checkpoint, planned for {}\n{}", config.architecture, config.model_type,
                checkpoint->dialect(), to_string(options.device), plan_text(groups));
+    if (groups.empty()) {
+      fmt::print("{}\n", kNoExperts);
+    } else {
+      fmt::print("router: {}\n", router_text(config));
+    }
+    if (!no_run.empty()) fmt::print("run: not possible: {}\n", no_run);
   }
   for (const PlanGroup& group : groups) {
     if (group.selection.backend == nullptr) {
-      throw Error(ErrorCode::kUnavailable,
-                  fmt::format("layers {}: {}", layer_ranges(group.layers), group.error));
+      throw Error(group.error_code,
+                  fmt::format("{} {}: {}", group.layers.size() == 1 ? "layer" : "layers",
+                              layer_ranges(group.layers), group.error));
     }
   }
 }

@@ -2,6 +2,7 @@
 #include "cli/inventory.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <set>
 #include <string_view>
 
@@ -12,32 +13,82 @@ bool contains(std::string_view name, std::string_view part) {
   return name.find(part) != std::string_view::npos;
 }
 
-std::string component_of(const std::string& name, const std::string& text_prefix) {
-  if (contains(name, "mtp")) return "draft layers (mtp)";
-  if (contains(name, "visual") || contains(name, "vision")) return "vision";
-  if (contains(name, "embed_tokens")) return "embedding";
-  if (name.starts_with("lm_head") || contains(name, ".lm_head")) return "lm_head";
-  if (!name.starts_with(text_prefix)) return "other";
-  if (contains(name, "shared_expert")) return "shared experts";
-  if (contains(name, ".experts.")) return "routed experts";
+bool contains_any(std::string_view name, std::initializer_list<std::string_view> parts) {
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](std::string_view part) { return contains(name, part); });
+}
+
+// The layer that a tensor of the text model belongs to, -1 for none.
+int64_t layer_of(std::string_view rest) {
+  if (!rest.starts_with("layers.")) return -1;
+  rest.remove_prefix(7);
+  int64_t layer = 0;
+  size_t digits = 0;
+  for (; digits < rest.size() && digits < 9 && rest[digits] >= '0' && rest[digits] <= '9'; ++digits)
+    layer = layer * 10 + (rest[digits] - '0');
+  return digits > 0 ? layer : -1;
+}
+
+std::string layer_component(std::string_view name) {
+  if (contains_any(name, {"shared_expert", "share_expert", "shared_mlp"})) return "shared experts";
+  if (contains_any(name, {"correction_bias", "expert_bias", "router", "moe_statics"}))
+    return "routers";
+  if (contains(name, ".experts.") || (contains(name, ".moe.") && contains(name, "_proj")))
+    return "routed experts";
   if (contains(name, "norm")) return "norms";
   if (contains(name, "linear_attn")) return "gated delta net";
-  if (contains(name, "attn")) return "attention";
-  if (contains(name, ".gate.") || contains(name, ".router.")) return "routers";
-  if (contains(name, ".mlp.")) return "dense feed-forward";
+  if (contains(name, "_latent_proj")) return "latent projections";
+  if (contains(name, ".mixer.") &&
+      contains_any(name, {".in_proj", ".out_proj", ".conv1d", ".A_log", ".D", ".dt_bias"}))
+    return "Mamba-2";
+  if (contains_any(name,
+                   {"attn", ".mixer.q_proj", ".mixer.k_proj", ".mixer.v_proj", ".mixer.o_proj"}))
+    return "attention";
+  if (contains(name, ".gate.")) return "routers";
+  if (contains_any(name, {".mlp.", ".feed_forward.", ".mixer."})) return "dense feed-forward";
   return "other";
 }
 
-bool is_scale(const std::string& name) { return contains(name, "_scale"); }
+std::string component_of(const std::string& name, const std::string& text_prefix,
+                         int64_t num_layers) {
+  if (contains(name, "mtp")) return "draft layers (mtp)";
+  if (contains_any(name, {"visual", "vision", "multi_modal"})) return "vision";
+  if (name.starts_with("lm_head") || contains(name, ".lm_head")) return "lm_head";
+  if (!name.starts_with(text_prefix)) return "other";
+  const std::string_view rest = std::string_view(name).substr(text_prefix.size());
+  const int64_t layer = layer_of(rest);
+  if (layer >= num_layers) return "draft layers (mtp)";
+  if (contains(name, "embed_tokens") || rest == "embeddings.weight" || rest == "embed.weight")
+    return "embedding";
+  if (layer < 0)
+    return rest == "head.weight" ? "lm_head" : contains(rest, "norm") ? "norms" : "other";
+  return layer_component(name);
+}
+
+// Beside a weight; the scales of routers and hyper-connections are parameters of the model.
+bool is_scale(const std::string& name) {
+  if (contains_any(name, {"router", ".hc_"})) return false;
+  return contains(name, "_scale") || name.ends_with(".scale");
+}
 
 // Two E2M1 codes a byte.
 bool is_packed(const std::string& name, DType dtype) {
   return dtype == DType::kU8 && !is_scale(name);
 }
 
-std::string format_of(const std::string& name, DType dtype) {
-  if (is_packed(name, dtype)) return "NVFP4";
-  return dtype == DType::kF8E4M3 ? "FP8" : std::string(to_string(dtype));
+std::string format_of(const Checkpoint& checkpoint, const std::string& name, DType dtype) {
+  const std::string module = name.substr(0, name.rfind('.'));
+  const auto power_of_two_scale = [&](const char* suffix) {
+    const std::string scale = module + suffix;
+    if (!checkpoint.has_tensor(scale)) return false;
+    const DType type = checkpoint.tensor(scale).dtype;
+    return type == DType::kF8E8M0 || type == DType::kU8;
+  };
+  const bool mx = power_of_two_scale(".scale") || power_of_two_scale(".weight_scale");
+  if (is_packed(name, dtype)) return mx || name.ends_with("_blocks") ? "MXFP4" : "NVFP4";
+  if (dtype == DType::kF8E4M3)
+    return mx && checkpoint.has_tensor(module + ".weight_scale") ? "MXFP8" : "FP8";
+  return std::string(to_string(dtype));
 }
 
 // Which share of a component's bytes one token touches.
@@ -58,7 +109,8 @@ Inventory take_inventory(const Checkpoint& checkpoint) {
   std::vector<std::set<std::string>> formats;
   bool separate_head = false;
   for (const std::string& name : checkpoint.tensor_names()) {
-    const std::string label = component_of(name, checkpoint.text_prefix());
+    const std::string label =
+        component_of(name, checkpoint.text_prefix(), checkpoint.config().num_layers);
     separate_head |= label == "lm_head";
     auto at = std::find_if(inventory.components.begin(), inventory.components.end(),
                            [&](const Component& c) { return c.name == label; });
@@ -70,7 +122,7 @@ Inventory take_inventory(const Checkpoint& checkpoint) {
     at->bytes += view.num_bytes();
     if (is_scale(name)) continue;
     at->parameters += view.num_elements() * (is_packed(name, view.dtype) ? 2 : 1);
-    formats[at - inventory.components.begin()].insert(format_of(name, view.dtype));
+    formats[at - inventory.components.begin()].insert(format_of(checkpoint, name, view.dtype));
   }
   for (size_t i = 0; i < inventory.components.size(); ++i) {
     Component& component = inventory.components[i];

@@ -16,12 +16,18 @@ bool same_verdict(const Support& a, const Support& b) {
   return a.has_value() == b.has_value() && (!a || (a->kind == b->kind && a->message == b->message));
 }
 
+// An error without the file, tensor or module at fault: layers that fail alike are one group.
+std::string_view kind_of_error(const PlanGroup& group) {
+  return std::string_view(group.error).substr(0, group.error.find(" (file "));
+}
+
 bool same(const PlanGroup& a, const PlanGroup& b) {
   const MoeProblem &p = a.problem, &q = b.problem;
   const bool shape = p.hidden_size == q.hidden_size && p.intermediate_size == q.intermediate_size &&
                      p.num_experts == q.num_experts && p.top_k == q.top_k &&
-                     p.activation == q.activation;
-  if (!shape || a.scheme != b.scheme || a.error != b.error) return false;
+                     p.activation == q.activation && p.weight_on_input == q.weight_on_input;
+  if (!shape || a.scheme != b.scheme || a.unsupported != b.unsupported) return false;
+  if (kind_of_error(a) != kind_of_error(b)) return false;
   const Selection &s = a.selection, &t = b.selection;
   if (s.backend != t.backend || s.precision != t.precision || s.reason != t.reason) return false;
   if (s.candidates.size() != t.candidates.size()) return false;
@@ -81,17 +87,29 @@ std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, const SelectorOpt
   const ModelConfig& config = checkpoint.config();
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer[layer]) continue;
-    const MoeLayerWeights weights = checkpoint.moe_layer(layer);
-    PlanGroup group{.layers = {layer}, .scheme = weights.scheme, .problem = weights.problem};
-    try {
-      group.selection = select_backend(weights.problem, weights.scheme, options);
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kUnavailable) throw;
-      group.error = error.what();
+    const MoeLayerSummary experts = checkpoint.moe_layer_summary(layer);
+    PlanGroup group{.layers = {layer},
+                    .scheme = experts.scheme,
+                    .problem = experts.problem,
+                    .unsupported = experts.unsupported};
+    if (!experts.error.empty()) {
+      group.error = experts.error;
+      group.error_code = ErrorCode::kBadInput;
+    } else {
+      try {
+        group.selection = select_backend(experts.problem, experts.scheme, options);
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kUnavailable) throw;
+        group.error = error.what();
+      }
     }
     append(groups, std::move(group));
   }
   return groups;
+}
+
+std::string scheme_text(const PlanGroup& group) {
+  return group.unsupported.empty() ? to_string(group.scheme) : group.unsupported;
 }
 
 std::vector<PlanGroup> group_plan(const std::vector<MoeLayerPlan>& layers) {
@@ -121,7 +139,7 @@ std::string plan_summary(const std::vector<PlanGroup>& groups) {
   std::string text;
   for (const PlanGroup& group : groups) {
     text += fmt::format("{} {}: {} -> ", group.layers.size() == 1 ? "layer" : "layers",
-                        layer_ranges(group.layers), to_string(group.scheme));
+                        layer_ranges(group.layers), scheme_text(group));
     if (group.selection.backend == nullptr) {
       text += "none\n";
       continue;
@@ -139,9 +157,10 @@ std::string plan_text(const std::vector<PlanGroup>& groups) {
   for (const PlanGroup& group : groups) {
     text += plan_summary({group});
     const MoeProblem& problem = group.problem;
-    text += fmt::format("  experts     {} of {} -> {} ({}), top {}\n", problem.num_experts,
-                        problem.hidden_size, problem.intermediate_size,
-                        to_string(problem.activation), problem.top_k);
+    text +=
+        fmt::format("  experts     {} of {} -> {} ({}), top {}{}\n", problem.num_experts,
+                    problem.hidden_size, problem.intermediate_size, to_string(problem.activation),
+                    problem.top_k, problem.weight_on_input ? ", weights on the input" : "");
     if (group.selection.backend == nullptr) {
       text += fmt::format("  why         {}\n", group.error);
       continue;
@@ -163,15 +182,18 @@ std::string plan_json(const std::vector<PlanGroup>& groups) {
     const Selection& selection = group.selection;
     ordered_json entry = {
         {"layers", group.layers},
-        {"scheme", to_string(group.scheme)},
-        {"weight_key", to_string(group.scheme.weight)},
-        {"activation_key",
-         group.scheme.activation ? ordered_json(to_string(*group.scheme.activation)) : nullptr},
+        {"scheme", scheme_text(group)},
+        {"weight_key", group.unsupported.empty() ? ordered_json(to_string(group.scheme.weight))
+                                                 : ordered_json(nullptr)},
+        {"activation_key", group.unsupported.empty() && group.scheme.activation
+                               ? ordered_json(to_string(*group.scheme.activation))
+                               : ordered_json(nullptr)},
         {"hidden_size", group.problem.hidden_size},
         {"intermediate_size", group.problem.intermediate_size},
         {"num_experts", group.problem.num_experts},
         {"top_k", group.problem.top_k},
         {"activation", to_string(group.problem.activation)},
+        {"weight_on_input", group.problem.weight_on_input},
     };
     if (selection.backend == nullptr) {
       entry["backend"] = nullptr;

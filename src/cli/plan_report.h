@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "models/model.h"
 #include "moe/selector.h"
@@ -16,8 +17,16 @@ struct PlanGroup {
   QuantScheme scheme;
   MoeProblem problem;
   Selection selection;  ///< backend is nullptr when nothing fits
-  std::string error;    ///< then the sentence that says why
+  /// What the experts are where moe4 cannot decode them ("MXFP4"); `scheme` means nothing then.
+  std::string unsupported = {};
+  /// Why no backend serves the first of the layers, and whose fault it is: kBadInput is the
+  /// checkpoint's, kUnavailable the backends'.
+  std::string error = {};
+  ErrorCode error_code = ErrorCode::kUnavailable;
 };
+
+/// "W4A16 (nvfp4 static, none)", or what moe4 cannot decode.
+std::string scheme_text(const PlanGroup& group);
 
 /// Selects every MoE layer; a layer that nothing can run keeps its error instead of throwing.
 std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, const SelectorOptions& options);

@@ -15,6 +15,8 @@ std::string to_string(const ActivationParams& p) {
       return "gelu_tanh";
     case ActivationKind::kRelu2:
       return "relu2";
+    case ActivationKind::kSiluLateClamp:
+      return fmt::format("silu(late limit={})", p.limit);
   }
   return "?";
 }

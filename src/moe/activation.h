@@ -12,10 +12,11 @@
 namespace moe4 {
 
 enum class ActivationKind {
-  kSilu,       ///< silu(gate) * up                                   (Qwen, DeepSeek, GLM, ...)
-  kSwigluOai,  ///< gate * sigmoid(alpha * gate) * (up + beta), clamped (gpt-oss, MiniMax-M3)
-  kGeluTanh,   ///< gelu_tanh(gate) * up                              (Gemma)
-  kRelu2,      ///< relu(up)^2, no gate                               (Nemotron-H)
+  kSilu,           ///< silu(gate) * up                                   (Qwen, DeepSeek, GLM, ...)
+  kSwigluOai,      ///< gate * sigmoid(alpha * gate) * (up + beta), clamped (gpt-oss, MiniMax-M3)
+  kGeluTanh,       ///< gelu_tanh(gate) * up                              (Gemma)
+  kRelu2,          ///< relu(up)^2, no gate                               (Nemotron-H)
+  kSiluLateClamp,  ///< min(silu(gate), limit) * clamp(up, +-limit)    (Step); kSilu clamps first
 };
 
 struct ActivationParams {
@@ -23,7 +24,8 @@ struct ActivationParams {
   float alpha = 1.702f;  ///< kSwigluOai only
   float beta = 1.0f;     ///< kSwigluOai only: added to up
   /// Clamp before the activation: gate to at most `limit`, up to [-limit, limit]. Infinity: no
-  /// clamp. Applies to kSilu (DeepSeek-V4 style) and kSwigluOai.
+  /// clamp. Applies to kSilu (DeepSeek-V4 style) and kSwigluOai; kSiluLateClamp clamps silu(gate)
+  /// instead of gate. The other kinds have none.
   float limit = std::numeric_limits<float>::infinity();
 
   constexpr bool is_gated() const { return kind != ActivationKind::kRelu2; }
@@ -52,6 +54,13 @@ MOE4_HOST_DEVICE inline T apply_activation(const ActivationParams& p, T gate, T 
     case ActivationKind::kGeluTanh: {
       const T inner = T(0.7978845608028654) * (gate + T(0.044715) * gate * gate * gate);
       return T(0.5) * gate * (T(1) + std::tanh(inner)) * up;
+    }
+    case ActivationKind::kSiluLateClamp: {
+      T activated = gate / (T(1) + std::exp(-gate));
+      if (activated > limit) activated = limit;
+      if (up > limit) up = limit;
+      if (up < -limit) up = -limit;
+      return activated * up;
     }
     case ActivationKind::kRelu2: {
       const T positive = up > T(0) ? up : (up <= T(0) ? T(0) : up);

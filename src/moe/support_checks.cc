@@ -46,6 +46,26 @@ Support require_whole_blocks(const ExpertsQuery& query) {
   return std::nullopt;
 }
 
+Support require_activation(const ExpertsQuery& query, bool late_clamp) {
+  const ActivationParams& activation = query.problem.activation;
+  const bool clamped = activation.kind == ActivationKind::kSilu ||
+                       activation.kind == ActivationKind::kSwigluOai ||
+                       activation.kind == ActivationKind::kSiluLateClamp;
+  if (activation.kind == ActivationKind::kSiluLateClamp && !late_clamp) {
+    return Rejection{Rejection::Kind::kActivation,
+                     fmt::format("it does not compute {}: it clamps before the activation, not "
+                                 "after it",
+                                 to_string(activation))};
+  }
+  if (activation.has_limit() && !clamped) {
+    return Rejection{Rejection::Kind::kActivation,
+                     fmt::format("it computes {} without the limit of {} that the checkpoint asks "
+                                 "for",
+                                 to_string(activation), activation.limit)};
+  }
+  return std::nullopt;
+}
+
 void require_host_weights(const MoeLayerWeights& weights, std::string_view backend) {
   if (!weights.on_device) return;
   throw Error(ErrorCode::kUsage,

@@ -28,9 +28,11 @@ struct Parsed {
   }
 };
 
-Parsed parse(const std::string& config_text, const std::string& hf_text = "") {
+Parsed parse(const std::string& config_text, const std::string& hf_text = "",
+             const std::string& expert_dtype = "") {
   Parsed parsed;
-  QuantDocument config{.file = "config.json"}, hf{.file = "hf_quant_config.json"};
+  QuantDocument config{.file = "config.json", .expert_dtype = expert_dtype},
+      hf{.file = "hf_quant_config.json"};
   // Wrapped so that the order of config_groups is seen as in a real file.
   Json config_json, hf_json;
   if (!config_text.empty()) {
@@ -141,6 +143,138 @@ TEST(QuantConfig, RegexTargetsAreAnchoredAtTheStartOnly) {
   EXPECT_EQ(rules("model.layers.4.mlp.up_proj"), kW4A16Text);
   EXPECT_EQ(rules("model.layers.40.anything"), kW4A16Text);
   EXPECT_EQ(rules("model.layers.7.ffn.experts.0.w3"), kW4A16Text);  // up_proj by its other name
+}
+
+// Nothing literal begins these expressions, so that only the anchor keeps them from the middle.
+TEST(QuantConfig, RegexesWithoutALiteralBeginningAreAnchoredToo) {
+  const Parsed rules = parse(fmt::format(
+      R"({{"quant_method": "compressed-tensors", "ignore": ["re:[mv]odel\.layers\.[12]$"],
+          "config_groups": {{{}}}}})",
+      group("g", R"("re:(layers|blocks)\.3", "re:[lb]ayers\.5")", 4, "")));
+  EXPECT_EQ(rules("layers.3.mlp.up_proj", ""), kW4A16Text);
+  EXPECT_EQ(rules("vision.layers.3.mlp.up_proj", "model."), "excluded");
+  EXPECT_EQ(rules("vision.blocks.3.mlp.up_proj", "model."), "excluded");
+  EXPECT_EQ(rules("vision.layers.5.mlp.up_proj", "model."), "excluded");
+}
+
+TEST(NameMatcher, ACharacterBeforeAQuantifierIsNotPartOfTheLiteralBeginning) {
+  const struct {
+    const char* regex;
+    const char* name;
+  } cases[] = {
+      {"model\\.layers\\.10?\\.mlp", "model.layers.1.mlp"},
+      {"model\\.layers\\.1*2\\.mlp", "model.layers.2.mlp"},
+      {"model\\.layers\\.1{0,2}2\\.mlp", "model.layers.2.mlp"},
+      {"model\\.?layers", "modellayers"},
+      {"a+b", "aab"},
+      {"layers\\.3|model\\.layers\\.3", "model.layers.3"},
+      {"^model", "model"},
+  };
+  for (const auto& [regex, name] : cases) {
+    NameMatcher matcher;
+    matcher.add_regex(regex, "F");
+    EXPECT_TRUE(matcher.matches(name)) << regex << " on " << name;
+  }
+}
+
+TEST(QuantConfig, AnExclusionThatNamesAModuleCoversWhatLiesBelowIt) {
+  const Parsed producer = parse("", R"({"quantization": {"quant_algo": "NVFP4",
+      "exclude_modules": ["model.layers.3.mlp", "model.layers.4.self_attn"]}})");
+  const Parsed fp8 = parse(R"({"quant_method": "fp8",
+      "modules_to_not_convert": ["model.layers.3.mlp", "model.layers.4.self_attn", "gate"]})");
+  for (const Parsed* rules : {&producer, &fp8}) {
+    EXPECT_EQ((*rules)(kExpert), "excluded");
+    EXPECT_EQ((*rules)("model.layers.4.self_attn.q_proj"), "excluded");
+    EXPECT_NE((*rules)("model.layers.4.self_attention.q_proj"), "excluded");
+    EXPECT_NE((*rules)("model.layers.33.mlp.experts.17.up_proj"), "excluded");
+  }
+  // transformers takes last components too.
+  EXPECT_EQ(fp8("model.layers.7.mlp.gate"), "excluded");
+  EXPECT_NE(fp8("model.layers.7.mlp.gate_proj"), "excluded");
+}
+
+TEST(QuantConfig, Mxfp4IsNamedAndItsGlobsExclude) {
+  const Parsed rules = parse(R"({"quant_method": "mxfp4", "modules_to_not_convert": [
+      "model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"]})");
+  EXPECT_EQ(rules.config.dialect(), "mxfp4");
+  EXPECT_EQ(rules(kExpert), "MXFP4");
+  EXPECT_EQ(rules("model.layers.9.self_attn.q_proj"), "excluded");
+  EXPECT_EQ(rules("model.layers.9.mlp.router"), "excluded");
+  EXPECT_EQ(rules("lm_head"), "excluded");
+}
+
+TEST(QuantConfig, Fp8CheckpointsMayHaveExpertsOfAnotherType) {
+  const std::string fp8 = R"({"quant_method": "fp8", "weight_block_size": [128, 128])";
+  EXPECT_EQ(parse(fp8 + "}", "", "fp4")(kExpert), "MXFP4");
+  EXPECT_THAT(parse(fp8 + "}", "", "fp8")(kExpert), HasSubstr("fp8 block-128"));
+  EXPECT_THAT(parse(fp8 + "}", "", "fp4")("model.layers.3.mlp.up_proj"),
+              HasSubstr("fp8 block-128"));
+  EXPECT_THAT(parse(fp8 + "}", "", "int3")(kExpert), HasSubstr("int3"));
+  EXPECT_EQ(parse(fp8 + R"(, "moe_quant_algo": "NVFP4"})", "", "fp4")(kExpert), kW4A4Text);
+}
+
+TEST(QuantConfig, AlgorithmsAreComparedWithoutCase) {
+  EXPECT_THAT(parse(R"({"quant_algo": "fp8_pb_wo"})")(kExpert), HasSubstr("fp8 block-128"));
+  EXPECT_EQ(parse(R"({"quant_algo": "w4a16_nvfp4"})")(kExpert), kW4A16Text);
+  EXPECT_EQ(parse(R"({"quant_algo": "Mixed_Precision", "quantized_layers": {
+      "model.layers.3.mlp.experts": {"quant_algo": "nvfp4"}}})")(kExpert),
+            kW4A4Text);
+  EXPECT_EQ(parse(R"({"quant_method": "modelopt_fp4", "quant_algo": "NVFP4"})")(kExpert),
+            kW4A4Text);
+}
+
+TEST(QuantConfig, GroupsWithoutInputsMakeNvfp4WeightOnly) {
+  const auto with_inputs = [](const std::string& inputs) {
+    return parse(R"({"quant_algo": "NVFP4", "config_groups": {
+        "group_0": {"targets": ["Linear"], "input_activations": null,
+          "weights": {"num_bits": 4, "type": "float", "group_size": 16}},
+        "group_1": {"targets": ["Linear"])" +
+                 inputs +
+                 R"(, "weights": {"num_bits": 4, "type": "float", "group_size": 16}}}})")(kExpert);
+  };
+  EXPECT_EQ(with_inputs(R"(, "input_activations": null)"), kW4A16Text);
+  EXPECT_EQ(with_inputs(""), kW4A4Text);  // does not say
+  EXPECT_EQ(with_inputs(R"(, "input_activations": {"num_bits": 4, "type": "float"})"), kW4A4Text);
+}
+
+TEST(QuantConfig, GroupSizesOtherThanTheFormatsAreNamed) {
+  EXPECT_EQ(parse(R"({"quant_algo": "W4A16_NVFP4", "group_size": 32})")(kExpert),
+            "NVFP4 in groups of 32");
+  EXPECT_EQ(parse(R"({"quant_algo": "W4A16_NVFP4", "group_size": 16})")(kExpert), kW4A16Text);
+  EXPECT_EQ(parse("", R"({"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": {
+      "model.layers.3.mlp.experts": {"quant_algo": "NVFP4", "group_size": 32}}}})")(kExpert),
+            "NVFP4 in groups of 32");
+}
+
+TEST(QuantConfig, NamesWithANulExcludeNothingAndAreReported) {
+  const Parsed rules = parse("", R"({"quantization": {"quant_algo": "NVFP4",
+      "exclude_modules": ["backbone\u0000*", "backbone.\u0000.layers", "lm_head"]}})");
+  EXPECT_EQ(rules("backbone.layers.1.mixer.experts.0.up_proj", "backbone."), kW4A4Text);
+  EXPECT_EQ(rules("lm_head"), "excluded");
+  ASSERT_EQ(rules.notes.size(), 1u);
+  EXPECT_THAT(rules.notes[0].message, HasSubstr("2 of the excluded names"));
+}
+
+TEST(ModuleNames, ExpertsAreFoundUnderEveryFamilysNames) {
+  for (const char* module :
+       {"model.layers.3.mlp.experts.1.up_proj", "backbone.layers.3.mixer.experts.1.up_proj",
+        "layers.3.ffn.experts.1.w3", "model.language_model.layers.3.experts.1.up_proj",
+        "model.layers.3.moe.0.up_proj", "model.layers.3.moe.up_proj"}) {
+    EXPECT_TRUE(is_routed_expert(module)) << module;
+  }
+  for (const char* module : {"model.layers.3.moe.gate", "model.layers.3.mlp.shared_experts.up_proj",
+                             "model.layers.3.share_expert.up_proj"}) {
+    EXPECT_FALSE(is_routed_expert(module)) << module;
+  }
+  // Stored one by one, listed as one module, without the wrapper's prefix.
+  const Parsed rules = parse("", R"({"quantization": {"quant_algo": "MIXED_PRECISION",
+      "quantized_layers": {"model.layers.3.feed_forward.experts.gate_up_proj":
+                             {"quant_algo": "NVFP4"},
+                           "backbone.layers.4.mixer.experts": {"quant_algo": "NVFP4"}}}})");
+  EXPECT_EQ(rules("language_model.model.layers.3.feed_forward.experts.0.up_proj",
+                  "language_model.model."),
+            kW4A4Text);
+  EXPECT_EQ(rules("model.layers.4.mixer.experts.9.up_proj"), kW4A4Text);
 }
 
 TEST(QuantConfig, FormatsOutsideTheProjectAreNamed) {

@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "support/run_program.h"
+#include "support/temp_dir.h"
 
 namespace moe4 {
 namespace {
@@ -116,6 +118,121 @@ TEST(Plan, EveryDialectPlansForEveryDevice) {
     }
   }
   EXPECT_GT(checkpoints, 5);
+}
+
+// A folder with config.json alone, or with hf_quant_config.json.
+class MetadataFolder {
+ public:
+  explicit MetadataFolder(const json& config, const json& hf_quant = nullptr) {
+    write("config.json", config);
+    if (!hf_quant.is_null()) write("hf_quant_config.json", hf_quant);
+  }
+  std::string path() const { return folder_.path().string(); }
+
+ private:
+  void write(const char* name, const json& value) const {
+    std::ofstream(folder_.path() / name) << value.dump();
+  }
+  testing::TempDir folder_;
+};
+
+const json kSizes = {{"hidden_size", 64},        {"num_hidden_layers", 3},
+                     {"num_attention_heads", 4}, {"num_key_value_heads", 2},
+                     {"head_dim", 16},           {"vocab_size", 260},
+                     {"intermediate_size", 128}, {"num_experts", 4},
+                     {"num_experts_per_tok", 2}, {"moe_intermediate_size", 32}};
+const json kNvfp4 = {{"quantization", {{"quant_algo", "NVFP4"}}}};
+
+json config_of(const std::string& type, const json& more = json::object()) {
+  json config = kSizes;
+  config["model_type"] = type;
+  config["architectures"] = {type + "_arch"};
+  config.update(more);
+  return config;
+}
+
+TEST(Plan, ADenseModelSaysThatItHasNoExperts) {
+  json config = config_of("qwen3");
+  config.erase("num_experts");
+  const MetadataFolder folder(config);
+  const ProgramResult text = run_program({"plan", folder.path()});
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("no layer has routed experts"));
+  const json report = plan(folder.path(), {});
+  EXPECT_TRUE(report["groups"].empty());
+  EXPECT_THAT(report["note"], HasSubstr("no layer has routed experts"));
+}
+
+TEST(Plan, ExpertsThatCannotBeDecodedAreDescribedAndExit3) {
+  json config = config_of("gpt_oss");
+  config["quantization_config"] = {{"quant_method", "mxfp4"}};
+  const MetadataFolder folder(config);
+  const ProgramResult result = run_program({"plan", folder.path(), "--json"});
+  EXPECT_EQ(result.status, 3);
+  EXPECT_THAT(result.err, HasSubstr("found MXFP4"));
+  const json group = json::parse(result.out)["groups"][0];
+  EXPECT_EQ(group["layers"], json({0, 1, 2}));
+  EXPECT_EQ(group["scheme"], "MXFP4");
+  EXPECT_TRUE(group["backend"].is_null() && group["weight_key"].is_null());
+  EXPECT_EQ(group["num_experts"], 4);
+  EXPECT_THAT(group["error"], HasSubstr("MXFP4"));
+  const ProgramResult inspected = run_program({"inspect", folder.path()});
+  EXPECT_EQ(inspected.status, 0) << inspected.err;
+  EXPECT_THAT(inspected.out, HasSubstr("4 experts of width 32, top 2, MXFP4 (cannot be decoded)"));
+}
+
+TEST(Plan, NamesThePartsOfAnArchitectureThatCannotRun) {
+  json config = config_of(
+      "nemotron_h",
+      {{"hybrid_override_pattern", "ME*"}, {"moe_latent_size", 48}, {"mlp_hidden_act", "relu2"}});
+  const MetadataFolder folder(config, kNvfp4);
+  const ProgramResult text = run_program({"plan", folder.path()});
+  EXPECT_EQ(text.status, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("run: not possible: architecture nemotron_h is not known: it "
+                                  "needs Mamba-2 layers"));
+  EXPECT_THAT(text.out, HasSubstr("latent experts"));
+  const json report = plan(folder.path(), {});
+  EXPECT_FALSE(report["run"]["possible"]);
+  EXPECT_EQ(report["groups"][0]["hidden_size"], 48);
+  EXPECT_TRUE(plan(kModel, {})["run"]["possible"]);
+}
+
+TEST(Plan, OnlyTheReferenceClampsAfterTheActivation) {
+  const MetadataFolder folder(
+      config_of("step3p7", {{"swiglu_limits", {0.0, 7.0, nullptr}}, {"moe_layers_enum", "0,1,2"}}),
+      kNvfp4);
+  const json report = plan(folder.path(), {"--device", "cpu"});
+  ASSERT_EQ(report["groups"].size(), 3u);
+  EXPECT_EQ(report["groups"][0]["backend"], "cpu");
+  EXPECT_EQ(report["groups"][0]["activation"], "silu");
+  EXPECT_EQ(report["groups"][1]["backend"], "reference");
+  EXPECT_EQ(report["groups"][1]["activation"], "silu(late limit=7)");
+  EXPECT_EQ(report["groups"][2]["backend"], "cpu");
+  const ProgramResult gpu = run_program({"plan", folder.path(), "--device", "sm_90"});
+  EXPECT_EQ(gpu.status, 4);
+  EXPECT_THAT(gpu.err, HasSubstr("layer 1: "));
+  EXPECT_THAT(gpu.err, HasSubstr("silu(late limit=7)"));
+}
+
+TEST(Plan, ALimitThatNoKernelAppliesIsRefused) {
+  const MetadataFolder folder(
+      config_of("some_moe", {{"hidden_act", "gelu_pytorch_tanh"}, {"swiglu_limit", 3.0}}), kNvfp4);
+  const ProgramResult result = run_program({"plan", folder.path()});
+  EXPECT_EQ(result.status, 4);
+  EXPECT_THAT(result.err, HasSubstr("without the limit of 3"));
+}
+
+TEST(Inspect, LayersHaveTheirOwnMixersAndMayHaveNoFeedForward) {
+  const MetadataFolder folder(config_of("nemotron_h", {{"hybrid_override_pattern", "M-*"}}));
+  const ProgramResult result = run_program({"inspect", folder.path(), "--json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json groups = json::parse(result.out)["layer_groups"];
+  ASSERT_EQ(groups.size(), 3u);
+  EXPECT_EQ(groups[0]["attention"], "Mamba-2");
+  EXPECT_EQ(groups[0]["feed_forward"], "none");
+  EXPECT_EQ(groups[1]["attention"], "none");
+  EXPECT_EQ(groups[1]["feed_forward"], "dense, width 128");
+  EXPECT_EQ(groups[2]["attention"], "full attention");
 }
 
 TEST(Inspect, SaysWhatATokenReads) {

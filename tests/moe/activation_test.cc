@@ -56,9 +56,21 @@ TEST(Activation, Relu2IgnoresTheGateAndSquares) {
   EXPECT_EQ(apply_activation<double>(p, 5, -3), 0);
 }
 
+TEST(Activation, TheLateClampBoundsTheActivatedGate) {
+  const ActivationParams late{.kind = ActivationKind::kSiluLateClamp, .limit = 7.0f};
+  const ActivationParams early{.kind = ActivationKind::kSilu, .limit = 7.0f};
+  // silu(7) is 7 / (1 + e^-7) = 6.9936...: below the limit, which only the late clamp reaches.
+  EXPECT_EQ(apply_activation<double>(late, 10, 1), 7);
+  EXPECT_NEAR(apply_activation<double>(early, 10, 1), 7 / (1 + std::exp(-7.0)), 1e-12);
+  EXPECT_EQ(apply_activation<double>(late, 10, -9), -49);
+  EXPECT_NEAR(apply_activation<double>(late, -1, 2), -2 / (1 + std::exp(1.0)), 1e-12);
+  EXPECT_EQ(to_string(late), "silu(late limit=7)");
+}
+
 TEST(Activation, NanPassesThroughEveryKind) {
-  for (ActivationKind kind : {ActivationKind::kSilu, ActivationKind::kSwigluOai,
-                              ActivationKind::kGeluTanh, ActivationKind::kRelu2}) {
+  for (ActivationKind kind :
+       {ActivationKind::kSilu, ActivationKind::kSwigluOai, ActivationKind::kGeluTanh,
+        ActivationKind::kRelu2, ActivationKind::kSiluLateClamp}) {
     const ActivationParams p{.kind = kind, .limit = 7.0f};
     EXPECT_TRUE(std::isnan(apply_activation<float>(p, 1.0f, NAN)));
     if (p.is_gated()) {

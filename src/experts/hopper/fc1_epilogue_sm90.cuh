@@ -44,6 +44,8 @@ struct Fc1Epilogue {
         return store.template operator()<ActivationKind::kGeluTanh, false>();
       case ActivationKind::kRelu2:
         return store.template operator()<ActivationKind::kRelu2, false>();
+      case ActivationKind::kSiluLateClamp:  // hopper_supports() refuses it
+        return;
     }
   }
 

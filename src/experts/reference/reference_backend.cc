@@ -312,6 +312,7 @@ Support ReferenceBackend::supports(const ExpertsQuery& query) const {
     return Rejection{Rejection::Kind::kDevice,
                      "it runs on the CPU only, not on " + to_string(query.device)};
   }
+  if (Support no = require_activation(query, /*late_clamp=*/true)) return no;
   const bool fp4 = query.precision == ActivationPrecision::kFp4 ||
                    query.precision == ActivationPrecision::kFp4Static;
   if (fp4 && (query.problem.hidden_size % 16 != 0 || query.problem.intermediate_size % 16 != 0)) {

@@ -1,0 +1,108 @@
+// Parts that the configuration shows, then those that a family is known to have.
+#include "models/missing_parts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "base/error.h"
+#include "models/model.h"
+
+namespace moe4 {
+namespace {
+
+// What config.json does not say in so many words; by the beginning of model_type, the longest
+// first.
+struct FamilyParts {
+  std::string_view model_type;
+  std::vector<std::string_view> parts;
+};
+
+const std::vector<FamilyParts>& family_parts() {
+  static const std::vector<FamilyParts> table = {
+      {"gpt_oss", {"attention sinks", "biases of the experts' projections"}},
+      {"nemotron_h", {"relu2 shared and dense MLPs"}},
+      {"gemma4",
+       {"sandwich norms", "a dense MLP beside the experts", "values taken from keys (K = V)",
+        "logit soft cap", "scaled embeddings"}},
+      {"minimax_m2", {"query and key norms over the full width"}},
+      {"qwen3_next", {"a gated delta net whose projections are fused per key head"}},
+      {"llama4", {"attention temperature", "layers without rotary embedding"}},
+      {"mistral4", {"attention temperature"}},
+      {"laguna", {"softplus output gates", "heads that differ by layer"}},
+      {"step3", {"sigmoid head gates", "heads that differ by layer"}},
+      {"mimo", {"attention sinks", "values narrower than keys"}},
+      {"ernie4_5", {"rotary embedding of neighbouring pairs"}},
+      {"deepseek_v4", {"hyper-connections", "attention sinks"}},
+  };
+  return table;
+}
+
+void add_mixers(const ModelConfig& config, std::vector<std::string>& parts) {
+  const auto has = [&](LayerKind kind) {
+    return std::find(config.layer_kinds.begin(), config.layer_kinds.end(), kind) !=
+           config.layer_kinds.end();
+  };
+  if (has(LayerKind::kMamba)) parts.emplace_back("Mamba-2 layers");
+  if (has(LayerKind::kConvolution)) parts.emplace_back("short convolutions");
+  if (std::find(config.has_feed_forward.begin(), config.has_feed_forward.end(), false) !=
+      config.has_feed_forward.end()) {
+    parts.emplace_back("layers of a mixer or a feed-forward part alone");
+  }
+  if (config.is_latent_attention) parts.emplace_back("multi-head latent attention");
+  for (const LayerKind kind : {LayerKind::kSlidingAttention, LayerKind::kChunkedAttention,
+                               LayerKind::kSparseAttention, LayerKind::kCompressedAttention}) {
+    if (has(kind)) parts.emplace_back(to_string(kind));
+  }
+  if (config.rope_type != "default") {
+    parts.push_back(fmt::format("rotary embedding of type {}", printable(config.rope_type, 40)));
+  }
+  if (config.rope_per_layer) parts.emplace_back("rotary embeddings that differ by layer");
+}
+
+void add_experts(const ModelConfig& config, std::vector<std::string>& parts) {
+  if (config.moe.num_experts == 0) return;
+  if (config.moe.hidden_size != config.hidden_size) parts.emplace_back("latent experts");
+  if (config.moe.weight_on_input) parts.emplace_back("routing weights on the experts' input");
+  if (config.router_scoring != "softmax") {
+    parts.push_back(fmt::format("{} routing", printable(config.router_scoring, 40)));
+  }
+  if (config.router_has_correction_bias) parts.emplace_back("a correction bias in the router");
+  if (config.router_has_logit_bias) parts.emplace_back("a bias of the router's logits");
+  if (config.router_has_expert_scale) parts.emplace_back("a scale for each expert in the router");
+  if (config.router_logit_cap > 0) parts.emplace_back("a cap on the router's logits");
+  if (config.router.num_groups > 1) parts.emplace_back("groups of experts in the router");
+  if (!config.is_hash_layer.empty()) parts.emplace_back("experts chosen by token id");
+  if (config.shared_expert_intermediate_size > 0 && !config.shared_expert_has_gate) {
+    parts.emplace_back("a shared expert without a gate");
+  }
+}
+
+}  // namespace
+
+bool is_known_architecture(const std::string& model_type) {
+  const std::vector<std::string> known = known_architectures();
+  return std::find(known.begin(), known.end(), model_type) != known.end();
+}
+
+std::vector<std::string> missing_parts(const ModelConfig& config) {
+  std::vector<std::string> parts;
+  if (is_known_architecture(config.model_type)) return parts;
+  add_mixers(config, parts);
+  for (const FamilyParts& family : family_parts()) {
+    if (!config.model_type.starts_with(family.model_type)) continue;
+    parts.insert(parts.end(), family.parts.begin(), family.parts.end());
+  }
+  add_experts(config, parts);
+  return parts;
+}
+
+std::string why_not_run(const ModelConfig& config) {
+  if (is_known_architecture(config.model_type)) return "";
+  std::string text = fmt::format("architecture {} is not known", printable(config.model_type, 80));
+  const std::vector<std::string> parts = missing_parts(config);
+  return parts.empty() ? text : fmt::format("{}: it needs {}", text, fmt::join(parts, ", "));
+}
+
+}  // namespace moe4
