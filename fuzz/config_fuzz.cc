@@ -1,11 +1,13 @@
-// Any bytes as config.json and generation_config.json: a configuration whose sizes are sane, or
-// Error(kBadInput).
+// Any bytes as config.json: a configuration whose sizes are sane, or Error(kBadInput); and as
+// generation_config.json: settings in their ranges.
 #include <cstdint>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "base/error.h"
 #include "checkpoint/config_parser.h"
+#include "checkpoint/generation_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   moe4::Json root;
@@ -26,10 +28,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const moe4::Error& error) {
     if (error.code() != moe4::ErrorCode::kBadInput) std::abort();
   }
-  try {
-    moe4::parse_generation_config(root, "generation_config.json");
-  } catch (const moe4::Error& error) {
-    if (error.code() != moe4::ErrorCode::kBadInput) std::abort();
-  }
+  std::vector<moe4::CheckpointNote> notes;  // advice never fails
+  const auto advice = moe4::parse_generation_config(root, "generation_config.json", notes);
+  if (!(advice.temperature >= 0 && advice.top_p <= 1 && advice.top_k >= 0)) std::abort();
   return 0;
 }

@@ -38,7 +38,6 @@ struct Checkpoint::Impl {
   fs::path directory;
   CheckpointOptions options;
   ModelConfig config;
-  GenerationConfig generation;
   std::vector<CheckpointNote> notes;
   TensorTable tensors;
   QuantConfig quant;
@@ -79,25 +78,6 @@ void Checkpoint::Impl::read_configs() {
   QuantDocument config_document{.file = config_file.string()};
   const Json root = read_json_file(config_file, &config_document.group_order);
   config = parse_model_config(root, config_file.string());
-
-  const fs::path generation_file = directory / "generation_config.json";
-  if (fs::exists(fs::symlink_status(generation_file))) {
-    generation = parse_generation_config(read_json_file(generation_file), generation_file.string());
-  }
-  if (generation.eos_token_ids.empty()) {
-    // Older models name the end token in config.json only.
-    Json eos;
-    for (const Json* place :
-         {&root, root.contains("text_config") ? &root["text_config"] : nullptr}) {
-      if (place != nullptr && place->is_object() && place->contains("eos_token_id")) {
-        eos["eos_token_id"] = (*place)["eos_token_id"];
-        break;
-      }
-    }
-    if (!eos.is_null()) {
-      generation.eos_token_ids = parse_generation_config(eos, config_file.string()).eos_token_ids;
-    }
-  }
 
   config_document.json = find_quantization_config(JsonReader(root, config_file.string()));
   config_document.expert_dtype = config.expert_dtype;
@@ -341,7 +321,6 @@ Checkpoint::~Checkpoint() = default;
 
 const fs::path& Checkpoint::directory() const { return impl_->directory; }
 const ModelConfig& Checkpoint::config() const { return impl_->config; }
-const GenerationConfig& Checkpoint::generation_config() const { return impl_->generation; }
 const std::string& Checkpoint::dialect() const { return impl_->dialect; }
 const std::vector<CheckpointNote>& Checkpoint::notes() const { return impl_->notes; }
 const std::vector<std::string>& Checkpoint::tensor_names() const { return impl_->tensors.names(); }

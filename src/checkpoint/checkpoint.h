@@ -50,7 +50,6 @@ class Checkpoint {
 
   const std::filesystem::path& directory() const;
   const ModelConfig& config() const;
-  const GenerationConfig& generation_config() const;
   /// "modelopt", "compressed-tensors", "fp8" or "none", and its version where the files say.
   const std::string& dialect() const;
   /// What metadata and tensors disagree about, collected while opening.

@@ -1,4 +1,4 @@
-// Turns the text of config.json and generation_config.json into plain structs.
+// Turns the text of config.json into a plain struct.
 #pragma once
 
 #include <string>
@@ -14,7 +14,5 @@ JsonReader find_text_config(const JsonReader& root);
 
 /// `root`: the whole document. Throws Error(kBadInput) naming `file` and the key at fault.
 ModelConfig parse_model_config(const Json& root, const std::string& file);
-
-GenerationConfig parse_generation_config(const Json& root, const std::string& file);
 
 }  // namespace moe4

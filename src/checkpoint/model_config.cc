@@ -176,28 +176,4 @@ ModelConfig parse_model_config(const Json& root_json, const std::string& file) {
   return config;
 }
 
-GenerationConfig parse_generation_config(const Json& root_json, const std::string& file) {
-  const JsonReader root(root_json, file);
-  GenerationConfig config;
-  constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
-  if (const Json* ids = root.get("eos_token_id"); ids != nullptr && ids->is_array()) {
-    for (const Json& id : *ids) {
-      if (!id.is_number_unsigned() || id.get<uint64_t>() > static_cast<uint64_t>(kMaxId)) {
-        root.fail("eos_token_id", "configuration value is not usable", "token ids", describe(id));
-      }
-      config.eos_token_ids.push_back(static_cast<int32_t>(id.get<uint64_t>()));
-    }
-  } else if (ids != nullptr) {
-    config.eos_token_ids.push_back(static_cast<int32_t>(root.integer({"eos_token_id"}, 0, kMaxId)));
-  }
-  config.do_sample = root.boolean({"do_sample"}, config.do_sample);
-  config.temperature = static_cast<float>(root.number({"temperature"}, 1.0, 0.0, 100.0));
-  config.top_k = root.integer({"top_k"}, 0, kMaxId, 0);
-  config.top_p = static_cast<float>(root.number({"top_p"}, 1.0, 0.0, 1.0));
-  config.min_p = static_cast<float>(root.number({"min_p"}, 0.0, 0.0, 1.0));
-  config.repetition_penalty =
-      static_cast<float>(root.number({"repetition_penalty"}, 1.0, 1e-3, 1e3));
-  return config;
-}
-
 }  // namespace moe4

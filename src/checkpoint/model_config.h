@@ -97,15 +97,4 @@ struct ModelConfig {
   MoeProblem moe_problem(int64_t layer) const;
 };
 
-/// generation_config.json; a missing file or key leaves the default.
-struct GenerationConfig {
-  std::vector<int32_t> eos_token_ids;
-  bool do_sample = false;
-  float temperature = 1.0f;
-  int64_t top_k = 0;  ///< 0: off
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  float repetition_penalty = 1.0f;
-};
-
 }  // namespace moe4

@@ -11,6 +11,7 @@
 #include <random>
 
 #include "cli/commands.h"
+#include "cli/number_flags.h"
 #include "cli/plan_report.h"
 #include "cli/progress.h"
 #include "cli/session.h"
@@ -269,13 +270,13 @@ void add_bench(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "Prompt and generation speed per backend");
   command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
   with_env(command->add_option("-p,--prompt-tokens", flags->prompt, "Prompt length; 0 to skip")
-               ->check(CLI::NonNegativeNumber));
+               ->check(whole_number(0)));
   with_env(command->add_option("-n,--max-tokens", flags->generate, "Tokens to generate; 0 to skip")
-               ->check(CLI::NonNegativeNumber));
+               ->check(whole_number(0)));
   with_env(command->add_option("-r,--repetitions", flags->repetitions, "Runs of each test")
-               ->check(CLI::Range(1, 1000)));
+               ->check(whole_number(1, 1000)));
   with_env(command->add_option("--chunk", flags->chunk, "Prompt tokens a forward pass")
-               ->check(CLI::Range(1, 1 << 20)));
+               ->check(whole_number(1, 1 << 20)));
   add_token_source(*command, flags->source);
   add_machine_flags(*command, flags->machine, BackendNames::kSeveral);
   with_env(command->add_option("--moe-backend", flags->backends, "Names, or all")

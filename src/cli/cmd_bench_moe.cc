@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "bench/moe_bench.h"
 #include "cli/commands.h"
+#include "cli/number_flags.h"
 #include "cli/options.h"
 #include "experts/bench/gpu_moe_bench.h"
 #include "moe/selector.h"
@@ -158,11 +159,11 @@ void add_bench_moe(CLI::App& app) {
   with_env(command
                ->add_option("--bf16-tflops", flags->bf16_tflops,
                             "Dense BF16 ceiling of the GPU for the floor; 0: measure it in the run")
-               ->check(CLI::NonNegativeNumber));
+               ->check(number_between(0, 1e6)));
   with_env(command->add_option("--tokens", flags->options.tokens, "Batch sizes, e.g. 1,4,16")
                ->delimiter(',')
                ->allow_extra_args(false)
-               ->check(CLI::Range(1, 1 << 20)));
+               ->check(whole_number(1, 1 << 20)));
   with_env(command->add_option("--moe-backend", flags->backends, "Names, or all")
                ->delimiter(',')
                ->allow_extra_args(false));
@@ -177,7 +178,7 @@ void add_bench_moe(CLI::App& app) {
   with_env(command
                ->add_option("--seconds", flags->options.seconds_per_row,
                             "Time spent on a row, at least five runs")
-               ->check(CLI::Range(0.0, 3600.0)));
+               ->check(number_between(0, 3600)));
   with_env(command->add_flag("--warm", flags->warm,
                              "Leave weights in the caches between runs; default: they come from "
                              "memory"));

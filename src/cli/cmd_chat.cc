@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <csignal>
 #include <iostream>
 #include <memory>
@@ -23,14 +24,15 @@ struct ChatFlags {
   SamplingFlags sampling;
 };
 
-volatile std::sig_atomic_t interrupted = 0;
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
 
 // While an answer is generated, Ctrl-C ends the answer instead of the program.
 class InterruptGuard {
  public:
   InterruptGuard() {
-    interrupted = 0;
-    previous_ = std::signal(SIGINT, [](int) { interrupted = 1; });
+    interrupted = false;
+    previous_ = std::signal(SIGINT, [](int) { interrupted = true; });
   }
   ~InterruptGuard() { std::signal(SIGINT, previous_); }
   InterruptGuard(const InterruptGuard&) = delete;
@@ -40,9 +42,19 @@ class InterruptGuard {
   void (*previous_)(int);
 };
 
+// The next line of stdin without its end: "\n", "\r\n" from files and pipes of other systems.
+bool read_line(std::string& line) {
+  if (!std::getline(std::cin, line)) return false;
+  if (line.ends_with('\r')) line.pop_back();
+  return true;
+}
+
 void chat(const ChatFlags& flags) {
-  Session session = open_session(flags.model, flags.machine, WithTokenizer::kYes);
+  Session session;
+  const GenerationDefaults defaults =
+      open_for_generation(session, flags.model, flags.machine, flags.sampling);
   Conversation conversation(session.checkpoint->directory());
+  reload_model(session, flags.machine);
   const auto restart = [&] {
     conversation.clear();
     if (!flags.system.empty()) conversation.add("system", flags.system);
@@ -52,22 +64,22 @@ void chat(const ChatFlags& flags) {
   if (terminal) fmt::print(stderr, "/clear forgets the conversation, /exit or Ctrl-D ends it.\n");
   for (std::string line;;) {
     if (terminal) fmt::print(stderr, "> ");
-    if (!std::getline(std::cin, line) || line == "/exit") break;
+    if (!read_line(line) || line == "/exit") break;
     if (line.empty()) continue;
     if (line == "/clear") {
       restart();
       continue;
     }
     conversation.add("user", line);
-    const GenerateRequest request =
-        make_request(flags.sampling, session.checkpoint->generation_config(),
-                     session.model->config(), session.tokenizer->encode(conversation.prompt()));
+    GenerateRequest request = make_request(flags.sampling, defaults, session.model->config(),
+                                           session.tokenizer->encode(conversation.prompt()));
+    request.cancel = &interrupted;
     const InterruptGuard guard;
     const GenerateResult result =
         generate(*session.model, session.tokenizer.get(), request, [](const std::string& piece) {
           fmt::print("{}", piece);
           std::fflush(stdout);
-          return interrupted == 0;
+          return true;
         });
     conversation.add("assistant", result.text);
     fmt::print("\n");

@@ -13,6 +13,8 @@
 #include "cli/session.h"
 #include "cli/table.h"
 #include "cli/tensor_io.h"
+#include "engine/finite.h"
+#include "engine/generator.h"
 
 namespace moe4::cli {
 namespace {
@@ -73,13 +75,19 @@ std::vector<float> normalised(std::vector<float> rows, int64_t width) {
   return rows;
 }
 
-std::vector<ExpertsCase> make_cases(Model& model, const HiddenStates& hidden) {
+std::string experts_of(const std::string& label, int64_t layer) {
+  return fmt::format("{}, experts of layer {},", label, layer);
+}
+
+std::vector<ExpertsCase> make_cases(Model& model, const std::string& label,
+                                    const HiddenStates& hidden) {
   std::vector<ExpertsCase> cases;
   for (const MoeLayerPlan& plan : model.moe_plan()) {
     const std::vector<float>& before =
         plan.layer == 0 ? hidden.embed : hidden.layers[plan.layer - 1];
     ExpertsCase one{.layer = plan.layer, .x = normalised(before, model.config().hidden_size)};
     model.run_experts(one.layer, one.x, one.ids, one.weights, one.y);
+    require_finite_rows(experts_of(label, one.layer), one.y, model.config().hidden_size);
     cases.push_back(std::move(one));
   }
   return cases;
@@ -97,6 +105,7 @@ Subject measure(Model& model, const std::string& label,
     std::vector<float> logits;
     HiddenStates hidden;
     model.forward(row, *state, LogitsFor::kAllTokens, logits, first ? &hidden : nullptr);
+    require_finite_logits(model, row, logits, 0, label + ", row " + std::to_string(done));
     const std::span<const float> reference =
         base != nullptr ? std::span<const float>(base->logits[done]) : std::span<const float>();
     const LogitsComparison part = compare_logits(logits, reference, row, model.config().vocab_size);
@@ -105,7 +114,7 @@ Subject measure(Model& model, const std::string& label,
     subject.total.same_argmax += part.same_argmax;
     subject.total.positions += part.positions;
     if (first) {
-      if (base == nullptr) cases = make_cases(model, hidden);
+      if (base == nullptr) cases = make_cases(model, label, hidden);
       subject.residual = std::move(hidden.layers);
     }
     if (base == nullptr) subject.logits.push_back(std::move(logits));
@@ -118,13 +127,14 @@ Subject measure(Model& model, const std::string& label,
   for (ExpertsCase& one : cases) {
     std::vector<float> y;
     model.run_experts(one.layer, one.x, one.ids, one.weights, y);
+    require_finite_rows(experts_of(label, one.layer), y, model.config().hidden_size);
     subject.experts_error.push_back(relative_error(y, one.y));
   }
   return subject;
 }
 
 double perplexity_of(const Subject& subject) {
-  return std::exp(-subject.total.log_likelihood / static_cast<double>(subject.total.positions));
+  return perplexity_from(subject.total.log_likelihood, subject.total.positions);
 }
 
 void print_json(const std::vector<Subject>& subjects, const std::vector<ExpertsCase>& cases) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/number_flags.h"
 #include "cli/plan_report.h"
 #include "cli/progress.h"
 #include "cli/session.h"
@@ -65,7 +66,7 @@ void add_eval(CLI::App& app) {
   command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
   add_token_source(*command, flags->source);
   with_env(command->add_option("--chunk", flags->chunk, "Tokens a forward pass")
-               ->check(CLI::Range(1, 1 << 20)));
+               ->check(whole_number(1, 1 << 20)));
   add_machine_flags(*command, flags->machine);
   with_env(command->add_flag("--json", flags->json, "One JSON object on stdout"));
   command->callback([flags] { eval(*flags); });

@@ -6,8 +6,10 @@
 
 #include "checkpoint/safetensors_writer.h"
 #include "cli/commands.h"
+#include "cli/number_flags.h"
 #include "cli/session.h"
 #include "cli/tensor_io.h"
+#include "engine/finite.h"
 
 namespace moe4::cli {
 namespace {
@@ -36,7 +38,11 @@ void experts(const ExpertsFlags& flags) {
     ids = read_ids(*input, "topk_ids", tokens, top_k);
     weights = read_floats(*input, "topk_weights", tokens, top_k);
   }
+  require_finite_rows("x", x, config.hidden_size, flags.in);
+  require_finite_rows("topk_weights", weights, top_k, flags.in);
   session.model->run_experts(flags.layer, x, ids, weights, y);
+  require_finite_rows("topk_weights", weights, top_k);
+  require_finite_rows("y", y, config.hidden_size);
   const NamedTensor results[] = {{"y", {y.data(), DType::kF32, {tokens, config.hidden_size}}},
                                  {"topk_ids", {ids.data(), DType::kI32, {tokens, top_k}}},
                                  {"topk_weights", {weights.data(), DType::kF32, {tokens, top_k}}}};
@@ -52,7 +58,7 @@ void add_experts(CLI::App& app) {
   command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
   with_env(command->add_option("--layer", flags->layer, "Layer, from 0")
                ->required()
-               ->check(CLI::NonNegativeNumber));
+               ->check(whole_number(0)));
   with_env(command
                ->add_option("--in", flags->in,
                             "Safetensors file: x [T, H]; optional topk_ids [T, k] i32 and "

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/session.h"
 #include "cli/tensor_io.h"
+#include "engine/finite.h"
 
 namespace moe4::cli {
 namespace {
@@ -34,6 +35,7 @@ void forward(const ForwardFlags& flags) {
   HiddenStates hidden;
   session.model->forward(ids, *state, LogitsFor::kAllTokens, logits,
                          flags.hidden ? &hidden : nullptr);
+  require_finite_logits(*session.model, ids, logits, 0);
   std::vector<NamedTensor> tensors = {{"logits", matrix(logits, config.vocab_size)}};
   if (flags.hidden) {
     tensors.push_back({"hidden.embed", matrix(hidden.embed, config.hidden_size)});
@@ -48,6 +50,10 @@ void forward(const ForwardFlags& flags) {
       const int64_t experts = static_cast<int64_t>(of_layer.size() / ids.size());
       tensors.push_back({fmt::format("router.layer{}.logits", layer), matrix(of_layer, experts)});
     }
+  }
+  for (const auto& [name, view] : tensors) {
+    require_finite_rows(name, {static_cast<const float*>(view.data), size_t(view.num_elements())},
+                        view.dim(1));
   }
   write_safetensors(flags.out, tensors);
 }

@@ -24,11 +24,16 @@ struct RunFlags {
   SamplingFlags sampling;
 };
 
-void print_json(const Session& session, const GenerateResult& result, const Speed& speed) {
+void print_json(const Session& session, const GenerationDefaults& defaults,
+                const GenerateResult& result, const Speed& speed) {
+  nlohmann::ordered_json stop_tokens = nlohmann::ordered_json::array();
+  for (const StopToken& token : defaults.stop_tokens)
+    stop_tokens.push_back({{"id", token.id}, {"text", token.text}, {"from", token.sources}});
   const nlohmann::ordered_json json = {
       {"text", result.text},
       {"tokens", result.tokens},
       {"stop_reason", to_string(result.reason)},
+      {"stop_tokens", std::move(stop_tokens)},
       {"prompt_tokens", result.prompt_tokens},
       {"prompt_tokens_per_second", speed.prompt_tokens_per_second},
       {"generation_tokens_per_second", speed.generation_tokens_per_second},
@@ -44,18 +49,21 @@ void print_json(const Session& session, const GenerateResult& result, const Spee
 }
 
 void run(const RunFlags& flags) {
-  Session session = open_session(flags.model, flags.machine, WithTokenizer::kYes);
+  // What can be wrong without the weights is found before they are loaded.
+  Session session;
+  const GenerationDefaults defaults =
+      open_for_generation(session, flags.model, flags.machine, flags.sampling);
   std::string prompt = flags.prompt;
   if (flags.chat) {
     Conversation conversation(session.checkpoint->directory());
     conversation.add("user", flags.prompt);
     prompt = conversation.prompt();
   }
-  const GenerateRequest request =
-      make_request(flags.sampling, session.checkpoint->generation_config(), session.model->config(),
-                   session.tokenizer->encode(prompt));
-  if (request.prompt.empty())
+  if (prompt.empty())
     throw Error(ErrorCode::kUsage, "--prompt is empty: there is nothing to continue");
+  const GenerateRequest request = make_request(
+      flags.sampling, defaults, session.checkpoint->config(), session.tokenizer->encode(prompt));
+  reload_model(session, flags.machine);
   const auto stream = [&](const std::string& piece) {
     fmt::print("{}", piece);
     std::fflush(stdout);
@@ -69,7 +77,7 @@ void run(const RunFlags& flags) {
       one_memory && !flags.machine.quiet ? measure_memory(*session.threads) : 0;
   const Speed speed = measure_speed(result, session.model->bytes_per_token(), memory_gbs);
   if (flags.json) {
-    print_json(session, result, speed);
+    print_json(session, defaults, result, speed);
     return;
   }
   fmt::print("\n");

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/number_flags.h"
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "synth/synth.h"
@@ -39,13 +40,18 @@ void add_synth(CLI::App& app) {
                             fmt::format("One of {}", fmt::join(synth_presets(), ", ")))
                ->required());
   command->add_option("OUT", flags->out, "Folder to create")->required();
-  with_env(command->add_option("--layers", flags->options.num_layers,
-                               "Fewer or more layers (0: the preset's own)"));
-  with_env(command->add_option("--experts", flags->options.num_experts,
-                               "Experts a layer (0: the preset's own)"));
+  with_env(command
+               ->add_option("--layers", flags->options.num_layers,
+                            "Fewer or more layers (0: the preset's own)")
+               ->check(whole_number(0, 1 << 20)));
+  with_env(command
+               ->add_option("--experts", flags->options.num_experts,
+                            "Experts a layer (0: the preset's own)")
+               ->check(whole_number(0, 1 << 20)));
   with_env(command->add_option("--format", flags->format,
                                "modelopt-mixed, modelopt or compressed-tensors"));
-  with_env(command->add_option("--seed", flags->options.seed, "Other weights"));
+  with_env(command->add_option("--seed", flags->options.seed, "Other weights")
+               ->check(whole_number_64()));
   command->callback([flags] { synth(*flags); });
 }
 

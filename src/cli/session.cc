@@ -31,6 +31,30 @@ void reload_model(Session& session, const MachineFlags& flags) {
   session.notes.clear();
 }
 
+GenerationDefaults open_for_generation(Session& session, const std::string& path,
+                                       const MachineFlags& flags, const SamplingFlags& sampling) {
+  check_sampling_flags(sampling);
+  open_checkpoint(session, path, flags, WithTokenizer::kYes);
+  GenerationDefaults defaults = read_generation_defaults(
+      session.checkpoint->directory(), *session.tokenizer, session.checkpoint->config().vocab_size);
+  keep_notes(session, defaults.notes, flags);
+  if (flags.quiet) return defaults;
+  for (const std::string& line : flags_without_effect(sampling, defaults))
+    session.notes += "note: " + line + "\n";
+  session.notes += fmt::format("stop tokens: {}{}\n", to_string(defaults.stop_tokens),
+                               sampling.ignore_eos ? "; ignored" : "");
+  return defaults;
+}
+
+void keep_notes(Session& session, const std::vector<CheckpointNote>& notes,
+                const MachineFlags& flags) {
+  if (flags.quiet) return;
+  for (const CheckpointNote& note : notes) {
+    if (note.level != CheckpointNote::Level::kWarning) continue;
+    session.notes += fmt::format("note: {}: {}\n", note.where, note.message);
+  }
+}
+
 void open_checkpoint(Session& session, const std::string& path, const MachineFlags& flags,
                      WithTokenizer tokenizer) {
   use_cpu_isa(flags.cpu_isa);
@@ -41,12 +65,8 @@ void open_checkpoint(Session& session, const std::string& path, const MachineFla
   session.checkpoint = Checkpoint::open(path);
   if (tokenizer == WithTokenizer::kYes)
     session.tokenizer = Tokenizer::load(session.checkpoint->directory());
-  if (flags.quiet) return;
-  session.notes += threads_note(flags.threads);
-  for (const CheckpointNote& note : session.checkpoint->notes()) {
-    if (note.level != CheckpointNote::Level::kWarning) continue;
-    session.notes += fmt::format("note: {}: {}\n", note.where, note.message);
-  }
+  if (!flags.quiet) session.notes += threads_note(flags.threads);
+  keep_notes(session, session.checkpoint->notes(), flags);
 }
 
 Session open_session(const std::string& path, const MachineFlags& flags, WithTokenizer tokenizer) {

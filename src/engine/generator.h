@@ -1,6 +1,7 @@
 // Generation of one sequence: chunked prefill, decode, sampling, stopping.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,13 +18,23 @@ namespace moe4 {
 struct GenerateRequest {
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 128;
+  /// Stop tokens are never chosen, and stop strings not looked for, in the first so many tokens.
+  int64_t min_new_tokens = 0;
+  int64_t context = 0;  ///< most tokens of prompt and answer; 0: what the model was made for
   SamplingParams sampling;
   std::vector<int32_t> stop_token_ids;    ///< end tokens of the model and of the request
   std::vector<std::string> stop_strings;  ///< cut from the text
   bool ignore_eos = false;                ///< go on past stop_token_ids (benchmarks)
   int64_t prefill_chunk = 256;
+  /// Looked at before every forward pass: true ends the request. May be null; of the caller.
+  const std::atomic<bool>* cancel = nullptr;
 };
 
+/// Most tokens of prompt and answer: `asked` (0: no wish), bounded by the model's own limit.
+int64_t context_limit(const ModelConfig& config, int64_t asked);
+
+/// kContextFull: the answer ended where prompt and answer reached the context, short of
+/// max_new_tokens.
 enum class StopReason { kLength, kStopToken, kStopString, kContextFull, kCancelled };
 
 struct GenerateResult {
@@ -39,8 +50,8 @@ struct GenerateResult {
 using TextCallback = std::function<bool(const std::string& piece)>;
 
 /// Runs one request. `tokenizer` may be null when only ids are wanted (no stop strings then).
-/// Throws Error(kUsage) for an empty prompt, one that fills the model's context, or parameters out
-/// of range.
+/// Throws Error(kUsage) for an empty prompt, one that leaves no room for an answer in the context,
+/// or parameters out of range; Error(kBadInput) when the model's numbers are not finite.
 GenerateResult generate(Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
                         const TextCallback& on_text = {});
 
@@ -51,8 +62,12 @@ struct PerplexityResult {
   double seconds = 0;
 };
 
+/// exp(-log_likelihood / predictions). Throws Error(kBadInput) when that is no finite number.
+double perplexity_from(double log_likelihood, int64_t predictions);
+
 /// Scores rows of token ids, each by itself (HF convention: token i+1 from tokens 0..i).
-/// progress(done, total) in tokens.
+/// progress(done, total) in tokens. Throws Error(kBadInput) naming row and token when the model's
+/// numbers are not finite.
 PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>>& rows,
                             int64_t chunk = 512,
                             const std::function<void(int64_t, int64_t)>& progress = {});

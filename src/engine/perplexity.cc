@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "engine/finite.h"
 #include "engine/generator.h"
 
 namespace moe4 {
@@ -13,13 +14,25 @@ namespace {
 constexpr int64_t kMaxLogitBytes = int64_t{128} << 20;
 
 double log_probability(std::span<const float> logits, int32_t token) {
-  const float top = *std::max_element(logits.begin(), logits.end());
+  const double top = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
-  for (float logit : logits) sum += std::exp(static_cast<double>(logit - top));
-  return static_cast<double>(logits[token] - top) - std::log(sum);
+  for (float logit : logits) sum += std::exp(logit - top);
+  return logits[token] - top - std::log(sum);
 }
 
 }  // namespace
+
+double perplexity_from(double log_likelihood, int64_t predictions) {
+  const double mean = log_likelihood / static_cast<double>(predictions);
+  const double result = std::exp(-mean);
+  if (!std::isfinite(result)) {
+    throw_bad_input({.what = "the perplexity is not finite",
+                     .expected = "a mean log likelihood above -709",
+                     .found = std::to_string(mean),
+                     .hint = "weights of the checkpoint are broken, or values overflow"});
+  }
+  return result;
+}
 
 PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>>& rows,
                             int64_t chunk, const std::function<void(int64_t, int64_t)>& progress) {
@@ -33,13 +46,15 @@ PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>
   PerplexityResult result;
   double sum = 0;
   std::vector<float> logits;
-  for (const auto& row : rows) {
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const std::vector<int32_t>& row = rows[r];
     const auto size = static_cast<int64_t>(row.size());
     if (size >= 2) {
       const auto state = model.new_sequence(size);
       for (int64_t begin = 0; begin < size - 1; begin += chunk) {
         const int64_t n = std::min(chunk, size - 1 - begin);  // the last token predicts nothing
         model.forward(std::span(row).subspan(begin, n), *state, LogitsFor::kAllTokens, logits);
+        require_finite_logits(model, row, logits, begin, "row " + std::to_string(r));
         for (int64_t t = 0; t < n; ++t) {
           const int32_t next = row[begin + t + 1];
           if (next < 0 || next >= vocab) {
@@ -60,7 +75,7 @@ PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>
     throw_bad_input({.what = "nothing to score", .expected = "a row of at least two tokens"});
   }
   result.mean_log_likelihood = sum / static_cast<double>(result.predictions);
-  result.perplexity = std::exp(-result.mean_log_likelihood);
+  result.perplexity = perplexity_from(sum, result.predictions);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

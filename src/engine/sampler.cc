@@ -1,39 +1,53 @@
 // Choice of the next token.
 #include "engine/sampler.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
-#include <string>
+#include <limits>
 
 #include "base/error.h"
 
 namespace moe4 {
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
+
 void check(const SamplingParams& p) {
-  const auto refuse = [](const char* what, double value, const char* expected) {
-    throw Error(ErrorCode::kUsage,
-                std::string(what) + " is " + std::to_string(value) + ": expected " + expected);
+  const auto require = [](bool good, const char* what, double value, const char* expected) {
+    if (good) return;
+    throw Error(ErrorCode::kUsage, fmt::format("{} is {}: expected {}", what, value, expected));
   };
-  if (!(p.temperature >= 0) || std::isinf(p.temperature)) {
-    refuse("temperature", p.temperature, "a number from 0 (greedy) up");
-  }
-  if (p.top_k < 0) refuse("top_k", static_cast<double>(p.top_k), "0 (off) or a positive number");
-  if (!(p.top_p > 0 && p.top_p <= 1)) refuse("top_p", p.top_p, "above 0, at most 1");
-  if (!(p.min_p >= 0 && p.min_p <= 1)) refuse("min_p", p.min_p, "0 (off) to 1");
-  if (!(p.repetition_penalty > 0)) {
-    refuse("repetition_penalty", p.repetition_penalty, "a positive number, 1 is off");
-  }
+  require(p.temperature >= 0 && p.temperature < kInfinity, "temperature", p.temperature,
+          "a number from 0 (greedy) up");
+  require(p.top_k >= 0, "top_k", static_cast<double>(p.top_k), "0 (off) or a positive number");
+  require(p.top_p >= 0 && p.top_p <= 1, "top_p", p.top_p, "0 to 1 (off)");
+  require(p.min_p >= 0 && p.min_p <= 1, "min_p", p.min_p, "0 (off) to 1");
+  require(p.repetition_penalty > 0 && p.repetition_penalty < kInfinity, "repetition_penalty",
+          p.repetition_penalty, "a positive number, 1 is off");
+  require(std::abs(p.presence_penalty) < kInfinity, "presence_penalty", p.presence_penalty,
+          "a number, 0 is off");
+  require(std::abs(p.frequency_penalty) < kInfinity, "frequency_penalty", p.frequency_penalty,
+          "a number, 0 is off");
 }
 
-void check_not_nan(std::span<const float> logits) {
-  bool nan = false;
-  for (const float logit : logits) nan |= std::isnan(logit);
-  if (!nan) return;
-  const auto at = std::find_if(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
-  throw Error(ErrorCode::kBadInput,
-              "logit " + std::to_string(at - logits.begin()) +
-                  " is not a number: weights of the checkpoint are broken or overflow");
+void check_logits(std::span<const float> logits) {
+  bool bad = false;
+  for (const float logit : logits) bad |= !(logit <= kLargest);
+  if (!bad) return;
+  const auto at =
+      std::find_if(logits.begin(), logits.end(), [](float x) { return !(x <= kLargest); });
+  throw Error(
+      ErrorCode::kBadInput,
+      fmt::format("logit {} is {}: weights of the checkpoint are broken, or values overflow",
+                  at - logits.begin(), *at));
+}
+
+[[noreturn]] void nothing_left() {
+  throw Error(ErrorCode::kUsage,
+              "every token is ruled out: no logit above -inf is left to choose from");
 }
 
 // The first of the largest logits; a loop without a dependence from one element to the next.
@@ -47,30 +61,82 @@ int32_t largest(std::span<const float> logits) {
   }
   for (; i < logits.size(); ++i) most[0] = std::max(most[0], logits[i]);
   const float max = *std::max_element(most, most + kLanes);
+  if (max == -kInfinity) nothing_left();
   return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
 }
 
-template <typename Candidate>
-double weight(const Candidate& c, float max_logit) {
-  return std::exp(static_cast<double>(c.logit) - max_logit);
+}  // namespace
+
+void check_sampling_params(const SamplingParams& params, int64_t vocab_size) {
+  check(params);
+  for (const LogitBias& entry : params.logit_bias) {
+    if (entry.id < 0 || entry.id >= vocab_size) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("logit_bias names token {}: expected 0 to {}, the model's vocabulary",
+                              entry.id, vocab_size - 1));
+    }
+    if (!std::isfinite(entry.bias)) {
+      throw Error(ErrorCode::kUsage, fmt::format("logit_bias of token {} is {}: expected a number",
+                                                 entry.id, entry.bias));
+    }
+  }
 }
 
-}  // namespace
+int32_t draw(std::span<const TokenProbability> distribution, double u) {
+  MOE4_CHECK(!distribution.empty());
+  for (const TokenProbability& entry : distribution) {
+    u -= entry.probability;
+    if (u < 0) return entry.id;
+  }
+  // Rounding left nothing: the likeliest.
+  return std::max_element(
+             distribution.begin(), distribution.end(),
+             [](const auto& a, const auto& b) { return a.probability < b.probability; })
+      ->id;
+}
 
 // Larger logits first; among equals the lower id.
 bool Sampler::before(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-void Sampler::penalize_repetition(std::span<const int32_t> history, float penalty) {
-  if (penalty == 1.0f) return;
-  seen_.assign(candidates_.size(), false);
-  for (const int32_t id : history) {
-    if (id < 0 || id >= static_cast<int32_t>(candidates_.size()) || seen_[id]) continue;
-    seen_[id] = true;
-    float& logit = candidates_[id].logit;
-    logit = logit < 0 ? logit * penalty : logit / penalty;
+// Not normalised; in double, where no temperature makes a difference of logits overflow.
+double Sampler::weight(const Candidate& c) const {
+  return std::exp((static_cast<double>(c.logit) - max_logit_) / temperature_);
+}
+
+// candidates_[i] is token i still.
+void Sampler::penalize(const SamplingHistory& history, const SamplingParams& params) {
+  for (const int32_t id : history.forbidden) {
+    if (id >= 0 && id < static_cast<int32_t>(candidates_.size()))
+      candidates_[id].logit = -kInfinity;
   }
+  for (const LogitBias& entry : params.logit_bias) candidates_[entry.id].logit += entry.bias;
+  if (params.repetition_penalty == 1.0f && params.presence_penalty == 0.0f &&
+      params.frequency_penalty == 0.0f)
+    return;
+  uses_.resize(candidates_.size());
+  touched_.reserve(candidates_.size());
+  for (size_t i = 0; i < history.tokens.size(); ++i) {
+    const int32_t id = history.tokens[i];
+    if (id < 0 || id >= static_cast<int32_t>(candidates_.size())) continue;
+    if (uses_[id] == 0) {
+      touched_.push_back(id);
+      uses_[id] = 1;
+    }
+    if (i >= history.prompt_tokens) ++uses_[id];
+  }
+  for (const int32_t id : touched_) {
+    float& logit = candidates_[id].logit;
+    logit = logit < 0 ? logit * params.repetition_penalty : logit / params.repetition_penalty;
+    if (const int32_t generated = uses_[id] - 1; generated > 0) {
+      logit -= params.frequency_penalty * static_cast<float>(generated);
+      logit -= params.presence_penalty;
+    }
+    logit = std::min(logit, kLargest);  // a small penalty of a huge logit
+    uses_[id] = 0;
+  }
+  touched_.clear();
 }
 
 // Keeps the k best and everything that equals the k-th.
@@ -82,10 +148,10 @@ void Sampler::keep_top_k(int64_t k) {
 }
 
 // Keeps candidates, best first, while those before them have less than top_p of the probability.
-void Sampler::keep_top_p(float top_p, float max_logit) {
-  if (top_p >= 1.0f) return;
+void Sampler::keep_top_p(double top_p) {
+  if (top_p >= 1.0) return;
   double total = 0;
-  for (const Candidate& c : candidates_) total += weight(c, max_logit);
+  for (const Candidate& c : candidates_) total += weight(c);
   // Sorting a vocabulary is slow and the mass sits in a few tokens: sort a growing head.
   double mass = 0;
   size_t sorted = 0, kept = 0;
@@ -96,42 +162,65 @@ void Sampler::keep_top_p(float top_p, float max_logit) {
                       before);
     sorted = end;
     while (kept < sorted && (kept == 0 || mass < top_p * total)) {
-      mass += weight(candidates_[kept++], max_logit);
+      mass += weight(candidates_[kept++]);
     }
   }
   candidates_.resize(kept);
 }
 
-int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
-                        const SamplingParams& params, std::mt19937_64& rng) {
-  check(params);
-  check_not_nan(logits);
+std::span<const TokenProbability> Sampler::distribution(std::span<const float> logits,
+                                                        const SamplingHistory& history,
+                                                        const SamplingParams& params) {
   MOE4_CHECK(!logits.empty());
-  if (params.temperature == 0.0f && params.repetition_penalty == 1.0f) return largest(logits);
+  check(params);
+  check_logits(logits);
+  const bool edited = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+                      params.frequency_penalty != 0.0f || !params.logit_bias.empty() ||
+                      !history.forbidden.empty();
+  if (params.temperature == 0.0f && !edited) {
+    distribution_.assign(1, {largest(logits), 1.0});
+    return distribution_;
+  }
+  check_sampling_params(params, static_cast<int64_t>(logits.size()));
   candidates_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {logits[i], static_cast<int32_t>(i)};
-  penalize_repetition(history, params.repetition_penalty);
+  if (edited) penalize(history, params);
   const Candidate best = *std::min_element(candidates_.begin(), candidates_.end(), before);
-  if (params.temperature == 0.0f) return best.id;
+  if (best.logit == -kInfinity) nothing_left();
+  if (params.temperature == 0.0f) {
+    distribution_.assign(1, {best.id, 1.0});
+    return distribution_;
+  }
 
-  for (Candidate& c : candidates_) c.logit /= params.temperature;
-  const float max_logit = best.logit / params.temperature;
-  keep_top_k(params.top_k);
-  keep_top_p(params.top_p, max_logit);
+  temperature_ = params.temperature;
+  max_logit_ = best.logit;
+  std::erase_if(candidates_, [](const Candidate& c) { return c.logit == -kInfinity; });
   if (params.min_p > 0) {
-    std::erase_if(candidates_,
-                  [&](const Candidate& c) { return weight(c, max_logit) < params.min_p; });
+    const double least = params.min_p;
+    std::erase_if(candidates_, [&](const Candidate& c) { return weight(c) < least; });
   }
-
+  keep_top_k(params.top_k);
+  keep_top_p(params.top_p);
+  // Selection leaves an order that is the library's business; draws go by id.
+  const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+  if (!std::is_sorted(candidates_.begin(), candidates_.end(), by_id))
+    std::sort(candidates_.begin(), candidates_.end(), by_id);
   double total = 0;
-  for (const Candidate& c : candidates_) total += weight(c, max_logit);
-  // 53 random bits: the same number on every platform, unlike the standard distributions.
-  double rest = static_cast<double>(rng() >> 11) * 0x1p-53 * total;
-  for (const Candidate& c : candidates_) {
-    rest -= weight(c, max_logit);
-    if (rest < 0) return c.id;
+  distribution_.resize(candidates_.size());
+  for (size_t i = 0; i < candidates_.size(); ++i) {
+    distribution_[i] = {candidates_[i].id, weight(candidates_[i])};
+    total += distribution_[i].probability;
   }
-  return best.id;  // rounding left nothing
+  for (TokenProbability& entry : distribution_) entry.probability /= total;
+  return distribution_;
+}
+
+int32_t Sampler::sample(std::span<const float> logits, const SamplingHistory& history,
+                        const SamplingParams& params, std::mt19937_64& rng) {
+  const auto left = distribution(logits, history, params);
+  if (params.temperature == 0.0f) return left.front().id;
+  // 53 random bits: the same number on every platform, unlike the standard distributions.
+  return draw(left, static_cast<double>(rng() >> 11) * 0x1p-53);
 }
 
 }  // namespace moe4

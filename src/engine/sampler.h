@@ -8,24 +8,59 @@
 
 namespace moe4 {
 
+struct LogitBias {
+  int32_t id = 0;
+  float bias = 0.0f;
+};
+
 struct SamplingParams {
   float temperature = 0.0f;  ///< 0: greedy
   int64_t top_k = 0;         ///< 0: off
   float top_p = 1.0f;
   float min_p = 0.0f;
-  float repetition_penalty = 1.0f;
+  float repetition_penalty = 1.0f;  ///< of tokens in the prompt or generated
+  float presence_penalty = 0.0f;    ///< off the logit of every generated token, once
+  float frequency_penalty = 0.0f;   ///< off it for every time that it was generated
+  std::vector<LogitBias> logit_bias;
   uint64_t seed = 0;
 };
+
+/// Throws Error(kUsage) naming the parameter that is out of range; `vocab_size` bounds the ids of
+/// logit_bias.
+void check_sampling_params(const SamplingParams& params, int64_t vocab_size);
+
+/// The sequence so far. Spans are of the caller.
+struct SamplingHistory {
+  std::span<const int32_t> tokens;     ///< prompt, then what was generated
+  size_t prompt_tokens = 0;            ///< how many of them are the prompt
+  std::span<const int32_t> forbidden;  ///< never chosen: stop tokens that may not come yet
+};
+
+struct TokenProbability {
+  int32_t id = 0;
+  double probability = 0;
+};
+
+/// The token that holds the point `u` in [0, 1) of the cumulative distribution, entries in order.
+int32_t draw(std::span<const TokenProbability> distribution, double u);
 
 /// Keeps its working memory: after the first call with a vocabulary it allocates nothing.
 class Sampler {
  public:
-  /// Picks the next token from logits [V]; `history` is for the repetition penalty. Filters apply
-  /// in the order of transformers: repetition penalty, temperature, top-k (ties with the k-th
-  /// stay), top-p, min-p. Greedy ties go to the lowest id. Deterministic for a given rng state.
-  /// Throws Error(kBadInput) for a NaN logit and Error(kUsage) for parameters out of range.
-  int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
+  /// Picks the next token from logits [V], in the order of vLLM: forbidden tokens and logit_bias,
+  /// repetition, frequency and presence penalty, temperature, min-p, top-k (ties with the k-th
+  /// stay), top-p. Greedy ties go to the lowest id. A logit of -inf is a token that is never
+  /// chosen. Deterministic for a given rng state; a greedy choice leaves the rng as it is.
+  /// Throws Error(kBadInput) for a NaN or +inf logit and Error(kUsage) for parameters out of range
+  /// or when every token is ruled out.
+  int32_t sample(std::span<const float> logits, const SamplingHistory& history,
                  const SamplingParams& params, std::mt19937_64& rng);
+
+  /// What sample() draws from: the tokens left, ascending by id, their probabilities adding up to
+  /// 1. A greedy choice is one token. Valid until the next call.
+  std::span<const TokenProbability> distribution(std::span<const float> logits,
+                                                 const SamplingHistory& history,
+                                                 const SamplingParams& params);
 
  private:
   struct Candidate {
@@ -34,18 +69,16 @@ class Sampler {
   };
 
   static bool before(const Candidate& a, const Candidate& b);
-  void penalize_repetition(std::span<const int32_t> history, float penalty);
+  void penalize(const SamplingHistory& history, const SamplingParams& params);
   void keep_top_k(int64_t k);
-  void keep_top_p(float top_p, float max_logit);
+  void keep_top_p(double top_p);
+  double weight(const Candidate& c) const;
 
+  double temperature_ = 1, max_logit_ = 0;
   std::vector<Candidate> candidates_;
-  std::vector<bool> seen_;
+  std::vector<int32_t> uses_;     // [V]: 0, or 1 + times generated; all 0 between calls
+  std::vector<int32_t> touched_;  // ids with uses_ > 0
+  std::vector<TokenProbability> distribution_;
 };
-
-/// Sampler::sample() once.
-inline int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
-                      const SamplingParams& params, std::mt19937_64& rng) {
-  return Sampler().sample(logits, history, params, rng);
-}
 
 }  // namespace moe4

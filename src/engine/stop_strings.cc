@@ -10,11 +10,15 @@ StopStrings::StopStrings(const std::vector<std::string>& strings) : strings_(str
   std::erase(strings_, "");
 }
 
-std::string StopStrings::push(const std::string& text) {
+std::string StopStrings::push(const std::string& text, bool may_stop) {
   if (found_) return "";
   pending_ += text;
+  if (!may_stop) passed_ = pending_.size();
   size_t cut = std::string::npos;
-  for (const std::string& stop : strings_) cut = std::min(cut, pending_.find(stop));
+  for (const std::string& stop : strings_) {
+    const size_t first = passed_ >= stop.size() ? passed_ - stop.size() + 1 : 0;
+    cut = std::min(cut, pending_.find(stop, first));
+  }
   if (cut != std::string::npos) {
     found_ = true;
     std::string shown = pending_.substr(0, cut);
@@ -33,6 +37,7 @@ std::string StopStrings::push(const std::string& text) {
   }
   std::string shown = pending_.substr(0, pending_.size() - held);
   pending_.erase(0, shown.size());
+  passed_ -= std::min(passed_, shown.size());
   return shown;
 }
 

@@ -12,8 +12,9 @@ class StopStrings {
   explicit StopStrings(const std::vector<std::string>& strings);
 
   /// Adds text and returns what can be shown: nothing that may still turn out to begin a stop
-  /// string.
-  std::string push(const std::string& text);
+  /// string. With `may_stop` false no stop string ends in this text; one that begins in it may end
+  /// in the next.
+  std::string push(const std::string& text, bool may_stop = true);
   /// The text held back when generation ends otherwise.
   std::string finish();
   /// A stop string has come; it and what followed were dropped.
@@ -22,6 +23,7 @@ class StopStrings {
  private:
   std::vector<std::string> strings_;
   std::string pending_;
+  size_t passed_ = 0;  // bytes of pending_ in which no stop string may end
   bool found_ = false;
 };
 

@@ -300,13 +300,5 @@ TEST(Activation, WhatTheFamilyMeansBeatsTheWordInTheFile) {
             0);
 }
 
-TEST(Config, GenerationDefaultsSurviveMissingAndNullKeys) {
-  const auto config =
-      parse_generation_config(parse_json(R"({"eos_token_id": 7, "temperature": null})", "F"), "F");
-  EXPECT_EQ(config.eos_token_ids, std::vector<int32_t>{7});
-  EXPECT_EQ(config.temperature, 1.0f);
-  EXPECT_EQ(config.top_p, 1.0f);
-}
-
 }  // namespace
 }  // namespace moe4

@@ -524,7 +524,7 @@ class Generator {
     value(qwen35, "shared_expert_intermediate_size", -1);
     value(qwen35, "rope_theta", 0);
     value(qwen35, "partial_rotary_factor", 2);
-    for (const char* file : {"config.json", "generation_config.json", "hf_quant_config.json"}) {
+    for (const char* file : {"config.json", "hf_quant_config.json"}) {
       const auto text = [&](const std::string& what, const std::string& content) {
         make(qwen3, {fmt::format("{}-{}", file, what), file, ""},
              [&](const fs::path& folder) { write_file(folder / file, content); });
@@ -556,20 +556,6 @@ class Generator {
     }
     make(qwen3, {"config.json-missing", "config.json", ""},
          [](const fs::path& folder) { fs::remove(folder / "config.json"); });
-    const auto generation = [&](const std::string& key, const Json& set) {
-      make_json(qwen3,
-                {fmt::format("generation-{}-{}", key, set.size()) + set.type_name(),
-                 "generation_config.json", key},
-                [&](Json& json) { json[key] = set; });
-    };
-    generation("temperature", "hot");
-    generation("temperature", -1);
-    generation("top_p", 2);
-    generation("top_k", -5);
-    generation("eos_token_id", "x");
-    generation("eos_token_id", Json::array({"x"}));
-    generation("eos_token_id", -1);
-    generation("do_sample", 1);
   }
 
   // Values that are fine by themselves and do not fit the tensors.

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -9,7 +10,9 @@
 #include <string>
 
 #include "checkpoint/safetensors.h"
+#include "checkpoint/safetensors_writer.h"
 #include "support/run_program.h"
+#include "support/scripted_checkpoint.h"
 #include "support/temp_dir.h"
 
 namespace moe4 {
@@ -115,6 +118,74 @@ TEST_F(ModelCommands, EvalScoresTokenRowsAndText) {
   EXPECT_GT(text["predictions"], 8);
   EXPECT_NEAR(text["perplexity"].get<double>(),
               std::exp(-text["mean_log_likelihood"].get<double>()), 1e-6);
+}
+
+TEST_F(ModelCommands, EvalCutsATextIntoRowsOfTheWindow) {
+  testing::write_checkpoint(folder_ / "bytes", {});  // a token a byte
+  const auto eval = [&](const std::string& window, const std::string& text) {
+    std::ofstream(path("text")) << text;
+    return run_json({"eval", path("bytes"), "--text", path("text"), "--window", window});
+  };
+  const std::string twenty = "abcdefghijklmnopqrst";
+  json result = eval("8", twenty);
+  EXPECT_EQ(result["rows"], 3);
+  EXPECT_EQ(result["tokens"], 20);
+  EXPECT_EQ(result["predictions"], 7 + 7 + 3);
+  EXPECT_EQ(eval("20", twenty)["predictions"], 19);
+  EXPECT_EQ(eval("512", twenty)["predictions"], 19);
+  EXPECT_EQ(eval("2", twenty)["predictions"], 10);
+  result = eval("19", twenty);  // one token is left over: nothing to predict
+  EXPECT_EQ(result["rows"], 1);
+  EXPECT_EQ(result["predictions"], 18);
+  EXPECT_EQ(result["tokens"], 19);
+}
+
+TEST_F(ModelCommands, CompareGivesTheDivergenceOfTheOthersFromTheBase) {
+  std::string list;
+  std::vector<int32_t> ids(40);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<int32_t>(i * 7919 % 4000);
+    list += std::to_string(ids[i]) + " ";
+  }
+  std::ofstream(path("ids")) << list;
+  const NamedTensor rows[] = {{"tokens", {ids.data(), DType::kI32, {1, 40}}}};
+  write_safetensors(path("tokens"), rows);
+  // log p [40, 4096] of the next token in float64, from moe4 forward.
+  const auto log_p = [&](const std::string& activations) {
+    EXPECT_EQ(run_program({"forward", kModel, "--ids", path("ids"), "--out", path("logits"),
+                           "--moe-backend", "cpu", "--activations", activations})
+                  .status,
+              0);
+    const auto file = SafetensorsFile::open(path("logits"));
+    const auto* logits = file->tensor("logits").as<float>();
+    std::vector<double> result(logits, logits + 40 * 4096);
+    for (size_t row = 0; row < 40; ++row) {
+      double sum = 0;
+      for (size_t i = 0; i < 4096; ++i) sum += std::exp(result[row * 4096 + i]);
+      for (size_t i = 0; i < 4096; ++i) result[row * 4096 + i] -= std::log(sum);
+    }
+    return result;
+  };
+  const std::vector<double> p = log_p("bf16"), q = log_p("fp4");
+  double forward = 0, backward = 0, likelihood = 0;
+  int64_t same = 0;
+  for (size_t row = 0; row < 39; ++row) {
+    const double *a = p.data() + row * 4096, *b = q.data() + row * 4096;
+    for (size_t i = 0; i < 4096; ++i) {
+      forward += std::exp(a[i]) * (a[i] - b[i]);
+      backward += std::exp(b[i]) * (b[i] - a[i]);
+    }
+    same += std::max_element(a, a + 4096) - a == std::max_element(b, b + 4096) - b;
+    likelihood += b[ids[row + 1]];
+  }
+  ASSERT_GT(std::abs(forward - backward), 1e-3 * forward) << "the directions cannot be told apart";
+  const json result =
+      run_json({"compare", kModel, "--backends", "cpu:bf16,cpu:fp4", "--tokens", path("tokens")});
+  const json& fp4 = result["backends"][1];
+  EXPECT_NEAR(fp4["kl"].get<double>(), forward / 39, 1e-9 + 1e-6 * forward);
+  EXPECT_NEAR(fp4["same_argmax"].get<double>(), static_cast<double>(same) / 39, 1e-12);
+  EXPECT_NEAR(fp4["perplexity"].get<double>(), std::exp(-likelihood / 39),
+              1e-9 * std::exp(-likelihood / 39));
 }
 
 TEST_F(ModelCommands, ForwardWritesLogitsAndHiddenStates) {

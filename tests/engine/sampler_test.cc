@@ -1,15 +1,28 @@
-// Sampling against probabilities worked out by hand.
+// Sampling against probabilities worked out by hand and by a float64 reference.
+#include "engine/sampler.h"
+
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <random>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
-#include "engine/generator.h"
 
 namespace moe4 {
 namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// One draw; the history counts as generated.
+int32_t sample(const std::vector<float>& logits, const std::vector<int32_t>& history,
+               const SamplingParams& params, std::mt19937_64& rng) {
+  return Sampler().sample(logits, {.tokens = history}, params, rng);
+}
 
 // Logits whose softmax is 0.5, 0.25, 0.125, 0.0625, 0.0625, in another order of ids.
 const std::vector<float> kLogits = {std::log(0.125f), std::log(0.5f), std::log(0.0625f),
@@ -126,7 +139,7 @@ TEST(Sampler, NanLogitsAreAnErrorThatSaysSo) {
       FAIL() << "a NaN was taken";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-      EXPECT_NE(std::string(error.what()).find("logit 3 is not a number"), std::string::npos);
+      EXPECT_NE(std::string(error.what()).find("logit 3 is nan"), std::string::npos);
     }
   }
 }
@@ -135,7 +148,11 @@ TEST(Sampler, ParametersOutOfRangeAreUsageErrors) {
   std::mt19937_64 rng(0);
   for (const SamplingParams& params :
        {SamplingParams{.temperature = -1.0f}, SamplingParams{.temperature = 1.0f, .top_k = -1},
-        SamplingParams{.temperature = 1.0f, .top_p = 0.0f},
+        SamplingParams{.temperature = 1.0f, .top_p = -0.1f},
+        SamplingParams{.temperature = kInfinity},
+        SamplingParams{.presence_penalty = std::numeric_limits<float>::quiet_NaN()},
+        SamplingParams{.frequency_penalty = kInfinity}, SamplingParams{.logit_bias = {{5, 1.0f}}},
+        SamplingParams{.logit_bias = {{-1, 1.0f}}}, SamplingParams{.logit_bias = {{0, kInfinity}}},
         SamplingParams{.temperature = 1.0f, .top_p = 1.5f},
         SamplingParams{.temperature = 1.0f, .min_p = 2.0f},
         SamplingParams{.repetition_penalty = 0.0f},
@@ -146,6 +163,198 @@ TEST(Sampler, ParametersOutOfRangeAreUsageErrors) {
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kUsage);
     }
+  }
+}
+
+// The distribution in float64 from first principles: every step on the whole vocabulary, nothing
+// sorted but where the definition says so.
+std::map<int32_t, double> reference(const std::vector<float>& logits,
+                                    const SamplingHistory& history, const SamplingParams& p) {
+  const size_t n = logits.size();
+  std::vector<double> x(logits.begin(), logits.end());
+  for (const int32_t id : history.forbidden) x[id] = -INFINITY;
+  for (const LogitBias& entry : p.logit_bias) x[entry.id] += static_cast<double>(entry.bias);
+  for (size_t id = 0; id < n; ++id) {
+    int in_all = 0, generated = 0;
+    for (size_t i = 0; i < history.tokens.size(); ++i) {
+      if (history.tokens[i] != static_cast<int32_t>(id)) continue;
+      ++in_all;
+      generated += i >= history.prompt_tokens;
+    }
+    const double penalty = p.repetition_penalty;
+    if (in_all > 0) x[id] = x[id] < 0 ? x[id] * penalty : x[id] / penalty;
+    x[id] -= static_cast<double>(p.frequency_penalty) * generated;
+    if (generated > 0) x[id] -= static_cast<double>(p.presence_penalty);
+  }
+  const double top = *std::max_element(x.begin(), x.end());
+  std::vector<double> w(n);
+  for (size_t i = 0; i < n; ++i) w[i] = std::exp((x[i] - top) / static_cast<double>(p.temperature));
+  for (double& weight : w) weight = weight < static_cast<double>(p.min_p) ? 0 : weight;
+  if (p.top_k > 0 && p.top_k < static_cast<int64_t>(n)) {
+    std::vector<double> sorted = w;
+    std::sort(sorted.rbegin(), sorted.rend());
+    for (double& weight : w) weight = weight < sorted[p.top_k - 1] ? 0 : weight;
+  }
+  double total = 0;
+  for (const double weight : w) total += weight;
+  std::vector<double> kept(n, 0);
+  for (size_t i = 0; i < n; ++i) {
+    double before = 0;  // mass of what comes first: larger, or equal with a lower id
+    for (size_t j = 0; j < n; ++j) before += w[j] > w[i] || (w[j] == w[i] && j < i) ? w[j] : 0;
+    if (p.top_p >= 1 || before == 0 || before < static_cast<double>(p.top_p) * total)
+      kept[i] = w[i];
+  }
+  total = 0;
+  for (const double weight : kept) total += weight;
+  std::map<int32_t, double> result;
+  for (size_t i = 0; i < n; ++i) {
+    if (kept[i] > 0) result[static_cast<int32_t>(i)] = kept[i] / total;
+  }
+  return result;
+}
+
+// Settings one by one and together; histories with repetitions, some in the prompt only.
+TEST(SamplerDistribution, IsTheFloat64ReferenceForEverySettingAndTheirCombinations) {
+  std::mt19937 rng(3);
+  const auto uniform = [&] { return static_cast<float>(rng() % 10000) / 10000.0f; };
+  int cases = 0;
+  for (int round = 0; round < 400; ++round) {
+    std::vector<float> logits(40);
+    for (float& logit : logits) logit = 8 * uniform() - 4;
+    if (round % 3 == 0) logits[7] = logits[30] = logits[12];  // ties
+    if (round % 5 == 0) logits[3] = -kInfinity;
+    std::vector<int32_t> tokens(12);
+    for (int32_t& id : tokens) id = static_cast<int32_t>(rng() % 9);
+    const std::vector<int32_t> stops = {5, 39};
+    const SamplingHistory history{
+        .tokens = tokens,
+        .prompt_tokens = rng() % 12,
+        .forbidden = round % 4 == 0 ? std::span(stops) : std::span<const int32_t>()};
+    SamplingParams params{.temperature = 0.1f + 2 * uniform()};
+    if (round & 1) params.repetition_penalty = 0.5f + uniform();
+    if (round & 2) params.presence_penalty = 4 * uniform() - 2;
+    if (round & 4) params.frequency_penalty = 4 * uniform() - 2;
+    if (round & 8) params.logit_bias = {{4, 3.0f}, {20, -100.0f}, {39, 5.0f}};
+    if (round & 16) params.top_k = 1 + static_cast<int64_t>(rng() % 45);
+    if (round & 32) params.top_p = uniform();
+    if (round & 64) params.min_p = uniform() / 4;
+    const auto expected = reference(logits, history, params);
+    Sampler sampler;
+    const auto found = sampler.distribution(logits, history, params);
+    ASSERT_EQ(found.size(), expected.size()) << round;
+    int32_t last = -1;
+    for (const TokenProbability& entry : found) {
+      EXPECT_GT(entry.id, last);
+      last = entry.id;
+      ASSERT_TRUE(expected.contains(entry.id)) << round << " token " << entry.id;
+      EXPECT_NEAR(entry.probability, expected.at(entry.id), 2e-6) << round << " " << entry.id;
+    }
+    ++cases;
+  }
+  EXPECT_EQ(cases, 400);
+}
+
+TEST(SamplerDistribution, WorkingMemoryOfOneCallDoesNotReachTheNext) {
+  const std::vector<float> logits = {1.0f, 1.0f, 1.0f};
+  const std::vector<int32_t> history = {0, 0};
+  Sampler sampler;
+  const SamplingParams params{.temperature = 1.0f, .frequency_penalty = 1.0f};
+  const double first = sampler.distribution(logits, {.tokens = history}, params)[0].probability;
+  EXPECT_EQ(sampler.distribution(logits, {.tokens = history}, params)[0].probability, first);
+  EXPECT_NEAR(sampler.distribution(logits, {}, params)[0].probability, 1.0 / 3, 1e-12);
+}
+
+TEST(SamplerDistribution, DrawIsTheInverseOfTheCumulativeDistribution) {
+  const std::vector<TokenProbability> distribution = {{2, 0.25}, {5, 0.5}, {9, 0.25}};
+  std::map<int32_t, int> counts;
+  constexpr int kGrid = 1000;
+  for (int i = 0; i < kGrid; ++i) ++counts[draw(distribution, (i + 0.5) / kGrid)];
+  EXPECT_EQ(counts, (std::map<int32_t, int>{{2, 250}, {5, 500}, {9, 250}}));
+  EXPECT_EQ(draw(distribution, 0.0), 2);
+  EXPECT_EQ(draw(distribution, 0.25), 5);
+  EXPECT_EQ(draw(distribution, 1.5), 5) << "rounding left nothing: the likeliest";
+}
+
+TEST(SamplerDistribution, SampleDrawsFromItWith53BitsOfTheGenerator) {
+  std::mt19937_64 a(9), b(9);
+  Sampler sampler;
+  const SamplingParams params{.temperature = 0.8f, .top_k = 4};
+  for (int i = 0; i < 100; ++i) {
+    const double u = static_cast<double>(b() >> 11) / 9007199254740992.0;
+    const int32_t expected = draw(sampler.distribution(kLogits, {}, params), u);
+    EXPECT_EQ(sampler.sample(kLogits, {}, params, a), expected);
+  }
+}
+
+TEST(Sampler, AGreedyChoiceSeesBiasPenaltiesAndForbiddenTokens) {
+  const std::vector<float> logits = {3.0f, 2.5f, 2.0f, 1.0f};
+  std::mt19937_64 rng(0);
+  const std::vector<int32_t> once = {0}, twice = {0, 1, 0}, stop = {0};
+  const auto greedy = [&](const SamplingHistory& history, const SamplingParams& params) {
+    return Sampler().sample(logits, history, params, rng);
+  };
+  EXPECT_EQ(greedy({}, {}), 0);
+  EXPECT_EQ(greedy({.forbidden = stop}, {}), 1);
+  EXPECT_EQ(greedy({}, {.logit_bias = {{3, 2.5f}}}), 3);
+  EXPECT_EQ(greedy({}, {.logit_bias = {{0, -100.0f}}}), 1);
+  EXPECT_EQ(greedy({.tokens = once}, {.presence_penalty = 0.6f}), 1);
+  EXPECT_EQ(greedy({.tokens = once, .prompt_tokens = 1}, {.presence_penalty = 0.6f}), 0);
+  EXPECT_EQ(greedy({.tokens = once, .prompt_tokens = 1}, {.frequency_penalty = 2.0f}), 0);
+  EXPECT_EQ(greedy({.tokens = once, .prompt_tokens = 1}, {.repetition_penalty = 2.0f}), 1);
+  // 3 - 2 * 0.9 = 1.2, 2.5 - 0.9 = 1.6, 2.
+  EXPECT_EQ(greedy({.tokens = twice}, {.frequency_penalty = 0.9f}), 2);
+  // A forbidden token stays so whatever its bias.
+  EXPECT_EQ(greedy({.forbidden = stop}, {.logit_bias = {{0, 100.0f}}}), 1);
+}
+
+TEST(Sampler, MinusInfinityIsNeverChosenAndNothingLeftIsAnError) {
+  std::mt19937_64 rng(1);
+  const std::vector<float> one = {-kInfinity, -5.0f, -kInfinity};
+  const std::vector<float> none(3, -kInfinity);
+  const std::vector<float> three(3, 1.0f);
+  const std::vector<int32_t> all = {0, 1, 2};
+  for (const float temperature : {0.0f, 0.01f, 1.0f, 50.0f}) {
+    const SamplingParams params{.temperature = temperature};
+    EXPECT_EQ(sample(one, {}, params, rng), 1);
+    try {
+      sample(none, {}, params, rng);
+      FAIL() << "a token came out of nothing";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    }
+    EXPECT_THROW(Sampler().sample(three, {.forbidden = all}, params, rng), Error);
+  }
+}
+
+TEST(Sampler, PlusInfinityIsAnError) {
+  std::mt19937_64 rng(0);
+  std::vector<float> logits = kLogits;
+  logits[2] = kInfinity;
+  for (const float temperature : {0.0f, 1.0f}) {
+    try {
+      sample(logits, {}, {.temperature = temperature}, rng);
+      FAIL() << "an infinity was taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      EXPECT_NE(std::string(error.what()).find("logit 2 is inf"), std::string::npos);
+    }
+  }
+}
+
+TEST(Sampler, ExtremeLogitsAndTemperaturesStayNumbers) {
+  const float huge = std::numeric_limits<float>::max();
+  const std::vector<float> logits = {huge, huge, -huge, 0.0f};
+  Sampler sampler;
+  for (const float temperature : {1e-38f, 1e-3f, 1.0f, 3e38f}) {
+    double total = 0;
+    const std::vector<int32_t> history = {0};
+    for (const TokenProbability& entry :
+         sampler.distribution(logits, {.tokens = history},
+                              {.temperature = temperature, .repetition_penalty = 0.01f})) {
+      EXPECT_TRUE(std::isfinite(entry.probability));
+      total += entry.probability;
+    }
+    EXPECT_NEAR(total, 1.0, 1e-12) << temperature;
   }
 }
 

@@ -1,0 +1,64 @@
+// Joins what several files say about the end of a turn.
+#include "engine/generation_defaults.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace moe4 {
+
+std::vector<int32_t> GenerationDefaults::stop_token_ids() const {
+  std::vector<int32_t> ids;
+  for (const StopToken& token : stop_tokens) ids.push_back(token.id);
+  return ids;
+}
+
+GenerationDefaults read_generation_defaults(const std::filesystem::path& directory,
+                                            const Tokenizer& tokenizer, int64_t vocab_size) {
+  GenerationDefaults defaults;
+  const auto note = [&](const std::string& where, const std::string& message) {
+    defaults.notes.push_back(
+        {.level = CheckpointNote::Level::kWarning, .where = where, .message = message});
+  };
+  const auto add = [&](int32_t id, const std::string& source) {
+    if (id >= vocab_size) {
+      note(source, fmt::format("end token {} is outside the vocabulary of {}; it is not used", id,
+                               vocab_size));
+      return;
+    }
+    auto& tokens = defaults.stop_tokens;
+    auto found =
+        std::find_if(tokens.begin(), tokens.end(), [&](const StopToken& t) { return t.id == id; });
+    if (found == tokens.end())
+      found = tokens.insert(found, {.id = id, .text = tokenizer.token_bytes(id), .sources = {}});
+    found->sources.push_back(source);
+  };
+
+  defaults.config = read_generation_config(directory, defaults.notes);
+  for (const int32_t id : defaults.config.eos_token_ids) add(id, "generation_config.json");
+  for (const int32_t id : read_config_eos_ids(directory, defaults.notes)) add(id, "config.json");
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    const std::string text = read_eos_token(directory / name, defaults.notes);
+    if (text.empty()) continue;
+    if (const auto id = tokenizer.token_id(text)) {
+      add(*id, name);
+    } else {
+      note(name, fmt::format("eos_token '{}' is not in the vocabulary; it is not used",
+                             printable(text, 80)));
+    }
+  }
+  return defaults;
+}
+
+std::string to_string(const std::vector<StopToken>& stop_tokens) {
+  std::string text;
+  for (const StopToken& token : stop_tokens) {
+    text += fmt::format("{}{} '{}' ({})", text.empty() ? "" : "; ", token.id,
+                        printable(token.text, 80), fmt::join(token.sources, ", "));
+  }
+  return text.empty() ? "none: no file names an end token" : text;
+}
+
+}  // namespace moe4
