@@ -227,7 +227,7 @@ std::string Checkpoint::Impl::expert_module(int64_t layer) const {
 MoeLayerWeights Checkpoint::Impl::stored_moe_layer(int64_t layer) const {
   const auto base = find_experts_module(tensors, layer_prefix(layer));
   if (!base) {
-    refuse_mlx_experts(tensors, layer_prefix);
+    refuse_mlx_experts(tensors, layer_prefix(layer));
     throw_bad_input({.what = "experts are missing",
                      .file = tensors.main_file().string(),
                      .tensor = "tensor " + expert_module(layer) + ".weight",
