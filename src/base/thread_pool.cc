@@ -99,9 +99,8 @@ void ThreadPool::stop() {
     std::lock_guard lock(mutex_);
     stop_.store(true, std::memory_order_relaxed);
     generation_.fetch_add(1, std::memory_order_seq_cst);
-    wakes_ = kMaxThreads;
   }
-  wake_.notify_all();
+  wake(num_workers_);
   resting_.notify_all();
   for (int i = 0; i < num_workers_; ++i) {
     if (workers_[i].thread.joinable()) workers_[i].thread.join();
@@ -111,10 +110,12 @@ void ThreadPool::stop() {
 // Gets `count` sleeping workers up, as far as there are any.
 void ThreadPool::wake(int count) {
   std::lock_guard lock(mutex_);  // a worker between its last look and its wait holds this mutex
-  for (; count > 0 && sleepers_.load(std::memory_order_relaxed) > 0; --count) {
+  for (int i = 0; i < num_workers_ && count > 0; ++i) {
+    if (!workers_[i].asleep) continue;
+    workers_[i].asleep = false;
     sleepers_.fetch_sub(1, std::memory_order_relaxed);
-    ++wakes_;
-    wake_.notify_one();
+    workers_[i].wake.notify_one();
+    --count;
   }
 }
 
@@ -196,8 +197,8 @@ void ThreadPool::work(int thread) {
       if (fresh()) {
         sleepers_.fetch_sub(1, std::memory_order_relaxed);
       } else {
-        wake_.wait(lock, [&] { return wakes_ > 0; });
-        --wakes_;
+        self.asleep = true;
+        self.wake.wait(lock, [&] { return !self.asleep; });
       }
     }
     if (stop_.load(std::memory_order_relaxed)) return;

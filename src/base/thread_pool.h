@@ -70,6 +70,8 @@ class ThreadPool {
     std::thread thread;
     std::atomic<bool> busy{false};  // inside a region and not waiting for others
     std::atomic<bool> late{false};  // the caller has lost patience with it
+    bool asleep = false;            // until somebody wakes it; guarded by mutex_
+    std::condition_variable wake;
   };
 
   void start(int threads);
@@ -97,8 +99,7 @@ class ThreadPool {
   std::atomic<int> waiters_{0};               // threads asleep until a phase or region is over
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
-  int wakes_ = 0;  // sleepers that may get up; guarded by mutex_
-  std::condition_variable wake_, over_, resting_;
+  std::condition_variable over_, resting_;
 };
 
 }  // namespace moe4

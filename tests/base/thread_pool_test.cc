@@ -137,6 +137,17 @@ TEST_P(ThreadPoolTest, DestroyingAnIdlePoolReturns) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
 
+// Workers go to sleep and get up in every order when they have no core of their own.
+TEST(ThreadPool, ManyMoreThreadsThanCoresAllRun) {
+  ThreadPool pool(64);
+  std::vector<std::atomic<int>> calls(pool.size());
+  for (int round = 1; round <= 30; ++round) {
+    pool.run_on_all([&](int thread) { calls[thread].fetch_add(1); });
+    for (const auto& count : calls) ASSERT_EQ(count.load(), round);
+    for (int i = 0; i < 20; ++i) pool.run([](int) {});
+  }
+}
+
 TEST(ThreadPool, ZeroMeansAllCoresThatThisProcessMayUse) {
   EXPECT_EQ(ThreadPool(0).size(), usable_cpus());
 }
