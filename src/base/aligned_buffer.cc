@@ -4,9 +4,9 @@
 #include <sys/mman.h>
 
 #include <cstdint>
-#include <string>
+#include <limits>
 
-#include "base/error.h"
+#include "base/memory_limit.h"
 
 namespace moe4 {
 namespace {
@@ -20,15 +20,13 @@ AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
   const size_t align = bytes >= kHugePage ? kHugePage : kPage;
   if (bytes > SIZE_MAX - 2 * kHugePage) {
-    throw Error(ErrorCode::kUnavailable, "cannot allocate " + std::to_string(bytes) + " bytes");
+    throw OutOfMemory(std::numeric_limits<int64_t>::max());
   }
   const size_t rounded = (bytes + align - 1) / align * align;
   const size_t reserve = rounded + (align > kPage ? align : 0);
   void* mapped = mmap(nullptr, reserve, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) {
-    throw Error(ErrorCode::kUnavailable, "out of memory: cannot allocate " +
-                                             std::to_string(bytes >> 20) +
-                                             " MiB; close other programs or use a smaller model");
+    throw OutOfMemory(static_cast<int64_t>(bytes));
   }
   const auto start = reinterpret_cast<uintptr_t>(mapped);
   const uintptr_t aligned = (start + align - 1) / align * align;

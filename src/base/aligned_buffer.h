@@ -13,7 +13,7 @@ struct UnmapMemory {
 
 /// 64-byte aligned; from 2 MiB up it is 2 MiB aligned and asks for transparent huge pages (2 MiB
 /// pages are worth 20 % of streaming bandwidth). Contents start as zeros. Throws
-/// Error(kUnavailable) when memory is short.
+/// OutOfMemory when memory is short.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;

@@ -333,6 +333,7 @@ fs::path Checkpoint::file_of(const std::string& tensor) const {
   return impl_->tensors.file_of(tensor);
 }
 int64_t Checkpoint::total_tensor_bytes() const { return impl_->tensors.total_bytes(); }
+void Checkpoint::check_unchanged() const { impl_->tensors.check_unchanged(); }
 const std::string& Checkpoint::text_prefix() const { return impl_->text_prefix; }
 std::string Checkpoint::layer_name(int64_t layer, const std::string& suffix) const {
   return fmt::format("{}layers.{}.{}", impl_->text_prefix, layer, suffix);

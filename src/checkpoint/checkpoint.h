@@ -63,6 +63,9 @@ class Checkpoint {
   /// The file a tensor lies in, for messages.
   std::filesystem::path file_of(const std::string& tensor) const;
   int64_t total_tensor_bytes() const;
+  /// Throws Error(kBadInput) when one of the files is no longer what was opened: what was read from
+  /// it since is worth nothing.
+  void check_unchanged() const;
 
   /// "model." or "model.language_model." ...: what stands before "layers.N" and "embed_tokens".
   const std::string& text_prefix() const;

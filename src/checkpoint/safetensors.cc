@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "base/git_lfs.h"
@@ -29,6 +29,7 @@ class FileDescriptor {
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
   int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_;
@@ -53,7 +54,7 @@ std::unique_ptr<SafetensorsFile> SafetensorsFile::open(const std::filesystem::pa
                                                        bool headers_only) {
   const std::string name = path.string();
   // O_NONBLOCK: opening a named pipe must not wait for its writer.
-  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (fd.get() < 0) {
     throw_bad_input({.what = "cannot open file", .file = name, .found = std::strerror(errno)});
   }
@@ -110,20 +111,13 @@ std::unique_ptr<SafetensorsFile> SafetensorsFile::open(const std::filesystem::pa
                      .hint = "download the file again"});
   }
   if (headers_only) return file;
-  void* mapping =
-      mmap(nullptr, static_cast<size_t>(file_bytes), PROT_READ, MAP_PRIVATE, fd.get(), 0);
-  if (mapping == MAP_FAILED) {
-    throw Error(ErrorCode::kUnavailable, fmt::format("cannot map {} bytes of {}: {}", file_bytes,
-                                                     printable(name, 512), std::strerror(errno)));
-  }
-  file->mapping_ = mapping;
-  file->mapped_bytes_ = file_bytes;
-  file->data_ = static_cast<const std::byte*>(mapping) + data_begin;
+  file->mapping_ = std::make_unique<MappedFile>(fd.release(), status, path);
+  file->data_ = file->mapping_->data() + data_begin;
   return file;
 }
 
-SafetensorsFile::~SafetensorsFile() {
-  if (mapping_ != nullptr) munmap(mapping_, static_cast<size_t>(mapped_bytes_));
+void SafetensorsFile::check_unchanged() const {
+  if (mapping_) mapping_->check_unchanged();
 }
 
 const TensorInfo* SafetensorsFile::find(std::string_view name) const {

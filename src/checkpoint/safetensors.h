@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/mapped_file.h"
 #include "base/tensor_view.h"
 
 namespace moe4 {
@@ -40,15 +41,14 @@ inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 /// that cover the data from 0 on without gap or overlap. Throws Error(kBadInput) naming `file`.
 SafetensorsHeader parse_safetensors_header(std::string_view json, const std::string& file);
 
-/// A mapped file. Views stay valid while the object lives. A file that another process truncates
-/// later is beyond protection: touching its lost pages raises SIGBUS.
+/// A mapped file. Views stay valid while the object lives. What happens when another process
+/// changes the file meanwhile: see MappedFile.
 class SafetensorsFile {
  public:
   /// Throws Error(kBadInput) with one line naming the file. `headers_only`: the file may end
   /// anywhere after its header, and views carry no data.
   static std::unique_ptr<SafetensorsFile> open(const std::filesystem::path& path,
                                                bool headers_only = false);
-  ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
@@ -62,15 +62,16 @@ class SafetensorsFile {
   /// when absent or of an unknown type.
   TensorView tensor(std::string_view name) const;
   TensorView view(const TensorInfo& info) const;
+  /// Throws Error(kBadInput) when the file is no longer what was opened.
+  void check_unchanged() const;
 
  private:
   SafetensorsFile() = default;
 
   std::filesystem::path path_;
   SafetensorsHeader header_;
-  void* mapping_ = nullptr;  // the whole file; null in headers_only mode
-  int64_t mapped_bytes_ = 0;
-  const std::byte* data_ = nullptr;  // first byte after the header
+  std::unique_ptr<MappedFile> mapping_;  // null in headers_only mode
+  const std::byte* data_ = nullptr;      // first byte after the header
 };
 
 }  // namespace moe4

@@ -1,13 +1,9 @@
 // Lays out, writes and renames safetensors files.
 #include "checkpoint/safetensors_writer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/checked_math.h"
@@ -54,62 +50,30 @@ SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<Ten
             [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
   written_.assign(tensors_.size(), 0);
 
-  // The same folder, so that the rename stays within one file system.
-  temporary_ = path_;
-  temporary_ += fmt::format(".{}.partial", getpid());
-  fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail(std::strerror(errno));
+  file_ = std::make_unique<OutputFile>(path_);
   const uint64_t length = json.size();
-  try {
-    write_at(0, &length, 8);
-    write_at(8, json.data(), static_cast<int64_t>(json.size()));
-  } catch (...) {
-    discard();
-    throw;
-  }
-}
-
-SafetensorsWriter::~SafetensorsWriter() { discard(); }
-
-void SafetensorsWriter::discard() {
-  if (fd_ < 0) return;
-  close(fd_);
-  unlink(temporary_.c_str());
-  fd_ = -1;
+  file_->write_at(0, &length, 8);
+  file_->write_at(8, json.data(), static_cast<int64_t>(json.size()));
 }
 
 void SafetensorsWriter::write(std::string_view name, const void* data, int64_t bytes) {
   const auto it = std::lower_bound(
       tensors_.begin(), tensors_.end(), name,
       [](const TensorInfo& info, std::string_view wanted) { return info.name < wanted; });
-  MOE4_CHECK(fd_ >= 0 && it != tensors_.end() && it->name == name);
+  MOE4_CHECK(file_ != nullptr && it != tensors_.end() && it->name == name);
   int64_t& written = written_[static_cast<size_t>(it - tensors_.begin())];
   MOE4_CHECK(bytes >= 0 && bytes <= it->end - it->begin - written);
-  write_at(data_begin_ + it->begin + written, data, bytes);
+  file_->write_at(data_begin_ + it->begin + written, data, bytes);
   written += bytes;
 }
 
 void SafetensorsWriter::finish() {
-  MOE4_CHECK(fd_ >= 0);
+  MOE4_CHECK(file_ != nullptr);
   for (size_t i = 0; i < tensors_.size(); ++i) {
     MOE4_CHECK(written_[i] == tensors_[i].end - tensors_[i].begin);
   }
-  if (fsync(fd_) != 0) fail(std::strerror(errno));
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) fail(std::strerror(errno));
-  close(fd_);
-  fd_ = -1;
-}
-
-void SafetensorsWriter::write_at(int64_t offset, const void* data, int64_t bytes) {
-  const auto* from = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t n = pwrite(fd_, from, static_cast<size_t>(bytes), offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail(std::strerror(errno));
-    from += n;
-    offset += n;
-    bytes -= n;
-  }
+  file_->finish();
+  file_.reset();
 }
 
 void SafetensorsWriter::fail(const std::string& what) const {

@@ -1,14 +1,16 @@
-// Writes safetensors files: to a temporary file first, so that no half-written file is ever seen.
+// Writes safetensors files, so that no half-written one is ever seen.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/output_file.h"
 #include "base/tensor_view.h"
 #include "checkpoint/safetensors.h"
 
@@ -29,28 +31,23 @@ struct TensorSpec {
 ///     writer.finish();
 class SafetensorsWriter {
  public:
-  /// Creates the temporary file beside `path`. Throws Error(kUnavailable) when it cannot, and
-  /// Error(kUsage) for two tensors of one name.
+  /// Opens `path` as OutputFile does, with its errors. Throws Error(kUsage) for two tensors of one
+  /// name. What was written goes away unless finish() is called.
   SafetensorsWriter(std::filesystem::path path, std::vector<TensorSpec> tensors,
                     const std::map<std::string, std::string>& metadata = {});
-  /// Removes the temporary file unless finish() was called.
-  ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
   /// Appends `bytes` to the data of tensor `name`.
   void write(std::string_view name, const void* data, int64_t bytes);
-  /// Flushes to disk and renames to `path`. Every tensor must be complete.
+  /// Every tensor must be complete.
   void finish();
 
  private:
-  void write_at(int64_t offset, const void* data, int64_t bytes);
-  void discard();
   [[noreturn]] void fail(const std::string& what) const;
 
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
-  int fd_ = -1;
+  std::unique_ptr<OutputFile> file_;  // null once finished
   int64_t data_begin_ = 0;
   std::vector<TensorInfo> tensors_;  // sorted by name
   std::vector<int64_t> written_;     // bytes, of each

@@ -255,6 +255,10 @@ const fs::path& TensorTable::file_of(const std::string& name) const {
   return at(name).file->path();
 }
 
+void TensorTable::check_unchanged() const {
+  for (const auto& file : files_) file->check_unchanged();
+}
+
 bool TensorTable::has_prefix(std::string_view prefix) const {
   for (const std::vector<std::string>* names : {&names_, &absent_names_}) {
     const auto it = std::lower_bound(names->begin(), names->end(), prefix);

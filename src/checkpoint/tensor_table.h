@@ -35,6 +35,8 @@ class TensorTable {
   const std::filesystem::path& file_of(const std::string& name) const;
   /// Whether any tensor name begins with `prefix`, in absent shards too.
   bool has_prefix(std::string_view prefix) const;
+  /// Throws Error(kBadInput) when a file is no longer what was opened.
+  void check_unchanged() const;
   int64_t total_bytes() const { return total_bytes_; }
   /// The index, or the only file: where a missing tensor should have been.
   const std::filesystem::path& main_file() const { return main_file_; }

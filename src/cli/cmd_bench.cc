@@ -11,6 +11,7 @@
 #include <random>
 
 #include "cli/commands.h"
+#include "cli/memory_words.h"
 #include "cli/number_flags.h"
 #include "cli/plan_report.h"
 #include "cli/progress.h"
@@ -226,6 +227,9 @@ void bench(BenchFlags flags) {
   const std::vector<std::string> backends = expand(flags.backends, all_backends());
   const std::vector<std::string> modes = expand(flags.activations, {"bf16", "fp4", "fp4-static"});
   const bool all = flags.backends.front() == "all" || flags.activations.front() == "all";
+  for (const std::string& backend : backends) resolve_backend_name(backend);
+  for (const std::string& mode : modes) parse_activation_mode(mode);
+  check_token_source(flags.source);
   const bool scored = !flags.source.tokens.empty() || !flags.source.text.empty();
   Session session;
   std::vector<std::vector<int32_t>> rows;
@@ -238,7 +242,10 @@ void bench(BenchFlags flags) {
         if (!session.checkpoint) {
           open_checkpoint(session, flags.model, flags.machine,
                           flags.source.text.empty() ? WithTokenizer::kNo : WithTokenizer::kYes);
-          if (scored) rows = read_token_rows(flags.source, session.tokenizer.get());
+          if (scored) {
+            rows = read_token_rows(flags.source, session.tokenizer.get(),
+                                   session.checkpoint->config().vocab_size);
+          }
         }
         reload_model(session, flags.machine);
       } catch (const Error& error) {
@@ -248,7 +255,10 @@ void bench(BenchFlags flags) {
         if (!flags.machine.quiet) fmt::print(stderr, "skipped: {}\n", error.what());
         continue;
       }
-      results.push_back(measure(session, flags, rows));
+      const MemoryUse use{.tokens = std::max(flags.prompt, flags.generate),
+                          .advice = "lower -p or -n"};
+      results.push_back(with_memory_words(session, flags.machine, use,
+                                          [&] { return measure(session, flags, rows); }));
     }
   }
   if (results.empty())

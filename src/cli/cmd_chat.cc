@@ -7,12 +7,17 @@
 #include <csignal>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <utility>
 
+#include "base/error.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
+#include "cli/memory_words.h"
 #include "cli/sampling_flags.h"
 #include "cli/session.h"
 #include "cli/speed.h"
+#include "cli/standard_streams.h"
 
 namespace moe4::cli {
 namespace {
@@ -49,6 +54,37 @@ bool read_line(std::string& line) {
   return true;
 }
 
+// The whole conversation with room for an answer. Where it no longer fits, the oldest turns are
+// forgotten; a turn that does not fit by itself is taken back, and nothing is returned.
+std::optional<GenerateRequest> fitting_request(const ChatFlags& flags, const Session& session,
+                                               const GenerationDefaults& defaults,
+                                               Conversation& conversation) {
+  for (int dropped = 0;; ++dropped) {
+    std::vector<int32_t> prompt = session.tokenizer->encode(conversation.prompt());
+    std::string why = "the context has no room for an answer";
+    try {
+      GenerateRequest request =
+          make_request(flags.sampling, defaults, session.model->config(), std::move(prompt));
+      if (request.max_new_tokens > 0 || flags.sampling.max_tokens == 0) {
+        if (dropped > 0) {
+          fmt::print(
+              stderr, "note: the conversation no longer fits the context; forgot {}\n",
+              dropped == 1 ? "its oldest turn" : fmt::format("its {} oldest turns", dropped));
+        }
+        request.cancel = &interrupted;
+        return request;
+      }
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBadInput) throw;
+      why = error.what();
+    }
+    if (conversation.drop_oldest_turn()) continue;
+    conversation.remove_last();
+    fmt::print(stderr, "note: this turn is not answered: {}\n", why);
+    return std::nullopt;
+  }
+}
+
 void chat(const ChatFlags& flags) {
   Session session;
   const GenerationDefaults defaults =
@@ -71,19 +107,22 @@ void chat(const ChatFlags& flags) {
       continue;
     }
     conversation.add("user", line);
-    GenerateRequest request = make_request(flags.sampling, defaults, session.model->config(),
-                                           session.tokenizer->encode(conversation.prompt()));
-    request.cancel = &interrupted;
+    const std::optional<GenerateRequest> request =
+        fitting_request(flags, session, defaults, conversation);
+    if (!request) continue;
+    const MemoryUse use{
+        .tokens = static_cast<int64_t>(request->prompt.size()) + request->max_new_tokens,
+        .advice = "lower -n or --ctx"};
     const InterruptGuard guard;
-    const GenerateResult result =
-        generate(*session.model, session.tokenizer.get(), request, [](const std::string& piece) {
-          fmt::print("{}", piece);
-          std::fflush(stdout);
-          return true;
-        });
+    const GenerateResult result = with_memory_words(session, flags.machine, use, [&] {
+      return generate(*session.model, session.tokenizer.get(), *request,
+                      [](const std::string& piece) {
+                        write_streamed(piece);
+                        return true;
+                      });
+    });
     conversation.add("assistant", result.text);
-    fmt::print("\n");
-    std::fflush(stdout);
+    write_streamed("\n");
     if (!flags.machine.quiet) {
       const Speed speed = measure_speed(result, session.model->bytes_per_token(), 0);
       fmt::print(stderr, "({})\n", speed_line(result, speed));

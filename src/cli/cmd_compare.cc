@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/fidelity.h"
+#include "cli/memory_words.h"
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "cli/table.h"
@@ -202,20 +204,32 @@ void compare(const CompareFlags& flags) {
   // All names are checked before the first model is loaded.
   for (const std::string& entry : flags.backends)
     selector_options(with_backend(flags.machine, entry).backend, /*must_run=*/true);
+  check_token_source(flags.source);
   const bool from_file = !flags.source.tokens.empty();
-  Session session = open_session(flags.model, with_backend(flags.machine, flags.backends.front()),
-                                 from_file ? WithTokenizer::kNo : WithTokenizer::kYes);
+  Session session;
+  open_checkpoint(session, flags.model, with_backend(flags.machine, flags.backends.front()),
+                  from_file ? WithTokenizer::kNo : WithTokenizer::kYes);
   const bool any = from_file || !flags.source.text.empty();
   const auto rows =
-      any ? read_token_rows(flags.source, session.tokenizer.get())
+      any ? read_token_rows(flags.source, session.tokenizer.get(),
+                            session.checkpoint->config().vocab_size)
           : std::vector<std::vector<int32_t>>{session.tokenizer->encode(kDefaultText)};
   std::vector<Subject> subjects;
   std::vector<ExpertsCase> cases;
-  for (const std::string& entry : flags.backends) {
-    if (!subjects.empty()) reload_model(session, with_backend(flags.machine, entry));
-    subjects.push_back(measure(*session.model, entry, rows,
-                               subjects.empty() ? nullptr : &subjects.front(), cases));
+  MemoryUse use{.advice = "compare fewer --rows"};
+  for (const auto& row : rows) {
+    const auto tokens = static_cast<int64_t>(row.size());
+    use.tokens = std::max(use.tokens, tokens);
+    use.result_bytes += tokens * session.checkpoint->config().vocab_size * int64_t{sizeof(float)};
   }
+  for (const std::string& entry : flags.backends) {
+    reload_model(session, with_backend(flags.machine, entry));
+    subjects.push_back(with_memory_words(session, flags.machine, use, [&] {
+      return measure(*session.model, entry, rows, subjects.empty() ? nullptr : &subjects.front(),
+                     cases);
+    }));
+  }
+  session.checkpoint->check_unchanged();
   if (flags.json) {
     print_json(subjects, cases);
   } else {

@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/memory_words.h"
 #include "cli/number_flags.h"
 #include "cli/plan_report.h"
 #include "cli/progress.h"
@@ -27,17 +29,27 @@ struct EvalFlags {
 void eval(const EvalFlags& flags) {
   if (flags.source.text.empty() && flags.source.tokens.empty())
     throw Error(ErrorCode::kUsage, "nothing to score: give --text FILE or --tokens FILE");
+  check_token_source(flags.source);
   const bool text = !flags.source.text.empty();
-  Session session =
-      open_session(flags.model, flags.machine, text ? WithTokenizer::kYes : WithTokenizer::kNo);
-  const auto rows = read_token_rows(flags.source, session.tokenizer.get());
-  Progress progress("scoring");
-  const PerplexityResult result =
-      perplexity(*session.model, rows, flags.chunk,
-                 [&](int64_t done, int64_t total) { progress.update(done, total); });
-  clear_progress();
+  Session session;
+  open_checkpoint(session, flags.model, flags.machine,
+                  text ? WithTokenizer::kYes : WithTokenizer::kNo);
+  const auto rows = read_token_rows(flags.source, session.tokenizer.get(),
+                                    session.checkpoint->config().vocab_size);
   int64_t tokens = 0;
-  for (const auto& row : rows) tokens += static_cast<int64_t>(row.size());
+  MemoryUse use{.advice = text ? "lower --window" : "score shorter rows"};
+  for (const auto& row : rows) {
+    tokens += static_cast<int64_t>(row.size());
+    use.tokens = std::max(use.tokens, static_cast<int64_t>(row.size()));
+  }
+  reload_model(session, flags.machine);
+  Progress progress("scoring");
+  const PerplexityResult result = with_memory_words(session, flags.machine, use, [&] {
+    return perplexity(*session.model, rows, flags.chunk,
+                      [&](int64_t done, int64_t total) { progress.update(done, total); });
+  });
+  clear_progress();
+  session.checkpoint->check_unchanged();
   const double speed = static_cast<double>(tokens) / result.seconds;
   if (flags.json) {
     const nlohmann::ordered_json json = {

@@ -7,6 +7,7 @@
 #include "checkpoint/safetensors_writer.h"
 #include "cli/commands.h"
 #include "cli/number_flags.h"
+#include "cli/output_path.h"
 #include "cli/session.h"
 #include "cli/tensor_io.h"
 #include "engine/finite.h"
@@ -21,9 +22,11 @@ struct ExpertsFlags {
 };
 
 void experts(const ExpertsFlags& flags) {
+  check_output(flags.out, flags.model, {{"--in", flags.in}});
   const auto input = SafetensorsFile::open(flags.in);
-  Session session = open_session(flags.model, flags.machine, WithTokenizer::kNo);
-  const ModelConfig& config = session.model->config();
+  Session session;
+  open_checkpoint(session, flags.model, flags.machine, WithTokenizer::kNo);
+  const ModelConfig& config = session.checkpoint->config();
   if (flags.layer >= config.num_layers || !config.is_moe_layer[flags.layer]) {
     throw Error(ErrorCode::kUsage, fmt::format("--layer {} has no routed experts: the model has {} "
                                                "layers, numbered from 0",
@@ -40,9 +43,11 @@ void experts(const ExpertsFlags& flags) {
   }
   require_finite_rows("x", x, config.hidden_size, flags.in);
   require_finite_rows("topk_weights", weights, top_k, flags.in);
+  reload_model(session, flags.machine);
   session.model->run_experts(flags.layer, x, ids, weights, y);
   require_finite_rows("topk_weights", weights, top_k);
   require_finite_rows("y", y, config.hidden_size);
+  session.checkpoint->check_unchanged();
   const NamedTensor results[] = {{"y", {y.data(), DType::kF32, {tokens, config.hidden_size}}},
                                  {"topk_ids", {ids.data(), DType::kI32, {tokens, top_k}}},
                                  {"topk_weights", {weights.data(), DType::kF32, {tokens, top_k}}}};

@@ -7,6 +7,8 @@
 
 #include "checkpoint/safetensors_writer.h"
 #include "cli/commands.h"
+#include "cli/memory_words.h"
+#include "cli/output_path.h"
 #include "cli/session.h"
 #include "cli/tensor_io.h"
 #include "engine/finite.h"
@@ -27,15 +29,25 @@ TensorView matrix(const std::vector<float>& values, int64_t columns) {
 }
 
 void forward(const ForwardFlags& flags) {
-  const std::vector<int32_t> ids = read_id_list(flags.ids);
-  Session session = open_session(flags.model, flags.machine, WithTokenizer::kNo);
-  const ModelConfig& config = session.model->config();
-  const auto state = session.model->new_sequence(static_cast<int64_t>(ids.size()));
+  check_output(flags.out, flags.model, {{"--ids", flags.ids}});
+  Session session;
+  open_checkpoint(session, flags.model, flags.machine, WithTokenizer::kNo);
+  const ModelConfig& config = session.checkpoint->config();
+  const std::vector<int32_t> ids = read_id_list(flags.ids, config.vocab_size);
+  const auto tokens = static_cast<int64_t>(ids.size());
+  reload_model(session, flags.machine);
   std::vector<float> logits;
   HiddenStates hidden;
-  session.model->forward(ids, *state, LogitsFor::kAllTokens, logits,
-                         flags.hidden ? &hidden : nullptr);
+  const MemoryUse use{.tokens = tokens,
+                      .result_bytes = tokens * config.vocab_size * int64_t{sizeof(float)},
+                      .advice = "give fewer --ids"};
+  with_memory_words(session, flags.machine, use, [&] {
+    const auto state = session.model->new_sequence(tokens);
+    session.model->forward(ids, *state, LogitsFor::kAllTokens, logits,
+                           flags.hidden ? &hidden : nullptr);
+  });
   require_finite_logits(*session.model, ids, logits, 0);
+  session.checkpoint->check_unchanged();
   std::vector<NamedTensor> tensors = {{"logits", matrix(logits, config.vocab_size)}};
   if (flags.hidden) {
     tensors.push_back({"hidden.embed", matrix(hidden.embed, config.hidden_size)});

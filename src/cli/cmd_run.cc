@@ -7,10 +7,12 @@
 
 #include "cli/commands.h"
 #include "cli/conversation.h"
+#include "cli/memory_words.h"
 #include "cli/plan_report.h"
 #include "cli/sampling_flags.h"
 #include "cli/session.h"
 #include "cli/speed.h"
+#include "cli/standard_streams.h"
 
 namespace moe4::cli {
 namespace {
@@ -65,12 +67,16 @@ void run(const RunFlags& flags) {
       flags.sampling, defaults, session.checkpoint->config(), session.tokenizer->encode(prompt));
   reload_model(session, flags.machine);
   const auto stream = [&](const std::string& piece) {
-    fmt::print("{}", piece);
-    std::fflush(stdout);
+    write_streamed(piece);
     return true;
   };
-  const GenerateResult result = generate(*session.model, session.tokenizer.get(), request,
-                                         flags.json ? TextCallback() : TextCallback(stream));
+  const MemoryUse use{
+      .tokens = static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens,
+      .advice = "lower -n or --ctx"};
+  const GenerateResult result = with_memory_words(session, flags.machine, use, [&] {
+    return generate(*session.model, session.tokenizer.get(), request,
+                    flags.json ? TextCallback() : TextCallback(stream));
+  });
   // With experts on a GPU the bytes come from two memories.
   const bool one_memory = flags.machine.backend.device == "cpu";
   const double memory_gbs =
@@ -80,8 +86,7 @@ void run(const RunFlags& flags) {
     print_json(session, defaults, result, speed);
     return;
   }
-  fmt::print("\n");
-  std::fflush(stdout);
+  write_streamed("\n");
   if (!flags.machine.quiet) fmt::print(stderr, "{}\n", speed_line(result, speed));
 }
 

@@ -1,6 +1,7 @@
 // Renders messages through the chat template.
 #include "cli/conversation.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -15,6 +16,17 @@ Conversation::Conversation(const std::filesystem::path& model_directory)
                    .expected = "chat_template.jinja, or chat_template in tokenizer_config.json",
                    .found = "neither",
                    .hint = "use moe4 run without --chat"});
+}
+
+bool Conversation::drop_oldest_turn() {
+  const auto is_system = [](const auto& message) { return message.first == "system"; };
+  const auto is_user = [](const auto& message) { return message.first == "user"; };
+  const auto oldest = std::find_if_not(messages_.begin(), messages_.end(), is_system);
+  if (oldest == messages_.end()) return false;
+  const auto next = std::find_if(oldest + 1, messages_.end(), is_user);
+  if (next == messages_.end()) return false;
+  messages_.erase(oldest, next);
+  return true;
 }
 
 std::string Conversation::prompt() const {

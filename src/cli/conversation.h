@@ -18,6 +18,11 @@ class Conversation {
   /// `role`: "system", "user" or "assistant".
   void add(const std::string& role, const std::string& text) { messages_.emplace_back(role, text); }
   void clear() { messages_.clear(); }
+  /// Forgets the oldest message that is not the system's, and all up to the next one of the user.
+  /// False when only the newest of the user's is left.
+  bool drop_oldest_turn();
+  /// Takes the newest message back.
+  void remove_last() { messages_.pop_back(); }
   /// The whole conversation rendered, ready for the assistant's next words.
   std::string prompt() const;
 

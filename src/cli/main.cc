@@ -3,10 +3,14 @@
 #include <cstdio>
 #include <new>
 #include <string>
+#include <system_error>
 
 #include "base/error.h"
+#include "base/memory_limit.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
+#include "cli/signals.h"
+#include "cli/standard_streams.h"
 #include "experts/registry.h"
 
 namespace {
@@ -27,9 +31,35 @@ std::string one_line(std::string text) {
   return text;
 }
 
+// Runs the command line; errors are thrown.
+int run(CLI::App& app, int argc, char** argv) {
+  moe4::register_builtin_backends();
+  moe4::cli::add_inspect(app);
+  moe4::cli::add_plan(app);
+  moe4::cli::add_run(app);
+  moe4::cli::add_chat(app);
+  moe4::cli::add_eval(app);
+  moe4::cli::add_forward(app);
+  moe4::cli::add_experts(app);
+  moe4::cli::add_compare(app);
+  moe4::cli::add_bench(app);
+  moe4::cli::add_bench_moe(app);
+  moe4::cli::add_synth(app);
+  int status = 0;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    status = app.exit(help);
+  }
+  moe4::cli::flush_results();
+  return status;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  moe4::cli::open_standard_streams();
+  moe4::cli::install_signal_handlers();
   CLI::App app{"moe4 runs NVFP4 mixture-of-experts checkpoints as their publishers ship them."};
   app.name("moe4");
   app.set_version_flag("--version", "moe4 " MOE4_VERSION);
@@ -40,30 +70,24 @@ int main(int argc, char** argv) {
       "Exit status: 0 done, 2 wrong command line, 3 bad checkpoint or input, 4 this machine "
       "cannot.");
   try {
-    moe4::register_builtin_backends();
-    moe4::cli::add_inspect(app);
-    moe4::cli::add_plan(app);
-    moe4::cli::add_run(app);
-    moe4::cli::add_chat(app);
-    moe4::cli::add_eval(app);
-    moe4::cli::add_forward(app);
-    moe4::cli::add_experts(app);
-    moe4::cli::add_compare(app);
-    moe4::cli::add_bench(app);
-    moe4::cli::add_bench_moe(app);
-    moe4::cli::add_synth(app);
-    app.parse(argc, argv);
-  } catch (const CLI::Success& help) {
-    return app.exit(help);
+    return run(app, argc, argv);
   } catch (const CLI::ParseError& error) {
     return fail(one_line(error.what()) + "; see moe4 --help", moe4::ErrorCode::kUsage);
   } catch (const moe4::Error& error) {
     return fail(error.what(), error.code());
   } catch (const std::bad_alloc&) {
-    return fail("not enough memory; use fewer or smaller layers, or a machine with more",
+    return fail(
+        "out of memory; " + moe4::memory_text(moe4::available_memory().bytes) + " are available",
+        moe4::ErrorCode::kUnavailable);
+  } catch (const std::system_error& error) {
+    const bool printing = std::ferror(stdout) != 0 || std::ferror(stderr) != 0;
+    if (!printing)
+      return fail(std::string("internal: ") + error.what(), moe4::ErrorCode::kInternal);
+    return fail(std::string("cannot write ") +
+                    (std::ferror(stdout) != 0 ? "the results to standard output" : "notes") + ": " +
+                    error.code().message(),
                 moe4::ErrorCode::kUnavailable);
   } catch (const std::exception& error) {
     return fail(std::string("internal: ") + error.what(), moe4::ErrorCode::kInternal);
   }
-  return 0;
 }

@@ -2,24 +2,72 @@
 #include "cli/progress.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <string_view>
 #include <utility>
 
 namespace moe4::cli {
 namespace {
 
-constexpr int kWidth = 30;
+constexpr int kBarWidth = 30, kShortestBar = 5;
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 
 bool watched() {
-  static const bool terminal = isatty(STDERR_FILENO) == 1;
+  static const bool terminal = [] {
+    const char* term = std::getenv("TERM");
+    const bool dumb = term == nullptr || *term == '\0' || std::string_view(term) == "dumb";
+    return !dumb && isatty(STDERR_FILENO) == 1;
+  }();
   return terminal;
 }
 
+// The last column stays free: writing there would wrap.
+int usable_columns() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 79;
+  return size.ws_col - 1;
+}
+
+// Whole characters of UTF-8, control characters left out.
+std::string cut(const std::string& text, int columns) {
+  std::string out;
+  int width = 0;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) continue;
+    if ((byte & 0xc0) != 0x80 && ++width > columns) break;
+    out += c;
+  }
+  return out;
+}
+
+int width_of(const std::string& text) {
+  return static_cast<int>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
 }  // namespace
+
+std::string progress_line(const std::string& label, double share, double seconds_left,
+                          int columns) {
+  const std::string percent = fmt::format("{:3.0f}%", share * 100);
+  if (columns < width_of(percent)) return "";
+  const std::string left = fmt::format("  {:.0f} s left", seconds_left);
+  int room = columns - width_of(percent);
+  const std::string tail = room >= width_of(left) ? percent + left : percent;
+  room = columns - width_of(tail);
+  const std::string name = room > 1 ? cut(label, room - 1) + " " : "";
+  room -= width_of(name);
+  const int bar = std::min(kBarWidth, room - 3);  // brackets and a space
+  if (bar < kShortestBar) return name + tail;
+  const int filled = static_cast<int>(share * bar);
+  return name + "[" + std::string(filled, '#') + std::string(bar - filled, '.') + "] " + tail;
+}
 
 Progress::Progress(std::string label)
     : label_(std::move(label)), start_(std::chrono::steady_clock::now()), drawn_(start_) {}
@@ -33,9 +81,7 @@ void Progress::update(int64_t done, int64_t total) {
   const double share = std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0);
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   const double left = share > 0 ? elapsed * (1 - share) / share : 0;
-  const int filled = static_cast<int>(share * kWidth);
-  fmt::print(stderr, "\r\033[K{} [{}{}] {:3.0f}%  {:.0f} s left", label_, std::string(filled, '#'),
-             std::string(kWidth - filled, '.'), share * 100, left);
+  fmt::print(stderr, "\r\033[K{}", progress_line(label_, share, left, usable_columns()));
   std::fflush(stderr);
 }
 

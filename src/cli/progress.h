@@ -7,7 +7,12 @@
 
 namespace moe4::cli {
 
-/// Redraws at most ten times a second; silent when stderr is not a terminal. The bar is wiped when
+/// "label [####....]  40%  12 s left" in at most `columns` characters of a terminal: what does not
+/// fit is left out, the percentage last. `share`: 0 to 1.
+std::string progress_line(const std::string& label, double share, double seconds_left, int columns);
+
+/// Redraws at most ten times a second; silent when stderr is not a terminal or one that cannot move
+/// its cursor (TERM=dumb). Fits the terminal's width, also when that changes. The bar is wiped when
 /// the object goes away.
 class Progress {
  public:

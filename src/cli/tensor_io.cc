@@ -2,6 +2,7 @@
 #include "cli/tensor_io.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <span>
 
 #include "base/error.h"
 #include "cli/options.h"
@@ -43,6 +45,20 @@ TensorView checked_matrix(const SafetensorsFile& file, const std::string& name, 
                    .found = std::string(moe4::to_string(found))});
 }
 
+// `where`: " of row 3" or nothing.
+void check_ids(std::span<const int32_t> ids, int64_t vocab_size, const std::string& file,
+               const std::string& where) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
+    throw_bad_input(
+        {.what = fmt::format("token id outside the vocabulary at position {}{}", i, where),
+         .file = file,
+         .expected = fmt::format("0 to {}", vocab_size - 1),
+         .found = std::to_string(ids[i]),
+         .hint = "use ids of this model's own tokenizer"});
+  }
+}
+
 std::string read_file(const std::filesystem::path& path) {
   std::error_code error;
   std::ifstream in(path, std::ios::binary);
@@ -73,7 +89,7 @@ std::vector<int32_t> read_ids(const SafetensorsFile& file, const std::string& na
   return values;
 }
 
-std::vector<int32_t> read_id_list(const std::filesystem::path& path) {
+std::vector<int32_t> read_id_list(const std::filesystem::path& path, int64_t vocab_size) {
   const std::string text = read_file(path);
   std::vector<int32_t> ids;
   const char *at = text.data(), *end = text.data() + text.size();
@@ -94,6 +110,7 @@ std::vector<int32_t> read_id_list(const std::filesystem::path& path) {
     at = stop;
   }
   if (ids.empty()) throw_bad_input({.what = "no token ids", .file = path.string()});
+  check_ids(ids, vocab_size, path.string(), "");
   return ids;
 }
 
@@ -108,14 +125,33 @@ void add_token_source(CLI::App& command, TokenSource& source) {
                ->check(CLI::NonNegativeNumber));
 }
 
+void check_token_source(const TokenSource& source) {
+  for (const std::string& path : {source.text, source.tokens}) {
+    if (path.empty()) continue;
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error) || access(path.c_str(), R_OK) != 0)
+      throw_bad_input({.what = "cannot read the file", .file = path});
+  }
+}
+
 std::vector<std::vector<int32_t>> read_token_rows(const TokenSource& source,
-                                                  const Tokenizer* tokenizer) {
+                                                  const Tokenizer* tokenizer, int64_t vocab_size) {
   std::vector<std::vector<int32_t>> rows;
   if (!source.tokens.empty()) {
     const auto file = SafetensorsFile::open(source.tokens);
     const std::vector<int32_t> ids = read_ids(*file, "tokens", -1, -1);
     const int64_t length = file->tensor("tokens").dim(1);
-    for (auto at = ids.begin(); at != ids.end(); at += length) rows.emplace_back(at, at + length);
+    if (length < 2) {
+      throw_bad_input({.what = "nothing to score",
+                       .file = source.tokens,
+                       .tensor = "tokens",
+                       .expected = "rows of at least two tokens",
+                       .found = fmt::format("rows of {}", length)});
+    }
+    for (auto at = ids.begin(); at != ids.end(); at += length) {
+      rows.emplace_back(at, at + length);
+      check_ids(rows.back(), vocab_size, source.tokens, fmt::format(" of row {}", rows.size() - 1));
+    }
   } else if (!source.text.empty()) {
     const std::vector<int32_t> ids = tokenizer->encode(read_file(source.text));
     const auto window = static_cast<size_t>(source.window);

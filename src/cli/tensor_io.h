@@ -26,8 +26,8 @@ std::vector<float> read_floats(const SafetensorsFile& file, const std::string& n
 std::vector<int32_t> read_ids(const SafetensorsFile& file, const std::string& name, int64_t rows,
                               int64_t columns);
 
-/// A text file of whitespace-separated token ids.
-std::vector<int32_t> read_id_list(const std::filesystem::path& path);
+/// A text file of whitespace-separated token ids, each below `vocab_size`.
+std::vector<int32_t> read_id_list(const std::filesystem::path& path, int64_t vocab_size);
 
 /// Where eval and compare take their tokens from.
 struct TokenSource {
@@ -37,8 +37,12 @@ struct TokenSource {
   int64_t max_rows = 0;  ///< 0: all
 };
 void add_token_source(CLI::App& command, TokenSource& source);
-/// Rows to be scored each by itself. `tokenizer` is needed for --text only.
+/// Throws Error(kBadInput) when a file that `source` names cannot be read: before anything is
+/// opened.
+void check_token_source(const TokenSource& source);
+/// Rows to be scored each by itself, with ids below `vocab_size`. `tokenizer` is needed for --text
+/// only.
 std::vector<std::vector<int32_t>> read_token_rows(const TokenSource& source,
-                                                  const Tokenizer* tokenizer);
+                                                  const Tokenizer* tokenizer, int64_t vocab_size);
 
 }  // namespace moe4::cli

@@ -39,6 +39,7 @@ std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOpti
     ModelLoader loader(checkpoint, options);
     DecoderParts parts = a.load(loader);
     loader.done();
+    checkpoint.check_unchanged();
     return std::make_unique<Decoder>(std::move(parts), options);
   }
   std::string known;

@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
 
 #include "base/aligned_buffer.h"
 #include "base/error.h"
+#include "base/unfinished_path.h"
 #include "checkpoint/safetensors_writer.h"
 #include "synth/synth_fill.h"
 #include "synth/synth_plan.h"
@@ -36,21 +38,29 @@ class TemporaryFolder {
     std::error_code error;
     fs::remove_all(path_, error);
     if (!fs::create_directories(path_, error)) write_failed(path_);
+    unfinished_.push_back(std::make_unique<UnfinishedPath>(path_));
   }
   ~TemporaryFolder() {
     std::error_code ignored;
     if (!path_.empty()) fs::remove_all(path_, ignored);
   }
   const fs::path& path() const { return path_; }
+  /// A file in it that a signal removes with it.
+  fs::path add(const std::string& name) {
+    unfinished_.push_back(std::make_unique<UnfinishedPath>(path_ / name));
+    return path_ / name;
+  }
   void become(const fs::path& name) {
     std::error_code error;
     fs::rename(path_, name, error);
     if (error) write_failed(name);
     path_.clear();
+    unfinished_.clear();
   }
 
  private:
   fs::path path_;
+  std::vector<std::unique_ptr<UnfinishedPath>> unfinished_;
 };
 
 void write_text(const fs::path& file, const std::string& text) {
@@ -112,7 +122,7 @@ SynthResult write_synthetic_checkpoint(const fs::path& out, const SynthOptions& 
     std::vector<TensorSpec> specs;
     for (const SynthTensor& tensor : shards[s])
       specs.push_back({tensor.name, tensor.dtype, tensor.shape});
-    SafetensorsWriter writer(folder.path() / name, std::move(specs), {{"format", "pt"}});
+    SafetensorsWriter writer(folder.add(name), std::move(specs), {{"format", "pt"}});
     for (const SynthTensor& tensor : shards[s]) {
       weight_map[tensor.name] = name;
       TensorFiller filler(tensor, options.seed);
@@ -130,15 +140,15 @@ SynthResult write_synthetic_checkpoint(const fs::path& out, const SynthOptions& 
   if (shards.size() > 1) {
     const nlohmann::ordered_json index = {{"metadata", {{"total_size", result.bytes}}},
                                           {"weight_map", weight_map}};
-    write_text(folder.path() / "model.safetensors.index.json", index.dump(1));
+    write_text(folder.add("model.safetensors.index.json"), index.dump(1));
   }
-  write_text(folder.path() / "config.json", plan.config_json);
+  write_text(folder.add("config.json"), plan.config_json);
   if (!plan.hf_quant_config_json.empty()) {
-    write_text(folder.path() / "hf_quant_config.json", plan.hf_quant_config_json);
+    write_text(folder.add("hf_quant_config.json"), plan.hf_quant_config_json);
   }
-  write_text(folder.path() / "generation_config.json", plan.generation_config_json);
-  write_text(folder.path() / "tokenizer.json", plan.tokenizer_json);
-  write_text(folder.path() / "tokenizer_config.json", plan.tokenizer_config_json);
+  write_text(folder.add("generation_config.json"), plan.generation_config_json);
+  write_text(folder.add("tokenizer.json"), plan.tokenizer_json);
+  write_text(folder.add("tokenizer_config.json"), plan.tokenizer_config_json);
   folder.become(target);
   return result;
 }
