@@ -44,7 +44,14 @@ void experts(const ExpertsFlags& flags) {
   require_finite_rows("x", x, config.hidden_size, flags.in);
   require_finite_rows("topk_weights", weights, top_k, flags.in);
   reload_model(session, flags.machine);
+  const bool routed = ids.empty();  // by the layer's own router
   session.model->run_experts(flags.layer, x, ids, weights, y);
+  for (int64_t row = 0; routed && row < tokens; ++row) {
+    if (ids[row * top_k] >= 0) continue;
+    throw_bad_input({.what = "the router's logits are not finite",
+                     .tensor = fmt::format("layer {}, row {} of x", flags.layer, row),
+                     .hint = "weights of the checkpoint are broken, or values overflow"});
+  }
   require_finite_rows("topk_weights", weights, top_k);
   require_finite_rows("y", y, config.hidden_size);
   session.checkpoint->check_unchanged();

@@ -206,10 +206,13 @@ std::span<const TokenProbability> Sampler::distribution(std::span<const float> l
   if (!std::is_sorted(candidates_.begin(), candidates_.end(), by_id))
     std::sort(candidates_.begin(), candidates_.end(), by_id);
   double total = 0;
-  distribution_.resize(candidates_.size());
-  for (size_t i = 0; i < candidates_.size(); ++i) {
-    distribution_[i] = {candidates_[i].id, weight(candidates_[i])};
-    total += distribution_[i].probability;
+  distribution_.clear();
+  distribution_.reserve(logits.size());
+  for (const Candidate& c : candidates_) {
+    const double w = weight(c);
+    if (w == 0) continue;  // so unlikely that it underflows
+    distribution_.push_back({c.id, w});
+    total += w;
   }
   for (TokenProbability& entry : distribution_) entry.probability /= total;
   return distribution_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 
@@ -17,6 +18,8 @@ static_assert(kSegment % kKeyBlock == 0);
 // Queries of one KV head worked on together: two tiles of the widest kernel.
 constexpr int64_t kQueryTile = 12;
 static_assert(kQueryTile <= kMaxQueries);
+
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 // Unnormalised attention of some queries over some keys.
 struct Partial {
@@ -134,7 +137,12 @@ void Attention::store_heads(LayerContext& context, const Positions& positions, c
   const int64_t q_stride = dim * (shape_.output_gate ? 2 : 1);
   const auto store = [&](const float* head, std::byte* to) {
     if (cache.dtype() == DType::kF16) {
-      context.kernels.to_f16(head, dim, reinterpret_cast<F16*>(to));
+      auto* row = reinterpret_cast<F16*>(to);
+      context.kernels.to_f16(head, dim, row);
+      // The conversion saturates, and infinity must not pass for a large number.
+      bool infinite = false;
+      for (int64_t d = 0; d < dim; ++d) infinite |= std::abs(head[d]) > kLargest;
+      if (infinite) std::fill_n(row, dim, to_f16(std::numeric_limits<float>::quiet_NaN()));
     } else {
       std::copy(head, head + dim, reinterpret_cast<float*>(to));
     }

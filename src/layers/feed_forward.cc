@@ -1,13 +1,25 @@
 // Dense MLP and mixture of experts.
 #include "layers/feed_forward.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 #include "moe/dequantize.h"
 
 namespace moe4 {
 namespace {
+
+// A token whose router logits are NaN has no experts (route_topk): its output is no number, or
+// broken weights would pass for a token that needs none.
+void poison_unrouted(const int32_t* topk_ids, int64_t top_k, int64_t num_tokens, int64_t width,
+                     float* out) {
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    if (topk_ids[t * top_k] < 0)
+      std::fill_n(out + t * width, width, std::numeric_limits<float>::quiet_NaN());
+  }
+}
 
 // silu(gate) * up into activations ready for down_proj.
 Activations gated(LayerContext& context, const float* gate, const float* up, int64_t num_tokens,
@@ -138,6 +150,7 @@ void MoeBlock::forward(LayerContext& context, const Activations& x, int64_t num_
   apply_linears(context, {calls, num_calls}, num_tokens);
   select(context, logits, num_tokens, ids, weights);
   run_experts(context, x, num_tokens, ids, weights, out);
+  poison_unrouted(ids, top_k(), num_tokens, hidden, out);
   if (!parts_.shared) return;
 
   const Activations act = gated(context, gate.data, up.data, num_tokens, gate.width);

@@ -138,6 +138,8 @@ TEST_F(NotFinite, ExpertsRefuseSuchInputsAndResults) {
                    }
                  })),
                  "y row 0 column 2");
+  expect_refused(run(model([](auto& t) { t["model.layers.0.mlp.gate.weight"].values[0] = kNan; })),
+                 "layer 0, row 0 of x");
   EXPECT_FALSE(std::filesystem::exists(path("y")));
 }
 

@@ -180,7 +180,7 @@ TEST(GenerationConfig, ValuesOutOfRangeOrOfTheWrongTypeCostOnlyThemselves) {
 }
 
 TEST(GenerationConfig, AFileThatIsNoJsonIsOneNoteThatNamesIt) {
-  for (const std::string text :
+  for (const std::string& text :
        {std::string("{\n \"eos_token_id\": 258,\n \"temperature\": 0.15,\n}\n"), std::string(),
         std::string("[]"), std::string("7"), std::string("{\"a\": 1, \"a\": 2}"),
         std::string("\x89PNG\0", 5), std::string(200000, '['), std::string("{\"a\": \"\xff\"}")}) {
