@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "base/cpu_isa.h"
 #include "cli/memory_words.h"
 #include "cli/plan_report.h"
 #include "cli/progress.h"
@@ -31,6 +32,9 @@ void reload_model(Session& session, const MachineFlags& flags) {
   clear_progress();
   if (flags.quiet) return;
   fmt::print(stderr, "{}{}", session.notes, plan_summary(group_plan(session.model->moe_plan())));
+  if (flags.cpu_isa != "auto") {
+    fmt::print(stderr, "CPU kernels: {}, as asked\n", to_string(cpu_isa()));
+  }
   session.notes.clear();
 }
 
