@@ -148,9 +148,9 @@ TEST(QuantConfig, RegexTargetsAreAnchoredAtTheStartOnly) {
 // Nothing literal begins these expressions, so that only the anchor keeps them from the middle.
 TEST(QuantConfig, RegexesWithoutALiteralBeginningAreAnchoredToo) {
   const Parsed rules = parse(fmt::format(
-      R"({{"quant_method": "compressed-tensors", "ignore": ["re:[mv]odel\.layers\.[12]$"],
+      R"({{"quant_method": "compressed-tensors", "ignore": ["re:[mv]odel\\.layers\\.[12]$"],
           "config_groups": {{{}}}}})",
-      group("g", R"("re:(layers|blocks)\.3", "re:[lb]ayers\.5")", 4, "")));
+      group("g", R"("re:(layers|blocks)\\.3", "re:[lb]ayers\\.5")", 4, "")));
   EXPECT_EQ(rules("layers.3.mlp.up_proj", ""), kW4A16Text);
   EXPECT_EQ(rules("vision.layers.3.mlp.up_proj", "model."), "excluded");
   EXPECT_EQ(rules("vision.blocks.3.mlp.up_proj", "model."), "excluded");
