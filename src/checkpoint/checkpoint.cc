@@ -37,6 +37,7 @@ std::string scheme_or_unsupported(const DeclaredQuant& declared) {
 struct Checkpoint::Impl {
   fs::path directory;
   CheckpointOptions options;
+  Json root;  // config.json
   ModelConfig config;
   std::vector<CheckpointNote> notes;
   TensorTable tensors;
@@ -63,6 +64,7 @@ struct Checkpoint::Impl {
   void list_linear_modules();
   void compare_with_metadata();
   void check_embedding() const;
+  std::vector<StoredExpert> gather(const std::string& experts_module) const;
   MoeLayerWeights stored_moe_layer(int64_t layer) const;
   MoeLayerWeights declared_moe_layer(int64_t layer) const;
   std::string layer_prefix(int64_t layer) const {
@@ -76,7 +78,7 @@ struct Checkpoint::Impl {
 void Checkpoint::Impl::read_configs() {
   const fs::path config_file = directory / "config.json";
   QuantDocument config_document{.file = config_file.string()};
-  const Json root = read_json_file(config_file, &config_document.group_order);
+  root = read_json_file(config_file, &config_document.group_order);
   config = parse_model_config(root, config_file.string());
 
   config_document.json = find_quantization_config(JsonReader(root, config_file.string()));
@@ -218,6 +220,14 @@ void Checkpoint::Impl::check_embedding() const {
   }
 }
 
+std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& experts_module) const {
+  return gather_experts(tensors, experts_module,
+                        {.num_experts = config.moe.num_experts,
+                         .hidden_size = config.moe.hidden_size,
+                         .intermediate_size = config.moe.intermediate_size,
+                         .is_gated = config.moe.activation.is_gated()});
+}
+
 std::string Checkpoint::Impl::expert_module(int64_t layer) const {
   const auto base = find_experts_module(tensors, layer_prefix(layer));
   return fmt::format("{}.0.{}", base ? *base : layer_prefix(layer) + config.experts_module,
@@ -237,12 +247,7 @@ MoeLayerWeights Checkpoint::Impl::stored_moe_layer(int64_t layer) const {
   weights.problem = config.moe_problem(layer);
   const int64_t hidden = config.moe.hidden_size;
   const int64_t intermediate = config.moe.intermediate_size;
-  const std::vector<StoredExpert> stored =
-      gather_experts(tensors, *base,
-                     {.num_experts = config.moe.num_experts,
-                      .hidden_size = hidden,
-                      .intermediate_size = intermediate,
-                      .is_gated = config.moe.activation.is_gated()});
+  const std::vector<StoredExpert> stored = gather(*base);
   std::optional<std::string> first;  // the module whose scheme all others must have
   const auto add = [&](const StoredLinear& from, int64_t rows, int64_t columns) {
     LinearWeights linear = interpret_module(from);
@@ -321,6 +326,15 @@ Checkpoint::~Checkpoint() = default;
 
 const fs::path& Checkpoint::directory() const { return impl_->directory; }
 const ModelConfig& Checkpoint::config() const { return impl_->config; }
+JsonReader Checkpoint::root_config() const {
+  return JsonReader(impl_->root, (impl_->directory / "config.json").string());
+}
+JsonReader Checkpoint::text_config() const { return find_text_config(root_config()); }
+std::optional<JsonReader> Checkpoint::quantization_config() const {
+  const Json* found = find_quantization_config(root_config());
+  if (found == nullptr) return std::nullopt;
+  return JsonReader(*found, (impl_->directory / "config.json").string(), "quantization_config");
+}
 const std::string& Checkpoint::dialect() const { return impl_->dialect; }
 const std::vector<CheckpointNote>& Checkpoint::notes() const { return impl_->notes; }
 const std::vector<std::string>& Checkpoint::tensor_names() const { return impl_->tensors.names(); }
@@ -334,6 +348,7 @@ fs::path Checkpoint::file_of(const std::string& tensor) const {
 }
 int64_t Checkpoint::total_tensor_bytes() const { return impl_->tensors.total_bytes(); }
 void Checkpoint::check_unchanged() const { impl_->tensors.check_unchanged(); }
+bool Checkpoint::is_partial() const { return impl_->tensors.is_partial(); }
 const std::string& Checkpoint::text_prefix() const { return impl_->text_prefix; }
 std::string Checkpoint::layer_name(int64_t layer, const std::string& suffix) const {
   return fmt::format("{}layers.{}.{}", impl_->text_prefix, layer, suffix);
@@ -357,6 +372,24 @@ LinearWeights Checkpoint::linear(const std::string& module, int64_t out_features
                      .found = shape_to_string({linear.out_features, linear.in_features})});
   }
   return linear;
+}
+
+std::vector<std::string> Checkpoint::tensors_of_linear(const std::string& module) const {
+  std::vector<std::string> names;
+  append_tensor_names(gather_linear(impl_->tensors, module), names);
+  return names;
+}
+
+std::vector<std::string> Checkpoint::tensors_of_experts(int64_t layer) const {
+  std::vector<std::string> names;
+  const auto base = find_experts_module(impl_->tensors, layer_name(layer, ""));
+  if (!base) return names;
+  for (const StoredExpert& expert : impl_->gather(*base)) {
+    if (expert.gate) append_tensor_names(*expert.gate, names);
+    append_tensor_names(expert.up, names);
+    append_tensor_names(expert.down, names);
+  }
+  return names;
 }
 
 MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {

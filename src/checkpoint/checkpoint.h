@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/tensor_view.h"
+#include "checkpoint/json_reader.h"
 #include "checkpoint/model_config.h"
 #include "moe/weights.h"
 
@@ -50,6 +51,12 @@ class Checkpoint {
 
   const std::filesystem::path& directory() const;
   const ModelConfig& config() const;
+  /// config.json as it is, for what ModelConfig has no field for: the whole document, and the
+  /// object in it that describes the text model (the document itself unless a wrapper nests one).
+  JsonReader root_config() const;
+  JsonReader text_config() const;
+  /// config.json's quantization_config; nullopt when there is none.
+  std::optional<JsonReader> quantization_config() const;
   /// "modelopt", "compressed-tensors", "fp8" or "none", and its version where the files say.
   const std::string& dialect() const;
   /// What metadata and tensors disagree about, collected while opening.
@@ -66,6 +73,8 @@ class Checkpoint {
   /// Throws Error(kBadInput) when one of the files is no longer what was opened: what was read from
   /// it since is worth nothing.
   void check_unchanged() const;
+  /// Whether shards, or all weights, are absent (headers_only).
+  bool is_partial() const;
 
   /// "model." or "model.language_model." ...: what stands before "layers.N" and "embed_tokens".
   const std::string& text_prefix() const;
@@ -78,6 +87,11 @@ class Checkpoint {
   /// unless -1.
   LinearWeights linear(const std::string& module, int64_t out_features = -1,
                        int64_t in_features = -1) const;
+
+  /// Names of the tensors that linear(module) and moe_layer(layer) read. They throw as those do,
+  /// but look at no value and at no shape but those of fused experts.
+  std::vector<std::string> tensors_of_linear(const std::string& module) const;
+  std::vector<std::string> tensors_of_experts(int64_t layer) const;
 
   /// Routed experts of a layer in canonical form, whatever the file's naming (gate_proj/w1, fused
   /// 3-D, ...); every scale is checked for NaN and sign unless headers_only. Throws when the layer

@@ -39,6 +39,15 @@ struct GateUpRatios {
   std::string first;
 };
 
+// Global scales that allow weights which no trained model has.
+struct Reciprocals {
+  int64_t count = 0;
+  std::string first;
+  float value = 0;
+  double largest = 0;
+};
+constexpr double kLargestWeight = 1e4;
+
 struct InputScales {
   int64_t present = 0;
   std::vector<std::string> suspicious;  // modules whose scale is missing, zero or 1
@@ -75,6 +84,26 @@ std::optional<float> scalar(const Checkpoint& checkpoint, const std::string& nam
   return value;
 }
 
+// "..._scale", "..._scale_2", "..._scale_inv" of weights, not of activations or of the KV cache.
+bool is_weight_scale(std::string_view name) {
+  name = name.substr(name.rfind('.') + 1);
+  return (name.ends_with("weight_scale") || name.ends_with("weight_scale_inv") ||
+          name.ends_with("scale_2") || name.ends_with("global_scale")) &&
+         !name.ends_with("input_global_scale") && !name.starts_with("input_");
+}
+
+// Empty for a tensor without data or of another type than the floats that scales have.
+std::vector<float> float_values(const Checkpoint& checkpoint, const std::string& name) {
+  const std::optional<TensorView> view = tensor_of(checkpoint, name);
+  if (!view || view->data == nullptr) return {};
+  if (view->dtype != DType::kF32 && view->dtype != DType::kBF16 && view->dtype != DType::kF16) {
+    return {};
+  }
+  std::vector<float> values(static_cast<size_t>(view->num_elements()));
+  convert_to_float(view->data, view->dtype, view->num_elements(), values.data());
+  return values;
+}
+
 // The decode-direction global scale of a module in either dialect.
 std::optional<float> global_scale(const Checkpoint& checkpoint, const std::string& module) {
   if (const auto decode = scalar(checkpoint, module + ".weight_scale_2")) return decode;
@@ -98,9 +127,7 @@ class Linter {
           count_block_scales(name, std::string(*module));
         }
       }
-      for (std::string_view suffix : {".weight_scale_2", ".weight_global_scale"}) {
-        if (without_suffix(name, suffix)) check_global_scale(name);
-      }
+      if (is_weight_scale(name)) check_float_scales(name);
     }
     for (const std::string& module : checkpoint_.linear_modules()) {
       compare_gate_and_up(module);
@@ -109,6 +136,7 @@ class Linter {
     report_scales();
     report_gate_up();
     report_calibration();
+    report_reciprocals();
     check_expected_tensors();
     std::stable_sort(findings_.begin(), findings_.end(),
                      [](const LintFinding& a, const LintFinding& b) { return a.level > b.level; });
@@ -154,13 +182,41 @@ class Linter {
     }
   }
 
-  void check_global_scale(const std::string& name) {
-    const std::optional<float> value = scalar(checkpoint_, name);
-    if (!value || (*value > 0 && std::isfinite(*value))) return;
-    const bool zero = *value == 0 && name.ends_with("_scale_2");
-    add(zero ? Level::kWarning : Level::kError, "global-scale", name,
-        fmt::format("global scale is {}{}", *value,
-                    zero ? ", which is right only for a tensor of zeros" : ""));
+  // Global scales in either direction, and the scales of FP8 weights: one value or many.
+  void check_float_scales(const std::string& name) {
+    const bool is_encode = name.ends_with("global_scale");
+    const bool is_global = is_encode || name.ends_with("scale_2");
+    for (const float value : float_values(checkpoint_, name)) {
+      const float decode = is_encode ? 1.0f / value : value;
+      const bool is_zero = value == 0 && !is_encode;
+      if (is_zero && !is_global) continue;  // FP8: a row or block of zeros
+      if (!(value > 0) || !std::isfinite(value) || !std::isfinite(decode)) {
+        add(is_zero ? Level::kWarning : Level::kError, is_global ? "global-scale" : "weight-scale",
+            name,
+            fmt::format("{} is {}{}", is_global ? "global scale" : "scale", value,
+                        is_zero ? ", which is right only for a tensor of zeros" : ""));
+        return;
+      }
+      // The largest weight that the scale allows. Trained weights stay below 100; a reciprocal
+      // taken once too often or too seldom is off by the square of the scale, 1e6 or more.
+      const double largest = static_cast<double>(decode) * 6 * 448;
+      if (!is_global || largest < kLargestWeight) continue;
+      Reciprocals& entry = reciprocals_[generic_module(name)];
+      if (entry.count++ == 0) entry = {1, name, value, largest};
+      return;
+    }
+  }
+
+  void report_reciprocals() {
+    for (const auto& [generic, entry] : reciprocals_) {
+      add(Level::kWarning, "global-scale", entry.count == 1 ? entry.first : generic,
+          fmt::format("global scale {} allows weights up to {:g}: it looks like the reciprocal of "
+                      "what is meant{}",
+                      entry.value, entry.largest,
+                      entry.count == 1
+                          ? ""
+                          : fmt::format(" ({} such tensors, first {})", entry.count, entry.first)));
+    }
   }
 
   void compare_gate_and_up(const std::string& module) {
@@ -263,11 +319,6 @@ class Linter {
                       "which is not run",
                       count, config.num_layers));
     }
-    const auto expect = [&](const std::string& name) {
-      if (!checkpoint_.has_tensor(name)) {
-        add(Level::kError, "missing-tensor", name, "the configuration calls for this tensor");
-      }
-    };
     for (int64_t i = 0; i < config.num_layers; ++i) {
       if (!layers_present.contains(prefix + std::to_string(i))) {
         add(Level::kError, "missing-tensor", prefix + std::to_string(i),
@@ -281,20 +332,6 @@ class Linter {
         add(Level::kError, "unusable-layer", prefix + std::to_string(i), error.what());
       }
     }
-    if (config.model_type == "qwen3_moe" || config.model_type.starts_with("qwen3_5_moe")) {
-      expect(checkpoint_.text_prefix() + "embed_tokens.weight");
-      expect(checkpoint_.text_prefix() + "norm.weight");
-      if (!config.tie_word_embeddings && !checkpoint_.has_linear("lm_head") &&
-          !checkpoint_.has_linear("language_model.lm_head")) {
-        add(Level::kError, "missing-tensor", "lm_head.weight",
-            "the configuration calls for this tensor (tie_word_embeddings is false)");
-      }
-      for (int64_t i = 0; i < config.num_layers; ++i) {
-        expect(checkpoint_.layer_name(i, "input_layernorm.weight"));
-        expect(checkpoint_.layer_name(i, "post_attention_layernorm.weight"));
-        if (config.is_moe_layer[i]) expect(checkpoint_.layer_name(i, "mlp.gate.weight"));
-      }
-    }
   }
 
   const Checkpoint& checkpoint_;
@@ -302,6 +339,7 @@ class Linter {
   std::map<std::string, ScaleCounts> scales_;
   std::map<std::string, GateUpRatios> ratios_;
   std::map<std::string, InputScales> inputs_;
+  std::map<std::string, Reciprocals> reciprocals_;
 };
 
 }  // namespace

@@ -16,8 +16,9 @@ struct LintFinding {
   };
   Level level = Level::kWarning;
   /// Stable, for scripts: "metadata", "missing-tensor", "unusable-layer", "unexpected-tensor",
-  /// "gate-up-scales", "block-scale-nan", "block-scale-negative", "block-scale-zero",
-  /// "block-scale-subnormal", "global-scale", "folded-scales", "uncalibrated-expert".
+  /// "weight-scale", "gate-up-scales", "block-scale-nan", "block-scale-negative",
+  /// "block-scale-zero", "block-scale-subnormal", "global-scale", "folded-scales",
+  /// "uncalibrated-expert".
   std::string code;
   std::string tensor;  ///< the tensor, or "model.layers.3.mlp.experts" for a whole layer
   std::string message;

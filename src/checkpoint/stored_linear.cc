@@ -219,6 +219,15 @@ LinearWeights interpret_fp8(const StoredLinear& stored, QuantFormat format,
 
 }  // namespace
 
+void append_tensor_names(const StoredLinear& stored, std::vector<std::string>& names) {
+  names.push_back(stored.weight.name);
+  for (const std::optional<NamedView>* tensor :
+       {&stored.scale, &stored.second_scale, &stored.global_scale, &stored.input_scale,
+        &stored.input_global_scale, &stored.bias}) {
+    if (*tensor) names.push_back((*tensor)->name);
+  }
+}
+
 QuantFormat format_of(const StoredLinear& stored) {
   const NamedView& weight = stored.weight;
   if (weight.view.shape.size() != 2) {

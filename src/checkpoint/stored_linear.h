@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/tensor_view.h"
 #include "checkpoint/quant_config.h"
@@ -29,6 +30,9 @@ struct StoredLinear {
   std::optional<NamedView> input_global_scale;  ///< input_global_scale: EncodeScale
   std::optional<NamedView> bias;
 };
+
+/// Appends the names of all tensors of `stored`.
+void append_tensor_names(const StoredLinear& stored, std::vector<std::string>& names);
 
 /// The format that dtype and shapes of the tensors show, whatever metadata says. Throws
 /// Error(kBadInput) naming the tensor when they show none that moe4 knows.

@@ -14,6 +14,7 @@
 #include "cli/options.h"
 #include "cli/plan_report.h"
 #include "cli/table.h"
+#include "models/refusals.h"
 
 namespace moe4::cli {
 namespace {
@@ -125,10 +126,19 @@ nlohmann::ordered_json to_json(const Checkpoint& checkpoint) {
   return json;
 }
 
-// What opening noticed and, with --lint, what the scales say.
+// What stands in the way of running the model, what opening noticed and, with --lint, what the
+// scales say.
 std::vector<LintFinding> findings_of(const Checkpoint& checkpoint, bool with_lint) {
-  if (with_lint) return lint(checkpoint);
   std::vector<LintFinding> findings;
+  for (const Refusal& refusal : refusals(checkpoint)) {
+    findings.push_back({LintFinding::Level::kError, refusal.code, refusal.where, refusal.message});
+  }
+  if (with_lint) {
+    std::vector<LintFinding> more = lint(checkpoint);
+    findings.insert(findings.end(), std::make_move_iterator(more.begin()),
+                    std::make_move_iterator(more.end()));
+    return findings;
+  }
   for (const CheckpointNote& note : checkpoint.notes()) {
     const bool warning = note.level == CheckpointNote::Level::kWarning;
     findings.push_back({warning ? LintFinding::Level::kWarning : LintFinding::Level::kInfo,

@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/plan_report.h"
 #include "models/missing_parts.h"
+#include "models/refusals.h"
 
 namespace moe4::cli {
 namespace {
@@ -66,6 +67,7 @@ void plan(const PlanFlags& flags) {
   const SelectorOptions options = selector_options(flags.backend, /*must_run=*/false);
   const auto checkpoint = Checkpoint::open(flags.model, {.headers_only = true});
   const std::vector<PlanGroup> groups = make_plan(*checkpoint, options);
+  const std::vector<Refusal> refused = refusals(*checkpoint);
   const ModelConfig& config = checkpoint->config();
   const std::string no_run = why_not_run(config);
   if (flags.json) {
@@ -78,9 +80,14 @@ void plan(const PlanFlags& flags) {
         {"moe_backend", options.backend.empty() ? "auto" : options.backend},
         {"activations", to_string(options.activations)},
         {"batch_invariant", options.batch_invariant},
-        {"run", {{"possible", no_run.empty()}, {"missing", missing_parts(config)}}},
+        {"run", {{"possible", refused.empty()}, {"missing", missing_parts(config)}}},
         {"groups", nlohmann::ordered_json::parse(plan_json(groups))},
+        {"refusals", nlohmann::ordered_json::array()},
     };
+    for (const Refusal& refusal : refused) {
+      json["refusals"].push_back(
+          {{"code", refusal.code}, {"where", refusal.where}, {"message", refusal.message}});
+    }
     if (!no_run.empty()) json["run"]["reason"] = no_run;
     if (groups.empty()) {
       json["note"] = kNoExperts;
@@ -97,6 +104,10 @@ void plan(const PlanFlags& flags) {
       fmt::print("router: {}\n", router_text(config));
     }
     if (!no_run.empty()) fmt::print("run: not possible: {}\n", no_run);
+    // An unknown architecture was said.
+    for (const Refusal& refusal : refused) {
+      if (no_run.empty()) fmt::print("run: refused: {}\n", refusal.message);
+    }
   }
   for (const PlanGroup& group : groups) {
     if (group.selection.backend == nullptr) {

@@ -30,26 +30,6 @@ void release_expert(const ExpertWeights& expert) {
   }
 }
 
-void require_multiple(const char* key, int64_t value, int64_t factor) {
-  if (value > 0 && value % factor == 0) return;
-  throw_bad_input({.what = std::string("unsupported ") + key,
-                   .file = "config.json",
-                   .expected = "a positive multiple of " + std::to_string(factor),
-                   .found = std::to_string(value)});
-}
-
-// A setting that would change the numbers: anything but the one we compute is refused, not ignored.
-void require_setting(const Checkpoint& checkpoint, const char* key, const std::string& found,
-                     const char* known) {
-  if (found == known) return;
-  throw_bad_input({.what = std::string("unsupported ") + key,
-                   .file = (checkpoint.directory() / "config.json").string(),
-                   .tensor = key,
-                   .expected = known,
-                   .found = found,
-                   .hint = "moe4 plan and inspect still work on this checkpoint"});
-}
-
 }  // namespace
 
 ModelLoader::ModelLoader(const Checkpoint& checkpoint, const ModelOptions& options)
@@ -58,6 +38,63 @@ ModelLoader::ModelLoader(const Checkpoint& checkpoint, const ModelOptions& optio
       linear_options_{.fp8_activations = options.moe.fp8_activations,
                       .activations = options.moe.activations,
                       .exact_inputs = options.compute_dtype == DType::kF32} {}
+
+ModelLoader::ModelLoader(const Checkpoint& checkpoint, TensorsAsked& asked,
+                         std::vector<Refusal>& refusals)
+    : checkpoint_(checkpoint), asked_(&asked), refusals_(&refusals) {}
+
+void ModelLoader::require_multiple(const char* key, int64_t value, int64_t factor) const {
+  if (value > 0 && value % factor == 0) return;
+  throw_bad_input({.what = std::string("unsupported ") + key,
+                   .file = (checkpoint_.directory() / "config.json").string(),
+                   .tensor = key,
+                   .expected = "a positive multiple of " + std::to_string(factor),
+                   .found = std::to_string(value)});
+}
+
+void ModelLoader::refuse_missing(const std::string& where, const Error& error) {
+  if (error.code() != ErrorCode::kBadInput) throw error;
+  // A tensor of an absent shard is not missing.
+  if (checkpoint_.is_partial()) return;
+  const bool is_there = checkpoint_.has_tensor(where) || checkpoint_.has_linear(where);
+  refusals_->push_back({is_there ? "unusable-tensor" : "missing-tensor", where, error.what()});
+}
+
+void ModelLoader::ask_linear(const std::string& module) {
+  try {
+    for (std::string& name : checkpoint_.tensors_of_linear(module)) asked_->insert(std::move(name));
+  } catch (const Error& error) {
+    refuse_missing(module, error);
+    ask_all_below(module + ".");
+  }
+}
+
+void ModelLoader::ask_tensor(const std::string& tensor) {
+  asked_->insert(tensor);
+  try {
+    (void)checkpoint_.tensor(tensor);
+  } catch (const Error& error) {
+    refuse_missing(tensor, error);
+  }
+}
+
+void ModelLoader::ask_experts(int64_t layer) {
+  try {
+    for (std::string& name : checkpoint_.tensors_of_experts(layer)) asked_->insert(std::move(name));
+  } catch (const Error& error) {
+    refuse_missing(name(layer, "mlp.experts"), error);
+    ask_all_below(name(layer, ""));
+  }
+}
+
+// What is there in some unusable form is not unexpected as well.
+void ModelLoader::ask_all_below(const std::string& prefix) {
+  const std::vector<std::string>& names = checkpoint_.tensor_names();
+  for (auto it = std::lower_bound(names.begin(), names.end(), prefix);
+       it != names.end() && it->starts_with(prefix); ++it) {
+    asked_->insert(*it);
+  }
+}
 
 void ModelLoader::report() const {
   if (!options_.progress) return;
@@ -83,6 +120,10 @@ void ModelLoader::done() {
 }
 
 Linear ModelLoader::linear(const std::string& module, int64_t out_features, int64_t in_features) {
+  if (is_describing()) {
+    ask_linear(module);
+    return {};
+  }
   const LinearWeights weights = checkpoint_.linear(module, out_features, in_features);
   Linear linear(weights, linear_options_, options_.threads);
   consumed(weights);
@@ -91,6 +132,10 @@ Linear ModelLoader::linear(const std::string& module, int64_t out_features, int6
 }
 
 Embedding ModelLoader::embedding(const std::string& module, int64_t rows, int64_t width) {
+  if (is_describing()) {
+    ask_linear(module);
+    return {};
+  }
   const LinearWeights weights = checkpoint_.linear(module, rows, width);
   Embedding table(weights, *options_.threads);
   consumed(weights);
@@ -99,15 +144,38 @@ Embedding ModelLoader::embedding(const std::string& module, int64_t rows, int64_
 }
 
 std::vector<float> ModelLoader::vector(const std::string& tensor, int64_t n) {
+  if (is_describing()) {
+    ask_tensor(tensor);
+    return {};
+  }
   return float_vector(checkpoint_.tensor(tensor), tensor, n);
 }
 
+std::vector<float> ModelLoader::transposed(const std::string& tensor, int64_t rows,
+                                           int64_t columns) {
+  const std::vector<float> file = vector(tensor, rows * columns);
+  std::vector<float> out(file.size());
+  if (out.empty()) return out;  // describing
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) out[c * rows + r] = file[r * columns + c];
+  }
+  return out;
+}
+
 RmsNorm ModelLoader::norm(const std::string& tensor, int64_t n) {
+  if (is_describing()) {
+    ask_tensor(tensor);
+    return {};
+  }
   return RmsNorm(checkpoint_.tensor(tensor), tensor, n, config().rms_norm_eps,
                  config().one_plus_weight_norm);
 }
 
 RmsNorm ModelLoader::plain_norm(const std::string& tensor, int64_t n) {
+  if (is_describing()) {
+    ask_tensor(tensor);
+    return {};
+  }
   return RmsNorm(checkpoint_.tensor(tensor), tensor, n, config().rms_norm_eps, false);
 }
 
@@ -120,8 +188,14 @@ MlpWeights ModelLoader::mlp(const std::string& prefix, int64_t intermediate_size
 
 DecoderParts ModelLoader::begin() {
   const ModelConfig& c = config();
-  require_setting(checkpoint_, "rope_type", c.rope_type, "default");
-  require_setting(checkpoint_, "scoring_func", c.router_scoring, "softmax");
+  if (c.router_scoring != "softmax") {
+    throw_bad_input({.what = "unsupported scoring_func",
+                     .file = (checkpoint_.directory() / "config.json").string(),
+                     .tensor = "scoring_func",
+                     .expected = "softmax",
+                     .found = c.router_scoring,
+                     .hint = "moe4 plan and inspect still work on this checkpoint"});
+  }
   require_multiple("hidden_size", c.hidden_size, kRowPadding);
   require_multiple("head_dim", c.head_dim, 16);
   require_multiple("num_attention_heads", c.num_attention_heads, c.num_key_value_heads);
@@ -132,15 +206,18 @@ DecoderParts ModelLoader::begin() {
   const std::string& prefix = checkpoint_.text_prefix();
   DecoderParts parts;
   parts.config = c;
-  parts.rotary = Rotary(rotary_dim, c.rope_theta);
+  if (!is_describing()) parts.rotary = Rotary(rotary_dim, c.rope_theta);
+  // Multimodal wrappers have it at the top or inside their language model.
+  const std::string nested = "language_model.lm_head";
+  const bool is_nested = !checkpoint_.has_linear("lm_head") && checkpoint_.has_linear(nested);
+  const std::string head = is_nested ? nested : "lm_head";
   if (c.tie_word_embeddings) {
     parts.lm_head = linear(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
+    // A copy that some exporters write all the same; the configuration's word counts.
+    if (is_describing()) ask_all_below(head + ".");
   } else {
     parts.embed_tokens = embedding(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
-    // Multimodal wrappers have it at the top or inside their language model.
-    const std::string nested = "language_model.lm_head";
-    const bool is_nested = !checkpoint_.has_linear("lm_head") && checkpoint_.has_linear(nested);
-    parts.lm_head = linear(is_nested ? nested : "lm_head", c.vocab_size, c.hidden_size);
+    parts.lm_head = linear(head, c.vocab_size, c.hidden_size);
   }
   parts.final_norm = norm(prefix + "norm.weight", c.hidden_size);
   return parts;
@@ -168,14 +245,23 @@ std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t la
   MoeBlockParts block;
   block.router_config = c.router;
   const std::string gate = name(layer, "mlp.gate");
-  // Routing stays exact: its input is not quantised whatever the options say.
-  block.router = Linear(checkpoint_.linear(gate, c.router.num_experts, c.hidden_size),
-                        {.exact_inputs = true}, options_.threads);
+  if (is_describing()) {
+    ask_linear(gate);
+  } else {
+    // Routing stays exact: its input is not quantised whatever the options say.
+    block.router = Linear(checkpoint_.linear(gate, c.router.num_experts, c.hidden_size),
+                          {.exact_inputs = true}, options_.threads);
+  }
   if (c.shared_expert_intermediate_size > 0) {
     block.shared = mlp(name(layer, "mlp.shared_expert"), c.shared_expert_intermediate_size);
   }
   if (c.shared_expert_has_gate) {
     block.shared_gate = linear(name(layer, "mlp.shared_expert_gate"), 1, c.hidden_size);
+  }
+
+  if (is_describing()) {
+    ask_experts(layer);
+    return std::make_unique<MoeBlock>(std::move(block));
   }
 
   const MoeLayerWeights weights = checkpoint_.moe_layer(layer);

@@ -29,18 +29,6 @@ std::unique_ptr<Mixer> load_attention(ModelLoader& loader, const Rotary& rotary,
   return std::make_unique<Attention>(shape, rotary, std::move(weights));
 }
 
-// The file has [channels, 1, taps]; the kernel walks channels side by side.
-std::vector<float> load_conv(ModelLoader& loader, const std::string& tensor,
-                             const DeltaNetShape& shape) {
-  const int64_t channels = shape.channels(), taps = shape.conv_taps;
-  const std::vector<float> file = loader.vector(tensor, channels * taps);
-  std::vector<float> conv(file.size());
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t j = 0; j < taps; ++j) conv[j * channels + c] = file[c * taps + j];
-  }
-  return conv;
-}
-
 std::unique_ptr<Mixer> load_delta_net(ModelLoader& loader, int64_t layer) {
   const ModelConfig& c = loader.config();
   const auto name = [&](const char* suffix) {
@@ -52,6 +40,8 @@ std::unique_ptr<Mixer> load_delta_net(ModelLoader& loader, int64_t layer) {
                             .key_dim = c.linear_key_head_dim,
                             .value_dim = c.linear_value_head_dim,
                             .conv_taps = c.linear_conv_kernel_dim};
+  loader.require_multiple("linear_key_head_dim", shape.key_dim, 16);
+  loader.require_multiple("linear_value_head_dim", shape.value_dim, 16);
   const int64_t heads = shape.num_value_heads;
   DeltaNetWeights weights{
       .in_proj_qkv = loader.linear(name("in_proj_qkv"), shape.channels(), c.hidden_size),
@@ -59,7 +49,8 @@ std::unique_ptr<Mixer> load_delta_net(ModelLoader& loader, int64_t layer) {
       .in_proj_b = loader.linear(name("in_proj_b"), heads, c.hidden_size),
       .in_proj_a = loader.linear(name("in_proj_a"), heads, c.hidden_size),
       .out_proj = loader.linear(name("out_proj"), c.hidden_size, shape.values()),
-      .conv = load_conv(loader, name("conv1d.weight"), shape),
+      // [channels, 1, taps] in the file; the kernel walks channels side by side.
+      .conv = loader.transposed(name("conv1d.weight"), shape.channels(), shape.conv_taps),
       .a_log = loader.vector(name("A_log"), heads),
       .dt_bias = loader.vector(name("dt_bias"), heads),
       .norm = loader.plain_norm(name("norm.weight"), shape.value_dim)};

@@ -5,10 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "checkpoint/safetensors.h"
+#include "support/editable_checkpoint.h"
 #include "support/temp_dir.h"
 
 namespace moe4 {
@@ -43,6 +47,58 @@ TEST(Lint, ScalesThatFoldingWouldDestroyAreCounted) {
       findings_of(lint(*Checkpoint::open(small("qwen3-tiny-weights"))), "folded-scales");
   ASSERT_EQ(found.size(), 2u);
   EXPECT_THAT(found[0].message, HasSubstr("would vanish"));
+}
+
+// Findings about a checkpoint whose float scale tensors with this suffix are all `value`.
+std::vector<LintFinding> lint_with_scale(const char* name, const std::string& suffix, float value) {
+  testing::EditableCheckpoint checkpoint(name);
+  for (auto& [tensor_name, tensor] : checkpoint.tensors) {
+    if (!tensor_name.ends_with(suffix) || tensor.dtype != DType::kF32) continue;
+    for (size_t i = 0; i < tensor.bytes.size(); i += sizeof value) {
+      std::memcpy(tensor.bytes.data() + i, &value, sizeof value);
+    }
+  }
+  testing::TempDir dir;
+  checkpoint.write(dir.path());
+  return lint(*Checkpoint::open(dir.path()));
+}
+
+TEST(Lint, ReciprocalGlobalScalesAreOneWarningAKind) {
+  for (const auto& [name, suffix, value] :
+       {std::tuple{"qwen3-modelopt-w4a16", ".weight_scale_2", 100.0f},
+        {"qwen3-ct-nvfp4", ".weight_global_scale", 0.01f},
+        {"qwen3-gate-up-scales", ".weight_scale_2", 5e4f}}) {
+    const auto found = findings_of(lint_with_scale(name, suffix, value), "global-scale");
+    ASSERT_FALSE(found.empty()) << name;
+    EXPECT_LE(found.size(), 3u) << name;
+    EXPECT_EQ(found[0].level, LintFinding::Level::kWarning) << name;
+    EXPECT_THAT(found[0].message, HasSubstr("reciprocal")) << name;
+  }
+  EXPECT_THAT(findings_of(lint_with_scale("qwen3-modelopt-w4a16", ".weight_scale_2", 100.0f),
+                          "global-scale")[0]
+                  .message,
+              HasSubstr("268800"));
+  for (const auto& [name, suffix, value] :
+       {std::tuple{"qwen3-modelopt-w4a16", ".weight_scale_2", 1e-3f},
+        {"qwen3-ct-nvfp4", ".weight_global_scale", 3e4f},
+        {"qwen3-ct-nvfp4", ".input_global_scale", 0.01f}}) {
+    EXPECT_TRUE(findings_of(lint_with_scale(name, suffix, value), "global-scale").empty()) << name;
+  }
+}
+
+TEST(Lint, InfiniteScalesAreErrors) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float value : {infinity, -1.0f, std::nanf("")}) {
+    for (const auto& [name, suffix, code] :
+         {std::tuple{"qwen3-modelopt-w4a16", ".weight_scale_2", "global-scale"},
+          {"qwen3-ct-nvfp4", ".weight_global_scale", "global-scale"},
+          {"qwen3-modelopt-fp8", ".weight_scale", "weight-scale"},
+          {"qwen3-fp8-block128", ".weight_scale_inv", "weight-scale"}}) {
+      const auto found = findings_of(lint_with_scale(name, suffix, value), code);
+      ASSERT_FALSE(found.empty()) << name << value;
+      EXPECT_EQ(found[0].level, LintFinding::Level::kError) << name << value;
+    }
+  }
 }
 
 TEST(Lint, DamagedScalesAndUncalibratedExpertsAreFoundWithoutThrowing) {
