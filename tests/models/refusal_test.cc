@@ -79,7 +79,6 @@ TEST(Refusal, SettingsThatChangeNumbersAreNamed) {
       {"v_head_dim", 128},
       {"no_rope_layers", {1, 0}},
       {"rope_interleave", true},
-      {"rotary_dim", 2},
       {"position_embedding_type", "alibi"},
       {"embedding_multiplier", 12.0},
       {"residual_multiplier", 0.22},
@@ -146,7 +145,7 @@ TEST(Refusal, LayerTypesAreThoseOfTheArchitecture) {
                          text["layer_types"] = {"full_attention", "full_attention"};
                        }),
             "");
-  for (const char* type : {"sliding_attention", "chunked_attention", "linear_attention", "moe"}) {
+  for (const char* type : {"sliding_attention", "chunked_attention", "linear_attention", "mamba"}) {
     EXPECT_THAT(error_with(kQwen3,
                            [&](json& text) {
                              text["layer_types"] = {"full_attention", type};
