@@ -42,7 +42,9 @@ std::string load_error(const EditableCheckpoint& editable) {
   const auto headers = Checkpoint::open(dir.path(), {.headers_only = true});
   const std::vector<Refusal> found = refusals(*headers);
   EXPECT_EQ(found.empty(), error.empty()) << error;
-  if (!found.empty()) EXPECT_THAT(error, ::testing::StartsWith(found.front().message));
+  if (!found.empty()) {
+    EXPECT_THAT(error, ::testing::StartsWith(found.front().message));
+  }
   return error;
 }
 
