@@ -106,8 +106,19 @@ def added(first_id, *tokens):
     return [{"id": first_id + i, **plain, **t} for i, t in enumerate(tokens)]
 
 
+WHOLE_WORDS = ["qzx", " qzx", "qzxq", "a qzx qzxq", "qzxqq", "qzxq qzxq\n", "\u00e9z", " \u00e9z", "x\u00e9z"]
+
+# Not valid: cut off, overlong, surrogates, above U+10FFFF, stray bytes; and the last valid ones beside them.
+BYTES = ["f4908080", "f4bfbfbf", "f48fbfbf", "f5808080", "f7bfbfbf", "f888808080", "fc8480808080", "fe", "ff", "c0af", "c080", "c1bf", "c280",
+         "e08080", "e09fbf", "e0a080", "f0808080", "f08fbfbf", "f0908080", "eda080", "edafbf", "edb080", "edbfbf", "ed9fbf", "ee8080",
+         "eda0bdedb880", "80", "bf", "8080", "c3", "c320", "e4bd", "e4bd20", "e420", "f09f98", "f09f9820", "f09f20", "f020", "f0", "f490", "f4908020", "f0c3a9",
+         "61c3e4bda061", "f09f98f09f9880", "e4bde4bda0", "efbfbe", "efbfbf", "f09fbfbf", "00", "61ff7a", "c3c3a9"]
+
+
 def variants(base):
     size = len(base["model"]["vocab"])
+    merged = set("".join(base["model"]["merges"]))
+    missing = [c for c in "~`^}{|\\@#%&*+" if c in base["model"]["vocab"] and c not in merged][:3]
     word = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     cased = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
              r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -142,6 +153,16 @@ def variants(base):
         ("digits", {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": True}, byte_level(use_regex=True))},
          TEXTS[10:30], ()),
         ("digit runs", {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": False}, byte_level())}, TEXTS[10:30], ()),
+        # Words that no merge leads to: only ignore_merges finds them.
+        ("whole words", {"pre_tokenizer": sequence(split(word), byte_level()),
+                         "model": {"ignore_merges": True, "vocab": {"\u0120qzx": size, "qzxq": size + 1, "\u00c3\u00a9z": size + 2}}},
+         WHOLE_WORDS, ("qzx", " qzx", "qzxq", "\u00e9z")),
+        ("whole words, merged", {"pre_tokenizer": sequence(split(word), byte_level()),
+                                 "model": {"vocab": {"\u0120qzx": size, "qzxq": size + 1, "\u00c3\u00a9z": size + 2}}},
+         WHOLE_WORDS, ("qzx", " qzx", "qzxq", "\u00e9z")),
+        # Bytes that no token stands for are left out.
+        ("bytes missing", {"model": {"vocab": dict.fromkeys(missing)}},
+         TEXTS[:20] + ["a" + "".join(missing) + "b", missing[0], "x" + missing[1] * 5, "<" + missing[0] + ">" + missing[0]], (*missing, "a")),
         ("added tokens", {"added_tokens": flags, "post_processor": template}, TEXTS[:10] + flag_texts, flag_pool),
         ("added tokens, no normaliser", {"added_tokens": flags, "normalizer": None}, flag_texts, flag_pool),
     ]
@@ -178,7 +199,8 @@ def main():
     write("tokenizer_goldens.json", {
         "made_with": f"tokenizers {tokenizers.__version__}",
         "embedded": {"encode": cases(embedded, texts), "decode": decode_cases(embedded, texts[::5], 2)},
-        "base": base, "variants": tested})
+        "base": base, "variants": tested,
+        "utf8": [{"bytes": b, "text": bytes.fromhex(b).decode("utf-8", "replace")} for b in BYTES]})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@
 #include "cli/session.h"
 #include "cli/speed.h"
 #include "cli/standard_streams.h"
+#include "cli/template_flags.h"
 
 namespace moe4::cli {
 namespace {
@@ -27,6 +28,7 @@ struct ChatFlags {
   std::string system;
   MachineFlags machine;
   SamplingFlags sampling;
+  TemplateFlags variables;
 };
 
 std::atomic<bool> interrupted = false;
@@ -86,10 +88,11 @@ std::optional<GenerateRequest> fitting_request(const ChatFlags& flags, const Ses
 }
 
 void chat(const ChatFlags& flags) {
+  TemplateArguments arguments = template_arguments(flags.variables);
   Session session;
   const GenerationDefaults defaults =
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
-  Conversation conversation(session.checkpoint->directory());
+  Conversation conversation(session.checkpoint->directory(), std::move(arguments));
   reload_model(session, flags.machine);
   const auto restart = [&] {
     conversation.clear();
@@ -137,6 +140,7 @@ void add_chat(CLI::App& app) {
   CLI::App* command = app.add_subcommand("chat", "Talk with the model, chat template applied");
   command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
   with_env(command->add_option("--system", flags->system, "System message"));
+  add_template_flags(*command, flags->variables);
   add_sampling_flags(*command, flags->sampling);
   add_machine_flags(*command, flags->machine);
   command->callback([flags] { chat(*flags); });

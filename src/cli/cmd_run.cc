@@ -13,6 +13,7 @@
 #include "cli/session.h"
 #include "cli/speed.h"
 #include "cli/standard_streams.h"
+#include "cli/template_flags.h"
 
 namespace moe4::cli {
 namespace {
@@ -24,6 +25,7 @@ struct RunFlags {
   bool json = false;
   MachineFlags machine;
   SamplingFlags sampling;
+  TemplateFlags variables;
 };
 
 void print_json(const Session& session, const GenerationDefaults& defaults,
@@ -51,13 +53,16 @@ void print_json(const Session& session, const GenerationDefaults& defaults,
 }
 
 void run(const RunFlags& flags) {
+  TemplateArguments arguments = template_arguments(flags.variables);
+  if (!arguments.empty() && !flags.chat)
+    throw Error(ErrorCode::kUsage, "--template-arg needs --chat: no template is used without it");
   // What can be wrong without the weights is found before they are loaded.
   Session session;
   const GenerationDefaults defaults =
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
   std::string prompt = flags.prompt;
   if (flags.chat) {
-    Conversation conversation(session.checkpoint->directory());
+    Conversation conversation(session.checkpoint->directory(), std::move(arguments));
     conversation.add("user", flags.prompt);
     prompt = conversation.prompt();
   }
@@ -100,6 +105,7 @@ void add_run(CLI::App& app) {
   with_env(command->add_option("-p,--prompt", flags->prompt, "Text to continue")->required());
   with_env(command->add_flag("--chat", flags->chat,
                              "Put the prompt into the checkpoint's chat template first"));
+  add_template_flags(*command, flags->variables);
   add_sampling_flags(*command, flags->sampling);
   add_machine_flags(*command, flags->machine);
   with_env(command->add_flag("--json", flags->json, "One JSON object on stdout, no streaming"));

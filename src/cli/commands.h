@@ -19,5 +19,6 @@ void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_bench_moe(CLI::App& app);
 void add_synth(CLI::App& app);
+void add_template(CLI::App& app);
 
 }  // namespace moe4::cli

@@ -8,15 +8,25 @@
 
 namespace moe4::cli {
 
-Conversation::Conversation(const std::filesystem::path& model_directory)
-    : template_(ChatTemplate::load(model_directory)) {
-  if (template_) return;
+std::unique_ptr<ChatTemplate> load_chat_template(const std::filesystem::path& model) {
+  std::error_code failure;
+  if (!std::filesystem::exists(model, failure)) {
+    throw_bad_input({.what = "no such checkpoint", .file = model.string()});
+  }
+  const auto folder =
+      std::filesystem::is_regular_file(model, failure) ? model.parent_path() : model;
+  auto chat_template = ChatTemplate::load(folder);
+  if (chat_template) return chat_template;
   throw_bad_input({.what = "the checkpoint has no chat template",
-                   .file = model_directory.string(),
-                   .expected = "chat_template.jinja, or chat_template in tokenizer_config.json",
-                   .found = "neither",
-                   .hint = "use moe4 run without --chat"});
+                   .file = model.string(),
+                   .expected = "chat_template.jinja, or chat_template in tokenizer_config.json or "
+                               "chat_template.json",
+                   .found = "none of them",
+                   .hint = "moe4 run without --chat needs none"});
 }
+
+Conversation::Conversation(const std::filesystem::path& model, TemplateArguments arguments)
+    : template_(load_chat_template(model)), arguments_(std::move(arguments)) {}
 
 bool Conversation::drop_oldest_turn() {
   const auto is_system = [](const auto& message) { return message.first == "system"; };
@@ -30,10 +40,15 @@ bool Conversation::drop_oldest_turn() {
 }
 
 std::string Conversation::prompt() const {
-  nlohmann::json context = {{"messages", nlohmann::json::array()}, {"add_generation_prompt", true}};
+  auto messages = nlohmann::json::array();
   for (const auto& [role, text] : messages_)
-    context["messages"].push_back({{"role", role}, {"content", text}});
-  return template_->render(context.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    messages.push_back({{"role", role}, {"content", text}});
+  TemplateContext context;
+  context.set("add_generation_prompt", "true", "");
+  context.set("messages", messages.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+              "");
+  for (const auto& [name, value] : arguments_) context.set(name, value, "--template-arg");
+  return template_->render(context);
 }
 
 }  // namespace moe4::cli

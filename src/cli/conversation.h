@@ -1,4 +1,4 @@
-// Messages of a chat and the prompt that the checkpoint's template makes of them.
+// The messages of a conversation and the prompt that a chat template makes of them.
 #pragma once
 
 #include <filesystem>
@@ -7,14 +7,20 @@
 #include <utility>
 #include <vector>
 
+#include "cli/template_flags.h"
 #include "text/chat_template.h"
 
 namespace moe4::cli {
 
+/// The template of a checkpoint folder, or of the folder that a checkpoint file lies in. Throws
+/// Error(kBadInput) when there is none.
+std::unique_ptr<ChatTemplate> load_chat_template(const std::filesystem::path& model);
+
 class Conversation {
  public:
-  /// Throws Error(kBadInput) when the checkpoint has no chat template.
-  explicit Conversation(const std::filesystem::path& model_directory);
+  /// `arguments`: variables that the template sees in every turn. Throws Error(kBadInput) when the
+  /// checkpoint has no chat template.
+  explicit Conversation(const std::filesystem::path& model, TemplateArguments arguments = {});
   /// `role`: "system", "user" or "assistant".
   void add(const std::string& role, const std::string& text) { messages_.emplace_back(role, text); }
   void clear() { messages_.clear(); }
@@ -28,6 +34,7 @@ class Conversation {
 
  private:
   std::unique_ptr<ChatTemplate> template_;
+  TemplateArguments arguments_;
   std::vector<std::pair<std::string, std::string>> messages_;
 };
 

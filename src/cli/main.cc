@@ -38,6 +38,7 @@ int run(CLI::App& app, int argc, char** argv) {
   moe4::cli::add_plan(app);
   moe4::cli::add_run(app);
   moe4::cli::add_chat(app);
+  moe4::cli::add_template(app);
   moe4::cli::add_eval(app);
   moe4::cli::add_forward(app);
   moe4::cli::add_experts(app);

@@ -70,6 +70,57 @@ TEST(ChatTemplate, WholeConversationsRenderAsJinja2Does) {
   }
 }
 
+TEST(ChatTemplate, FormattingAndLargeIntegersRenderAsJinja2Does) {
+  const ordered_json formats =
+      ordered_json::parse(std::ifstream(MOE4_TEST_DATA "/text/format_goldens.json"));
+  const auto expect_grid = [&](const char* kind, const std::string& before,
+                               const std::string& middle, const std::string& after) {
+    for (const ordered_json& row : formats[kind]) {
+      for (size_t i = 0; i < formats["values"].size(); ++i) {
+        expect_as_upstream(before + row["spec"].get<std::string>() + middle +
+                               formats["values"][i].get<std::string>() + after,
+                           "{}", row["expected"][i]);
+      }
+    }
+  };
+  expect_grid("braces", "{{ '{:", "}'.format(", ") }}");
+  expect_grid("percent", "{{ '%", "' % (", ",) }}");
+  for (const ordered_json& one : formats["integers"]) {
+    expect_as_upstream(one["template"].get<std::string>(), "{}", one["expected"]);
+  }
+}
+
+// jinja2 cannot write infinity as a constant; these are Python's.
+TEST(ChatTemplate, InfinityIsFormattedAsPythonDoes) {
+  EXPECT_EQ(render("{{ '{:08.1f}|{:+E}|{:,}|{:<5}|{:%}'.format(x, x, x, x, -x) }}"
+                   "{{ '|%08.1f|%+d|%G' % (x, 1, -x) }}",
+                   R"({"x": 0})"),
+            "000000.0|+0.000000E+00|0|0    |0.000000%|000000.0|+1|0");
+  EXPECT_EQ(
+      render("{% set x = 'inf'|float %}{{ '{:08.1f}|{:+E}|{:,}|{:<5}|{:%}'.format(x, x, x, x, "
+             "-x) }}{{ '|%08.1f|%-6e|%G' % (x, x, -x) }}",
+             "{}"),
+      "00000inf|+INF|inf|inf  |-inf%|00000inf|inf   |-INF");
+  EXPECT_THAT(error_of("{{ '%d' % ('inf'|float,) }}"), HasSubstr("no integer"));
+}
+
+// Golden values: Python's json and jinja2 on the same text.
+TEST(ChatTemplate, IntegersOfTheContextKeepEveryDigit) {
+  const std::string context =
+      R"({"n": 12345678901234567890123, "args": {"id": 18446744073709551616, "m": -9223372036854775809,
+          "u": 18446744073709551615, "z": -0, "f": 1e22, "g": 1.0}})";
+  EXPECT_EQ(render("{{ n }} {{ args | tojson }} {{ n + 1 }}", context),
+            "12345678901234567890123 {\"id\": 18446744073709551616, \"m\": -9223372036854775809, "
+            "\"u\": 18446744073709551615, \"z\": 0, \"f\": 1e+22, \"g\": 1.0} "
+            "12345678901234567890124");
+  EXPECT_THAT(error_of("x", "{\"n\": " + std::string(5000, '9') + "}"),
+              HasSubstr("number overflow"));
+}
+
+TEST(ChatTemplate, TheLastOfEqualKeysCounts) {
+  EXPECT_EQ(render("{{ d }}", R"({"d": {"a": 1, "b": 2, "a": 3}})"), "{'a': 3, 'b': 2}");
+}
+
 TEST(ChatTemplate, ErrorsNameTheConstructAndItsLine) {
   EXPECT_THAT(error_of("a\nb\n{{ x|sparkle }}"),
               testing::AllOf(HasSubstr("line 3"), HasSubstr("filter 'sparkle'")));
@@ -78,7 +129,7 @@ TEST(ChatTemplate, ErrorsNameTheConstructAndItsLine) {
   EXPECT_THAT(error_of("{% extends 'x' %}"), HasSubstr("tag 'extends'"));
   EXPECT_THAT(error_of("{% block b %}x{% endblock %}"), HasSubstr("tag 'block'"));
   EXPECT_THAT(error_of("x\n{{ y.z }}"), testing::AllOf(HasSubstr("line 2"), HasSubstr("'y'")));
-  EXPECT_THAT(error_of("{{ 'a'.zfill(3) }}"), HasSubstr("str.zfill"));
+  EXPECT_THAT(error_of("{{ 'a'.encode('utf-8') }}"), HasSubstr("str.encode"));
   EXPECT_THAT(error_of("{{ raise_exception('No\nway') }}"), HasSubstr("No\\x0away"));
   EXPECT_THAT(error_of("{{ [].append(1) }}"), HasSubstr("changes a list"));
 }
@@ -120,7 +171,35 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
   EXPECT_THAT(error_of("{{ x" + repeat(".y", 5000) + " }}"), HasSubstr("nested too deeply"));
   EXPECT_THAT(error_of(repeat("{% if 1 %}", 5000)), HasSubstr("nested too deeply"));
   EXPECT_THAT(error_of("{{ 'a' * 30000000 in 'b' + 'a' * 29999998 }}"), HasSubstr("no error"));
-  EXPECT_THAT(error_of("{{ 9223372036854775807 + 1 }}"), HasSubstr("64 bits"));
+  EXPECT_THAT(error_of("{{ 2 ** (10 ** 9) }}"), HasSubstr("16384 bits"));
+  EXPECT_THAT(error_of("{{ 2 ** (2 ** 70) }}"), HasSubstr("exponent"));
+  EXPECT_THAT(error_of("{% set n = namespace(x=3) %}" + repeat_100k +
+                       "{% set n.x = n.x * n.x %}{% endfor %}"),
+              HasSubstr("16384 bits"));
+  EXPECT_THAT(error_of("{{ 1" + repeat("0", 5000) + " }}"), HasSubstr("4300 digits"));
+  for (const char* source :
+       {"{{ '%1000000000d' % 1 }}", "{{ '%99999999999999999999d' % 1 }}",
+        "{{ '%*d' % (10**9, 1) }}", "{{ '%.1000000000f' % 1 }}", "{{ '%.1000000000d' % 1 }}",
+        "{{ '%1000000000s' % 'a' }}", "{{ '{:>1000000000}'.format(1) }}",
+        "{{ '{:.1000000000f}'.format(1.5) }}", "{{ '{:0100000000000000000000,}'.format(1) }}",
+        "{{ '{:{}}'.format('a', 10**9) }}", "{{ '{:40000000}'.format('a') }}",
+        "{{ '%40000000s' % 'a' }}", "{{ ('{:9000000}' * 9).format(1,1,1,1,1,1,1,1,1) }}",
+        "{{ 'a'.zfill(10**9) }}", "{{ '\\t'.expandtabs(10**9) }}",
+        "{{ 'a'|truncate(10**9) }}{{ 'a'.ljust(10**9) }}", "{{ [1]|batch(10**9, 0)|list }}",
+        "{{ [1]|slice(10**9)|list }}"}) {
+    EXPECT_THAT(error_of(source),
+                testing::AnyOf(HasSubstr("too long"), HasSubstr("runs for too long")))
+        << source;
+  }
+}
+
+TEST(ChatTemplate, LoopsThatRememberThemselvesDoNotLeak) {
+  EXPECT_EQ(render("{% for x in [1, 2] %}{{ loop.changed(loop) }}{% endfor %}", "{}"), "TrueFalse");
+  EXPECT_THROW(render("{% for x in [1] %}{{ loop.changed(loop) }}{{ 1 / 0 }}{% endfor %}", "{}"),
+               Error);
+  EXPECT_EQ(render("{% set n = namespace() %}{% set n.c = cycler(n) %}{{ n.c.next() is sameas n }}",
+                   "{}"),
+            "True");
 }
 
 TEST(ChatTemplate, NamespacesThatHoldThemselvesDoNotLeak) {
@@ -181,6 +260,67 @@ TEST(ChatTemplate, IsFoundInTheFolder) {
   EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "own True");
   folder.write("tokenizer_config.json", "{");
   EXPECT_THROW(ChatTemplate::load(folder.path()), Error);
+}
+
+TEST(ChatTemplate, ChatTemplateJsonServesWhenTheOthersHaveNone) {
+  const Folder folder;
+  folder.write("chat_template.json", R"({"chat_template": "json {{ bos_token }}"})");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "json ");
+  folder.write("tokenizer_config.json", R"({"bos_token": "<s>", "chat_template": null})");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "json <s>");
+  folder.write("tokenizer_config.json", R"({"chat_template": "config"})");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "config");
+  folder.write("tokenizer_config.json", "{}");
+  for (const char* broken : {"[1]", "{", R"({"chat_template": 5})", R"({"chat_template": []})",
+                             R"({"chat_template": [{"name": "a"}]})"}) {
+    folder.write("chat_template.json", broken);
+    EXPECT_THROW(ChatTemplate::load(folder.path()), Error) << broken;
+  }
+}
+
+TEST(ChatTemplate, ToolsChooseTheTemplateOfThatName) {
+  const Folder folder;
+  folder.write("tokenizer_config.json",
+               R"({"chat_template": [{"name": "default", "template": "d"},
+                                     {"name": "tool_use", "template": "t{{ tools|length }}"},
+                                     {"name": "rag", "template": "{% broken %}"}]})");
+  const auto chat = ChatTemplate::load(folder.path());
+  EXPECT_EQ(chat->render("{}"), "d");
+  EXPECT_EQ(chat->render(R"({"tools": null})"), "d");
+  EXPECT_EQ(chat->render(R"({"tools": []})"), "t0");
+  EXPECT_EQ(chat->render(R"({"tools": [{}]})"), "t1");
+  folder.write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "a", "template": "x"}, {"name": "b", "template": ""}]})");
+  try {
+    ChatTemplate::load(folder.path())->render("{}");
+    ADD_FAILURE() << "there is no default";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("no default"), HasSubstr("a, b")));
+  }
+  std::filesystem::create_directories(folder.path() / "additional_chat_templates");
+  folder.write("additional_chat_templates/tool_use.jinja", "file t");
+  folder.write("chat_template.jinja", "file d");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "file d");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render(R"({"tools": []})"), "file t");
+  folder.write("additional_chat_templates/tool_use.jinja", "{% broken %}");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "file d");
+  EXPECT_THROW(ChatTemplate::load(folder.path())->render(R"({"tools": []})"), Error);
+}
+
+TEST(ChatTemplate, SpecialTokensComeFromBothFiles) {
+  const Folder folder;
+  folder.write("chat_template.jinja",
+               "{{ bos_token }}{{ eos_token }}{{ image_token }}"
+               "{{ additional_special_tokens }}");
+  folder.write(
+      "special_tokens_map.json",
+      R"({"bos_token": "<map>", "additional_special_tokens": ["<a>", {"content": "<b>"}]})");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "<map>['<a>', '<b>']");
+  folder.write("tokenizer_config.json", R"({"bos_token": "<config>", "eos_token": "</s>",
+                                            "added_tokens_decoder": {},
+                                            "extra_special_tokens": {"image_token": "<img>"}})");
+  EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "<config></s><img>");
 }
 
 TEST(ChatTemplate, TheEmbeddedModelHasChatMl) {

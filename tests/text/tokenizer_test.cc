@@ -123,6 +123,28 @@ TEST(Tokenizer, InvalidUtf8EncodesAsReplacementCharacters) {
   EXPECT_EQ(utf8_lossy("\xED\xA0\x80"), "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
+// Python's bytes.decode("utf-8", "replace").
+TEST(Tokenizer, BytesThatAreNotUtf8AreRepairedAsPythonDoes) {
+  for (const json& one : goldens()["utf8"]) {
+    const auto hex = one["bytes"].get<std::string>();
+    const auto expected = one["text"].get<std::string>();
+    std::string bytes;
+    for (size_t i = 0; i < hex.size(); i += 2) {
+      bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+    }
+    EXPECT_EQ(utf8_lossy(bytes), expected) << hex;
+    EXPECT_EQ(embedded().encode(bytes), embedded().encode(expected)) << hex;
+    for (size_t cut = 0; cut <= bytes.size(); ++cut) {
+      // What is held back at the cut is read again together with the rest.
+      std::string text;
+      const size_t used =
+          append_utf8_lossy(std::string_view(bytes).substr(0, cut), /*final=*/false, &text);
+      append_utf8_lossy(std::string_view(bytes).substr(used), /*final=*/true, &text);
+      EXPECT_EQ(text, expected) << hex << " cut at " << cut;
+    }
+  }
+}
+
 TEST(Tokenizer, LookupsAgreeWithTheFile) {
   EXPECT_EQ(embedded().vocab_size(), 4096);
   EXPECT_EQ(embedded().token_id("<|im_end|>"), 4095);

@@ -242,7 +242,6 @@ ExpressionPtr ExpressionParser::parse_primary() {
       return constant(Value(std::move(text)));
     }
     case TokenKind::kInteger:
-      return constant(Value(next().integer));
     case TokenKind::kFloat:
       return constant(Value(next().number));
     default:
@@ -335,7 +334,7 @@ ExpressionPtr ExpressionParser::parse_subscript(ExpressionPtr value) {
   if (open.text == ".") {
     if (at(TokenKind::kInteger)) {
       ExpressionPtr index = make(ExpressionKind::kConstant, open.line);
-      index->constant = Value(next().integer);
+      index->constant = next().number;
       return make_of(ExpressionKind::kItem, open.line, std::move(value), std::move(index));
     }
     ExpressionPtr result = make_of(ExpressionKind::kAttribute, open.line, std::move(value));

@@ -5,6 +5,7 @@
 
 #include "text/jinja/interpreter.h"
 #include "text/jinja/operators.h"
+#include "text/jinja/stateful_globals.h"
 #include "text/utf8.h"
 
 namespace moe4::jinja {
@@ -41,16 +42,26 @@ Value range_function(Interpreter& interpreter, const Arguments& arguments) {
     items.emplace_back(i);
     if (__builtin_add_overflow(i, step, &i)) break;
   }
-  return Value::list(std::move(items));
+  std::string label = "range(" + std::to_string(start) + ", " + std::to_string(stop);
+  if (step != 1) label += ", " + std::to_string(step);
+  return Value::lazy(std::move(items), Lazy::kRange, label + ")");
 }
 
-Value dict_function(Interpreter&, const Arguments& arguments) {
+Value dict_function(Interpreter& interpreter, const Arguments& arguments) {
   Dict dict;
   if (arguments.positional.size() > 1) throw TemplateError("dict takes one positional argument");
   if (!arguments.positional.empty()) {
-    const Dict* other = arguments.positional[0].dict_or_null();
-    if (other == nullptr) throw TemplateError("dict needs a mapping");
-    dict = *other;
+    const Value& source = arguments.positional[0];
+    require_defined(source);
+    if (const Dict* other = source.dict_or_null()) {
+      dict = *other;
+    } else {
+      for (const Value& entry : iterate(source, interpreter.budget())) {
+        const std::vector<Value> pair = iterate(entry, interpreter.budget());
+        if (pair.size() != 2) throw TemplateError("dict needs a mapping or pairs");
+        dict.set(pair[0], pair[1]);
+      }
+    }
   }
   for (const auto& [name, value] : arguments.named) dict.set(Value(name), value);
   return Value::dict(std::move(dict));
@@ -80,14 +91,34 @@ Value strftime_function(Interpreter&, const Arguments& arguments) {
   return Value(utf8_lossy(std::string_view(buffer.data(), written)));
 }
 
+Value joiner_function(Interpreter&, const Arguments& arguments) { return make_joiner(arguments); }
+Value cycler_function(Interpreter&, const Arguments& arguments) { return make_cycler(arguments); }
+
+Value lipsum_function(Interpreter&, const Arguments&) {
+  throw TemplateError("lipsum is not supported: its text is random");
+}
+
+/// The template itself: its attributes are its blocks, and there are none.
+class Self : public Callable {
+ public:
+  Value call(Interpreter&, const Arguments&) const override {
+    throw TemplateError("self cannot be called");
+  }
+  Value attribute(const std::string& name) const override {
+    return Value::undefined("self." + name);
+  }
+};
+
 }  // namespace
 
 Value find_global(const std::string& name) {
   static const std::unordered_map<std::string_view, Function> kGlobals = {
       {"range", range_function},           {"dict", dict_function},
       {"namespace", namespace_function},   {"raise_exception", raise_function},
-      {"strftime_now", strftime_function},
+      {"strftime_now", strftime_function}, {"joiner", joiner_function},
+      {"cycler", cycler_function},         {"lipsum", lipsum_function},
   };
+  if (name == "self") return Value(std::shared_ptr<const Callable>(std::make_shared<Self>()));
   const auto found = kGlobals.find(name);
   if (found == kGlobals.end()) return Value::undefined(name);
   return Value(std::shared_ptr<const Callable>(std::make_shared<Global>(found->second)));

@@ -142,6 +142,8 @@ void Interpreter::run_for(const Statement& statement, std::vector<Value> items, 
     loop->statement = &statement;
     loop->scope = scope_;
   }
+  // What loop.changed holds may be the loop itself.
+  const std::shared_ptr<LoopState> forget(loop.get(), [](LoopState* l) { l->changed = Value(); });
   for (; loop->index < loop->items.size(); ++loop->index) {
     budget_.charge();
     const ScopeGuard guard(this, scope_);

@@ -77,7 +77,7 @@ class Interpreter {
   std::vector<std::shared_ptr<Namespace>> namespaces_;
 };
 
-/// range, dict, namespace, raise_exception, strftime_now; undefined for other names.
+/// range, dict, namespace, joiner, cycler, raise_exception, ...; undefined for other names.
 Value find_global(const std::string& name);
 
 }  // namespace moe4::jinja

@@ -1,4 +1,4 @@
-// nlohmann reads (it keeps the order of keys when asked), our own writer follows json.dumps.
+// nlohmann reads, our own writer follows json.dumps.
 #include "text/jinja/json.h"
 
 #include <algorithm>
@@ -12,41 +12,94 @@
 namespace moe4::jinja {
 namespace {
 
-using nlohmann::ordered_json;
+using nlohmann::json;
 
-Value from_json(const ordered_json& json, int depth) {
-  if (depth > kMaxValueDepth) throw TemplateError("the context is nested too deeply");
-  switch (json.type()) {
-    case ordered_json::value_t::boolean:
-      return Value(json.get<bool>());
-    case ordered_json::value_t::number_integer:
-      return Value(json.get<int64_t>());
-    case ordered_json::value_t::number_unsigned:
-      if (json.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-        throw TemplateError("the context has an integer beyond 64 bits: " + json.dump());
-      }
-      return Value(json.get<int64_t>());
-    case ordered_json::value_t::number_float:
-      return Value(json.get<double>());
-    case ordered_json::value_t::string:
-      return Value(json.get<std::string>());
-    case ordered_json::value_t::array: {
-      std::vector<Value> items;
-      items.reserve(json.size());
-      for (const ordered_json& item : json) items.push_back(from_json(item, depth + 1));
-      return Value::list(std::move(items));
+// Builds values while nlohmann reads, because a tree of its own would make floats of large integers
+// and forget the order of keys.
+class Reader : public nlohmann::json_sax<json> {
+ public:
+  Value take() { return std::move(root_); }
+  const std::string& error() const { return error_; }
+
+  bool null() override { return put(Value()); }
+  bool boolean(bool value) override { return put(Value(value)); }
+  bool number_integer(number_integer_t value) override { return put(Value(int64_t{value})); }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (value <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      return put(Value(static_cast<int64_t>(value)));
     }
-    case ordered_json::value_t::object: {
-      Dict dict;
-      for (const auto& item : json.items()) {
-        dict.set(Value(item.key()), from_json(item.value(), depth + 1));
-      }
-      return Value::dict(std::move(dict));
-    }
-    default:
-      return {};
+    return put(integer(std::to_string(value)));
   }
-}
+  // Integers beyond 64 bits come here with their digits.
+  bool number_float(number_float_t value, const string_t& digits) override {
+    const bool whole = digits.find_first_not_of("-0123456789") == std::string::npos;
+    return put(whole ? integer(digits) : Value(value));
+  }
+  bool string(string_t& value) override { return put(Value(std::move(value))); }
+  bool binary(binary_t&) override { return false; }
+
+  bool start_object(size_t) override { return open(true); }
+  bool key(string_t& name) override {
+    open_.back().key = Value(std::move(name));
+    return true;
+  }
+  bool end_object() override {
+    Open done = close();
+    return put(Value::dict(std::move(done.dict)));
+  }
+  bool start_array(size_t) override { return open(false); }
+  bool end_array() override {
+    Open done = close();
+    return put(Value::list(std::move(done.items)));
+  }
+  bool parse_error(size_t, const std::string&, const json::exception& error) override {
+    error_ = error.what();
+    return false;
+  }
+
+ private:
+  struct Open {
+    bool object = false;
+    Value key;
+    Dict dict;
+    std::vector<Value> items;
+  };
+
+  static Value integer(const std::string& text) {
+    const bool negative = text.starts_with('-');
+    const auto value = BigInt::parse(std::string_view(text).substr(negative ? 1 : 0), 10);
+    return Value::integer(negative ? value->negated() : *value);
+  }
+
+  bool put(Value value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+    } else if (open_.back().object) {
+      open_.back().dict.set(open_.back().key, std::move(value));
+    } else {
+      open_.back().items.push_back(std::move(value));
+    }
+    return true;
+  }
+
+  bool open(bool object) {
+    if (static_cast<int>(open_.size()) >= kMaxValueDepth) {
+      throw TemplateError("JSON is nested too deeply");
+    }
+    open_.emplace_back().object = object;
+    return true;
+  }
+
+  Open close() {
+    Open done = std::move(open_.back());
+    open_.pop_back();
+    return done;
+  }
+
+  Value root_;
+  std::vector<Open> open_;
+  std::string error_;
+};
 
 class Writer {
  public:
@@ -64,11 +117,13 @@ class Writer {
       out_ += value.as_bool() ? "true" : "false";
     } else if (value.is_int()) {
       out_ += std::to_string(value.as_int());
+    } else if (value.is_big()) {
+      out_ += value.as_big().to_string();
     } else if (value.is_float()) {
       write_float(value.as_float());
     } else if (const Text* text = value.text_or_null()) {
       write_string(text->bytes);
-    } else if (const List* list = value.list_or_null()) {
+    } else if (const List* list = value.list_or_null(); list != nullptr && list->plain()) {
       write_list(*list, level);
     } else if (const Dict* dict = value.dict_or_null()) {
       write_dict(*dict, level);
@@ -106,7 +161,7 @@ class Writer {
       if (c < 0x80 && plain != std::string_view::npos) {
         out_ += '\\';
         out_ += "\"\\nrtfb"[plain];
-      } else if (c < 0x20 || (style_.ensure_ascii && c >= 0x7F && c < 0x10000 && c != 0x7F)) {
+      } else if (c < 0x20 || (style_.ensure_ascii && c >= 0x7F && c < 0x10000)) {
         write_unit(c);
       } else if (style_.ensure_ascii && c >= 0x10000) {
         write_unit(0xD800 + ((c - 0x10000) >> 10));
@@ -171,15 +226,12 @@ class Writer {
 
 }  // namespace
 
-Dict parse_json_object(const std::string& text) {
-  ordered_json json;
-  try {
-    json = ordered_json::parse(text);
-  } catch (const ordered_json::exception& error) {
-    throw TemplateError(std::string("the context is not valid JSON: ") + error.what());
+Value parse_json(std::string_view text) {
+  Reader reader;
+  if (!json::sax_parse(text, &reader)) {
+    throw TemplateError("not valid JSON: " + reader.error());
   }
-  if (!json.is_object()) throw TemplateError("the context is not a JSON object");
-  return *from_json(json, 0).dict_or_null();
+  return reader.take();
 }
 
 std::string to_json(const Value& value, const JsonStyle& style, Budget* budget) {

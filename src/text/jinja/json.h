@@ -3,14 +3,16 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "text/jinja/budget.h"
 #include "text/jinja/value.h"
 
 namespace moe4::jinja {
 
-/// An object; the order of its keys is kept. Throws TemplateError.
-Dict parse_json_object(const std::string& text);
+/// The order of keys and all digits of integers are kept; of equal keys the last one counts. Throws
+/// TemplateError.
+Value parse_json(std::string_view text);
 
 struct JsonStyle {
   bool ensure_ascii = false;

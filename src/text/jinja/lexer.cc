@@ -257,19 +257,30 @@ class Lexer {
     if (!is_float) return push_integer(end, position_, 10);
     const std::string text = replace(source_.substr(position_, end - position_), "_", "", -1);
     push(TokenKind::kFloat, text);
-    const auto read =
-        std::from_chars(text.data(), text.data() + text.size(), tokens_.back().number);
+    double number = 0;
+    const auto read = std::from_chars(text.data(), text.data() + text.size(), number);
     if (read.ec != std::errc()) fail("number out of range");
+    tokens_.back().number = Value(number);
     position_ = end;
   }
 
   void push_integer(size_t end, size_t digits_begin, int base) {
     const std::string text = replace(source_.substr(digits_begin, end - digits_begin), "_", "", -1);
     push(TokenKind::kInteger, text);
-    const char* last = text.data() + text.size();
-    const auto read = std::from_chars(text.data(), last, tokens_.back().integer, base);
-    if (read.ec != std::errc() || read.ptr != last) fail("integer is malformed or out of range");
+    const bool leading_zero =
+        base == 10 && text[0] == '0' && text.find_first_not_of('0') != std::string::npos;
+    const auto number = read_integer(text, base);
+    if (leading_zero || !number) fail("integer is malformed");
+    tokens_.back().number = Value::integer(*number);
     position_ = end;
+  }
+
+  std::optional<BigInt> read_integer(const std::string& text, int base) {
+    try {
+      return BigInt::parse(text, base);
+    } catch (const TemplateError& error) {
+      fail(error.what());
+    }
   }
 
   void string_literal(char quote) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text/jinja/value.h"
+
 namespace moe4::jinja {
 
 enum class TokenKind {
@@ -27,8 +29,7 @@ struct Token {
   TokenKind kind = TokenKind::kEnd;
   int line = 1;
   std::string text;  // of a string: its value
-  int64_t integer = 0;
-  double number = 0;
+  Value number;      // of an integer or a float
 };
 
 /// Thrown by lexer and parser.

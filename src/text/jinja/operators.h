@@ -42,5 +42,7 @@ void require_defined(const Value& value);
 /// The text of a string argument; throws for other types.
 const std::string& text_of(const Value& value, const std::string& what);
 int64_t int_of(const Value& value, const std::string& what);
+/// chr(): the character with this code.
+std::string character_of(const Value& value);
 
 }  // namespace moe4::jinja

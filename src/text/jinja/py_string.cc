@@ -1,70 +1,15 @@
-// Case mapping and character classes come from utf8proc.
+// Searching, splitting and quoting.
 #include "text/jinja/py_string.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <cstring>
 
+#include "text/jinja/unicode_properties.h"
 #include "text/utf8.h"
 
 namespace moe4::jinja {
 namespace {
-
-utf8proc_category_t category(char32_t c) {
-  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
-}
-
-bool is_letter(char32_t c) {
-  const auto kind = category(c);
-  return kind >= UTF8PROC_CATEGORY_LU && kind <= UTF8PROC_CATEGORY_LO;
-}
-
-bool is_uppercase(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LU; }
-bool is_lowercase(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LL; }
-bool is_cased(char32_t c) {
-  return is_uppercase(c) || is_lowercase(c) || category(c) == UTF8PROC_CATEGORY_LT;
-}
-
-void append_upper(char32_t c, std::string* out) {
-  if (c < 0x80) {
-    out->push_back(static_cast<char>(c >= 'a' && c <= 'z' ? c - 32 : c));
-    return;
-  }
-  // Characters that become two (the sharp s, ligatures) are those whose case folding expands.
-  std::array<utf8proc_int32_t, 8> folded{};
-  int boundary = 0;
-  const auto length = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), folded.data(),
-                                              folded.size(), UTF8PROC_CASEFOLD, &boundary);
-  if (length > 1 && length <= 8 && !is_uppercase(c)) {
-    for (utf8proc_ssize_t i = 0; i < length; ++i) {
-      append_code_point(static_cast<char32_t>(utf8proc_toupper(folded[static_cast<size_t>(i)])),
-                        out);
-    }
-    return;
-  }
-  append_code_point(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))), out);
-}
-
-void append_lower(char32_t c, std::string* out) {
-  if (c == 0x130) {  // the only capital that becomes two characters
-    out->append("i\xCC\x87");
-    return;
-  }
-  append_code_point(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
-}
-
-template <class Function>
-std::string map_code_points(std::string_view text, Function function) {
-  std::string out;
-  out.reserve(text.size());
-  for (size_t position = 0; position < text.size();) {
-    function(next_code_point(text, &position), &out);
-  }
-  return out;
-}
 
 std::vector<std::string> split_at_space(std::string_view text, int64_t max_splits) {
   std::vector<std::string> parts;
@@ -93,13 +38,15 @@ size_t previous_start(std::string_view text, size_t position) {
   return position;
 }
 
-}  // namespace
-
-bool is_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
-         c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-         c == 0x205F || c == 0x3000;
+// As in a literal of Python.
+void append_escape(char32_t c, std::string* out) {
+  char escaped[12];
+  const char* format = c < 0x100 ? "\\x%02x" : (c < 0x10000 ? "\\u%04x" : "\\U%08x");
+  std::snprintf(escaped, sizeof escaped, format, static_cast<unsigned>(c));
+  *out += escaped;
 }
+
+}  // namespace
 
 int64_t count_code_points(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
@@ -113,6 +60,16 @@ std::vector<std::string_view> code_points(std::string_view text) {
     parts.push_back(text.substr(begin, position - begin));
   }
   return parts;
+}
+
+size_t code_point_offset(std::string_view text, int64_t count) {
+  size_t position = 0;
+  for (; count > 0 && position < text.size(); --count) next_code_point(text, &position);
+  return position;
+}
+
+std::string_view first_code_points(std::string_view text, int64_t count) {
+  return count < 0 ? text : text.substr(0, code_point_offset(text, count));
 }
 
 size_t find_bytes(std::string_view text, std::string_view needle, size_t from) {
@@ -244,60 +201,11 @@ std::string replace(std::string_view text, std::string_view old, std::string_vie
   return out.append(text.substr(begin));
 }
 
-std::string upper(std::string_view text) { return map_code_points(text, append_upper); }
-std::string lower(std::string_view text) { return map_code_points(text, append_lower); }
-
-std::string capitalize(std::string_view text) {
-  size_t first = 0;
-  if (text.empty()) return "";
-  next_code_point(text, &first);
-  return upper(text.substr(0, first)) + lower(text.substr(first));
-}
-
-std::string title(std::string_view text) {
-  bool inside_word = false;
-  return map_code_points(text, [&](char32_t c, std::string* out) {
-    if (inside_word) {
-      append_lower(c, out);
-    } else {
-      append_upper(c, out);
-    }
-    inside_word = is_cased(c);
-  });
-}
-
-bool all_of_class(std::string_view text, CharacterClass wanted) {
-  if (text.empty()) return false;
+bool all_of(std::string_view text, bool (*predicate)(char32_t)) {
   for (size_t position = 0; position < text.size();) {
-    const char32_t c = next_code_point(text, &position);
-    const bool digit = category(c) == UTF8PROC_CATEGORY_ND;
-    const bool matches = wanted == CharacterClass::kDigit   ? digit
-                         : wanted == CharacterClass::kAlpha ? is_letter(c)
-                         : wanted == CharacterClass::kAlnum ? digit || is_letter(c)
-                                                            : is_space(c);
-    if (!matches) return false;
+    if (!predicate(next_code_point(text, &position))) return false;
   }
-  return true;
-}
-
-bool is_upper(std::string_view text) {
-  bool any = false;
-  for (size_t position = 0; position < text.size();) {
-    const char32_t c = next_code_point(text, &position);
-    if (is_cased(c) && !is_uppercase(c)) return false;
-    any = any || is_uppercase(c);
-  }
-  return any;
-}
-
-bool is_lower(std::string_view text) {
-  bool any = false;
-  for (size_t position = 0; position < text.size();) {
-    const char32_t c = next_code_point(text, &position);
-    if (is_cased(c) && !is_lowercase(c)) return false;
-    any = any || is_lowercase(c);
-  }
-  return any;
+  return !text.empty();
 }
 
 std::string repr(std::string_view text) {
@@ -308,24 +216,31 @@ std::string repr(std::string_view text) {
   for (size_t position = 0; position < text.size();) {
     const size_t begin = position;
     const char32_t c = next_code_point(text, &position);
-    const auto kind = category(c);
-    const bool printable =
-        c == ' ' || !(kind >= UTF8PROC_CATEGORY_ZS || kind == UTF8PROC_CATEGORY_CN);
-    char escaped[12];
     if (c == static_cast<char32_t>(quote) || c == '\\') {
       out += '\\';
       out += static_cast<char>(c);
     } else if (c == '\n' || c == '\r' || c == '\t') {
       out += c == '\n' ? "\\n" : (c == '\r' ? "\\r" : "\\t");
-    } else if (printable) {
+    } else if (is_printable(c)) {
       out += text.substr(begin, position - begin);
     } else {
-      const char* format = c < 0x100 ? "\\x%02x" : (c < 0x10000 ? "\\u%04x" : "\\U%08x");
-      std::snprintf(escaped, sizeof escaped, format, static_cast<unsigned>(c));
-      out += escaped;
+      append_escape(c, &out);
     }
   }
   return out += quote;
+}
+
+std::string escape_non_ascii(std::string_view text) {
+  std::string out;
+  for (size_t position = 0; position < text.size();) {
+    const char32_t c = next_code_point(text, &position);
+    if (c < 0x80) {
+      out += static_cast<char>(c);
+    } else {
+      append_escape(c, &out);
+    }
+  }
+  return out;
 }
 
 std::string escape_html(std::string_view text) {

@@ -9,10 +9,13 @@
 
 namespace moe4::jinja {
 
-bool is_space(char32_t c);  // str.isspace()
-
 int64_t count_code_points(std::string_view text);
 std::vector<std::string_view> code_points(std::string_view text);
+
+/// Bytes of the first `count` characters.
+size_t code_point_offset(std::string_view text, int64_t count);
+/// The first `count` characters; all when it is negative.
+std::string_view first_code_points(std::string_view text, int64_t count);
 
 /// Byte position, or npos. Linear in the text, whatever the needle.
 size_t find_bytes(std::string_view text, std::string_view needle, size_t from = 0);
@@ -34,18 +37,11 @@ std::vector<std::string> split_lines(std::string_view text, bool keep_ends);
 std::string replace(std::string_view text, std::string_view old, std::string_view fresh,
                     int64_t count);
 
-std::string upper(std::string_view text);
-std::string lower(std::string_view text);
-std::string capitalize(std::string_view text);  // str.capitalize()
-std::string title(std::string_view text);       // str.title()
+/// Not empty, and the predicate (one of unicode_properties.h) holds for every character.
+bool all_of(std::string_view text, bool (*predicate)(char32_t));
 
-enum class CharacterClass { kDigit, kAlpha, kAlnum, kSpace };
-/// str.isdigit() and the like: not empty and all of the class.
-bool all_of_class(std::string_view text, CharacterClass wanted);
-bool is_upper(std::string_view text);
-bool is_lower(std::string_view text);
-
-std::string repr(std::string_view text);         // with Python's choice of quotes
-std::string escape_html(std::string_view text);  // as markupsafe does
+std::string repr(std::string_view text);              // with Python's choice of quotes
+std::string escape_non_ascii(std::string_view text);  // what ascii() does after repr()
+std::string escape_html(std::string_view text);       // as markupsafe does
 
 }  // namespace moe4::jinja

@@ -1,11 +1,14 @@
-// Filters that take lists and dicts. What jinja2 makes a generator is a list here.
+// Filters that take lists and dicts. What jinja2 makes a generator is computed at once, but behaves
+// like one: it is true, has no length, and can be walked once.
 #include <algorithm>
 #include <cctype>
 #include <unordered_map>
 
 #include "text/jinja/filters.h"
+#include "text/jinja/letter_case.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/py_string.h"
+#include "text/jinja/unicode_properties.h"
 
 namespace moe4::jinja {
 namespace {
@@ -26,7 +29,7 @@ Value follow(const Value& value, const Value& path) {
   Value result = value;
   for (const std::string& part : split(text_of(path, "attribute"), ".", -1)) {
     require_defined(result);
-    const bool number = all_of_class(part, CharacterClass::kDigit) && part.size() < 10 &&
+    const bool number = all_of(part, is_decimal) && part.size() < 10 &&
                         std::isdigit(static_cast<unsigned char>(part[0])) != 0;
     result = number ? get_item(result, Value(static_cast<int64_t>(std::stoll(part))))
                     : get_attribute(result, part);
@@ -70,6 +73,10 @@ Value list_of(std::vector<Keyed> keyed) {
   return Value::list(std::move(items));
 }
 
+Value generated(std::vector<Value> items) {
+  return Value::lazy(std::move(items), Lazy::kGenerator);
+}
+
 Value list_filter(const Value& input, const Arguments& arguments, Budget* budget) {
   arguments.allow("list", {});
   return Value::list(iterate(input, budget));
@@ -77,12 +84,22 @@ Value list_filter(const Value& input, const Arguments& arguments, Budget* budget
 
 Value first_filter(const Value& input, const Arguments& arguments, Budget* budget) {
   arguments.allow("first", {});
+  const List* list = input.list_or_null();
+  if (list != nullptr && list->used < list->items.size()) {
+    const Value& item = list->items[list->used];
+    list->used += list->lazy == Lazy::kGenerator ? 1 : 0;
+    return item;
+  }
   const auto items = iterate(input, budget);
   return items.empty() ? Value::undefined("first item of nothing") : items.front();
 }
 
 Value last_filter(const Value& input, const Arguments& arguments, Budget* budget) {
   arguments.allow("last", {});
+  const List* list = input.list_or_null();
+  if (list != nullptr && list->lazy == Lazy::kGenerator) {
+    throw TemplateError("a generator cannot be read from its end; list makes a list of it");
+  }
   const auto items = iterate(input, budget);
   return items.empty() ? Value::undefined("last item of nothing") : items.back();
 }
@@ -92,9 +109,11 @@ Value reverse_filter(const Value& input, const Arguments& arguments, Budget* bud
   if (input.is_text()) {
     return get_slice(input, Value(), Value(), Value(int64_t{-1}), budget);
   }
+  const List* list = input.list_or_null();
+  const bool generator = list != nullptr && list->lazy == Lazy::kGenerator;
   auto items = iterate(input, budget);
   std::reverse(items.begin(), items.end());
-  return Value::list(std::move(items));
+  return generator ? Value::list(std::move(items)) : generated(std::move(items));
 }
 
 Value join_filter(const Value& input, const Arguments& arguments, Budget* budget) {
@@ -118,11 +137,11 @@ Value join_filter(const Value& input, const Arguments& arguments, Budget* budget
 
 Value items_filter(const Value& input, const Arguments& arguments, Budget* budget) {
   arguments.allow("items", {});
-  if (input.is_undefined()) return Value::list({});
+  if (input.is_undefined()) return generated({});
   if (input.dict_or_null() == nullptr) {
     throw TemplateError("items needs a mapping, not " + input.type_name());
   }
-  return call_method(input, "items", {}, budget);
+  return generated(iterate(call_method(input, "items", {}, budget), budget));
 }
 
 Value dictsort_filter(const Value& input, const Arguments& arguments, Budget* budget) {
@@ -160,7 +179,9 @@ Value unique_filter(const Value& input, const Arguments& arguments, Budget* budg
     });
     if (!seen) kept.push_back(std::move(entry));
   }
-  return list_of(std::move(kept));
+  std::vector<Value> items;
+  for (Keyed& entry : kept) items.push_back(std::move(entry.item));
+  return generated(std::move(items));
 }
 
 Value extreme(const Value& input, const Arguments& arguments, int sign, Budget* budget) {
@@ -209,13 +230,66 @@ Value batch_filter(const Value& input, const Arguments& arguments, Budget* budge
     batch.push_back(std::move(item));
   }
   if (!batch.empty()) {
-    while (fill != nullptr && static_cast<int64_t>(batch.size()) < size) {
-      budget->charge();
-      batch.push_back(*fill);
+    if (fill != nullptr) {
+      if (size > kMaxRange) throw TemplateError("batch makes a list that is too long");
+      batch.resize(static_cast<size_t>(size), *fill);
     }
     batches.push_back(Value::list(std::move(batch)));
   }
-  return Value::list(std::move(batches));
+  return generated(std::move(batches));
+}
+
+Value slice_filter(const Value& input, const Arguments& arguments, Budget* budget) {
+  arguments.allow("slice", {"slices", "fill_with"});
+  const Value* count = arguments.find(0, "slices");
+  const int64_t slices = count == nullptr ? 0 : int_of(*count, "slice's slices");
+  if (slices < 1) throw TemplateError("slice needs a positive number of slices");
+  if (slices > kMaxRange) throw TemplateError("slice makes a list that is too long");
+  const Value* fill = given(arguments, 1, "fill_with");
+  const std::vector<Value> items = iterate(input, budget);
+  budget->charge(slices);
+  const auto size = static_cast<int64_t>(items.size());
+  std::vector<Value> parts;
+  auto begin = items.begin();
+  for (int64_t i = 0; i < slices; ++i) {
+    const auto end = begin + size / slices + (i < size % slices ? 1 : 0);
+    std::vector<Value> part(begin, end);
+    if (fill != nullptr && i >= size % slices) part.push_back(*fill);
+    parts.push_back(Value::list(std::move(part)));
+    begin = end;
+  }
+  return generated(std::move(parts));
+}
+
+Value groupby_filter(const Value& input, const Arguments& arguments, Budget* budget) {
+  arguments.allow("groupby", {"attribute", "default", "case_sensitive"});
+  const Value* attribute = arguments.find(0, "attribute");
+  if (attribute == nullptr) throw TemplateError("groupby needs an attribute");
+  const Value* otherwise = given(arguments, 1, "default");
+  const bool case_sensitive = flag(arguments, 2, "case_sensitive");
+  const auto shown_key = [&](const Value& item) {
+    Value key = follow(item, *attribute);
+    return key.is_undefined() && otherwise != nullptr ? *otherwise : key;
+  };
+  std::vector<Keyed> keyed;
+  for (Value& item : iterate(input, budget)) {
+    Value key = sort_key(shown_key(item), nullptr, case_sensitive);
+    budget->charge(key.weight());
+    keyed.push_back({std::move(key), std::move(item)});
+  }
+  sort_keyed(&keyed, false, budget);
+  std::vector<Value> groups;
+  for (size_t begin = 0; begin < keyed.size();) {
+    std::vector<Value> items;
+    size_t end = begin;
+    while (end < keyed.size() && equal(keyed[end].key, keyed[begin].key)) {
+      items.push_back(keyed[end++].item);
+    }
+    const Value key = shown_key(items.front());
+    groups.push_back(Value::group(key, Value::list(std::move(items))));
+    begin = end;
+  }
+  return Value::list(std::move(groups));
 }
 
 // The name at `position`, and the arguments after it.
@@ -231,7 +305,7 @@ std::string shift(const Arguments& arguments, size_t position, const char* what,
 
 Value map_filter(const Value& input, const Arguments& arguments, Budget* budget) {
   std::vector<Value> mapped;
-  if (!input.truth()) return Value::list({});  // as jinja2: even of none
+  if (!input.truth()) return generated({});  // as jinja2: even of none
   if (arguments.positional.empty()) {
     arguments.allow("map", {"attribute", "default"});
     const Value* attribute = arguments.find(0, "attribute");
@@ -242,20 +316,20 @@ Value map_filter(const Value& input, const Arguments& arguments, Budget* budget)
       mapped.push_back(value.is_undefined() && otherwise != nullptr ? *otherwise
                                                                     : std::move(value));
     }
-    return Value::list(std::move(mapped));
+    return generated(std::move(mapped));
   }
   Arguments rest;
   const std::string name = shift(arguments, 0, "map's filter", &rest);
   const Filter filter = find_filter(name);
   if (filter == nullptr) throw TemplateError("filter '" + name + "' is not supported");
   for (const Value& item : iterate(input, budget)) mapped.push_back(filter(item, rest, budget));
-  return Value::list(std::move(mapped));
+  return generated(std::move(mapped));
 }
 
 // select, reject, selectattr and rejectattr; without a test, by truth.
 Value select(const Value& input, const Arguments& arguments, bool by_attribute, bool wanted,
              Budget* budget) {
-  if (!input.truth()) return Value::list({});  // as jinja2: even of none
+  if (!input.truth()) return generated({});  // as jinja2: even of none
   Arguments rest = arguments;
   Value attribute;
   if (by_attribute) {
@@ -274,7 +348,7 @@ Value select(const Value& input, const Arguments& arguments, bool by_attribute, 
     const bool holds = test == nullptr ? subject.truth() : test(subject, rest, budget);
     if (holds == wanted) kept.push_back(std::move(item));
   }
-  return Value::list(std::move(kept));
+  return generated(std::move(kept));
 }
 
 Value select_filter(const Value& input, const Arguments& arguments, Budget* budget) {
@@ -307,6 +381,7 @@ Filter find_sequence_filter(std::string_view name) {
       {"batch", batch_filter},
       {"dictsort", dictsort_filter},
       {"first", first_filter},
+      {"groupby", groupby_filter},
       {"items", items_filter},
       {"join", join_filter},
       {"last", last_filter},
@@ -319,6 +394,7 @@ Filter find_sequence_filter(std::string_view name) {
       {"reverse", reverse_filter},
       {"select", select_filter},
       {"selectattr", selectattr_filter},
+      {"slice", slice_filter},
       {"sort", sort_filter},
       {"sum", sum_filter},
       {"unique", unique_filter},
@@ -328,8 +404,10 @@ Filter find_sequence_filter(std::string_view name) {
 }
 
 Filter find_filter(std::string_view name) {
-  const Filter filter = find_text_filter(name);
-  return filter != nullptr ? filter : find_sequence_filter(name);
+  for (const auto find : {find_text_filter, find_sequence_filter, find_web_filter}) {
+    if (const Filter filter = find(name)) return filter;
+  }
+  return nullptr;
 }
 
 }  // namespace moe4::jinja

@@ -2,6 +2,7 @@
 #include <unordered_map>
 
 #include "text/jinja/filters.h"
+#include "text/jinja/letter_case.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/py_string.h"
 
@@ -31,7 +32,7 @@ bool is_undefined(const Value& v) { return v.is_undefined(); }
 bool is_none(const Value& v) { return v.is_none(); }
 bool is_string(const Value& v) { return v.is_text(); }
 bool is_number(const Value& v) { return v.is_number(); }
-bool is_integer(const Value& v) { return v.is_int(); }
+bool is_integer(const Value& v) { return v.is_int() || v.is_big(); }
 bool is_float(const Value& v) { return v.is_float(); }
 bool is_boolean(const Value& v) { return v.is_bool(); }
 bool is_true(const Value& v) { return v.is_bool() && v.as_bool(); }
@@ -43,15 +44,18 @@ bool is_callable(const Value& v) {
 bool is_escaped(const Value& v) { return v.is_text() && v.text_or_null()->markup; }
 // jinja2's Undefined can be iterated over and has a length.
 bool is_sequence(const Value& v) {
-  return v.is_undefined() || v.is_text() || v.list_or_null() != nullptr || is_mapping(v);
+  const List* list = v.list_or_null();
+  if (list != nullptr) return list->plain() || list->lazy == Lazy::kRange;
+  return v.is_undefined() || v.is_text() || is_mapping(v);
 }
-bool is_iterable(const Value& v) { return is_sequence(v) || v.loop_or_null() != nullptr; }
+bool is_iterable(const Value& v) {
+  return is_sequence(v) || v.list_or_null() != nullptr || v.loop_or_null() != nullptr;
+}
 bool is_lower_text(const Value& v) { return is_lower(to_text(v)); }
 bool is_upper_text(const Value& v) { return is_upper(to_text(v)); }
 
-bool divides(const Value& number, const Value& divisor) {
-  const Value remainder = apply(BinaryOperator::kModulo, number, divisor, nullptr);
-  return remainder.as_float() == 0;
+bool divides(const Value& number, const Value& divisor, Budget* budget) {
+  return !apply(BinaryOperator::kModulo, number, divisor, budget).truth();
 }
 
 void require_number(const Value& value) {
@@ -59,22 +63,22 @@ void require_number(const Value& value) {
   if (!value.is_number()) throw TemplateError("the test needs a number, not " + value.type_name());
 }
 
-bool odd_test(const Value& input, const Arguments& arguments, Budget*) {
+bool odd_test(const Value& input, const Arguments& arguments, Budget* budget) {
   arguments.allow("odd", {});
   require_number(input);
-  return !divides(input, Value(int64_t{2}));
+  return !divides(input, Value(int64_t{2}), budget);
 }
 
-bool even_test(const Value& input, const Arguments& arguments, Budget*) {
+bool even_test(const Value& input, const Arguments& arguments, Budget* budget) {
   arguments.allow("even", {});
   require_number(input);
-  return divides(input, Value(int64_t{2}));
+  return divides(input, Value(int64_t{2}), budget);
 }
 
-bool divisible_test(const Value& input, const Arguments& arguments, Budget*) {
+bool divisible_test(const Value& input, const Arguments& arguments, Budget* budget) {
   require_number(input);
   require_number(operand(arguments));
-  return divides(input, operand(arguments));
+  return divides(input, operand(arguments), budget);
 }
 
 bool same_test(const Value& input, const Arguments& arguments, Budget*) {

@@ -7,8 +7,12 @@
 
 #include "text/jinja/filters.h"
 #include "text/jinja/json.h"
+#include "text/jinja/letter_case.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/py_string.h"
+#include "text/jinja/text_format.h"
+#include "text/jinja/unicode_properties.h"
+#include "text/utf8.h"
 
 namespace moe4::jinja {
 namespace {
@@ -41,19 +45,43 @@ Value capitalize_filter(const Value& input, const Arguments& arguments, Budget* 
   return Value(capitalize(soft_text(input, budget)), is_markup(input));
 }
 
-// Words begin after white space, hyphens and opening brackets.
+// Words begin after white space, hyphens and opening brackets; their first letter is upper case and
+// not title case.
 Value title_filter(const Value& input, const Arguments& arguments, Budget* budget) {
   arguments.allow("title", {});
   const std::string text = soft_text(input, budget);
   std::string out;
-  bool word_begins = true;
-  for (const std::string_view character : code_points(text)) {
-    const bool breaks = std::string_view("-({[<").find(character[0]) != std::string_view::npos ||
-                        strip(character, std::nullopt, true, false).empty();
-    out += word_begins ? upper(character) : lower(character);
-    word_begins = breaks;
+  const auto part = [&](std::string_view word) {
+    const size_t first = code_point_offset(word, 1);
+    out += upper(word.substr(0, first)) + lower(word.substr(first));
+  };
+  size_t begin = 0;
+  bool between = false;  // [begin, position) is between words
+  for (size_t position = 0; position < text.size();) {
+    const size_t here = position;
+    const char32_t c = next_code_point(text, &position);
+    const bool breaks =
+        is_space(c) ||
+        (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) != std::string::npos);
+    if (breaks != between) part(std::string_view(text).substr(begin, here - begin));
+    if (breaks != between) begin = here;
+    between = breaks;
   }
+  part(std::string_view(text).substr(begin));
   return Value(std::move(out), is_markup(input));
+}
+
+Value format_filter(const Value& input, const Arguments& arguments, Budget* budget) {
+  if (!arguments.named.empty() && !arguments.positional.empty()) {
+    throw TemplateError("format takes positional or named arguments, not both");
+  }
+  if (is_markup(input)) throw TemplateError("formatting a text marked safe is not supported");
+  Dict named;
+  for (const auto& [name, value] : arguments.named) named.set(Value(name), value);
+  return Value(format_percent(soft_text(input, budget),
+                              arguments.named.empty() ? Value::list(arguments.positional, true)
+                                                      : Value::dict(std::move(named)),
+                              budget));
 }
 
 Value trim_filter(const Value& input, const Arguments& arguments, Budget* budget) {
@@ -130,7 +158,7 @@ Value wordcount_filter(const Value& input, const Arguments& arguments, Budget* b
   int64_t words = 0;
   bool inside = false;
   for (const std::string_view character : code_points(text)) {
-    const bool word = character == "_" || all_of_class(character, CharacterClass::kAlnum);
+    const bool word = character == "_" || all_of(character, is_alphanumeric);
     words += word && !inside ? 1 : 0;
     inside = word;
   }
@@ -154,21 +182,11 @@ Value abs_filter(const Value& input, const Arguments& arguments, Budget*) {
   arguments.allow("abs", {});
   require_defined(input);
   if (input.is_float()) return Value(std::fabs(input.as_float()));
-  const int64_t number = int_of(input, "abs' input");
-  return number < 0 ? negate(input) : Value(number);
+  if (!input.is_number()) throw TemplateError("abs needs a number, not " + input.type_name());
+  return input.as_big().negative() ? negate(input) : Value::integer(input.as_big());
 }
 
-std::optional<double> parse_float(const std::string& text) {
-  const std::string trimmed(strip(text, std::nullopt, true, true));
-  const bool plus = trimmed.starts_with('+') && !trimmed.starts_with("+-");
-  const char* end = trimmed.data() + trimmed.size();
-  double number = 0;
-  const auto read = std::from_chars(trimmed.data() + (plus ? 1 : 0), end, number);
-  if (read.ec != std::errc() || read.ptr != end) return std::nullopt;
-  return number;
-}
-
-std::optional<int64_t> parse_int(const std::string& text, int base) {
+std::optional<BigInt> parse_int(const std::string& text, int base) {
   std::string trimmed(strip(text, std::nullopt, true, true));
   const bool negative = trimmed.starts_with('-');
   if (negative || trimmed.starts_with('+')) trimmed.erase(0, 1);
@@ -181,12 +199,9 @@ std::optional<int64_t> parse_int(const std::string& text, int base) {
   const bool misplaced =
       trimmed.starts_with('_') || trimmed.ends_with('_') || trimmed.find("__") != std::string::npos;
   trimmed.erase(std::remove(trimmed.begin(), trimmed.end(), '_'), trimmed.end());
-  if (misplaced || trimmed.empty() || trimmed[0] == '-') return std::nullopt;
-  int64_t number = 0;
-  const char* end = trimmed.data() + trimmed.size();
-  const auto read = std::from_chars(trimmed.data(), end, number, base);
-  if (read.ec != std::errc() || read.ptr != end) return std::nullopt;
-  return negative ? -number : number;
+  if (misplaced) return std::nullopt;
+  const auto number = BigInt::parse(trimmed, base);
+  return number && negative ? number->negated() : number;
 }
 
 Value int_filter(const Value& input, const Arguments& arguments, Budget*) {
@@ -196,15 +211,17 @@ Value int_filter(const Value& input, const Arguments& arguments, Budget*) {
   const Value* base_value = arguments.find(1, "base");
   const int64_t base = base_value == nullptr ? 10 : int_of(*base_value, "int's base");
   if (base < 2 || base > 36) throw TemplateError("int's base must be between 2 and 36");
-  if (input.is_int() || input.is_bool()) return Value(input.as_int());
+  if (input.is_number() && !input.is_float()) return Value::integer(input.as_big());
   std::optional<double> number;
   if (const Text* text = input.text_or_null()) {
-    if (const auto whole = parse_int(text->bytes, static_cast<int>(base))) return Value(*whole);
+    if (const auto whole = parse_int(text->bytes, static_cast<int>(base))) {
+      return Value::integer(*whole);
+    }
     number = parse_float(text->bytes);
   } else if (input.is_float()) {
     number = input.as_float();
   }
-  if (number && std::fabs(*number) < 9.2e18) return Value(static_cast<int64_t>(*number));
+  if (number && std::isfinite(*number)) return Value::integer(BigInt::truncate(*number));
   return otherwise == nullptr ? Value(int64_t{0}) : *otherwise;
 }
 
@@ -273,19 +290,41 @@ Value tojson_filter(const Value& input, const Arguments& arguments, Budget* budg
 
 }  // namespace
 
+std::optional<double> parse_float(const std::string& text) {
+  const std::string trimmed(strip(text, std::nullopt, true, true));
+  const bool plus = trimmed.starts_with('+') && !trimmed.starts_with("+-");
+  const char* end = trimmed.data() + trimmed.size();
+  double number = 0;
+  const auto read = std::from_chars(trimmed.data() + (plus ? 1 : 0), end, number);
+  if (read.ec != std::errc() || read.ptr != end) return std::nullopt;
+  return number;
+}
+
 Filter find_text_filter(std::string_view name) {
   static const std::unordered_map<std::string_view, Filter> kFilters = {
-      {"abs", abs_filter},       {"capitalize", capitalize_filter},
-      {"center", center_filter}, {"count", length_filter},
-      {"d", default_filter},     {"default", default_filter},
-      {"e", escape_filter},      {"escape", escape_filter},
-      {"float", float_filter},   {"indent", indent_filter},
-      {"int", int_filter},       {"length", length_filter},
-      {"lower", lower_filter},   {"replace", replace_filter},
-      {"round", round_filter},   {"safe", safe_filter},
-      {"string", string_filter}, {"title", title_filter},
-      {"tojson", tojson_filter}, {"trim", trim_filter},
-      {"upper", upper_filter},   {"wordcount", wordcount_filter},
+      {"abs", abs_filter},
+      {"capitalize", capitalize_filter},
+      {"center", center_filter},
+      {"count", length_filter},
+      {"d", default_filter},
+      {"default", default_filter},
+      {"e", escape_filter},
+      {"escape", escape_filter},
+      {"float", float_filter},
+      {"format", format_filter},
+      {"indent", indent_filter},
+      {"int", int_filter},
+      {"length", length_filter},
+      {"lower", lower_filter},
+      {"replace", replace_filter},
+      {"round", round_filter},
+      {"safe", safe_filter},
+      {"string", string_filter},
+      {"title", title_filter},
+      {"tojson", tojson_filter},
+      {"trim", trim_filter},
+      {"upper", upper_filter},
+      {"wordcount", wordcount_filter},
   };
   const auto found = kFilters.find(name);
   return found == kFilters.end() ? nullptr : found->second;

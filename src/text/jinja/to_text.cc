@@ -42,6 +42,12 @@ std::string to_repr(const Value& value) {
     return text->markup ? "Markup(" + repr(text->bytes) + ")" : repr(text->bytes);
   }
   if (const List* list = value.list_or_null()) {
+    if (list->lazy == Lazy::kRange && !list->label.empty()) return list->label;
+    if (list->lazy == Lazy::kRange || list->lazy == Lazy::kGenerator) {
+      throw TemplateError("a " + value.type_name() + " cannot be printed; list makes a list of it");
+    }
+    if (list->lazy == Lazy::kView)
+      return list->label + "(" + to_repr(Value::list(list->items)) + ")";
     std::string out(1, list->tuple ? '(' : '[');
     for (const Value& item : list->items) {
       if (out.size() > 1) out += ", ";
@@ -67,6 +73,7 @@ std::string to_text(const Value& value) {
   if (value.is_none()) return "None";
   if (value.is_bool()) return value.as_bool() ? "True" : "False";
   if (value.is_int()) return std::to_string(value.as_int());
+  if (value.is_big()) return value.as_big().to_string();
   if (value.is_float()) return float_repr(value.as_float());
   if (const Text* text = value.text_or_null()) return text->bytes;
   if (value.list_or_null() != nullptr || value.dict_or_null() != nullptr) return to_repr(value);

@@ -2,6 +2,8 @@
 #include "text/jinja/value.h"
 
 #include <algorithm>
+#include <cmath>
+#include <compare>
 
 #include "text/jinja/budget.h"
 
@@ -19,10 +21,11 @@ std::string tagged(char kind, std::string_view text) {
 std::string key_string(const Value& key) {
   if (const Text* text = key.text_or_null()) return tagged('s', text->bytes);
   if (key.is_bool() || key.is_int()) return tagged('i', std::to_string(key.as_int()));
+  if (key.is_big()) return tagged('h', key.as_big().to_string(16));
   if (key.is_float()) {
     const double number = key.as_float();
-    const bool whole = number >= -9e15 && number <= 9e15 && number == static_cast<int64_t>(number);
-    return whole ? tagged('i', std::to_string(static_cast<int64_t>(number)))
+    const bool whole = std::isfinite(number) && number == std::trunc(number);
+    return whole ? key_string(Value::integer(BigInt::truncate(number)))
                  : tagged('f', float_repr(number));
   }
   if (key.is_none()) return "n";
@@ -37,6 +40,26 @@ void add_child(const Value& child, int* depth, int64_t* weight) {
 void check_size(int depth, int64_t weight) {
   if (depth > kMaxValueDepth) throw TemplateError("a value is nested too deeply");
   if (weight > kMaxWeight) throw TemplateError("a value is too large");
+}
+
+// An int and a float are compared exactly, as Python does: 2**53 + 1 is not float(2**53).
+std::partial_ordering order_numbers(const Value& a, const Value& b) {
+  if (a.is_float() && b.is_float()) return a.as_float() <=> b.as_float();
+  if (b.is_float()) {
+    const std::partial_ordering reversed = order_numbers(b, a);
+    return reversed < 0   ? std::partial_ordering::greater
+           : reversed > 0 ? std::partial_ordering::less
+                          : reversed;
+  }
+  if (!a.is_float()) {
+    if (!a.is_big() && !b.is_big()) return a.as_int() <=> b.as_int();
+    return a.as_big() <=> b.as_big();
+  }
+  const double number = a.as_float();
+  if (!std::isfinite(number)) return number <=> 0.0;
+  const double whole = std::trunc(number);
+  const std::strong_ordering order = BigInt::truncate(whole) <=> b.as_big();
+  return order != 0 ? std::partial_ordering(order) : number <=> whole;
 }
 
 }  // namespace
@@ -73,8 +96,26 @@ Value Value::undefined(std::string name) {
   return value;
 }
 
+Value Value::integer(BigInt value) {
+  if (const auto small = value.to_int64()) return Value(*small);
+  Value result;
+  result.data_ = std::make_shared<const BigInt>(std::move(value));
+  return result;
+}
+
 Value Value::list(std::vector<Value> items, bool tuple) {
-  List list{std::move(items), tuple};
+  return of_list({.items = std::move(items), .tuple = tuple});
+}
+
+Value Value::group(Value grouper, Value list) {
+  return of_list({.items = {std::move(grouper), std::move(list)}, .tuple = true, .group = true});
+}
+
+Value Value::lazy(std::vector<Value> items, Lazy kind, std::string label) {
+  return of_list({.items = std::move(items), .lazy = kind, .label = std::move(label)});
+}
+
+Value Value::of_list(List list) {
   for (const Value& item : list.items) add_child(item, &list.depth, &list.weight);
   check_size(list.depth, list.weight);
   Value value;
@@ -91,9 +132,12 @@ Value Value::dict(Dict dict) {
 
 bool Value::truth() const {
   if (is_undefined() || is_none()) return false;
+  if (is_big()) return true;
   if (is_number()) return as_float() != 0;
   if (const Text* text = text_or_null()) return !text->bytes.empty();
-  if (const List* list = list_or_null()) return !list->items.empty();
+  if (const List* list = list_or_null()) {
+    return list->lazy == Lazy::kGenerator || !list->items.empty();
+  }
   if (const Dict* dict = dict_or_null()) return !dict->entries().empty();
   return true;
 }
@@ -102,10 +146,14 @@ std::string Value::type_name() const {
   if (is_undefined()) return "Undefined";
   if (is_none()) return "NoneType";
   if (is_bool()) return "bool";
-  if (is_int()) return "int";
+  if (is_int() || is_big()) return "int";
   if (is_float()) return "float";
   if (is_text()) return "str";
-  if (const List* list = list_or_null()) return list->tuple ? "tuple" : "list";
+  if (const List* list = list_or_null()) {
+    if (list->plain()) return list->tuple ? "tuple" : "list";
+    if (list->lazy == Lazy::kView) return list->label;
+    return list->lazy == Lazy::kRange ? "range" : "generator";
+  }
   if (dict_or_null() != nullptr) return "dict";
   if (namespace_or_null() != nullptr) return "Namespace";
   return loop_or_null() != nullptr ? "LoopContext" : "function";
@@ -125,7 +173,12 @@ int64_t Value::weight() const {
   }
   if (const List* list = list_or_null()) return list->weight;
   if (const Dict* dict = dict_or_null()) return dict->weight;
+  if (is_big()) return 1 + static_cast<int64_t>(as_big().size());
   return 1;
+}
+
+Value Callable::attribute(const std::string& name) const {
+  return Value::undefined("function object." + name);
 }
 
 bool Value::same_object(const Value& other) const {
@@ -159,15 +212,13 @@ void Arguments::allow(const std::string& callee, const std::vector<std::string_v
 }
 
 bool equal(const Value& a, const Value& b) {
-  if (a.is_number() && b.is_number()) {
-    if (a.is_float() || b.is_float()) return a.as_float() == b.as_float();
-    return a.as_int() == b.as_int();
-  }
+  if (a.is_number() && b.is_number()) return order_numbers(a, b) == 0;
   if (a.is_text() && b.is_text()) return a.text_or_null()->bytes == b.text_or_null()->bytes;
   const List* left = a.list_or_null();
   const List* right = b.list_or_null();
   if (left != nullptr && right != nullptr) {
-    return left->tuple == right->tuple &&
+    if (left->lazy == Lazy::kGenerator || right->lazy == Lazy::kGenerator) return left == right;
+    return left->tuple == right->tuple && left->lazy == right->lazy &&
            std::equal(left->items.begin(), left->items.end(), right->items.begin(),
                       right->items.end(), equal);
   }
@@ -187,14 +238,15 @@ bool equal(const Value& a, const Value& b) {
 int compare(const Value& a, const Value& b) {
   const auto order = [](const auto& x, const auto& y) { return x < y ? -1 : (y < x ? 1 : 0); };
   if (a.is_number() && b.is_number()) {
-    if (a.is_float() || b.is_float()) return order(a.as_float(), b.as_float());
-    return order(a.as_int(), b.as_int());
+    const std::partial_ordering numbers = order_numbers(a, b);
+    return numbers < 0 ? -1 : (numbers > 0 ? 1 : 0);
   }
   // The byte order of UTF-8 is the order of its code points.
   if (a.is_text() && b.is_text()) return order(a.text_or_null()->bytes, b.text_or_null()->bytes);
   const List* left = a.list_or_null();
   const List* right = b.list_or_null();
-  if (left != nullptr && right != nullptr && left->tuple == right->tuple) {
+  if (left != nullptr && right != nullptr && left->tuple == right->tuple && left->plain() &&
+      right->plain()) {
     for (size_t i = 0; i < std::min(left->items.size(), right->items.size()); ++i) {
       if (!equal(left->items[i], right->items[i])) return compare(left->items[i], right->items[i]);
     }

@@ -1,0 +1,135 @@
+// Follows PreTrainedTokenizerBase._from_pretrained of transformers in what overrides what.
+#include "text/template_files.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "text/read_text_file.h"
+
+namespace moe4 {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxTemplateBytes = int64_t{4} << 20;
+constexpr int64_t kMaxConfigBytes = int64_t{64} << 20;
+constexpr size_t kMaxTemplates = 256;
+
+constexpr std::array<const char*, 7> kSpecialTokens = {
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+
+json read_object(const std::filesystem::path& path) {
+  const auto text = read_text_file(path, kMaxConfigBytes);
+  if (!text) return json::object();
+  json config;
+  try {
+    config = json::parse(*text);
+  } catch (const json::exception& error) {
+    throw_bad_input({.what = "not valid JSON", .file = path.string(), .found = error.what()});
+  }
+  if (!config.is_object()) throw_bad_input({.what = "not a JSON object", .file = path.string()});
+  return config;
+}
+
+std::vector<NamedTemplate> templates_in(const std::filesystem::path& path) {
+  const json config = read_object(path);
+  const std::string file = path.string();
+  const auto found = config.find("chat_template");
+  if (found == config.end() || found->is_null()) return {};
+  if (found->is_string()) return {{"default", found->get<std::string>(), file}};
+  std::vector<NamedTemplate> templates;
+  const auto add = [&](const json& name, const json& source) {
+    if (!name.is_string() || !source.is_string() || templates.size() >= kMaxTemplates) return false;
+    templates.push_back({name.get<std::string>(), source.get<std::string>(), file});
+    return true;
+  };
+  bool understood = (found->is_array() || found->is_object()) && !found->empty();
+  for (const auto& item : found->items()) {
+    const json& value = item.value();
+    if (found->is_array()) {
+      understood = understood && value.is_object() &&
+                   add(value.value("name", json()), value.value("template", json()));
+    } else {
+      understood = understood && add(item.key(), value);
+    }
+  }
+  if (!understood) {
+    throw_bad_input({.what = "chat_template is not understood",
+                     .file = file,
+                     .tensor = "chat_template",
+                     .expected = "a string, or templates by name (a list of {name, template})"});
+  }
+  return templates;
+}
+
+std::vector<NamedTemplate> templates_in_folder(const std::filesystem::path& directory) {
+  std::vector<NamedTemplate> templates;
+  const auto add = [&](const std::filesystem::path& path, const std::string& name) {
+    auto source = read_text_file(path, kMaxTemplateBytes);
+    if (source) templates.push_back({name, std::move(*source), path.string()});
+  };
+  add(directory / "chat_template.jinja", "default");
+  std::error_code failure;
+  std::vector<std::filesystem::path> more;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(directory / "additional_chat_templates", failure)) {
+    if (entry.path().extension() == ".jinja" && more.size() < kMaxTemplates) {
+      more.push_back(entry.path());
+    }
+  }
+  std::sort(more.begin(), more.end());
+  for (const std::filesystem::path& path : more) add(path, path.stem().string());
+  return templates;
+}
+
+std::string token_text(const json& token) {
+  if (token.is_string()) return token.get<std::string>();
+  if (token.is_object() && token.value("content", json()).is_string()) {
+    return token["content"].get<std::string>();
+  }
+  return "";
+}
+
+}  // namespace
+
+std::vector<NamedTemplate> find_templates(const std::filesystem::path& directory) {
+  auto templates = templates_in_folder(directory);
+  if (templates.empty()) templates = templates_in(directory / "tokenizer_config.json");
+  if (templates.empty()) templates = templates_in(directory / "chat_template.json");
+  return templates;
+}
+
+std::vector<std::pair<std::string, std::string>> find_special_tokens(
+    const std::filesystem::path& directory) {
+  json config = read_object(directory / "tokenizer_config.json");
+  if (!config.contains("added_tokens_decoder")) {
+    const json map = read_object(directory / "special_tokens_map.json");
+    for (const auto& item : map.items()) {
+      config[item.key()] = item.value();
+    }
+  }
+  std::vector<std::pair<std::string, std::string>> tokens;
+  const auto add = [&](const std::string& name, const json& value) {
+    const std::string text = token_text(value);
+    if (!text.empty()) tokens.emplace_back(name, json(text).dump());
+  };
+  for (const char* name : kSpecialTokens) {
+    if (const auto found = config.find(name); found != config.end()) add(name, *found);
+  }
+  // image_token and its kin.
+  const auto extra = config.find("extra_special_tokens");
+  if (extra != config.end() && extra->is_object()) {
+    for (const auto& item : extra->items()) add(item.key(), item.value());
+  }
+  const auto additional = config.find("additional_special_tokens");
+  if (additional != config.end() && additional->is_array() && !additional->empty()) {
+    json list = json::array();
+    for (const json& token : *additional) list.push_back(token_text(token));
+    tokens.emplace_back("additional_special_tokens", list.dump());
+  }
+  return tokens;
+}
+
+}  // namespace moe4
