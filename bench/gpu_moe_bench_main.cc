@@ -5,7 +5,8 @@
 //   gpu_moe_bench A 64,96 hopper 789 paths.json hopper.min_tokens=0 hopper.tiles=16
 //
 // CEILING_TFLOPS: of dense BF16 products; 0, the default, measures it.
-// Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts.
+// Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts, G
+// gpt-oss-120b. NVFP4 weights; MXFP4 with "-mxfp4" behind the letter.
 #include <cstdio>
 #include <fstream>
 #include <sstream>
@@ -46,7 +47,14 @@ moe4::MoeProblem problem_of(const std::string& shape) {
             .num_experts = 32,
             .num_local_experts = 32,
             .top_k = 8};
-  throw moe4::Error(moe4::ErrorCode::kUsage, "unknown shape '" + shape + "'; use A, B or C");
+  if (shape == "G")
+    return {.hidden_size = 2880,
+            .intermediate_size = 2880,
+            .num_experts = 128,
+            .num_local_experts = 128,
+            .top_k = 4,
+            .activation = {.kind = moe4::ActivationKind::kSwigluOai, .limit = 7.0f}};
+  throw moe4::Error(moe4::ErrorCode::kUsage, "unknown shape '" + shape + "'; use A, B, C or G");
 }
 
 int run(int argc, char** argv) {
@@ -72,9 +80,12 @@ int run(int argc, char** argv) {
   for (const std::string& t : split(argv[2])) tokens.push_back(std::stoll(t));
   moe4::GpuMoeBenchReport all;
   for (const std::string& shape : split(argv[1])) {
+    const size_t dash = shape.find('-');
+    const bool mxfp4 = dash != std::string::npos && shape.substr(dash) == "-mxfp4";
     moe4::GpuMoeBenchReport report = moe4::run_gpu_moe_bench({
         .name = shape,
-        .problem = problem_of(shape),
+        .problem = problem_of(mxfp4 ? shape.substr(0, dash) : shape),
+        .scheme = mxfp4 ? moe4::kMxfp4W4A16 : moe4::kW4A16,
         .tokens = tokens,
         .backends = backends,
         .device = moe4::cuda::describe_device(0),

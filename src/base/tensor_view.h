@@ -12,13 +12,14 @@
 namespace moe4 {
 
 /// Row-major. Whoever made the view owns the memory (a checkpoint's mapping, a buffer) and outlives
-/// it. All dimensions but the first are dense; rows of a 2-D view may be `row_stride` elements
-/// apart, so that a column slice (a TP shard of down_proj) is a view too.
+/// it. All dimensions but the first are dense; rows of a 2-D view and elements of a 1-D view may be
+/// `row_stride` elements apart, so that a column slice (a TP shard of down_proj) and every other
+/// row (gate and up of gpt-oss) are views too.
 struct TensorView {
   const void* data = nullptr;
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
-  int64_t row_stride = 0;  ///< elements between consecutive rows of a 2-D view; 0 means dense
+  int64_t row_stride = 0;  ///< elements between rows (1-D: between elements); 0 means dense
 
   bool empty() const { return data == nullptr; }
   int64_t dim(size_t i) const { return shape.at(i); }
@@ -32,7 +33,7 @@ struct TensorView {
     return row_stride != 0 ? row_stride : (shape.size() >= 2 ? num_elements() / shape[0] : 1);
   }
 
-  /// Pointer to row `row` of a view with at least two dimensions.
+  /// Pointer to row `row`, of a 1-D view to element `row`.
   const std::byte* row(int64_t row) const {
     return static_cast<const std::byte*>(data) + row * stride() * size_of(dtype);
   }

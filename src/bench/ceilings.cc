@@ -52,7 +52,7 @@ double measure_tile(ThreadPool& threads, int tokens, bool fp4) {
   const cpu::Kernels& kernels = cpu::kernels_for(cpu_isa());
   const cpu::RowFormat format = fp4 ? cpu::RowFormat::kFp4 : cpu::RowFormat::kInt16;
   const int64_t row_bytes = cpu::row_bytes(format, kInputs);
-  const int64_t panel_bytes = kInputs / cpu::kUnitInputs * cpu::kNvfp4UnitBytes;
+  const int64_t panel_bytes = kInputs / cpu::kUnitInputs * cpu::Nvfp4Unit::kBytes;
   const int64_t sums_bytes = tokens * cpu::kPanelRows * 4;
   const int64_t bytes =
       panel_bytes + round_up(tokens * row_bytes, 64) + sums_bytes + cpu::kScratchBytes;

@@ -16,6 +16,8 @@ cpu::PanelFormat panel_format(const LinearWeights& weights) {
   switch (weights.scheme.weight.format) {
     case QuantFormat::kNvfp4:
       return cpu::PanelFormat::kNvfp4;
+    case QuantFormat::kMxfp4:
+      return cpu::PanelFormat::kMxfp4;
     case QuantFormat::kFp8Block128:
       return cpu::PanelFormat::kFp8Groups;
     case QuantFormat::kFloat:
@@ -46,7 +48,7 @@ Linear::Linear(const LinearWeights& weights, const LinearOptions& options, Threa
       format_(panel_format(weights)),
       panel_bytes_(cpu::panel_bytes(format_, in_features_)) {
   choose_input_quant(weights, options);
-  if (format_ == cpu::PanelFormat::kNvfp4) {
+  if (format_ == cpu::PanelFormat::kNvfp4 || format_ == cpu::PanelFormat::kMxfp4) {
     row_format_ = input_                 ? cpu::RowFormat::kFp4
                   : options.exact_inputs ? cpu::RowFormat::kFloat
                                          : cpu::RowFormat::kInt16;
@@ -88,6 +90,9 @@ void Linear::choose_scales(const LinearWeights& weights) {
   } else if (weights.scheme.weight.format == QuantFormat::kNvfp4 ||
              weights.scheme.weight.format == QuantFormat::kFp8Tensor) {
     scale_ = weights.global_scale.value;
+  } else if (weights.scheme.is_mxfp4()) {
+    exponent_shift_ = cpu::panel_exponent_shift(weights);
+    scale_ = std::ldexp(1.0f, -exponent_shift_);
   }
   if (row_format_ == cpu::RowFormat::kInt16) sum_unit_ = cpu::kInt16SumUnit;
   if (row_format_ == cpu::RowFormat::kFp4) sum_unit_ = cpu::kFp4SumUnit * input_->scale.value;
@@ -101,7 +106,7 @@ void Linear::pack(const LinearWeights& weights, ThreadPool* threads) {
       cpu::PanelRows rows;
       for (int r = 0; r < cpu::kPanelRows; ++r) {
         const int64_t row = p * cpu::kPanelRows + r;
-        if (row < out_features_) rows[r] = {&weights, row};
+        if (row < out_features_) rows[r] = {&weights, row, exponent_shift_};
       }
       if (!cpu::pack_panel(format_, rows, in_features_, panels_.data() + p * panel_bytes_)) {
         good.store(false, std::memory_order_relaxed);
@@ -179,6 +184,8 @@ void (*panel_kernel(const cpu::Kernels& kernels, cpu::PanelFormat weights,
       return rows == cpu::RowFormat::kInt16 ? kernels.nvfp4_int16
              : rows == cpu::RowFormat::kFp4 ? kernels.nvfp4_fp4
                                             : kernels.dense_nvfp4;
+    case cpu::PanelFormat::kMxfp4:
+      return rows == cpu::RowFormat::kInt16 ? kernels.mxfp4_int16 : kernels.dense_mxfp4;
     case cpu::PanelFormat::kBf16:
       return kernels.dense_bf16;
     case cpu::PanelFormat::kF16:

@@ -76,6 +76,7 @@ class Linear {
   int64_t panel_bytes_ = 0;
   AlignedBuffer panels_;
   float scale_ = 1.0f;            // multiplies every weight
+  int exponent_shift_ = 0;        // of MXFP4 scales in the panels; scale_ takes it back
   float sum_unit_ = 1.0f;         // and this the kernels' sums
   std::vector<float> row_scale_;  // [N], or empty
   std::vector<float> bias_;       // [N], or empty

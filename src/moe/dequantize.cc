@@ -8,6 +8,7 @@
 
 #include "numerics/bf16.h"
 #include "numerics/e4m3.h"
+#include "numerics/mxfp4.h"
 #include "numerics/nvfp4.h"
 
 namespace moe4 {
@@ -62,6 +63,12 @@ void convert_to_float(const void* data, DType dtype, int64_t n, float* out) {
   }
 }
 
+float bias_at(const LinearWeights& linear, int64_t row) {
+  float bias = 0.0f;
+  if (!linear.bias.empty()) convert_to_float(linear.bias.row(row), linear.bias.dtype, 1, &bias);
+  return bias;
+}
+
 void dequantize_row(const LinearWeights& linear, int64_t row, float* out) {
   const int64_t k_size = linear.in_features;
   const auto* bytes = reinterpret_cast<const uint8_t*>(linear.weight.row(row));
@@ -73,6 +80,13 @@ void dequantize_row(const LinearWeights& linear, int64_t row, float* out) {
       const auto* scales = reinterpret_cast<const uint8_t*>(linear.scale.row(row));
       for (int64_t k = 0; k < k_size; ++k) {
         out[k] = nvfp4_value(nvfp4_code(bytes, k), scales[k / kNvfp4Block], linear.global_scale);
+      }
+      return;
+    }
+    case QuantFormat::kMxfp4: {
+      const auto* scales = reinterpret_cast<const uint8_t*>(linear.scale.row(row));
+      for (int64_t k = 0; k < k_size; ++k) {
+        out[k] = mxfp4_value(mxfp4_code(bytes, k), scales[k / kMxfp4Block]);
       }
       return;
     }

@@ -12,6 +12,9 @@ namespace moe4 {
 /// formats' own decoders.
 void dequantize_row(const LinearWeights& linear, int64_t row, float* out);
 
+/// The bias of output `row`, 0 without one.
+float bias_at(const LinearWeights& linear, int64_t row);
+
 /// Elements [0, n) of BF16, F16, F32 or F64 storage as floats.
 void convert_to_float(const void* data, DType dtype, int64_t n, float* out);
 

@@ -13,6 +13,9 @@ std::string to_string(const QuantKey& key) {
     case QuantFormat::kNvfp4:
       name = "nvfp4";
       break;
+    case QuantFormat::kMxfp4:
+      name = "mxfp4";
+      break;
     case QuantFormat::kFp8Tensor:
       name = "fp8 per-tensor";
       break;
@@ -33,9 +36,11 @@ std::string to_string(const QuantScheme& scheme) {
   if (scheme.weight.format == QuantFormat::kFloat && !scheme.activation) return "BF16";
   const std::string keys = " (" + to_string(scheme.weight) + ", " +
                            (scheme.activation ? to_string(*scheme.activation) : "none") + ")";
-  if (scheme.is_nvfp4()) {
+  if (scheme.is_fp4()) {
     if (!scheme.activation) return "W4A16" + keys;
-    return (scheme.activation->format == QuantFormat::kNvfp4 ? "W4A4" : "W4A8") + keys;
+    const bool fp4 = scheme.activation->format == QuantFormat::kNvfp4 ||
+                     scheme.activation->format == QuantFormat::kMxfp4;
+    return (fp4 ? "W4A4" : "W4A8") + keys;
   }
   if (scheme.is_fp8()) return (scheme.activation ? "W8A8" : "W8A16") + keys;
   return "mixed" + keys;

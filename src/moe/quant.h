@@ -12,6 +12,7 @@ namespace moe4 {
 enum class QuantFormat {
   kFloat,        ///< BF16, F16 or F32, not quantised
   kNvfp4,        ///< E2M1, one E4M3 scale per 16 along K, one float32 scale per tensor
+  kMxfp4,        ///< E2M1, one E8M0 scale per 32 along K
   kFp8Tensor,    ///< E4M3 with one float32 scale per tensor
   kFp8Channel,   ///< E4M3 with one scale per output row (weights)
   kFp8Token,     ///< E4M3 with one scale per token (activations)
@@ -34,6 +35,9 @@ struct QuantScheme {
   bool operator==(const QuantScheme&) const = default;
 
   bool is_nvfp4() const { return weight.format == QuantFormat::kNvfp4; }
+  bool is_mxfp4() const { return weight.format == QuantFormat::kMxfp4; }
+  /// E2M1 weights, whatever their scales.
+  bool is_fp4() const { return is_nvfp4() || is_mxfp4(); }
   bool is_fp8() const {
     return weight.format == QuantFormat::kFp8Tensor || weight.format == QuantFormat::kFp8Channel ||
            weight.format == QuantFormat::kFp8Block128;
@@ -44,7 +48,14 @@ inline constexpr QuantKey kNvfp4Static{QuantFormat::kNvfp4, false};
 inline constexpr QuantKey kNvfp4Dynamic{QuantFormat::kNvfp4, true};
 inline constexpr QuantScheme kW4A4{kNvfp4Static, kNvfp4Dynamic};
 inline constexpr QuantScheme kW4A16{kNvfp4Static, std::nullopt};
+inline constexpr QuantKey kMxfp4Static{QuantFormat::kMxfp4, false};
+inline constexpr QuantKey kMxfp4Dynamic{QuantFormat::kMxfp4, true};
+inline constexpr QuantScheme kMxfp4W4A4{kMxfp4Static, kMxfp4Dynamic};
+inline constexpr QuantScheme kMxfp4W4A16{kMxfp4Static, std::nullopt};
 inline constexpr QuantScheme kUnquantized{{QuantFormat::kFloat, false}, std::nullopt};
+
+/// Consecutive values along K that share a block scale of E2M1 weights: 16 or 32.
+constexpr int fp4_block(QuantFormat format) { return format == QuantFormat::kMxfp4 ? 32 : 16; }
 
 /// "nvfp4 static".
 std::string to_string(const QuantKey& key);

@@ -45,7 +45,7 @@ std::vector<ActivationPrecision> wanted_precisions(const QuantScheme& scheme,
     const bool fp8 = options.fp8_activations && scheme.activation;
     return {fp8 ? kFp8 : kBf16};
   }
-  if (!scheme.is_nvfp4()) return {kBf16};
+  if (!scheme.is_fp4()) return {kBf16};
   switch (options.activations) {
     case ActivationMode::kBf16:
       return {kBf16};
@@ -98,6 +98,9 @@ std::string precision_clause(const QuantScheme& scheme, const SelectorOptions& o
     if (options.fp8_activations)
       return "activations stay BF16 since the checkpoint asks for no activation quantisation here";
     return "activations stay BF16";
+  }
+  if (scheme.is_mxfp4() && scheme.activation) {
+    return fmt::format("activations stay BF16 since {} does not quantise them to MXFP4", name);
   }
   if (!scheme.is_nvfp4()) return "activations stay BF16";
   switch (chosen.precision) {
@@ -215,7 +218,7 @@ class LayerSelector {
           *candidate, options_.device,
           fmt::format("{} was asked for by name, which it needs since {}", forced, message));
     }
-    if (query_.scheme.is_nvfp4()) {
+    if (query_.scheme.is_fp4()) {
       throw Error(ErrorCode::kUnavailable,
                   fmt::format("MoE backend '{}' cannot run {} since {}; {}", forced, described(),
                               message, alternatives()));
@@ -227,7 +230,7 @@ class LayerSelector {
 
   // FP8 and BF16 experts that no GPU backend takes run on the host.
   std::optional<Selection> take_host() {
-    if (query_.scheme.is_nvfp4() || options_.device.is_cpu()) return std::nullopt;
+    if (query_.scheme.is_fp4() || options_.device.is_cpu()) return std::nullopt;
     ExpertsQuery query = query_;
     query.device = Device::cpu();
     for (Candidate& candidate : candidates_) {

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "numerics/nvfp4.h"
 
 namespace moe4 {
 namespace {
@@ -35,30 +34,33 @@ void keep_output_rows(LinearWeights& linear, IntermediateShard shard) {
 
 }  // namespace
 
-IntermediateShard intermediate_shard(int64_t intermediate_size, int tp_size, int tp_rank) {
+IntermediateShard intermediate_shard(int64_t intermediate_size, int tp_size, int tp_rank,
+                                     int block) {
   if (tp_size < 1 || tp_rank < 0 || tp_rank >= tp_size) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("TP rank {} of {} makes no sense", tp_rank, tp_size));
   }
-  const int64_t blocks = intermediate_size / kNvfp4Block;
-  if (intermediate_size % kNvfp4Block != 0 || blocks < tp_size) {
+  const int64_t blocks = intermediate_size / block;
+  if (intermediate_size % block != 0 || blocks < tp_size) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("an intermediate size of {} cannot be cut over {} TP ranks in whole "
                             "blocks of {}",
-                            intermediate_size, tp_size, kNvfp4Block));
+                            intermediate_size, tp_size, block));
   }
   const int64_t each = blocks / tp_size, larger = blocks % tp_size;
   const auto first_block = [&](int64_t rank) { return rank * each + std::min(rank, larger); };
-  return {first_block(tp_rank) * kNvfp4Block, first_block(tp_rank + 1) * kNvfp4Block};
+  return {first_block(tp_rank) * block, first_block(tp_rank + 1) * block};
 }
 
 MoeLayerWeights shard_weights(const MoeLayerWeights& whole, int tp_size, int tp_rank) {
-  if (!whole.scheme.is_nvfp4()) {
-    throw Error(ErrorCode::kUnavailable,
-                "TP shards are cut from NVFP4 experts only, not " + to_string(whole.scheme));
+  if (!whole.scheme.is_fp4()) {
+    throw Error(
+        ErrorCode::kUnavailable,
+        "TP shards are cut from NVFP4 and MXFP4 experts only, not " + to_string(whole.scheme));
   }
+  const int block = fp4_block(whole.scheme.weight.format);
   const IntermediateShard shard =
-      intermediate_shard(whole.problem.intermediate_size, tp_size, tp_rank);
+      intermediate_shard(whole.problem.intermediate_size, tp_size, tp_rank, block);
   MoeLayerWeights part = whole;
   part.problem.intermediate_size = shard.end - shard.begin;
   for (ExpertWeights& expert : part.experts) {
@@ -66,7 +68,7 @@ MoeLayerWeights shard_weights(const MoeLayerWeights& whole, int tp_size, int tp_
     keep_output_rows(expert.up, shard);
     expert.down.in_features = shard.end - shard.begin;
     keep_columns(expert.down.weight, shard, 2);
-    keep_columns(expert.down.scale, shard, kNvfp4Block);
+    keep_columns(expert.down.scale, shard, block);
     if (tp_rank != 0) expert.down.bias = {};
   }
   return part;

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "numerics/nvfp4.h"
 
 namespace moe4 {
 
@@ -24,14 +23,24 @@ Support require_nvfp4_weights(const ExpertsQuery& query) {
                    fmt::format("it takes NVFP4 weights only, not {}", to_string(query.scheme))};
 }
 
+Support require_fp4_weights(const ExpertsQuery& query) {
+  if (query.scheme.weight == kNvfp4Static || query.scheme.weight == kMxfp4Static) {
+    return std::nullopt;
+  }
+  return Rejection{
+      Rejection::Kind::kScheme,
+      fmt::format("it takes NVFP4 and MXFP4 weights only, not {}", to_string(query.scheme))};
+}
+
 Support require_whole_blocks(const ExpertsQuery& query) {
   const MoeProblem& problem = query.problem;
-  if (problem.hidden_size % kNvfp4Block != 0 || problem.intermediate_size % kNvfp4Block != 0) {
+  const int block = fp4_block(query.scheme.weight.format);
+  if (problem.hidden_size % block != 0 || problem.intermediate_size % block != 0) {
     return Rejection{
         Rejection::Kind::kShape,
         fmt::format("hidden size {} and intermediate size {} (of this TP shard) must be multiples "
                     "of {}, the block of a scale",
-                    problem.hidden_size, problem.intermediate_size, kNvfp4Block)};
+                    problem.hidden_size, problem.intermediate_size, block)};
   }
   const Parallel& parallel = query.parallel;
   const bool ranks_fit = parallel.tp_rank >= 0 && parallel.tp_rank < parallel.tp_size &&

@@ -14,17 +14,19 @@
 
 namespace moe4 {
 
-/// One linear layer y = x W^T + bias as the file has it. N = out_features, K = in_features.
+/// One linear layer y = x W^T + bias as the file has it. N = out_features, K = in_features. By
+/// scheme.weight.format, `weight`, `scale` and the value of an element:
 ///
-/// | scheme.weight.format | weight            | scale                                          |
-/// value of an element              |
-/// |----------------------|-------------------|------------------------------------------------|----------------------------------|
-/// | kFloat               | BF16/F16/F32 [N,K]| -                                              |
-/// itself                           | | kNvfp4               | U8 [N,K/2]        | F8_E4M3 [N,K/16]
-/// | code * scale * global_scale      | | kFp8Tensor           | F8_E4M3 [N,K]     | - | e4m3 *
-/// global_scale              | | kFp8Channel          | F8_E4M3 [N,K]     | F32 or BF16 [N,1] |
-/// e4m3 * scale[n]                  | | kFp8Block128         | F8_E4M3 [N,K]     | F32 or BF16
-/// [ceil(N/128), ceil(K/128)]         | e4m3 * scale[n/128][k/128]       |
+///   kFloat        BF16/F16/F32 [N, K]   none                                  itself
+///   kNvfp4        U8 [N, K/2]           F8_E4M3 [N, K/16]                     code * scale *
+///   global kMxfp4        U8 [N, K/2]           U8 (E8M0) [N, K/32]                   code *
+///   2^(scale - 127) kFp8Tensor    F8_E4M3 [N, K]        none                                  e4m3
+///   * global kFp8Channel   F8_E4M3 [N, K]        F32/BF16 [N, 1]                       e4m3 *
+///   scale[n] kFp8Block128  F8_E4M3 [N, K]        F32/BF16 [ceil(N/128), ceil(K/128)]   e4m3 *
+///   scale
+///
+/// Rows of weight and scale may be strided (TensorView), as may the elements of a bias: checkpoints
+/// that alternate rows of gate and up need no copy.
 struct LinearWeights {
   std::string name;  ///< module name in the checkpoint, for messages
   int64_t out_features = 0;
@@ -32,8 +34,8 @@ struct LinearWeights {
   QuantScheme scheme = kUnquantized;
   TensorView weight;
   TensorView scale;
-  DecodeScale
-      global_scale;  ///< always multiplies; reciprocal checkpoints were inverted when loaded
+  /// Always multiplies; reciprocal checkpoints were inverted when loaded. 1 with kMxfp4.
+  DecodeScale global_scale;
   /// Calibrated activation scale (decode direction): global scale of static NVFP4 activations,
   /// scale of static FP8 ones.
   std::optional<DecodeScale> input_scale;

@@ -1,5 +1,5 @@
-// Products of dense panels (BF16, F16, F32, FP8) and of NVFP4 panels decoded to float32 with float
-// rows, for any instruction set.
+// Products of dense panels (BF16, F16, F32, FP8) and of NVFP4 and MXFP4 panels decoded to float32
+// with float rows, for any instruction set.
 //
 // sums[t][r] = sum over groups g of 128 inputs of  (sum over k in g of w[r][k] * x[t][k]) * scale
 //
@@ -63,10 +63,16 @@ struct DecodeFp8 {
   }
 };
 
-// Marks NVFP4 panels: decoded a group at a time (decode_nvfp4_group), never in registers.
+// Mark panels of E2M1 codes: decoded a group at a time (decode_fp4_group), never in registers.
 template <typename Simd>
 struct DecodeNvfp4 {
   using Stored = uint8_t;
+  using Unit = Nvfp4Unit;
+};
+template <typename Simd>
+struct DecodeMxfp4 {
+  using Stored = uint8_t;
+  using Unit = Mxfp4Unit;
 };
 
 /// Where a panel's float32 scales per 128 inputs are: nowhere, or after its elements.
@@ -184,19 +190,20 @@ void decode_group(const typename Decode::Stored* weights, int64_t inputs, float*
   }
 }
 
-// `inputs` inputs of an NVFP4 panel, from a whole unit on, to [inputs][32] floats: code * scale has
-// at most six significant bits, so it is exact.
-template <typename Simd>
-void decode_nvfp4_group(const std::byte* units, int64_t inputs, float* out) {
+// `inputs` inputs of an NVFP4 or MXFP4 panel, from a whole unit on, to [inputs][32] floats: code *
+// scale has at most six significant bits, so it is exact.
+template <typename Simd, class Unit>
+void decode_fp4_group(const std::byte* units, int64_t inputs, float* out) {
   using F = typename Simd::F;
   using I = typename Simd::I;
   for (int64_t block = 0; block < inputs / kBlock; ++block) {
-    const std::byte* unit = units + block / 2 * kNvfp4UnitBytes;
+    const std::byte* unit = units + block / 2 * Unit::kBytes;
+    const int b = static_cast<int>(block % 2);
     for (int r = 0; r < kPanelRows; r += Simd::kWidth) {
-      const int64_t part = 2 * (block % 2) + r / 16;
-      const I exponents = Simd::widen(reinterpret_cast<const uint8_t*>(unit) + kUnitScalesOffset +
-                                      16 * part + r % 16);
-      const F scale = bits_as<F>((exponents << 20) + ((127 - kScaleExponentBias) << 23)) * 0x1p6f;
+      const int part = 2 * b + r / 16;
+      const I bytes =
+          Simd::widen(reinterpret_cast<const uint8_t*>(unit) + Unit::scales(b, r / 16) + r % 16);
+      const F scale = bits_as<F>((bytes << Unit::kScaleShift) + Unit::kScaleBias) * 0x1p6f;
       for (int j = 0; j < kBlock; ++j) {
         const I word = load<I>(unit + 128 * part + 64 * (j / 8) + 4 * (r % 16));
         const I code = word >> (8 * (j % 4) + 4 * (j / 4 % 2));
@@ -214,10 +221,12 @@ template <typename Simd, template <typename> class DecodeFormat,
 void dense(const PanelArgs& args) {
   using Decode = DecodeFormat<Simd>;
   using Stored = typename Decode::Stored;
-  constexpr bool kNvfp4 = std::is_same_v<Decode, DecodeNvfp4<Simd>>;
+  constexpr bool kFp4 = requires { typename Decode::Unit; };
   constexpr bool kStoredAsFloat = std::is_same_v<Stored, float>;
-  constexpr int64_t kInputBytes =
-      kNvfp4 ? kNvfp4UnitBytes / kUnitInputs : kPanelRows * static_cast<int64_t>(sizeof(Stored));
+  constexpr int64_t kInputBytes = []() -> int64_t {
+    if constexpr (kFp4) return Decode::Unit::kBytes / kUnitInputs;
+    return kPanelRows * static_cast<int64_t>(sizeof(Stored));
+  }();
   const int64_t inputs = padded_inputs(args.in_features);
   const auto* weights = reinterpret_cast<const Stored*>(args.panel);
   const auto* scales = reinterpret_cast<const float*>(weights + inputs * kPanelRows);
@@ -227,7 +236,7 @@ void dense(const PanelArgs& args) {
     const int64_t n = std::min<int64_t>(kDenseGroup, inputs - begin);
     const float* group_scales =
         kScales == GroupScales::kInPanel ? scales + begin / kDenseGroup * kPanelRows : nullptr;
-    if constexpr (!kNvfp4) {
+    if constexpr (!kFp4) {
       if (kStoredAsFloat || args.num_tokens <= Simd::kDenseTokens) {
         const auto* at = args.panel + begin * kInputBytes;
         dense_all_tokens<Simd, Decode>({weights + begin * kPanelRows, n, begin, group_scales,
@@ -236,8 +245,9 @@ void dense(const PanelArgs& args) {
         continue;
       }
     }
-    if constexpr (kNvfp4) {
-      decode_nvfp4_group<Simd>(args.panel + begin / kUnitInputs * kNvfp4UnitBytes, n, decoded);
+    if constexpr (kFp4) {
+      using Unit = typename Decode::Unit;
+      decode_fp4_group<Simd, Unit>(args.panel + begin / kUnitInputs * Unit::kBytes, n, decoded);
     } else {
       decode_group<Simd, Decode>(weights + begin * kPanelRows, n, decoded);
     }

@@ -50,6 +50,7 @@ struct Kernels {
   /// NVFP4 weights with Int16Block rows: fma(sum, weight_scale, group_total), and
   /// fma(group_total, group_scale, total) every 256 inputs.
   void (*nvfp4_int16)(const PanelArgs&);
+  void (*mxfp4_int16)(const PanelArgs&);  ///< the same with MXFP4 weights
   /// Float rows: one fma a product, summed along groups of 128 inputs, then over the groups.
   void (*dense_bf16)(const PanelArgs&);
   void (*dense_f16)(const PanelArgs&);
@@ -57,6 +58,7 @@ struct Kernels {
   void (*dense_fp8)(const PanelArgs&);         ///< no scales in the panel
   void (*dense_fp8_groups)(const PanelArgs&);  ///< float32 scales after the panel's elements
   void (*dense_nvfp4)(const PanelArgs&);       ///< nothing is rounded before the products
+  void (*dense_mxfp4)(const PanelArgs&);       ///< likewise
 
   /// x [k] to a Fp4Block row with the codes and scales of nvfp4_quantize_block.
   void (*quantize_fp4)(const float* x, int64_t k, float global, std::byte* row);

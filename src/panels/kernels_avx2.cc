@@ -44,6 +44,7 @@ struct Block {
   __m256 scale;
 };
 
+template <class Unit>
 inline Block decode_block(const std::byte* unit, int b, int strip) {
   const __m256i table = _mm256_broadcastsi128_si256(
       _mm_loadu_si128(reinterpret_cast<const __m128i*>(kOffsetTwiceE2m1)));
@@ -57,10 +58,10 @@ inline Block decode_block(const std::byte* unit, int b, int strip) {
     out.w[2 * v + 1] =
         _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
   }
-  const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(
-      unit + kUnitScalesOffset + 16 * (2 * b + half) + 8 * offset)));
-  out.scale = _mm256_castsi256_ps(_mm256_add_epi32(
-      _mm256_slli_epi32(bytes, 20), _mm256_set1_epi32((127 - kScaleExponentBias) << 23)));
+  const __m256i bytes = _mm256_cvtepu8_epi32(
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(unit + Unit::scales(b, half) + 8 * offset)));
+  out.scale = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(bytes, Unit::kScaleShift),
+                                                   _mm256_set1_epi32(Unit::kScaleBias)));
   return out;
 }
 
@@ -89,7 +90,7 @@ void fp4_strip(const PanelArgs& args, int strip, int64_t first_token) {
   }
   for (int64_t u = 0; u < units; ++u) {
     for (int b = 0; b < 2; ++b) {
-      const Block block = decode_block(args.panel + u * kNvfp4UnitBytes, b, strip);
+      const Block block = decode_block<Nvfp4Unit>(args.panel + u * Nvfp4Unit::kBytes, b, strip);
 #pragma GCC unroll 4
       for (int t = 0; t < N; ++t) {
         const Fp4Block& a = row[t][2 * u + b];
@@ -104,7 +105,7 @@ void fp4_strip(const PanelArgs& args, int strip, int64_t first_token) {
   }
 }
 
-template <int N>
+template <class Unit, int N>
 void int16_strip(const PanelArgs& args, int strip, int64_t first_token) {
   const int64_t units = padded_inputs(args.in_features) / kUnitInputs;
   constexpr int64_t kGroupUnits = kInt16Group / kUnitInputs;
@@ -117,7 +118,7 @@ void int16_strip(const PanelArgs& args, int strip, int64_t first_token) {
     for (int t = 0; t < N; ++t) group[t] = _mm256_setzero_ps();
     for (int64_t u = begin; u < std::min(begin + kGroupUnits, units); ++u) {
       for (int b = 0; b < 2; ++b) {
-        const Block block = decode_block(args.panel + u * kNvfp4UnitBytes, b, strip);
+        const Block block = decode_block<Unit>(args.panel + u * Unit::kBytes, b, strip);
 #pragma GCC unroll 4
         for (int t = 0; t < N; ++t) {
           const Int16Block& a = reinterpret_cast<const Int16Block*>(rows[t])[2 * u + b];
@@ -139,32 +140,32 @@ void int16_strip(const PanelArgs& args, int strip, int64_t first_token) {
   }
 }
 
-template <bool kInt16, int N>
+template <class Unit, bool kInt16, int N>
 void panel_strips(const PanelArgs& args, int64_t first_token) {
   for (int strip = 0; strip < 4; ++strip) {
     if constexpr (kInt16) {
-      int16_strip<N>(args, strip, first_token);
+      int16_strip<Unit, N>(args, strip, first_token);
     } else {
       fp4_strip<N>(args, strip, first_token);
     }
   }
 }
 
-template <bool kInt16>
-void nvfp4_panel(const PanelArgs& args) {
+template <class Unit, bool kInt16>
+void fp4_panel(const PanelArgs& args) {
   for (int64_t first = 0; first < args.num_tokens; first += kTile) {
     switch (std::min<int64_t>(kTile, args.num_tokens - first)) {
       case 1:
-        panel_strips<kInt16, 1>(args, first);
+        panel_strips<Unit, kInt16, 1>(args, first);
         break;
       case 2:
-        panel_strips<kInt16, 2>(args, first);
+        panel_strips<Unit, kInt16, 2>(args, first);
         break;
       case 3:
-        panel_strips<kInt16, 3>(args, first);
+        panel_strips<Unit, kInt16, 3>(args, first);
         break;
       default:
-        panel_strips<kInt16, 4>(args, first);
+        panel_strips<Unit, kInt16, 4>(args, first);
         break;
     }
   }
@@ -174,7 +175,8 @@ void nvfp4_panel(const PanelArgs& args) {
 
 const Kernels& avx2_kernels() {
   static constexpr Kernels kernels =
-      make_kernels<Avx2>(CpuIsa::kAvx2, nvfp4_panel<false>, nvfp4_panel<true>);
+      make_kernels<Avx2>(CpuIsa::kAvx2, fp4_panel<Nvfp4Unit, false>, fp4_panel<Nvfp4Unit, true>,
+                         fp4_panel<Mxfp4Unit, true>);
   return kernels;
 }
 

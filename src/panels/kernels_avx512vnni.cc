@@ -42,32 +42,35 @@ inline __m512i code_table() {
       _mm_loadu_si128(reinterpret_cast<const __m128i*>(kOffsetTwiceE2m1)));
 }
 
+template <class Unit>
 inline __m512 decode_scales(const std::byte* p) {
   const __m512i bytes = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m512i bias = _mm512_set1_epi32((127 - kScaleExponentBias) << 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(bytes, 20), bias));
+  const __m512i bits = _mm512_slli_epi32(bytes, Unit::kScaleShift);
+  return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(Unit::kScaleBias)));
 }
 
 // Inlined always: GCC 12 takes a function that only prefetches for one without effect and drops
 // calls of it.
+template <class Unit>
 [[gnu::always_inline]] inline void prefetch_unit(const std::byte* unit) {
-  for (int i = 0; i < kNvfp4UnitBytes; i += 64) {
+  for (int i = 0; i < Unit::kBytes; i += 64) {
     _mm_prefetch(reinterpret_cast<const char*>(unit) + i, _MM_HINT_T1);
   }
 }
 
 // Block b of a unit, from codes. `next` is what follows after the last unit.
+template <class Unit>
 struct Packed {
   const std::byte* at;
   explicit Packed(const std::byte* p) : at(p) {}
-  static constexpr int kUnitStride = kNvfp4UnitBytes;
+  static constexpr int kUnitStride = Unit::kBytes;
   [[gnu::always_inline]] void prefetch(int64_t unit, int64_t units, const std::byte* next) const {
-    prefetch_unit(ahead(unit, units, next, kFirstRequest));
-    prefetch_unit(ahead(unit, units, next, kSecondRequest));
+    prefetch_unit<Unit>(ahead(unit, units, next, kFirstRequest));
+    prefetch_unit<Unit>(ahead(unit, units, next, kSecondRequest));
   }
   const std::byte* ahead(int64_t unit, int64_t units, const std::byte* next, int by) const {
     const int64_t past = unit + by - units;
-    return past < 0 ? at + by * kNvfp4UnitBytes : next + past * kNvfp4UnitBytes;
+    return past < 0 ? at + by * Unit::kBytes : next + past * Unit::kBytes;
   }
   Block block(int b) const {
     const __m512i table = code_table();
@@ -75,12 +78,12 @@ struct Packed {
     Block out;
     for (int h = 0; h < 2; ++h) {
       for (int v = 0; v < 2; ++v) {
-        const __m512i codes = _mm512_load_si512(at + 128 * (2 * b + h) + 64 * v);
+        const __m512i codes = _mm512_loadu_si512(at + 128 * (2 * b + h) + 64 * v);
         out.w[h][2 * v] = _mm512_shuffle_epi8(table, _mm512_and_si512(codes, nibble));
         out.w[h][2 * v + 1] =
             _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble));
       }
-      out.scale[h] = decode_scales(at + kUnitScalesOffset + 16 * (2 * b + h));
+      out.scale[h] = decode_scales<Unit>(at + Unit::scales(b, h));
     }
     return out;
   }
@@ -88,12 +91,13 @@ struct Packed {
 
 // The same from a decoded piece. Its first tile asks for the packed units that follow, a unit at a
 // time: in one burst they would fill the queue of misses and stall the decoder.
+template <class Unit>
 struct Decoded {
   const std::byte* at;
   explicit Decoded(const std::byte* p) : at(p) {}
   static constexpr int kUnitStride = 2 * kDecodedBlockBytes;
   [[gnu::always_inline]] static void prefetch(int64_t unit, int64_t, const std::byte* next) {
-    if (next) prefetch_unit(next + unit * kNvfp4UnitBytes);
+    if (next) prefetch_unit<Unit>(next + unit * Unit::kBytes);
   }
   Block block(int b) const {
     Block out;
@@ -106,10 +110,11 @@ struct Decoded {
   }
 };
 
+template <class Unit>
 void decode_piece(const std::byte* panel, int64_t units, std::byte* scratch) {
   for (int64_t u = 0; u < units; ++u) {
     for (int b = 0; b < 2; ++b) {
-      const Block block = Packed(panel + u * kNvfp4UnitBytes).block(b);
+      const Block block = Packed<Unit>(panel + u * Unit::kBytes).block(b);
       for (int h = 0; h < 2; ++h) {
         for (int j = 0; j < 4; ++j) _mm512_store_si512(scratch + 64 * j, block.w[h][j]);
         _mm512_store_ps(reinterpret_cast<float*>(scratch + 256), block.scale[h]);
@@ -252,27 +257,27 @@ constexpr TileFunction<kInt16, Source> kTiles[kTile + 1] = {
     run_tile<kInt16, 8, Source>,
 };
 
-template <bool kInt16>
-void nvfp4_panel(const PanelArgs& args) {
+template <class Unit, bool kInt16>
+void fp4_panel(const PanelArgs& args) {
   const int64_t units = padded_inputs(args.in_features) / kUnitInputs;
   const int64_t row_scales = 2 * units * static_cast<int64_t>(sizeof(Int16Block));
-  const std::byte* next = args.next ? args.next : args.panel + units * kNvfp4UnitBytes;
+  const std::byte* next = args.next ? args.next : args.panel + units * Unit::kBytes;
   if (args.num_tokens <= kTile) {
-    kTiles<kInt16, Packed>[args.num_tokens](args.panel, next, units, args.rows, 0, row_scales,
-                                            args.sums, true);
+    kTiles<kInt16, Packed<Unit>>[args.num_tokens](args.panel, next, units, args.rows, 0, row_scales,
+                                                  args.sums, true);
     return;
   }
   const int64_t tiles = ceil_div(args.num_tokens, kTile);
   for (int64_t begin = 0; begin < units; begin += kPieceUnits) {
     const int64_t piece = std::min<int64_t>(kPieceUnits, units - begin);
-    decode_piece(args.panel + begin * kNvfp4UnitBytes, piece, args.scratch);
+    decode_piece<Unit>(args.panel + begin * Unit::kBytes, piece, args.scratch);
     const std::byte* after =
-        begin + piece < units ? args.panel + (begin + piece) * kNvfp4UnitBytes : next;
+        begin + piece < units ? args.panel + (begin + piece) * Unit::kBytes : next;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t t = i * args.num_tokens / tiles;
       const int64_t n = (i + 1) * args.num_tokens / tiles - t;
-      kTiles<kInt16, Decoded>[n](args.scratch, i == 0 ? after : nullptr, piece, args.rows + t,
-                                 begin, row_scales, args.sums + t * kPanelRows, begin == 0);
+      kTiles<kInt16, Decoded<Unit>>[n](args.scratch, i == 0 ? after : nullptr, piece, args.rows + t,
+                                       begin, row_scales, args.sums + t * kPanelRows, begin == 0);
     }
   }
 }
@@ -281,7 +286,8 @@ void nvfp4_panel(const PanelArgs& args) {
 
 const Kernels& avx512vnni_kernels() {
   static constexpr Kernels kernels =
-      make_kernels<Avx512>(CpuIsa::kAvx512, nvfp4_panel<false>, nvfp4_panel<true>);
+      make_kernels<Avx512>(CpuIsa::kAvx512, fp4_panel<Nvfp4Unit, false>, fp4_panel<Nvfp4Unit, true>,
+                           fp4_panel<Mxfp4Unit, true>);
   return kernels;
 }
 

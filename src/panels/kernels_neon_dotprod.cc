@@ -37,13 +37,13 @@ struct Block {
   float32x4_t scale[2];
 };
 
+template <class Unit>
 inline Block decode_block(const std::byte* unit, int b, int strip) {
   const int8x16_t table =
       vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(kOffsetTwiceE2m1)), vdupq_n_s8(kWeightOffset));
   const int half = strip / 2, offset = strip % 2;
   const auto* codes = reinterpret_cast<const uint8_t*>(unit) + 128 * (2 * b + half) + 32 * offset;
-  const auto* scales =
-      reinterpret_cast<const uint8_t*>(unit) + kUnitScalesOffset + 16 * (2 * b + half) + 8 * offset;
+  const auto* scales = reinterpret_cast<const uint8_t*>(unit) + Unit::scales(b, half) + 8 * offset;
   Block out;
   for (int v = 0; v < 2; ++v) {
     for (int g = 0; g < 2; ++g) {
@@ -53,11 +53,12 @@ inline Block decode_block(const std::byte* unit, int b, int strip) {
     }
   }
   const uint16x8_t wide = vmovl_u8(vld1_u8(scales));
-  const uint32x4_t bias = vdupq_n_u32((127u - kScaleExponentBias) << 23);
-  out.scale[0] =
-      vreinterpretq_f32_u32(vaddq_u32(vshlq_n_u32(vmovl_u16(vget_low_u16(wide)), 20), bias));
-  out.scale[1] =
-      vreinterpretq_f32_u32(vaddq_u32(vshlq_n_u32(vmovl_u16(vget_high_u16(wide)), 20), bias));
+  const uint32x4_t bias = vdupq_n_u32(static_cast<uint32_t>(Unit::kScaleBias));
+  const auto decode = [&](uint16x4_t bytes) {
+    return vreinterpretq_f32_u32(vaddq_u32(vshlq_n_u32(vmovl_u16(bytes), Unit::kScaleShift), bias));
+  };
+  out.scale[0] = decode(vget_low_u16(wide));
+  out.scale[1] = decode(vget_high_u16(wide));
   return out;
 }
 
@@ -78,8 +79,8 @@ void fp4_strip(const PanelArgs& args, int strip, int64_t first_token) {
     total[t][0] = total[t][1] = vdupq_n_f32(0.0f);
   }
   for (int64_t i = 0; i < blocks_of(args.in_features); ++i) {
-    const Block block =
-        decode_block(args.panel + i / 2 * kNvfp4UnitBytes, static_cast<int>(i % 2), strip);
+    const Block block = decode_block<Nvfp4Unit>(args.panel + i / 2 * Nvfp4Unit::kBytes,
+                                                static_cast<int>(i % 2), strip);
     for (int t = 0; t < N; ++t) {
       const Fp4Block& a = row[t][i];
       const int8x16_t inputs = vld1q_s8(a.twice);
@@ -96,7 +97,7 @@ void fp4_strip(const PanelArgs& args, int strip, int64_t first_token) {
   }
 }
 
-template <int N>
+template <class Unit, int N>
 void int16_strip(const PanelArgs& args, int strip, int64_t first_token) {
   constexpr int64_t kGroupBlocks = kInt16Group / kBlock;
   const int64_t blocks = blocks_of(args.in_features);
@@ -109,7 +110,7 @@ void int16_strip(const PanelArgs& args, int strip, int64_t first_token) {
     for (int t = 0; t < N; ++t) group[t][0] = group[t][1] = vdupq_n_f32(0.0f);
     for (int64_t i = begin; i < std::min(begin + kGroupBlocks, blocks); ++i) {
       const Block block =
-          decode_block(args.panel + i / 2 * kNvfp4UnitBytes, static_cast<int>(i % 2), strip);
+          decode_block<Unit>(args.panel + i / 2 * Unit::kBytes, static_cast<int>(i % 2), strip);
       for (int t = 0; t < N; ++t) {
         const Int16Block& a = reinterpret_cast<const Int16Block*>(rows[t])[i];
         const int8x16_t hi = vld1q_s8(a.hi), lo = vld1q_s8(a.lo);
@@ -134,32 +135,32 @@ void int16_strip(const PanelArgs& args, int strip, int64_t first_token) {
   }
 }
 
-template <bool kInt16, int N>
+template <class Unit, bool kInt16, int N>
 void panel_strips(const PanelArgs& args, int64_t first_token) {
   for (int strip = 0; strip < 4; ++strip) {
     if constexpr (kInt16) {
-      int16_strip<N>(args, strip, first_token);
+      int16_strip<Unit, N>(args, strip, first_token);
     } else {
       fp4_strip<N>(args, strip, first_token);
     }
   }
 }
 
-template <bool kInt16>
-void nvfp4_panel(const PanelArgs& args) {
+template <class Unit, bool kInt16>
+void fp4_panel(const PanelArgs& args) {
   for (int64_t first = 0; first < args.num_tokens; first += kTile) {
     switch (std::min<int64_t>(kTile, args.num_tokens - first)) {
       case 1:
-        panel_strips<kInt16, 1>(args, first);
+        panel_strips<Unit, kInt16, 1>(args, first);
         break;
       case 2:
-        panel_strips<kInt16, 2>(args, first);
+        panel_strips<Unit, kInt16, 2>(args, first);
         break;
       case 3:
-        panel_strips<kInt16, 3>(args, first);
+        panel_strips<Unit, kInt16, 3>(args, first);
         break;
       default:
-        panel_strips<kInt16, 4>(args, first);
+        panel_strips<Unit, kInt16, 4>(args, first);
         break;
     }
   }
@@ -169,7 +170,8 @@ void nvfp4_panel(const PanelArgs& args) {
 
 const Kernels& neon_dotprod_kernels() {
   static constexpr Kernels kernels =
-      make_kernels<Neon>(CpuIsa::kNeon, nvfp4_panel<false>, nvfp4_panel<true>);
+      make_kernels<Neon>(CpuIsa::kNeon, fp4_panel<Nvfp4Unit, false>, fp4_panel<Nvfp4Unit, true>,
+                         fp4_panel<Mxfp4Unit, true>);
   return kernels;
 }
 

@@ -20,7 +20,7 @@ struct PairBlock {
 };
 
 inline float32x4_t decode_scales(uint16x4_t bytes) {
-  const uint32x4_t bias = vdupq_n_u32((127u - kScaleExponentBias) << 23);
+  const uint32x4_t bias = vdupq_n_u32(static_cast<uint32_t>(Nvfp4Unit::kScaleBias));
   return vreinterpretq_f32_u32(vaddq_u32(vshlq_n_u32(vmovl_u16(bytes), 20), bias));
 }
 
@@ -30,7 +30,7 @@ inline PairBlock decode_block(const std::byte* unit, int b, int strip) {
   const int half = strip / 2, offset = strip % 2;
   const auto* codes = reinterpret_cast<const uint8_t*>(unit) + 128 * (2 * b + half) + 32 * offset;
   const auto* scales =
-      reinterpret_cast<const uint8_t*>(unit) + kUnitScalesOffset + 16 * (2 * b + half) + 8 * offset;
+      reinterpret_cast<const uint8_t*>(unit) + Nvfp4Unit::scales(b, half) + 8 * offset;
   PairBlock out;
   for (int v = 0; v < 2; ++v) {
     for (int g = 0; g < 2; ++g) {
@@ -65,7 +65,7 @@ void fp4_pairs(const PanelArgs& args, int strip, int64_t first_token) {
   }
   for (int64_t i = 0; i < blocks_of(args.in_features); ++i) {
     const PairBlock block =
-        decode_block(args.panel + i / 2 * kNvfp4UnitBytes, static_cast<int>(i % 2), strip);
+        decode_block(args.panel + i / 2 * Nvfp4Unit::kBytes, static_cast<int>(i % 2), strip);
     for (int t = 0; t < 2 * P; t += 2) {
       const Fp4Block &even = row[t][i], &odd = row[t + 1][i];
       const int8x16_t a[2] = {vcombine_s8(vld1_s8(even.twice), vld1_s8(odd.twice)),

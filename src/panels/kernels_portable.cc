@@ -25,6 +25,7 @@ struct Block {
   float scale[kPanelRows];
 };
 
+template <class Unit>
 void decode_block(const std::byte* unit, int b, Block& out) {
   for (int r = 0; r < kPanelRows; ++r) {
     const int half = r / 16, row = r % 16;
@@ -36,8 +37,8 @@ void decode_block(const std::byte* unit, int b, Block& out) {
         out.w[r][8 * v + 4 + i] = kOffsetTwiceE2m1[byte >> 4];
       }
     }
-    const auto byte = static_cast<uint32_t>(unit[kUnitScalesOffset + 16 * (2 * b + half) + row]);
-    out.scale[r] = std::bit_cast<float>((byte << 20) + ((127u - kScaleExponentBias) << 23));
+    const auto byte = static_cast<int32_t>(unit[Unit::scales(b, half) + row]);
+    out.scale[r] = std::bit_cast<float>((byte << Unit::kScaleShift) + Unit::kScaleBias);
   }
 }
 
@@ -51,7 +52,7 @@ void nvfp4_fp4(const PanelArgs& args) {
   std::memset(args.sums, 0, args.num_tokens * kPanelRows * sizeof(float));
   for (int64_t b = 0; b < blocks_of(args.in_features); ++b) {
     Block block;
-    decode_block(args.panel + b / 2 * kNvfp4UnitBytes, static_cast<int>(b % 2), block);
+    decode_block<Nvfp4Unit>(args.panel + b / 2 * Nvfp4Unit::kBytes, static_cast<int>(b % 2), block);
     for (int64_t t = 0; t < args.num_tokens; ++t) {
       const Fp4Block& a = reinterpret_cast<const Fp4Block*>(args.rows[t])[b];
       float* total = args.sums + t * kPanelRows;
@@ -63,7 +64,8 @@ void nvfp4_fp4(const PanelArgs& args) {
   }
 }
 
-void nvfp4_int16(const PanelArgs& args) {
+template <class Unit>
+void fp4_int16(const PanelArgs& args) {
   const int64_t blocks = blocks_of(args.in_features);
   const int64_t row_scales = blocks * static_cast<int64_t>(sizeof(Int16Block));
   constexpr int64_t kGroupBlocks = kInt16Group / kBlock;
@@ -78,7 +80,7 @@ void nvfp4_int16(const PanelArgs& args) {
       std::memset(group, 0, n * kPanelRows * sizeof(float));
       for (int64_t b = begin; b < std::min(begin + kGroupBlocks, blocks); ++b) {
         Block block;
-        decode_block(args.panel + b / 2 * kNvfp4UnitBytes, static_cast<int>(b % 2), block);
+        decode_block<Unit>(args.panel + b / 2 * Unit::kBytes, static_cast<int>(b % 2), block);
         for (int64_t t = 0; t < n; ++t) {
           const Int16Block& a = reinterpret_cast<const Int16Block*>(args.rows[first + t])[b];
           for (int r = 0; r < kPanelRows; ++r) {
@@ -100,8 +102,8 @@ void nvfp4_int16(const PanelArgs& args) {
 }  // namespace
 
 const Kernels& portable_kernels() {
-  static constexpr Kernels kernels =
-      make_kernels<Portable>(CpuIsa::kPortable, nvfp4_fp4, nvfp4_int16);
+  static constexpr Kernels kernels = make_kernels<Portable>(
+      CpuIsa::kPortable, nvfp4_fp4, fp4_int16<Nvfp4Unit>, fp4_int16<Mxfp4Unit>);
   return kernels;
 }
 

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "moe/dequantize.h"
+#include "moe/mxfp4_exponents.h"
 #include "numerics/e4m3.h"
 #include "numerics/nvfp4.h"
 
@@ -73,26 +74,80 @@ float fp8_group_scale(const LinearWeights& linear, int64_t row, int64_t group) {
   return value;
 }
 
-// One half (16 rows) of a unit's block: 128 bytes of codes and 16 of scales. Null rows are padding.
-bool pack_nvfp4_block(const uint8_t* const* codes, const uint8_t* const* scales, int64_t block,
-                      std::byte* out_codes, std::byte* out_scales) {
-  bool good = true;
+// One half (16 rows) of a unit's block: 128 bytes of codes. Null rows are padding.
+void pack_codes(const uint8_t* const* codes, int64_t block, std::byte* out) {
   uint32_t words[2][16];
   for (int r = 0; r < 16; ++r) {
-    const uint8_t scale = codes[r] ? kScaleTable[scales[r][block]] : 0;
-    const bool zero = codes[r] == nullptr || (scales[r][block] & 0x7f) == 0;
-    good = good && scale != kBadScale;
-    out_scales[r] = static_cast<std::byte>(scale);
     uint32_t pair[2] = {0, 0};
-    if (!zero) std::memcpy(pair, codes[r] + block * (kBlock / 2), 8);
-    words[0][r] = pair[0];
-    words[1][r] = pair[1];
+    if (codes[r] != nullptr) std::memcpy(pair, codes[r] + block * (kBlock / 2), 8);
+    words[0][r] = interleave_halves(pair[0]);
+    words[1][r] = interleave_halves(pair[1]);
   }
-  for (auto& vector : words) {
-    for (uint32_t& word : vector) word = interleave_halves(word);
+  std::memcpy(out, words, sizeof words);
+}
+
+// Where the rows of a panel of E2M1 codes begin; null for padding.
+struct Fp4Rows {
+  const uint8_t* codes[kPanelRows] = {};
+  const uint8_t* scales[kPanelRows] = {};
+
+  explicit Fp4Rows(const PanelRows& sources) {
+    for (int r = 0; r < kPanelRows; ++r) {
+      const LinearWeights* l = sources[r].linear;
+      if (l == nullptr) continue;
+      codes[r] = reinterpret_cast<const uint8_t*>(l->weight.row(sources[r].row));
+      scales[r] = reinterpret_cast<const uint8_t*>(l->scale.row(sources[r].row));
+    }
   }
-  std::memcpy(out_codes, words, sizeof words);
-  return good;
+};
+
+bool pack_nvfp4(const PanelRows& sources, int64_t in_features, std::byte* out) {
+  const Fp4Rows rows(sources);
+  bool good = true;
+  for (int64_t block = 0; block < in_features / kBlock; ++block) {
+    std::byte* unit = out + block / 2 * Nvfp4Unit::kBytes;
+    const int b = static_cast<int>(block % 2);
+    for (int h = 0; h < 2; ++h) {
+      const uint8_t* codes[16];
+      std::byte* scales = unit + Nvfp4Unit::scales(b, h);
+      for (int r = 0; r < 16; ++r) {
+        const uint8_t* from = rows.scales[16 * h + r];
+        const uint8_t scale = from == nullptr ? uint8_t{0} : from[block];
+        codes[r] = (scale & 0x7f) == 0 ? nullptr : rows.codes[16 * h + r];
+        good = good && kScaleTable[scale] != kBadScale;
+        scales[r] = static_cast<std::byte>(kScaleTable[scale]);
+      }
+      pack_codes(codes, block, unit + 128 * (2 * b + h));
+    }
+  }
+  return good;  // the padding block of an odd count stays as the buffer began: zeros
+}
+
+void pack_mxfp4(const PanelRows& sources, int64_t in_features, std::byte* out) {
+  const Fp4Rows rows(sources);
+  for (int64_t u = 0; u < in_features / kUnitInputs; ++u) {
+    std::byte* unit = out + u * Mxfp4Unit::kBytes;
+    for (int r = 0; r < kPanelRows; ++r) {
+      if (rows.scales[r] == nullptr) continue;
+      unit[Mxfp4Unit::scales(0, r / 16) + r % 16] =
+          static_cast<std::byte>(shifted_exponent(rows.scales[r][u], sources[r].exponent_shift));
+    }
+    for (int part = 0; part < 4; ++part) {
+      pack_codes(rows.codes + part % 2 * 16, 2 * u + part / 2, unit + 128 * part);
+    }
+  }
+}
+
+template <class Unit>
+float fp4_value(const std::byte* panel, int row, int64_t input) {
+  const std::byte* unit = panel + input / kUnitInputs * Unit::kBytes;
+  const int b = static_cast<int>(input / kBlock % 2), h = row / 16;
+  const int64_t i = input % kBlock;
+  const auto byte =
+      static_cast<uint8_t>(unit[128 * (2 * b + h) + 64 * (i / 8) + 4 * (row % 16) + i % 4]);
+  const auto scale = static_cast<int32_t>(unit[Unit::scales(b, h) + row % 16]);
+  return e2m1_to_float(i / 4 % 2 == 0 ? byte & 15 : byte >> 4) *
+         std::bit_cast<float>((scale << Unit::kScaleShift) + Unit::kScaleBias);
 }
 
 }  // namespace
@@ -101,7 +156,9 @@ int64_t panel_bytes(PanelFormat format, int64_t in_features) {
   const int64_t inputs = padded_inputs(in_features);
   switch (format) {
     case PanelFormat::kNvfp4:
-      return inputs / kUnitInputs * kNvfp4UnitBytes;
+      return inputs / kUnitInputs * Nvfp4Unit::kBytes;
+    case PanelFormat::kMxfp4:
+      return round_up(inputs / kUnitInputs * Mxfp4Unit::kBytes, 64);
     case PanelFormat::kBf16:
     case PanelFormat::kF16:
       return inputs * kPanelRows * 2;
@@ -122,25 +179,11 @@ bool pack_panel(PanelFormat format, const PanelRows& sources, int64_t in_feature
     rows[r] = sources[r].linear ? sources[r].linear->weight.row(sources[r].row) : nullptr;
   }
   switch (format) {
-    case PanelFormat::kNvfp4: {
-      const uint8_t* codes[kPanelRows];
-      const uint8_t* scales[kPanelRows];
-      for (int r = 0; r < kPanelRows; ++r) {
-        const LinearWeights* l = sources[r].linear;
-        codes[r] = reinterpret_cast<const uint8_t*>(rows[r]);
-        scales[r] = l ? reinterpret_cast<const uint8_t*>(l->scale.row(sources[r].row)) : nullptr;
-      }
-      const int64_t blocks = in_features / kBlock;
-      for (int64_t block = 0; block < blocks; ++block) {
-        std::byte* unit = out + block / 2 * kNvfp4UnitBytes;
-        for (int h = 0; h < 2; ++h) {
-          const int part = static_cast<int>(2 * (block % 2) + h);
-          good &= pack_nvfp4_block(codes + 16 * h, scales + 16 * h, block, unit + 128 * part,
-                                   unit + kUnitScalesOffset + 16 * part);
-        }
-      }
-      return good;  // the padding block of an odd count stays as the buffer began: zeros
-    }
+    case PanelFormat::kNvfp4:
+      return pack_nvfp4(sources, in_features, out);
+    case PanelFormat::kMxfp4:
+      pack_mxfp4(sources, in_features, out);
+      return true;
     case PanelFormat::kBf16:
       transpose_rows<uint16_t>(rows, in_features, out);
       return true;
@@ -190,6 +233,10 @@ bool pack_panel(PanelFormat format, const PanelRows& sources, int64_t in_feature
   return good;
 }
 
+int panel_exponent_shift(const LinearWeights& linear) {
+  return mxfp4_exponent_shift(linear, {kLeastExponent, kMostExponent, 0}, "cpu");
+}
+
 void check_block_scales(const LinearWeights& linear) {
   if (!linear.scheme.is_nvfp4()) return;
   for (int64_t r = 0; r < linear.out_features; ++r) {
@@ -211,15 +258,10 @@ float panel_value(PanelFormat format, const std::byte* panel, int64_t in_feature
   const int64_t at = input * kPanelRows + row;
   float value = 0;
   switch (format) {
-    case PanelFormat::kNvfp4: {
-      const std::byte* unit = panel + input / kUnitInputs * kNvfp4UnitBytes;
-      const int64_t block = input / kBlock % 2, part = 2 * block + row / 16, i = input % kBlock;
-      const auto byte =
-          static_cast<uint8_t>(unit[128 * part + 64 * (i / 8) + 4 * (row % 16) + i % 4]);
-      const auto scale = static_cast<uint32_t>(unit[kUnitScalesOffset + 16 * part + row % 16]);
-      return e2m1_to_float(i / 4 % 2 == 0 ? byte & 15 : byte >> 4) *
-             std::bit_cast<float>((scale << 20) + ((127u - kScaleExponentBias) << 23));
-    }
+    case PanelFormat::kNvfp4:
+      return fp4_value<Nvfp4Unit>(panel, row, input);
+    case PanelFormat::kMxfp4:
+      return fp4_value<Mxfp4Unit>(panel, row, input);
     case PanelFormat::kBf16:
       convert_to_float(panel + 2 * at, DType::kBF16, 1, &value);
       return value;

@@ -13,10 +13,13 @@
 //     scales at 512 + 16 (2b + h): one byte per row, 5 exponent and 3 mantissa bits, no sign:
 //            scale = 2^(e - 9) (1 + m/8). E4M3's subnormals are normal here, so decoding is a shift
 //            and an addition. A scale of zero is stored as any scale with codes of zero.
+//   MXFP4 unit, 544 bytes: the same codes, then
+//     scales at 512 + 16 h: one byte per row for both blocks, the exponent of a float32.
 //   Dense unit (BF16, F16, F32, FP8): [32 inputs][32 rows] elements; where FP8 weights have scales
 //   within a row, float32 scales [ceil(K/128)][32 rows] come after all units of a panel.
 //
-// K is padded to whole units with zeros. Exactly 0.5625 bytes a weight for NVFP4.
+// K is padded to whole units with zeros. Exactly 0.5625 bytes a weight for NVFP4, 0.53125 for
+// MXFP4.
 //
 // Activations. One row of records, one record per block of 16 inputs:
 //   Fp4Block: twice the E2M1 values, exact in int8.
@@ -37,9 +40,27 @@ namespace moe4::cpu {
 inline constexpr int kPanelRows = 32;
 inline constexpr int kBlock = 16;       // inputs per block scale
 inline constexpr int kUnitInputs = 32;  // two blocks
-inline constexpr int kNvfp4UnitBytes = 576;
 inline constexpr int kUnitScalesOffset = 512;
 inline constexpr int kScaleExponentBias = 9;
+
+/// What kernels of E2M1 weights need to know about the scales of a unit: where those of block b and
+/// half h are, and how a byte becomes the bits of a float32.
+struct Nvfp4Unit {
+  static constexpr int kBytes = 576;
+  static constexpr int kScaleShift = 20;
+  static constexpr int32_t kScaleBias = (127 - kScaleExponentBias) << 23;
+  static constexpr int scales(int b, int h) { return kUnitScalesOffset + 16 * (2 * b + h); }
+};
+/// Not a multiple of a vector's 64 bytes: no aligned loads.
+struct Mxfp4Unit {
+  static constexpr int kBytes = 544;
+  static constexpr int kScaleShift = 23;
+  static constexpr int32_t kScaleBias = 0;
+  static constexpr int scales(int /*b*/, int h) { return kUnitScalesOffset + 16 * h; }
+};
+/// Stored MXFP4 exponents: normal floats with room for sums of products above (2^73).
+inline constexpr int kLeastExponent = 1, kMostExponent = 200;
+
 /// Added to every decoded weight: 2 * 6, the largest magnitude of twice an E2M1 value.
 inline constexpr int kWeightOffset = 12;
 /// Twice the value of each E2M1 code, plus kWeightOffset.

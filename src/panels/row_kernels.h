@@ -275,16 +275,19 @@ void combine(const float* const* rows, const float* weights, int64_t count, int6
 
 template <typename Simd>
 constexpr Kernels make_kernels(CpuIsa isa, void (*nvfp4_fp4)(const PanelArgs&),
-                               void (*nvfp4_int16)(const PanelArgs&)) {
+                               void (*nvfp4_int16)(const PanelArgs&),
+                               void (*mxfp4_int16)(const PanelArgs&)) {
   return Kernels{.isa = isa,
                  .nvfp4_fp4 = nvfp4_fp4,
                  .nvfp4_int16 = nvfp4_int16,
+                 .mxfp4_int16 = mxfp4_int16,
                  .dense_bf16 = dense<Simd, DecodeBf16>,
                  .dense_f16 = dense<Simd, DecodeF16>,
                  .dense_f32 = dense<Simd, DecodeF32>,
                  .dense_fp8 = dense<Simd, DecodeFp8>,
                  .dense_fp8_groups = dense<Simd, DecodeFp8, GroupScales::kInPanel>,
                  .dense_nvfp4 = dense<Simd, DecodeNvfp4>,
+                 .dense_mxfp4 = dense<Simd, DecodeMxfp4>,
                  .quantize_fp4 = quantize_fp4<Simd>,
                  .quantize_int16 = quantize_int16<Simd>,
                  .load_bf16 = load_bf16<Simd>,

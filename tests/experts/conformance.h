@@ -158,6 +158,7 @@ struct ConformanceTarget {
   /// Why the tests cannot run here ("no CUDA device"); empty: they can.
   std::function<std::string()> skip_reason = [] { return std::string(); };
   std::function<Tolerance(ActivationPrecision)> tolerance = default_tolerance;
+  QuantScheme scheme = kW4A4;  ///< of the weights, where a test does not say otherwise
 };
 inline void PrintTo(const ConformanceTarget& target, std::ostream* out) { *out << target.name; }
 
@@ -240,6 +241,12 @@ class ExpertsConformance : public ::testing::TestWithParam<ConformanceTarget> {
                    label + ", activations " + std::string(to_string(precision)));
     }
   }
+  /// Weights of the target's scheme.
+  static RandomMoe random_moe(RandomMoeOptions options) {
+    options.scheme = GetParam().scheme;
+    return make_random_moe(options);
+  }
+  static bool is_mxfp4() { return GetParam().scheme.is_mxfp4(); }
   static MoeProblem problem(int64_t hidden, int64_t intermediate, int64_t experts, int64_t top_k) {
     return {.hidden_size = hidden,
             .intermediate_size = intermediate,
@@ -255,7 +262,7 @@ class ExpertsConformance : public ::testing::TestWithParam<ConformanceTarget> {
 using Projection = RandomMoe::Projection;
 
 TEST_P(ExpertsConformance, MatchesTheReferenceOverTokensAndRoutings) {
-  const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 8, 4)});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 8, 4)});
   ASSERT_FALSE(precisions(moe.weights).empty());
   for (const int64_t tokens : {1, 2, 3, 5, 7, 8, 13, 16, 33, 64, 130}) {
     for (const auto routing : {RoutingCase::kUniform, RoutingCase::kSkewed, RoutingCase::kAllOnOne,
@@ -268,9 +275,15 @@ TEST_P(ExpertsConformance, MatchesTheReferenceOverTokensAndRoutings) {
 
 TEST_P(ExpertsConformance, MatchesTheReferenceOnShapesOfRealModels) {
   // H and I of Nemotron, gpt-oss, Gemma and others, cut down in experts.
-  for (const auto& [hidden, intermediate] : std::vector<std::pair<int64_t, int64_t>>{
-           {2880, 352}, {2816, 704}, {2688, 1856}, {2048, 512}, {64, 640}, {128, 16}, {48, 144}}) {
-    const RandomMoe moe = make_random_moe({.problem = problem(hidden, intermediate, 3, 2)});
+  for (const auto& [hidden, intermediate] : std::vector<std::pair<int64_t, int64_t>>{{2880, 352},
+                                                                                     {2816, 704},
+                                                                                     {2688, 1856},
+                                                                                     {2048, 512},
+                                                                                     {64, 640},
+                                                                                     {160, 2880},
+                                                                                     {128, 16},
+                                                                                     {48, 144}}) {
+    const RandomMoe moe = random_moe({.problem = problem(hidden, intermediate, 3, 2)});
     if (supports(moe.weights, ActivationPrecision::kBf16)) continue;  // said so with a reason
     for (const int64_t tokens : {1, 21}) {
       check(moe, make_input(moe.weights.problem, tokens, RoutingCase::kUniform, 5),
@@ -281,7 +294,7 @@ TEST_P(ExpertsConformance, MatchesTheReferenceOnShapesOfRealModels) {
 
 TEST_P(ExpertsConformance, TopKMayBeOneOrEveryExpert) {
   for (const int64_t top_k : {1, 6}) {
-    const RandomMoe moe = make_random_moe({.problem = problem(128, 64, 6, top_k)});
+    const RandomMoe moe = random_moe({.problem = problem(128, 64, 6, top_k)});
     for (const int64_t tokens : {1, 20}) {
       check(moe, make_input(moe.weights.problem, tokens, RoutingCase::kUniform, 3),
             "top_k " + std::to_string(top_k));
@@ -301,7 +314,7 @@ TEST_P(ExpertsConformance, MatchesTheReferenceForEveryActivationItTakes) {
   for (const ActivationParams& activation : activations) {
     MoeProblem p = problem(256, 128, 4, 2);
     p.activation = activation;
-    const RandomMoe moe = make_random_moe({.problem = p});
+    const RandomMoe moe = random_moe({.problem = p});
     for (const int64_t tokens : {1, 19}) {
       check(moe, make_input(p, tokens, RoutingCase::kUniform, 11), to_string(activation));
     }
@@ -310,14 +323,14 @@ TEST_P(ExpertsConformance, MatchesTheReferenceForEveryActivationItTakes) {
 
 TEST_P(ExpertsConformance, ActivationsOfLargeMagnitudeSaturateInsteadOfOverflowing) {
   MoeProblem p = problem(128, 64, 4, 2);
-  const RandomMoe moe = make_random_moe({.problem = p, .gain = 60.0f});
+  const RandomMoe moe = random_moe({.problem = p, .gain = 60.0f});
   check(moe, make_input(p, 9, RoutingCase::kUniform, 12), "large pre-activations");
 }
 
 TEST_P(ExpertsConformance, RoutingWeightMayMultiplyTheInput) {
   MoeProblem p = problem(256, 128, 8, 2);
   p.weight_on_input = true;
-  const RandomMoe moe = make_random_moe({.problem = p});
+  const RandomMoe moe = random_moe({.problem = p});
   if (supports(moe.weights, ActivationPrecision::kBf16)) GTEST_SKIP() << "rejected with a reason";
   for (const int64_t tokens : {1, 33}) {
     check(moe, make_input(p, tokens, RoutingCase::kUniform, 13), "weight on input");
@@ -325,7 +338,7 @@ TEST_P(ExpertsConformance, RoutingWeightMayMultiplyTheInput) {
 }
 
 TEST_P(ExpertsConformance, BiasesAreAdded) {
-  const RandomMoe moe = make_random_moe({.problem = problem(128, 64, 4, 2), .biases = true});
+  const RandomMoe moe = random_moe({.problem = problem(128, 64, 4, 2), .biases = true});
   if (supports(moe.weights, ActivationPrecision::kBf16)) GTEST_SKIP() << "rejected with a reason";
   check(moe, make_input(moe.weights.problem, 9, RoutingCase::kUniform, 14), "biases");
 }
@@ -333,7 +346,7 @@ TEST_P(ExpertsConformance, BiasesAreAdded) {
 TEST_P(ExpertsConformance, ExpertsOfOtherRanksAndIdsOutOfRangeContributeNothing) {
   MoeProblem p = problem(128, 64, 8, 3);
   p.num_local_experts = 3;
-  RandomMoe moe = make_random_moe({.problem = p});
+  RandomMoe moe = random_moe({.problem = p});
   moe.weights.expert_map = {-1, 2, -1, 0, -1, -1, 1, -1};
   HostInput input = make_input(p, 40, RoutingCase::kUniform, 15);
   input.routing.ids[5] = 8;
@@ -343,7 +356,7 @@ TEST_P(ExpertsConformance, ExpertsOfOtherRanksAndIdsOutOfRangeContributeNothing)
 }
 
 TEST_P(ExpertsConformance, NoTokensIsNoWork) {
-  const RandomMoe moe = make_random_moe({.problem = problem(128, 64, 4, 2)});
+  const RandomMoe moe = random_moe({.problem = problem(128, 64, 4, 2)});
   const HostInput input = make_input(moe.weights.problem, 0, RoutingCase::kUniform, 1);
   for (const auto precision : precisions(moe.weights)) {
     EXPECT_TRUE(run(moe.weights, precision, input).empty());
@@ -351,7 +364,7 @@ TEST_P(ExpertsConformance, NoTokensIsNoWork) {
 }
 
 TEST_P(ExpertsConformance, ATokenWithoutExpertsGetsZeros) {
-  const RandomMoe moe = make_random_moe({.problem = problem(128, 64, 4, 2)});
+  const RandomMoe moe = random_moe({.problem = problem(128, 64, 4, 2)});
   HostInput input = make_input(moe.weights.problem, 3, RoutingCase::kUniform, 1);
   input.routing.ids[2] = input.routing.ids[3] = -1;
   for (const auto precision : precisions(moe.weights)) {
@@ -361,22 +374,20 @@ TEST_P(ExpertsConformance, ATokenWithoutExpertsGetsZeros) {
 }
 
 TEST_P(ExpertsConformance, BlockScalesOfZeroSubnormalAndExtremeSizeAreExact) {
-  const RandomMoe moe =
-      make_random_moe({.problem = problem(256, 128, 4, 2), .awkward_scales = true});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 4, 2), .awkward_scales = true});
   check(moe, make_input(moe.weights.problem, 9, RoutingCase::kUniform, 16), "awkward scales");
 }
 
 TEST_P(ExpertsConformance, GateAndUpKeepTheirOwnGlobalScales) {
-  const RandomMoe moe =
-      make_random_moe({.problem = problem(256, 128, 4, 2), .up_global_ratio = 10.0f});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 4, 2), .up_global_ratio = 10.0f});
   check(moe, make_input(moe.weights.problem, 9, RoutingCase::kUniform, 17), "up 10x gate");
 }
 
 TEST_P(ExpertsConformance, WeightsTooSmallForFoldedScalesAreExact) {
   // Folding these global scales (about 2^-40 of the usual) into E4M3 would make every weight zero.
-  const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 4, 2),
-                                         .up_global_ratio = 0x1p-40f,
-                                         .down_global_ratio = 0x1p-20f});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 4, 2),
+                                    .up_global_ratio = 0x1p-40f,
+                                    .down_global_ratio = 0x1p-20f});
   HostInput input = make_input(moe.weights.problem, 9, RoutingCase::kUniform, 18);
   // FP4 activations with a global scale of 1 cannot hold an intermediate of 2^-40: BF16 only.
   expect_close(run(moe.weights, ActivationPrecision::kBf16, input),
@@ -385,7 +396,7 @@ TEST_P(ExpertsConformance, WeightsTooSmallForFoldedScalesAreExact) {
 }
 
 TEST_P(ExpertsConformance, OneOutlierActivationLeavesTheRestOfItsRowAlive) {
-  const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 4, 2)});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 4, 2)});
   HostInput input = make_input(moe.weights.problem, 6, RoutingCase::kUniform, 19);
   for (float& x : input.hidden_states) x = round_to_bf16(x * 0.01f);
   input.hidden_states[2 * 256 + 77] = 1e4f;
@@ -393,7 +404,7 @@ TEST_P(ExpertsConformance, OneOutlierActivationLeavesTheRestOfItsRowAlive) {
 }
 
 TEST_P(ExpertsConformance, ANanPoisonsItsOwnTokenOnly) {
-  const RandomMoe moe = make_random_moe({.problem = problem(128, 64, 4, 2)});
+  const RandomMoe moe = random_moe({.problem = problem(128, 64, 4, 2)});
   for (const int64_t tokens : {3, 40}) {
     HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kAllOnOne, 20);
     for (const auto precision : precisions(moe.weights)) {
@@ -415,7 +426,7 @@ TEST_P(ExpertsConformance, ANanPoisonsItsOwnTokenOnly) {
 TEST_P(ExpertsConformance, ATokenGetsTheSameBitsAloneAndInAnyBatch) {
   for (const auto& [hidden, intermediate] :
        std::vector<std::pair<int64_t, int64_t>>{{256, 128}, {512, 320}}) {
-    const RandomMoe moe = make_random_moe({.problem = problem(hidden, intermediate, 4, 2)});
+    const RandomMoe moe = random_moe({.problem = problem(hidden, intermediate, 4, 2)});
     if (supports(moe.weights, ActivationPrecision::kBf16)) continue;
     const HostInput whole = make_input(moe.weights.problem, 100, RoutingCase::kSkewed, 21);
     for (const auto precision : precisions(moe.weights)) {
@@ -462,7 +473,7 @@ TEST_P(ExpertsConformance, APreparedLayerIsAsBatchInvariantAsItsBackendSays) {
 }
 
 TEST_P(ExpertsConformance, TwentyRunsGiveTheSameBits) {
-  const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 8, 4)});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 8, 4)});
   const HostInput input = make_input(moe.weights.problem, 37, RoutingCase::kSkewed, 22);
   for (const auto precision : precisions(moe.weights)) {
     const auto layer = prepare(moe.weights, precision);
@@ -474,23 +485,31 @@ TEST_P(ExpertsConformance, TwentyRunsGiveTheSameBits) {
 // The comparison itself must be able to fail: one wrong number in one expert is seen.
 TEST_P(ExpertsConformance, OneWrongScaleInOneExpertFailsTheComparison) {
   const auto make = [] {
-    RandomMoe moe = make_random_moe({.problem = problem(256, 128, 4, 2)});
+    RandomMoe moe = random_moe({.problem = problem(256, 128, 4, 2)});
     moe.block_scale(1, Projection::kGate, 5, 3) = 0x38;
-    moe.block_scale(2, Projection::kDown, 100, 7) = 0x38;
+    moe.block_scale(2, Projection::kDown, 100, 3) = 0x38;
     return moe;
   };
   const RandomMoe good = make();
   const HostInput input = make_input(good.weights.problem, 24, RoutingCase::kUniform, 23);
-  const std::vector<std::function<void(RandomMoe&)>> damages = {
-      // One block scale of 448 instead of 1.
+  std::vector<std::function<void(RandomMoe&)>> damages = {
+      // One block scale of 448 instead of 1; of MXFP4 1/2 instead of 2^-71.
       [](RandomMoe& m) { m.block_scale(1, Projection::kGate, 5, 3) = 0x7e; },
-      [](RandomMoe& m) { m.block_scale(2, Projection::kDown, 100, 7) = 0x7e; },
-      // A global scale off by a quarter.
-      [](RandomMoe& m) { m.linear(3, Projection::kDown).global_scale.value *= 1.25f; },
-      [](RandomMoe& m) { m.linear(0, Projection::kUp).global_scale.value *= 1.25f; },
+      [](RandomMoe& m) { m.block_scale(2, Projection::kDown, 100, 3) = 0x7e; },
       // Gate and up exchanged.
       [](RandomMoe& m) { std::swap(*m.weights.experts[1].gate, m.weights.experts[1].up); },
   };
+  if (is_mxfp4()) {
+    // One scale byte off by one.
+    damages.push_back([](RandomMoe& m) { ++m.block_scale(3, Projection::kDown, 17, 0); });
+    damages.push_back([](RandomMoe& m) { ++m.block_scale(0, Projection::kUp, 60, 7); });
+  } else {
+    // A global scale off by a quarter.
+    damages.push_back(
+        [](RandomMoe& m) { m.linear(3, Projection::kDown).global_scale.value *= 1.25f; });
+    damages.push_back(
+        [](RandomMoe& m) { m.linear(0, Projection::kUp).global_scale.value *= 1.25f; });
+  }
   for (const auto precision : precisions(good.weights)) {
     const std::vector<float> reference = reference_output(good.weights, precision, input);
     const Tolerance tolerance = GetParam().tolerance(precision);
@@ -506,9 +525,10 @@ TEST_P(ExpertsConformance, OneWrongScaleInOneExpertFailsTheComparison) {
 }
 
 TEST_P(ExpertsConformance, FoldingTheGlobalScaleIntoBlockScalesWouldChangeTheResult) {
+  if (is_mxfp4()) GTEST_SKIP() << "MXFP4 has no global scale";
   const RandomMoeOptions options{.problem = problem(256, 128, 4, 2)};
-  const RandomMoe good = make_random_moe(options);
-  RandomMoe folded = make_random_moe(options);
+  const RandomMoe good = random_moe(options);
+  RandomMoe folded = random_moe(options);
   for (ExpertWeights& expert : folded.weights.experts) {
     for (LinearWeights* l : {&*expert.gate, &expert.up, &expert.down}) {
       auto* scales = const_cast<uint8_t*>(static_cast<const uint8_t*>(l->scale.data));
@@ -527,9 +547,9 @@ TEST_P(ExpertsConformance, FoldingTheGlobalScaleIntoBlockScalesWouldChangeTheRes
 
 TEST_P(ExpertsConformance, InputScalesMatterToStaticActivationsOnly) {
   const RandomMoeOptions options{.problem = problem(256, 128, 4, 2)};
-  const RandomMoe calibrated = make_random_moe(options);
-  RandomMoe perturbed = make_random_moe(options);
-  RandomMoe absent = make_random_moe(options);
+  const RandomMoe calibrated = random_moe(options);
+  RandomMoe perturbed = random_moe(options);
+  RandomMoe absent = random_moe(options);
   for (ExpertWeights& expert : perturbed.weights.experts) {
     for (LinearWeights* l : {&*expert.gate, &expert.up, &expert.down})
       l->input_scale->value *= 1.3f;
@@ -559,6 +579,98 @@ TEST_P(ExpertsConformance, W4A16AndW4A4SchemesOfTheSameNumbersGiveTheSameBits) {
   }
 }
 
+// gpt-oss stores rows of gate and up in turn, biases too: views with a stride.
+TEST_P(ExpertsConformance, RowsOfGateAndUpMayAlternate) {
+  RandomMoe apart = random_moe({.problem = problem(128, 64, 3, 2), .biases = true});
+  RandomMoe together = random_moe({.problem = problem(128, 64, 3, 2), .biases = true});
+  for (ExpertWeights& expert : together.weights.experts) {
+    const auto alternate = [&](TensorView& gate, TensorView& up) {
+      const int64_t rows = gate.dim(0), bytes = gate.num_bytes() / rows;
+      std::byte* both = together.allocate(2 * rows * bytes);
+      for (int64_t r = 0; r < rows; ++r) {
+        std::memcpy(both + 2 * r * bytes, gate.row(r), bytes);
+        std::memcpy(both + (2 * r + 1) * bytes, up.row(r), bytes);
+      }
+      gate.data = both;
+      up.data = both + bytes;
+      gate.row_stride = up.row_stride = 2 * bytes / size_of(gate.dtype);
+    };
+    alternate(expert.gate->weight, expert.up.weight);
+    alternate(expert.gate->scale, expert.up.scale);
+    alternate(expert.gate->bias, expert.up.bias);
+  }
+  const HostInput input = make_input(apart.weights.problem, 7, RoutingCase::kUniform, 29);
+  for (const auto precision : precisions(apart.weights)) {
+    EXPECT_EQ(run(together.weights, precision, input), run(apart.weights, precision, input));
+  }
+}
+
+// Exponents at both ends of E8M0, next to which the others make a result of a usual size.
+TEST_P(ExpertsConformance, Mxfp4ScalesAtTheEndsOfTheirRangeAreExact) {
+  if (!is_mxfp4()) GTEST_SKIP() << "of MXFP4";
+  struct Case {
+    ActivationKind activation;
+    float up, down, x;  // factors of the weights and the hidden states
+  };
+  for (const auto& [activation, up, down, x] :
+       {Case{ActivationKind::kSilu, 0x1p-90f, 0x1p118f, 1.0f},
+        Case{ActivationKind::kSilu, 0x1p100f, 0x1p-118f, 1.0f},
+        Case{ActivationKind::kRelu2, 0x1p-118f, 0x1p36f, 0x1p100f},
+        Case{ActivationKind::kRelu2, 0x1p118f, 0x1p-118f, 0x1p-100f}}) {
+    MoeProblem p = problem(256, 128, 4, 2);
+    p.activation.kind = activation;
+    const RandomMoe moe =
+        random_moe({.problem = p, .up_global_ratio = up, .down_global_ratio = down});
+    HostInput input = make_input(p, 9, RoutingCase::kUniform, 30);
+    for (float& value : input.hidden_states) value *= x;
+    check(moe, input, "up times 2^" + std::to_string(std::ilogb(up)));
+  }
+}
+
+TEST_P(ExpertsConformance, Mxfp4BlocksOfZerosMayHaveAnyScale) {
+  if (!is_mxfp4()) GTEST_SKIP() << "of MXFP4";
+  RandomMoe moe = random_moe({.problem = problem(128, 64, 3, 2)});
+  const HostInput input = make_input(moe.weights.problem, 7, RoutingCase::kUniform, 31);
+  std::vector<float> expected;
+  for (const uint8_t scale : {127, 0, 1, 253, 254}) {
+    for (int64_t e = 0; e < 3; ++e) {
+      for (const auto projection : {Projection::kGate, Projection::kUp, Projection::kDown}) {
+        LinearWeights& linear = moe.linear(e, projection);
+        for (int64_t r = 0; r < linear.out_features; r += 3) {
+          moe.block_scale(e, projection, r, r % linear.scale.dim(1)) = scale;
+          auto* codes = const_cast<std::byte*>(linear.weight.row(r));
+          std::memset(codes + r % linear.scale.dim(1) * 16, 0x80, 16);  // -0 and 0
+        }
+      }
+    }
+    const std::vector<float> y = run(moe.weights, ActivationPrecision::kBf16, input);
+    if (expected.empty()) {
+      expected = y;
+      check(moe, input, "blocks of zeros");
+    }
+    EXPECT_EQ(y, expected) << int{scale};
+  }
+}
+
+TEST_P(ExpertsConformance, Mxfp4ScalesThatAreNoNumberOrTooLargeAreRefusedByName) {
+  if (!is_mxfp4()) GTEST_SKIP() << "of MXFP4";
+  const auto refusal = [&](const RandomMoe& moe) -> std::string {
+    try {
+      prepare(moe.weights, ActivationPrecision::kBf16);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  using ::testing::HasSubstr;
+  RandomMoe nan = random_moe({.problem = problem(64, 32, 4, 2)});
+  nan.block_scale(2, Projection::kDown, 7, 0) = 255;
+  EXPECT_THAT(refusal(nan), AllOf(HasSubstr("experts.2.down_proj"), HasSubstr("NaN")));
+  RandomMoe large = random_moe({.problem = problem(64, 32, 4, 2)});
+  large.block_scale(1, Projection::kGate, 7, 1) = 253;  // its largest code is 4 or 6: 2^128
+  EXPECT_THAT(refusal(large), AllOf(HasSubstr("experts.1.gate_proj"), HasSubstr("float32")));
+}
+
 TEST_P(ExpertsConformance, MixedCheckpointsFormatsMatchWhereTaken) {
   const QuantKey fp8_tensor{QuantFormat::kFp8Tensor, false};
   const QuantKey fp8_channel{QuantFormat::kFp8Channel, false};
@@ -585,7 +697,7 @@ TEST_P(ExpertsConformance, MixedCheckpointsFormatsMatchWhereTaken) {
 }
 
 TEST_P(ExpertsConformance, Float32InputsWhereAcceptedSkipTheRoundingOfTheIntermediate) {
-  const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 4, 2)});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 4, 2)});
   for (const auto precision : precisions(moe.weights)) {
     const auto layer = prepare(moe.weights, precision);
     if (!layer->accepts_float32()) continue;

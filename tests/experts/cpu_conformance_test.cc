@@ -8,9 +8,12 @@ namespace {
 std::vector<ConformanceTarget> targets() {
   std::vector<ConformanceTarget> all;
   for (const CpuIsa isa : available_cpu_isas()) {
-    all.push_back({.name = std::string(to_string(isa)), .make = [isa] {
-                     return std::make_shared<HostAdapter>(std::make_shared<CpuBackend>(isa));
-                   }});
+    const auto make = [isa] {
+      return std::make_shared<HostAdapter>(std::make_shared<CpuBackend>(isa));
+    };
+    const std::string name(to_string(isa));
+    all.push_back({.name = name, .make = make});
+    all.push_back({.name = name + "_mxfp4", .make = make, .scheme = kMxfp4W4A16});
   }
   return all;
 }

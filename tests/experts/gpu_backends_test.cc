@@ -102,27 +102,30 @@ struct ExpectedRows {
 constexpr int64_t kHidden = 256;
 
 // Random weights take longer to make than to test.
-const RandomMoe& shared_layer(int64_t hidden, int64_t intermediate, int64_t experts, int64_t top_k,
-                              bool biases = false) {
-  static std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, bool>, RandomMoe> layers;
-  const auto key = std::tuple(hidden, intermediate, experts, top_k, biases);
+const RandomMoe& shared_layer(const QuantScheme& scheme, int64_t hidden, int64_t intermediate,
+                              int64_t experts, int64_t top_k, bool biases = false) {
+  static std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, bool>, RandomMoe> layers;
+  const auto key = std::tuple(scheme.is_mxfp4(), hidden, intermediate, experts, top_k, biases);
   if (!layers.contains(key)) {
     layers.emplace(key, make_random_moe({.problem = problem(hidden, intermediate, experts, top_k),
+                                         .scheme = scheme,
                                          .biases = biases}));
   }
   return layers.at(key);
 }
 
-const RandomMoe& layer_of(int64_t experts) {
-  return shared_layer(kHidden, 64, experts, std::min<int64_t>(experts, 8));
+const RandomMoe& layer_of(const QuantScheme& scheme, int64_t experts) {
+  return shared_layer(scheme, kHidden, 64, experts, std::min<int64_t>(experts, 8));
 }
 
-const ExpectedRows& expected_rows(int64_t experts, int64_t tokens, RoutingCase routing,
-                                  ActivationPrecision precision) {
-  static std::map<std::tuple<int64_t, int64_t, RoutingCase, ActivationPrecision>, ExpectedRows> all;
-  const auto key = std::tuple(experts, tokens, routing, precision);
+const ExpectedRows& expected_rows(const QuantScheme& scheme, int64_t experts, int64_t tokens,
+                                  RoutingCase routing, ActivationPrecision precision) {
+  static std::map<std::tuple<bool, int64_t, int64_t, RoutingCase, ActivationPrecision>,
+                  ExpectedRows>
+      all;
+  const auto key = std::tuple(scheme.is_mxfp4(), experts, tokens, routing, precision);
   if (all.contains(key)) return all.at(key);
-  const RandomMoe& moe = layer_of(experts);
+  const RandomMoe& moe = layer_of(scheme, experts);
   ExpectedRows expected{.input =
                             make_input(moe.weights.problem, tokens, routing, tokens + experts)};
   const int64_t samples = std::min<int64_t>(tokens, 24);  // the reference is slow
@@ -135,13 +138,13 @@ const ExpectedRows& expected_rows(int64_t experts, int64_t tokens, RoutingCase r
 
 TEST_P(GpuBackend, MatchesTheReferenceForAnyNumberOfTokensAndExpertsAndAnyRouting) {
   for (const int64_t experts : {1, 8, 32, 128, 256, 512}) {
-    const auto layer = prepare(layer_of(experts).weights);
+    const auto layer = prepare(layer_of(GetParam().scheme, experts).weights);
     for (const int64_t tokens : {0, 1, 2, 7, 8, 9, 16, 33, 64, 257, 1000, 4096}) {
       for (const auto routing :
            {RoutingCase::kUniform, RoutingCase::kSkewed, RoutingCase::kAllOnOne,
             RoutingCase::kDuplicates, RoutingCase::kWithMissing}) {
         const ExpectedRows& expected =
-            expected_rows(experts, tokens, routing, GetParam().precision);
+            expected_rows(GetParam().scheme, experts, tokens, routing, GetParam().precision);
         DeviceCall call(*layer, expected.input);
         call.apply();
         const std::vector<float> y = call.output_float();
@@ -163,7 +166,7 @@ TEST_P(GpuBackend, MatchesTheReferenceForAnyNumberOfTokensAndExpertsAndAnyRoutin
 }
 
 TEST_P(GpuBackend, FiftyRunsGiveTheSameBits) {
-  const RandomMoe& moe = shared_layer(2048, 512, 32, 8);
+  const RandomMoe& moe = shared_layer(GetParam().scheme, 2048, 512, 32, 8);
   const auto layer = prepare(moe.weights);
   for (const int64_t tokens : {1, 7, 64, 512}) {
     const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kSkewed, 9);
@@ -179,7 +182,7 @@ TEST_P(GpuBackend, FiftyRunsGiveTheSameBits) {
 }
 
 TEST_P(GpuBackend, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
-  const RandomMoe& moe = shared_layer(2048, 512, 32, 8);
+  const RandomMoe& moe = shared_layer(GetParam().scheme, 2048, 512, 32, 8);
   const auto layer = prepare(moe.weights);
   if (layer->batch_invariant() != BatchInvariance::kFull) {
     GTEST_SKIP() << "it does not say so: " << to_string(layer->batch_invariant());
@@ -232,7 +235,7 @@ class BlockedStream {
 };
 
 TEST_P(GpuBackend, ApplyNeitherAllocatesNorSynchronises) {
-  const RandomMoe& moe = shared_layer(512, 256, 16, 4, true);
+  const RandomMoe& moe = shared_layer(GetParam().scheme, 512, 256, 16, 4, true);
   const auto layer = prepare(moe.weights);
   for (const int64_t tokens : {1, 8, 64, 1000}) {
     DeviceCall call(*layer, make_input(moe.weights.problem, tokens, RoutingCase::kUniform, tokens));
@@ -254,7 +257,7 @@ TEST_P(GpuBackend, ApplyNeitherAllocatesNorSynchronises) {
 }
 
 TEST_P(GpuBackend, ApplyIsCapturedAsKernelsAloneAndReplaysWithOtherInputs) {
-  const RandomMoe& moe = shared_layer(512, 256, 16, 4);
+  const RandomMoe& moe = shared_layer(GetParam().scheme, 512, 256, 16, 4);
   const auto layer = prepare(moe.weights);
   cudaStream_t stream = nullptr;
   MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -296,7 +299,7 @@ TEST_P(GpuBackend, ApplyIsCapturedAsKernelsAloneAndReplaysWithOtherInputs) {
 
 // Dependent launches overlap: a call must not read or overwrite what the call before it still uses.
 TEST_P(GpuBackend, CallsInARowSharingOneWorkspaceDoNotMix) {
-  const RandomMoe& moe = shared_layer(512, 256, 16, 4);
+  const RandomMoe& moe = shared_layer(GetParam().scheme, 512, 256, 16, 4);
   const auto layer = prepare(moe.weights);
   const size_t bytes = layer->workspace_size(300);
   const auto workspace = cuda::allocate_device<std::byte>(static_cast<int64_t>(bytes));
@@ -337,8 +340,8 @@ TEST_P(GpuBackend, CallsInARowSharingOneWorkspaceDoNotMix) {
 
 TEST_P(GpuBackend, PreparingTakesAtMostOneRawLayerAboveThePackedSize) {
   for (const int64_t experts : {2, 24}) {
-    const RandomMoe& moe = shared_layer(1024, 512, experts, 2);
-    const int64_t raw = experts * 3 * 1024 * 512 / 16 * 9;
+    const RandomMoe& moe = shared_layer(GetParam().scheme, 1024, 512, experts, 2);
+    const int64_t raw = experts * 3 * 1024 * 512 / 32 * (GetParam().scheme.is_mxfp4() ? 17 : 18);
     const int64_t before = device_bytes();
     reset_peak_device_bytes();
     const auto layer = prepare(moe.weights);
@@ -353,7 +356,7 @@ TEST_P(GpuBackend, PreparingTakesAtMostOneRawLayerAboveThePackedSize) {
 
 TEST_P(GpuBackend, TpShardsOfOddSizesAddUpToTheWholeLayer) {
   for (const int64_t size : {640, 704, 1856}) {
-    const RandomMoe& moe = shared_layer(256, size, 4, 2, true);
+    const RandomMoe& moe = shared_layer(GetParam().scheme, 256, size, 4, 2, true);
     const HostInput input = make_input(moe.weights.problem, 19, RoutingCase::kUniform, 5);
     const std::vector<float> expected = reference(moe.weights, GetParam().precision, input);
     for (const int ranks : {2, 3, 8}) {
@@ -377,10 +380,14 @@ TEST_P(GpuBackend, EveryLaunchPathRunsOnOddSizes) {
     int64_t hidden, intermediate;
     std::vector<int64_t> tokens;
   };
+  const int more = GetParam().scheme.is_mxfp4() ? 16 : 0;  // blocks of 32
   for (const Shape& shape :
-       {Shape{336, 80, {1, 9, 120}}, Shape{1168, 112, {30}}, Shape{2048, 304, {1, 9, 300}}}) {
-    const RandomMoe moe = make_random_moe(
-        {.problem = problem(shape.hidden, shape.intermediate, 4, 2), .biases = true});
+       {Shape{336 + more, 80 + more, {1, 9, 120}}, Shape{1168 + more, 112 + more, {30}},
+        Shape{2048, 304 + more, {1, 9, 300}}}) {
+    const RandomMoe moe =
+        make_random_moe({.problem = problem(shape.hidden, shape.intermediate, 4, 2),
+                         .scheme = GetParam().scheme,
+                         .biases = true});
     const auto layer = prepare(moe.weights);
     for (const int64_t tokens : shape.tokens) {
       DeviceCall call(*layer,

@@ -103,25 +103,33 @@ TEST_F(DeviceTest, RoutingTablesHoldEveryLocalPairOnce) {
 TEST_F(DeviceTest, TheGpuPacksTheSameBytesAsTheCpu) {
   ThreadPool threads(2);
   for (const auto kind : {ActivationKind::kSilu, ActivationKind::kRelu2}) {
-    MoeProblem problem{.hidden_size = 336,
-                       .intermediate_size = 80,
-                       .num_experts = 3,
-                       .num_local_experts = 3,
-                       .top_k = 2,
-                       .activation = {.kind = kind}};
-    const RandomMoe moe = make_random_moe({.problem = problem, .awkward_scales = true});
-    const PackedLayer layer(moe.weights, threads);
-    const PackedShape fc1 = fc1_shape(problem), fc2 = fc2_shape(problem);
-    for (int64_t e = 0; e < 3; ++e) {
-      const ExpertWeights& expert = moe.weights.experts[e];
-      std::vector<uint8_t> expected(fc1.expert_bytes());
-      pack_tiles(fc1, code_rows(expert.gate ? *expert.gate : expert.up), code_rows(expert.up), 0,
-                 fc1.tiles, expected.data());
-      EXPECT_EQ(download(layer.view().fc1 + e * fc1.expert_bytes(), fc1.expert_bytes()), expected);
-      expected.resize(fc2.expert_bytes());
-      pack_tiles(fc2, code_rows(expert.down), code_rows(expert.down), 0, fc2.tiles,
-                 expected.data());
-      EXPECT_EQ(download(layer.view().fc2 + e * fc2.expert_bytes(), fc2.expert_bytes()), expected);
+    for (const QuantScheme& scheme : {kW4A4, kMxfp4W4A16}) {
+      MoeProblem problem{.hidden_size = 352,
+                         .intermediate_size = scheme.is_mxfp4() ? 96 : 80,
+                         .num_experts = 3,
+                         .num_local_experts = 3,
+                         .top_k = 2,
+                         .activation = {.kind = kind}};
+      const RandomMoe moe =
+          make_random_moe({.problem = problem, .scheme = scheme, .awkward_scales = true});
+      const PackedLayer layer(moe.weights, threads);
+      const WeightFormat format = weight_format(scheme);
+      const PackedShape fc1 = fc1_shape(format, problem), fc2 = fc2_shape(format, problem);
+      const auto rows = [](const LinearWeights& linear) {
+        return code_rows(linear, check_scales(linear));
+      };
+      for (int64_t e = 0; e < 3; ++e) {
+        const ExpertWeights& expert = moe.weights.experts[e];
+        std::vector<uint8_t> expected(fc1.expert_bytes());
+        pack_tiles(fc1, rows(expert.gate ? *expert.gate : expert.up), rows(expert.up), 0, fc1.tiles,
+                   expected.data());
+        EXPECT_EQ(download(layer.view().fc1 + e * fc1.expert_bytes(), fc1.expert_bytes()),
+                  expected);
+        expected.resize(fc2.expert_bytes());
+        pack_tiles(fc2, rows(expert.down), rows(expert.down), 0, fc2.tiles, expected.data());
+        EXPECT_EQ(download(layer.view().fc2 + e * fc2.expert_bytes(), fc2.expert_bytes()),
+                  expected);
+      }
     }
   }
 }

@@ -35,14 +35,19 @@ class ForcedHopper final : public ExpertsBackend {
 
 std::string no_hopper_reason() { return no_gpu_reason(90); }
 
-ConformanceTarget target(const std::string& tiles) {
-  return {tiles + "_tiles",
-          [=] { return std::make_shared<GpuAdapter>(std::make_shared<ForcedHopper>(tiles)); },
-          no_hopper_reason, gpu_tolerance};
+ConformanceTarget target(const std::string& tiles, const QuantScheme& scheme = kW4A4) {
+  return {
+      .name = tiles + (scheme.is_mxfp4() ? "_mxfp4_tiles" : "_tiles"),
+      .make = [=] { return std::make_shared<GpuAdapter>(std::make_shared<ForcedHopper>(tiles)); },
+      .skip_reason = no_hopper_reason,
+      .tolerance = gpu_tolerance,
+      .scheme = scheme};
 }
 INSTANTIATE_TEST_SUITE_P(Hopper, ExpertsConformance,
                          ::testing::Values(target("16"), target("40"), target("small"),
-                                           target("large")));
+                                           target("large"), target("16", kMxfp4W4A16),
+                                           target("40", kMxfp4W4A16), target("small", kMxfp4W4A16),
+                                           target("large", kMxfp4W4A16)));
 
 class HopperOnGpu : public ::testing::Test {
  protected:
@@ -84,23 +89,25 @@ HostInput slice(const HostInput& whole, int64_t begin, int64_t size) {
 }
 
 TEST_F(HopperOnGpu, ATokensBitsDependNeitherOnTheBatchNorOnTheTiles) {
-  const RandomMoe moe = make_random_moe({.problem = problem(2048, 512, 32, 8)});
-  const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 7);
-  std::vector<Bf16> expected;
-  for (const ForcedHopper& tiles : tiles_) {
-    const auto layer = prepare(moe, tiles);
-    DeviceCall all(*layer, whole);
-    all.apply();
-    if (expected.empty()) expected = all.output();
-    EXPECT_TRUE(same_bits(all.output(), expected)) << tiles.tiles();
-    for (const int64_t size : {1, 8, 64, 512}) {
-      for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
-        const HostInput part = slice(whole, begin, size);
-        DeviceCall call(*layer, part);
-        call.apply();
-        EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
-                                              expected.begin() + (begin + size) * 2048}))
-            << tiles.tiles() << ", batch of " << size << " at " << begin;
+  for (const QuantScheme& scheme : {kW4A4, kMxfp4W4A16}) {
+    const RandomMoe moe = make_random_moe({.problem = problem(2048, 512, 32, 8), .scheme = scheme});
+    const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 7);
+    std::vector<Bf16> expected;
+    for (const ForcedHopper& tiles : tiles_) {
+      const auto layer = prepare(moe, tiles);
+      DeviceCall all(*layer, whole);
+      all.apply();
+      if (expected.empty()) expected = all.output();
+      EXPECT_TRUE(same_bits(all.output(), expected)) << tiles.tiles();
+      for (const int64_t size : {1, 8, 64, 512}) {
+        for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
+          const HostInput part = slice(whole, begin, size);
+          DeviceCall call(*layer, part);
+          call.apply();
+          EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
+                                                expected.begin() + (begin + size) * 2048}))
+              << tiles.tiles() << ", batch of " << size << " at " << begin;
+        }
       }
     }
   }

@@ -11,10 +11,17 @@ std::shared_ptr<BackendAdapter> make_marlin() {
   return std::make_shared<GpuAdapter>(std::make_shared<MarlinBackend>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Marlin, ExpertsConformance,
-                         ::testing::Values(ConformanceTarget{"marlin", make_marlin,
-                                                             [] { return no_gpu_reason(); },
-                                                             gpu_tolerance}));
+INSTANTIATE_TEST_SUITE_P(
+    Marlin, ExpertsConformance,
+    ::testing::Values(ConformanceTarget{.name = "marlin",
+                                        .make = make_marlin,
+                                        .skip_reason = [] { return no_gpu_reason(); },
+                                        .tolerance = gpu_tolerance},
+                      ConformanceTarget{.name = "marlin_mxfp4",
+                                        .make = make_marlin,
+                                        .skip_reason = [] { return no_gpu_reason(); },
+                                        .tolerance = gpu_tolerance,
+                                        .scheme = kMxfp4W4A16}));
 
 class MarlinOnGpu : public ::testing::Test {
  protected:
@@ -45,8 +52,10 @@ bool same_bits(const std::vector<Bf16>& a, const std::vector<Bf16>& b) {
 
 TEST_F(MarlinOnGpu, BothStructuresOfFc2GiveTheSameBits) {
   for (const auto& [hidden, intermediate] :
-       std::vector<std::pair<int64_t, int64_t>>{{256, 128}, {2048, 768}, {2880, 640}}) {
-    const RandomMoe moe = make_random_moe({.problem = problem(hidden, intermediate, 16, 4)});
+       std::vector<std::pair<int64_t, int64_t>>{{256, 128}, {2048, 768}, {2880, 640}, {512, 256}}) {
+    const RandomMoe moe =
+        make_random_moe({.problem = problem(hidden, intermediate, 16, 4),
+                         .scheme = intermediate % 256 == 0 ? kMxfp4W4A16 : kW4A4});
     const auto rows = prepare(moe, "rows");
     const auto experts = prepare(moe, "experts");
     for (const int64_t tokens : {1, 3, 8, 16, 40}) {
@@ -74,7 +83,9 @@ TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromItsOwnKernels) {
       p.activation = activation;
       p.weight_on_input = activation.kind == ActivationKind::kGeluTanh;
       const bool biases = activation.kind != ActivationKind::kSilu;
-      const RandomMoe moe = make_random_moe({.problem = p, .biases = biases});
+      const bool mxfp4 = (intermediate == 512) == biases;
+      const RandomMoe moe =
+          make_random_moe({.problem = p, .scheme = mxfp4 ? kMxfp4W4A16 : kW4A4, .biases = biases});
       const auto own = prepare(moe), general = prepare(moe, "experts");
       for (const auto routing : {RoutingCase::kUniform, RoutingCase::kDuplicates}) {
         HostInput input = make_input(p, 1, routing, 3);

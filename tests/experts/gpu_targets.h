@@ -19,6 +19,7 @@ struct GpuTarget {
   Tolerance tolerance;
   int min_sm = 80;
   Tuning tuning;
+  QuantScheme scheme = kW4A4;  ///< of the weights
 
   std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
                                            ThreadPool& threads) const {
@@ -36,14 +37,27 @@ inline std::vector<GpuTarget> gpu_targets() {
   const Tolerance bf16{3e-3, 1.4e-2}, fp4{6e-3, 4e-2};
   const auto b12x = std::make_shared<B12xBackend>();
   const auto hopper = std::make_shared<HopperBackend>();
+  const auto marlin = std::make_shared<MarlinBackend>();
   return {
-      {.name = "marlin", .backend = std::make_shared<MarlinBackend>(), .tolerance = bf16},
+      {.name = "marlin", .backend = marlin, .tolerance = bf16},
       {.name = "hopper", .backend = hopper, .tolerance = bf16, .min_sm = 90},
       {.name = "hopper_wgmma",
        .backend = hopper,
        .tolerance = bf16,
        .min_sm = 90,
        .tuning = {{"hopper.min_tokens", "0"}}},
+      {.name = "marlin_mxfp4", .backend = marlin, .tolerance = bf16, .scheme = kMxfp4W4A16},
+      {.name = "hopper_mxfp4",
+       .backend = hopper,
+       .tolerance = bf16,
+       .min_sm = 90,
+       .scheme = kMxfp4W4A16},
+      {.name = "hopper_wgmma_mxfp4",
+       .backend = hopper,
+       .tolerance = bf16,
+       .min_sm = 90,
+       .tuning = {{"hopper.min_tokens", "0"}},
+       .scheme = kMxfp4W4A16},
       {.name = "b12x_bf16", .backend = b12x, .tolerance = bf16},
       {.name = "b12x_fp4",
        .backend = b12x,

@@ -10,7 +10,7 @@
 
 #include "experts/device/pack_weights.h"
 #include "numerics/bf16.h"
-#include "numerics/nvfp4.h"
+#include "numerics/mxfp4.h"
 
 namespace moe4::cuda {
 namespace {
@@ -57,23 +57,48 @@ TEST(PackedLayout, ProductOfCodeAndScaleIsTheWeightTimes2ToMinus20) {
   }
 }
 
+TEST(PackedLayout, ProductOfCodeAndShiftedExponentIsTheWeightTimes2ToMinus20) {
+  for (int scale = 22; scale <= 148; ++scale) {
+    const uint32_t byte = shifted_exponent(static_cast<uint8_t>(scale), 106);
+    for (uint8_t code = 0; code < 16; ++code) {
+      const float scale_bf16 = to_float(Bf16{static_cast<uint16_t>(byte * 128)});
+      const float product = std::ldexp(e2m1_to_float(code), -126) * scale_bf16;
+      EXPECT_EQ(round_to_bf16(product), product);
+      if ((code & 7) != 0) EXPECT_GE(std::abs(product), 0x1p-126f) << "a normal number";
+      EXPECT_EQ(product * exponent_alpha(106), mxfp4_value(code, static_cast<uint8_t>(scale)));
+    }
+  }
+  EXPECT_EQ(exponent_alpha(106), kAlphaScale);
+}
+
 struct Matrix {
-  int64_t rows, k;
+  bool mxfp4;
+  int64_t rows, k, block;
   std::vector<uint8_t> codes, scales;
 
-  Matrix(int64_t n, int64_t columns, uint32_t seed)
-      : rows(n), k(columns), codes(n * columns / 2), scales(n * columns / 16) {
+  Matrix(WeightFormat format, int64_t n, int64_t columns, uint32_t seed)
+      : mxfp4(format == WeightFormat::kMxfp4),
+        rows(n),
+        k(columns),
+        block(mxfp4 ? 32 : 16),
+        codes(n * columns / 2),
+        scales(n * columns / block) {
     std::mt19937 random(seed);
     for (uint8_t& byte : codes) byte = static_cast<uint8_t>(random());
     for (uint8_t& byte : scales) {
+      if (mxfp4) {
+        byte = static_cast<uint8_t>(22 + random() % 127);
+        continue;
+      }
       do byte = static_cast<uint8_t>(random());
       while (e4m3_is_nan(byte));
     }
   }
-  CodeRows view() const { return {codes.data(), k / 2, scales.data(), k / 16}; }
+  CodeRows view() const { return {codes.data(), k / 2, scales.data(), k / block, 106}; }
   float value(int64_t row, int64_t column) const {
-    return nvfp4_value(nvfp4_code(codes.data() + row * k / 2, column),
-                       scales[row * k / 16 + column / 16], DecodeScale{1.0f});
+    const uint8_t code = nvfp4_code(codes.data() + row * k / 2, column);
+    const uint8_t scale = scales[row * k / block + column / block];
+    return mxfp4 ? mxfp4_value(code, scale) : nvfp4_value(code, scale, DecodeScale{1.0f});
   }
 };
 
@@ -81,20 +106,23 @@ class PackedMatrix : public testing::TestWithParam<std::pair<int64_t, int64_t>> 
 
 TEST_P(PackedMatrix, UnpacksToTheCheckpointsValues) {
   const auto [rows, k] = GetParam();
-  for (const RowOrder order : {RowOrder::kPlain, RowOrder::kGateUp}) {
-    const Matrix first(rows, k, 1), up(rows, k, 2);
-    const PackedShape shape = packed_shape(order, rows, k);
-    std::vector<uint8_t> packed(shape.expert_bytes(), 0xee);
-    pack_tiles(shape, first.view(), up.view(), 0, shape.tiles, packed.data());
-    for (int64_t r = 0; r < (order == RowOrder::kGateUp ? 2 : 1) * rows; ++r) {
-      for (int64_t c = 0; c < k; ++c) {
-        const PackedElement e = unpack_element(shape, packed.data(), r, c);
-        const float expected = r < rows ? first.value(r, c) : up.value(r - rows, c);
-        ASSERT_EQ(e.code * e.scale, expected) << "row " << r << " column " << c;
-      }
-      // Padding is zero codes, so whatever activation meets it adds nothing.
-      for (int64_t c = k; c < shape.k_units * kUnitK; ++c) {
-        ASSERT_EQ(unpack_element(shape, packed.data(), r, c).code, 0.0f);
+  for (const WeightFormat format : {WeightFormat::kNvfp4, WeightFormat::kMxfp4}) {
+    if (format == WeightFormat::kMxfp4 && k % 32 != 0) continue;
+    for (const RowOrder order : {RowOrder::kPlain, RowOrder::kGateUp}) {
+      const Matrix first(format, rows, k, 1), up(format, rows, k, 2);
+      const PackedShape shape = packed_shape(format, order, rows, k);
+      std::vector<uint8_t> packed(shape.expert_bytes(), 0xee);
+      pack_tiles(shape, first.view(), up.view(), 0, shape.tiles, packed.data());
+      for (int64_t r = 0; r < (order == RowOrder::kGateUp ? 2 : 1) * rows; ++r) {
+        for (int64_t c = 0; c < k; ++c) {
+          const PackedElement e = unpack_element(shape, packed.data(), r, c);
+          const float expected = r < rows ? first.value(r, c) : up.value(r - rows, c);
+          ASSERT_EQ(e.code * e.scale, expected) << "row " << r << " column " << c;
+        }
+        // Padding is zero codes, so whatever activation meets it adds nothing.
+        for (int64_t c = k; c < shape.k_units * kUnitK; ++c) {
+          ASSERT_EQ(unpack_element(shape, packed.data(), r, c).code, 0.0f);
+        }
       }
     }
   }
@@ -106,16 +134,20 @@ INSTANTIATE_TEST_SUITE_P(Shapes, PackedMatrix,
                                          std::pair{32, 512}));
 
 TEST(PackedLayout, AStepIsContiguous) {
-  EXPECT_EQ(unit_offset(64, 8, 0, 1, 0), kUnitBytes);
-  EXPECT_EQ(unit_offset(64, 8, 0, 0, 1), kStepBytes);
-  EXPECT_EQ(unit_offset(64, 8, 0, 2, 0), 8 * kStepBytes);
-  EXPECT_EQ(unit_offset(64, 8, 1, 0, 0), 64 * 8 * kUnitBytes);
+  EXPECT_EQ(unit_index(64, 8, 0, 1, 0), 1);
+  EXPECT_EQ(unit_index(64, 8, 0, 0, 1), 2);
+  EXPECT_EQ(unit_index(64, 8, 0, 2, 0), 8 * 2);
+  EXPECT_EQ(unit_index(64, 8, 1, 0, 0), 64 * 8);
+  EXPECT_EQ(unit_bytes(WeightFormat::kNvfp4), 16 * 256 / 16 * 9);
+  EXPECT_EQ(unit_bytes(WeightFormat::kMxfp4), 16 * 256 / 32 * 17);
 }
 
 TEST(PackedLayout, OffsetsPass32Bits) {
   // Qwen3.5-397B: 512 experts, H 4096, I 1024 gives 2.4 GB of FC1.
-  const PackedShape shape = packed_shape(RowOrder::kGateUp, 1024, 4096);
-  EXPECT_GT(unit_offset(shape.tiles, shape.k_units, 511, shape.tiles - 1, 0), int64_t{1} << 31);
+  const PackedShape shape = packed_shape(WeightFormat::kNvfp4, RowOrder::kGateUp, 1024, 4096);
+  EXPECT_GT(unit_index(shape.tiles, shape.k_units, 511, shape.tiles - 1, 0) *
+                unit_bytes(WeightFormat::kNvfp4),
+            int64_t{1} << 31);
 }
 
 }  // namespace

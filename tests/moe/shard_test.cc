@@ -39,6 +39,25 @@ TEST(Shard, RefusesRanksThatMakeNoSenseOrWouldHoldNothing) {
   EXPECT_THROW(intermediate_shard(704, 2, 2), Error);
   EXPECT_THROW(intermediate_shard(704, 2, -1), Error);
   EXPECT_THROW(intermediate_shard(700, 2, 0), Error);
+  EXPECT_THROW(intermediate_shard(720, 2, 0, 32), Error);
+}
+
+TEST(Shard, Mxfp4IsCutAtBlocksOf32) {
+  const RandomMoe moe = make_random_moe(
+      {.problem = {.hidden_size = 64, .intermediate_size = 160, .num_experts = 2, .top_k = 1},
+       .scheme = kMxfp4W4A16});
+  std::vector<float> whole_row(160), row(160);
+  int64_t begin = 0;
+  for (const int64_t width : {96, 64}) {
+    const MoeLayerWeights part = shard_weights(moe.weights, 2, begin == 0 ? 0 : 1);
+    ASSERT_EQ(part.problem.intermediate_size, width);
+    for (int64_t h = 0; h < 64; ++h) {
+      dequantize_row(moe.weights.experts[1].down, h, whole_row.data());
+      dequantize_row(part.experts[1].down, h, row.data());
+      for (int64_t i = 0; i < width; ++i) ASSERT_EQ(row[i], whole_row[begin + i]);
+    }
+    begin += width;
+  }
 }
 
 TEST(Shard, HoldsTheSameNumbersAsTheWhole) {

@@ -13,6 +13,7 @@
 
 #include "moe/weights.h"
 #include "numerics/bf16.h"
+#include "numerics/mxfp4.h"
 #include "numerics/nvfp4.h"
 
 namespace moe4::testing {
@@ -44,9 +45,13 @@ struct RandomMoeOptions {
   uint64_t seed = 1;
   /// Standard deviation of the weights times sqrt(in_features): 1 keeps activations near one.
   float gain = 1.5f;
-  float up_global_ratio = 1.0f;    ///< the up half's global scale over the gate half's
-  float down_global_ratio = 1.0f;  ///< values scale with it: tiny weights, say 1e-30
-  bool awkward_scales = false;     ///< sprinkle scale bytes 0, 1 (2^-9), 0.125, 1, 448 over blocks
+  float up_global_ratio = 1.0f;  ///< the up half's global scale over the gate half's
+  /// Values scale with it: tiny weights, say 1e-30. MXFP4 has block scales only: the nearest power
+  /// of two goes there.
+  float down_global_ratio = 1.0f;
+  /// Sprinkle scale bytes of 0, 1 (2^-9), 0.125, 1, 448 over blocks; of MXFP4 2^-127, 2^-126,
+  /// 2^-30, 1, 8.
+  bool awkward_scales = false;
   bool biases = false;
   bool input_scales = true;             ///< calibrated, another one for every projection
   bool same_input_scales = false;       ///< one input scale for gate and up of all experts
@@ -65,11 +70,11 @@ struct RandomMoe {
     return projection == Projection::kGate ? e.gate.value()
                                            : (projection == Projection::kUp ? e.up : e.down);
   }
-  /// Block scale of row `row`, columns [16 block, 16 block + 16).
+  /// Block scale of row `row`, columns [16 block, 16 block + 16), of MXFP4 32.
   uint8_t& block_scale(int64_t expert, Projection projection, int64_t row, int64_t block) {
     LinearWeights& l = linear(expert, projection);
     return const_cast<uint8_t*>(
-        static_cast<const uint8_t*>(l.scale.data))[row * l.in_features / 16 + block];
+        static_cast<const uint8_t*>(l.scale.data))[row * l.scale.dim(1) + block];
   }
 
   std::byte* allocate(int64_t bytes) {
@@ -135,6 +140,30 @@ inline LinearWeights random_linear(RandomMoe& moe, const RandomMoeOptions& optio
       l.weight = view(codes, DType::kU8, {n, k / 2});
       l.scale = view(scales, DType::kF8E4M3, {n, k / 16});
       l.global_scale = DecodeScale{global * ratio};
+      break;
+    }
+    case QuantFormat::kMxfp4: {
+      std::byte* codes = moe.allocate(n * k / 2);
+      std::byte* scales = moe.allocate(n * k / kMxfp4Block);
+      const int shift = static_cast<int>(std::lround(std::log2(ratio)));
+      constexpr uint8_t kAwkward[] = {0x00, 0x01, 0x61, 0x76, 0x7e};
+      for (int64_t block = 0; block < n * k / kMxfp4Block; ++block) {
+        const float* from = &values[block * kMxfp4Block];
+        float most = 0;
+        for (int i = 0; i < kMxfp4Block; ++i) most = std::max(most, std::abs(from[i]));
+        // The power of two that brings the largest to 4 .. 8; above 6 saturates.
+        const int exponent = std::ilogb(most) - 2;
+        auto scale = static_cast<uint8_t>(exponent + kE8m0Bias + shift);
+        if (options.awkward_scales && random.below(4) == 0) scale = kAwkward[random.below(5)];
+        scales[block] = static_cast<std::byte>(scale);
+        for (int i = 0; i < kMxfp4Block / 2; ++i) {
+          const auto code = [&](int j) { return e2m1_from_float(std::ldexp(from[j], -exponent)); };
+          codes[block * kMxfp4Block / 2 + i] =
+              static_cast<std::byte>(code(2 * i) | (code(2 * i + 1) << 4));
+        }
+      }
+      l.weight = view(codes, DType::kU8, {n, k / 2});
+      l.scale = view(scales, DType::kU8, {n, k / kMxfp4Block});
       break;
     }
     case QuantFormat::kFp8Tensor:

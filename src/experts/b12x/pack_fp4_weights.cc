@@ -62,8 +62,7 @@ float calibrated(const LinearWeights& linear) {
 void append_bias(const LinearWeights& linear, std::vector<float>& out) {
   const size_t begin = out.size();
   out.resize(begin + linear.out_features, 0.0f);
-  if (linear.bias.empty()) return;
-  convert_to_float(linear.bias.data, linear.bias.dtype, linear.out_features, out.data() + begin);
+  for (int64_t r = 0; r < linear.out_features; ++r) out[begin + r] = bias_at(linear, r);
 }
 
 }  // namespace

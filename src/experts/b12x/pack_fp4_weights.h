@@ -12,7 +12,7 @@ namespace moe4::b12x {
 
 /// Packs one expert into `out` (matrix.expert_bytes()). `first` is gate (gated FC1), up or down;
 /// `up` is used by a gated FC1 only. A negative scale flips its block's signs, for the instruction
-/// has no negative scales. NaN scales were refused before (check_block_scales).
+/// has no negative scales. NaN scales were refused before (check_scales).
 void pack_expert(const PackedMatrix& matrix, const LinearWeights& first, const LinearWeights* up,
                  ThreadPool& threads, uint8_t* out);
 

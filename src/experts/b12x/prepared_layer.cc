@@ -89,9 +89,9 @@ void PreparedLayer::upload_weights(const MoeLayerWeights& weights, ThreadPool& t
     const ExpertWeights expert = weights.on_device
                                      ? cuda::download_expert(weights.experts[e], downloaded)
                                      : weights.experts[e];
-    if (expert.gate) cuda::check_block_scales(*expert.gate);
-    cuda::check_block_scales(expert.up);
-    cuda::check_block_scales(expert.down);
+    if (expert.gate) cuda::check_scales(*expert.gate);
+    cuda::check_scales(expert.up);
+    cuda::check_scales(expert.down);
     Slab& slab = slabs[e % 2];
     MOE4_CUDA_CHECK(cudaEventSynchronize(slab.uploaded.handle));
     pack_expert(fc1_, fc1_.gated ? *expert.gate : expert.up, &expert.up, threads, slab.host.get());

@@ -26,12 +26,13 @@ using cuda::DeviceArray;
 // expert (e + c) mod E, so that every copy computes something else.
 class RandomLayer {
  public:
-  RandomLayer(const MoeProblem& problem, ThreadPool& threads) : problem_(problem) {
+  RandomLayer(const MoeProblem& problem, const QuantScheme& scheme, ThreadPool& threads)
+      : problem_(problem), scheme_(scheme), block_(fp4_block(scheme.weight.format)) {
     const int64_t per_linear = problem.intermediate_size * problem.hidden_size;
     linears_ = problem.activation.is_gated() ? 3 : 2;
     const int64_t count = problem.num_experts * linears_;
     codes_.resize(count * per_linear / 2);
-    scales_.resize(count * per_linear / 16);
+    scales_.resize(count * per_linear / block_);
     threads.parallel_for(count, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         std::mt19937_64 random(i + 1);
@@ -40,15 +41,17 @@ class RandomLayer {
           const uint64_t bits = random();
           std::memcpy(codes + b, &bits, 8);
         }
-        uint8_t* scales = scales_.data() + i * per_linear / 16;
-        // E4M3 of 1 to 15.
-        for (int64_t b = 0; b < per_linear / 16; ++b) scales[b] = 0x38 + random() % 31;
+        uint8_t* scales = scales_.data() + i * per_linear / block_;
+        // E4M3 of 1 to 15; E8M0 of 2^-8 and 2^-7: about what global scales make of the others.
+        for (int64_t b = 0; b < per_linear / block_; ++b) {
+          scales[b] = scheme.is_mxfp4() ? 119 + random() % 2 : 0x38 + random() % 31;
+        }
       }
     });
   }
 
   MoeLayerWeights copy(int index) const {
-    MoeLayerWeights weights{.problem = problem_, .scheme = kW4A16};
+    MoeLayerWeights weights{.problem = problem_, .scheme = scheme_};
     for (int64_t e = 0; e < problem_.num_experts; ++e) {
       const int64_t source = (e + index) % problem_.num_experts;
       ExpertWeights expert;
@@ -68,9 +71,13 @@ class RandomLayer {
     l.name = "expert " + std::to_string(expert);
     l.out_features = n;
     l.in_features = k;
-    l.scheme = kW4A16;
+    l.scheme = scheme_;
     l.weight = {codes_.data() + index * n * k / 2, DType::kU8, {n, k / 2}, 0};
-    l.scale = {scales_.data() + index * n * k / 16, DType::kF8E4M3, {n, k / 16}, 0};
+    l.scale = {scales_.data() + index * n * k / block_,
+               scheme_.is_mxfp4() ? DType::kU8 : DType::kF8E4M3,
+               {n, k / block_},
+               0};
+    if (scheme_.is_mxfp4()) return l;
     // Codes and scales have a root mean square of about 3 x 6: outputs near one.
     l.global_scale = DecodeScale{static_cast<float>((0.7 + 0.6 * (expert % 7) / 7.0) / 18.0 /
                                                     std::sqrt(static_cast<double>(k)))};
@@ -78,6 +85,8 @@ class RandomLayer {
   }
 
   MoeProblem problem_;
+  QuantScheme scheme_;
+  int block_;
   int64_t linears_;
   std::vector<uint8_t> codes_, scales_;
 };
@@ -203,7 +212,8 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
                            .bf16_sustained_tflops = peak.sustained,
                            .bf16_tflops_from = peak.how};
   const MoeProblem& problem = options.problem;
-  const double expert_bytes = flops_a_pair(problem) / 2 * 0.5625;
+  const double expert_bytes =
+      flops_a_pair(problem) / 2 * (0.5 + 1.0 / fp4_block(options.scheme.weight.format));
 
   // Cold reads first, with the memory to themselves.
   std::vector<Batch> batches;
@@ -221,7 +231,7 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
     }
   }
 
-  const RandomLayer random(problem, *options.threads);
+  const RandomLayer random(problem, options.scheme, *options.threads);
   const ReferenceBackend reference_backend;
   const auto reference = reference_backend.prepare(
       random.copy(0), {.precision = options.precision, .threads = options.threads});

@@ -12,6 +12,7 @@ namespace moe4 {
 struct GpuMoeBenchOptions {
   std::string name;  ///< of the shape, for reports
   MoeProblem problem;
+  QuantScheme scheme = kW4A16;  ///< or kMxfp4W4A16
   std::vector<int64_t> tokens;
   std::vector<const ExpertsBackend*> backends;
   ActivationPrecision precision = ActivationPrecision::kBf16;
@@ -30,7 +31,7 @@ struct GpuMoeBenchRow {
   std::string shape, backend, activations;
   int64_t tokens = 0;
   double experts_hit = 0;   ///< mean distinct experts of a call
-  double bytes = 0;         ///< NVFP4 bytes of those experts, unpadded
+  double bytes = 0;         ///< codes and scales of those experts, unpadded
   double microseconds = 0;  ///< median over replays of graph time / calls
   double spread = 0;        ///< (slowest - fastest replay) / median
   double sm_mhz = 0;        ///< SM clock during the replays, which a power limit lowers

@@ -24,11 +24,13 @@ Support CpuBackend::supports(const ExpertsQuery& query) const {
       !(query.scheme.is_fp8() && query.scheme.activation)) {
     return Rejection{Rejection::Kind::kPrecision, "the layer has no FP8 activation key"};
   }
-  if (query.scheme.is_nvfp4() && (p.hidden_size % 16 != 0 || p.intermediate_size % 16 != 0)) {
-    return Rejection{Rejection::Kind::kShape, "hidden size " + std::to_string(p.hidden_size) +
-                                                  " and intermediate size " +
-                                                  std::to_string(p.intermediate_size) +
-                                                  " must be multiples of 16, the block of NVFP4"};
+  const int block = fp4_block(query.scheme.weight.format);
+  if (query.scheme.is_fp4() && (p.hidden_size % block != 0 || p.intermediate_size % block != 0)) {
+    return Rejection{Rejection::Kind::kShape,
+                     "hidden size " + std::to_string(p.hidden_size) + " and intermediate size " +
+                         std::to_string(p.intermediate_size) + " must be multiples of " +
+                         std::to_string(block) + ", the block of " +
+                         (query.scheme.is_mxfp4() ? "MXFP4" : "NVFP4")};
   }
   return std::nullopt;
 }

@@ -203,6 +203,11 @@ PreparedCpu::PreparedCpu(const MoeLayerWeights& weights, const PrepareOptions& o
         sum_unit_ = kFp4SumUnit;
       }
       break;
+    case PanelFormat::kMxfp4:
+      row_format_ = RowFormat::kInt16;
+      multiply_ = kernels.mxfp4_int16;
+      sum_unit_ = kInt16SumUnit;
+      break;
     case PanelFormat::kBf16:
       multiply_ = kernels.dense_bf16;
       break;

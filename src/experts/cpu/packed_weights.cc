@@ -10,8 +10,15 @@
 namespace moe4::cpu {
 namespace {
 
+ExpertShifts exponent_shifts(const ExpertWeights& expert) {
+  return {.gate = expert.gate ? panel_exponent_shift(*expert.gate) : 0,
+          .up = panel_exponent_shift(expert.up),
+          .down = panel_exponent_shift(expert.down)};
+}
+
 PanelFormat choose_format(const MoeLayerWeights& weights) {
   if (weights.scheme.is_nvfp4()) return PanelFormat::kNvfp4;
+  if (weights.scheme.is_mxfp4()) return PanelFormat::kMxfp4;
   if (weights.scheme.is_fp8()) return PanelFormat::kFp8Groups;
   bool all_bf16 = true, all_f16 = true;
   for (const ExpertWeights& e : weights.experts) {
@@ -24,6 +31,7 @@ PanelFormat choose_format(const MoeLayerWeights& weights) {
 }
 
 [[noreturn]] void report_bad_numbers(const ExpertWeights& expert) {
+  if (expert.up.scheme.is_mxfp4()) exponent_shifts(expert);
   if (expert.gate) check_block_scales(*expert.gate);
   check_block_scales(expert.up);
   check_block_scales(expert.down);
@@ -46,11 +54,7 @@ float checked_global(const LinearWeights& linear) {
 
 void copy_bias(const PanelRows& rows, float* bias) {
   for (int r = 0; r < kPanelRows; ++r) {
-    const LinearWeights* l = rows[r].linear;
-    if (l == nullptr || l->bias.empty()) continue;
-    convert_to_float(
-        static_cast<const std::byte*>(l->bias.data) + rows[r].row * size_of(l->bias.dtype),
-        l->bias.dtype, 1, &bias[r]);
+    if (rows[r].linear != nullptr) bias[r] = bias_at(*rows[r].linear, rows[r].row);
   }
 }
 
@@ -80,7 +84,7 @@ PackedWeights::PackedWeights(const MoeLayerWeights& weights, ThreadPool& threads
     if (expert.gate) s.gate_input = input(*expert.gate);
     biased = biased || !expert.up.bias.empty() || !expert.down.bias.empty() ||
              (expert.gate && !expert.gate->bias.empty());
-    if (format_ != PanelFormat::kNvfp4) continue;  // FP8 scales go into the panels
+    if (format_ != PanelFormat::kNvfp4) continue;  // other scales go into the panels
     s.up = checked_global(expert.up);
     s.gate = expert.gate ? checked_global(*expert.gate) : s.up;
     s.down = checked_global(expert.down);
@@ -102,10 +106,22 @@ PackedWeights::PackedWeights(const MoeLayerWeights& weights, ThreadPool& threads
 
 bool PackedWeights::pack_expert(const ExpertWeights& expert, int64_t index) {
   bool good = true;
+  ExpertShifts shifts;
+  if (format_ == PanelFormat::kMxfp4) {
+    try {
+      shifts = exponent_shifts(expert);
+    } catch (const Error&) {  // thrown again outside of the threads
+      return false;
+    }
+    scales_[index].gate = std::ldexp(1.0f, -shifts.gate);
+    scales_[index].up = std::ldexp(1.0f, -shifts.up);
+    scales_[index].down = std::ldexp(1.0f, -shifts.down);
+  }
   std::byte* out = buffer_.data() + index * expert_bytes_;
   for (int64_t p = 0; p < fc1_.panels + fc2_.panels; ++p) {
     const bool fc1 = p < fc1_.panels;
-    const PanelRows rows = fc1 ? fc1_rows(expert, p) : fc2_rows(expert, p - fc1_.panels);
+    const PanelRows rows =
+        fc1 ? fc1_rows(expert, shifts, p) : fc2_rows(expert, shifts, p - fc1_.panels);
     if (!bias_.empty()) copy_bias(rows, &bias_[index * bias_stride() + p * kPanelRows]);
     good &= pack_panel(format_, rows, fc1 ? problem_.hidden_size : problem_.intermediate_size, out);
     out += fc1 ? fc1_.panel_bytes : fc2_.panel_bytes;
@@ -113,22 +129,25 @@ bool PackedWeights::pack_expert(const ExpertWeights& expert, int64_t index) {
   return good;
 }
 
-PanelRows PackedWeights::fc1_rows(const ExpertWeights& expert, int64_t panel) const {
+PanelRows PackedWeights::fc1_rows(const ExpertWeights& expert, const ExpertShifts& shifts,
+                                  int64_t panel) const {
   PanelRows rows;
   const bool gated = problem_.activation.is_gated();
   for (int r = 0; r < kPanelRows; ++r) {
     const int64_t row = gated ? panel * 16 + r % 16 : panel * kPanelRows + r;
     if (row >= problem_.intermediate_size) continue;
-    rows[r] = {gated && r < 16 ? &*expert.gate : &expert.up, row};
+    rows[r] = gated && r < 16 ? PanelRow{&*expert.gate, row, shifts.gate}
+                              : PanelRow{&expert.up, row, shifts.up};
   }
   return rows;
 }
 
-PanelRows PackedWeights::fc2_rows(const ExpertWeights& expert, int64_t panel) const {
+PanelRows PackedWeights::fc2_rows(const ExpertWeights& expert, const ExpertShifts& shifts,
+                                  int64_t panel) const {
   PanelRows rows;
   for (int r = 0; r < kPanelRows; ++r) {
     const int64_t row = panel * kPanelRows + r;
-    if (row < problem_.hidden_size) rows[r] = {&expert.down, row};
+    if (row < problem_.hidden_size) rows[r] = {&expert.down, row, shifts.down};
   }
   return rows;
 }

@@ -19,6 +19,11 @@ struct ExpertScales {
   float gate_input = 1, up_input = 1, down_input = 1;  ///< calibrated scales; 0 where absent
 };
 
+/// Of the exponents of an MXFP4 expert (panel_exponent_shift).
+struct ExpertShifts {
+  int gate = 0, up = 0, down = 0;
+};
+
 /// Panels of all experts in one allocation: expert by expert, FC1's panels and then FC2's.
 class PackedWeights {
  public:
@@ -58,8 +63,8 @@ class PackedWeights {
     int64_t panel_bytes = 0;
   };
   int64_t bias_stride() const { return (fc1_.panels + fc2_.panels) * kPanelRows; }
-  PanelRows fc1_rows(const ExpertWeights& expert, int64_t panel) const;
-  PanelRows fc2_rows(const ExpertWeights& expert, int64_t panel) const;
+  PanelRows fc1_rows(const ExpertWeights& expert, const ExpertShifts& shifts, int64_t panel) const;
+  PanelRows fc2_rows(const ExpertWeights& expert, const ExpertShifts& shifts, int64_t panel) const;
   /// False when a number must not be (the caller finds out which and throws).
   bool pack_expert(const ExpertWeights& expert, int64_t index);
 

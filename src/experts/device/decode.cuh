@@ -18,12 +18,14 @@ __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
   return d;
 }
 
-/// The scales of rows g (low half) and g + 8 for chunk C as bf16x2, times 2^106. `scales` is the
-/// lane's 8 bytes of the unit.
-template <int C>
+/// The scales of rows g (low half) and g + 8 for chunk C as bf16x2, times 2^106 (MXFP4: the stored
+/// exponents as they are). `scales` is the lane's 8 bytes of the unit.
+template <WeightFormat Format, int C>
 __device__ __forceinline__ uint32_t decode_scales(uint2 scales) {
   const uint32_t word = C < 2 ? scales.x : scales.y;
-  return __byte_perm(word, 0, (C & 1) ? 0x4342 : 0x4140) * 16u + 0x70007000u;
+  const uint32_t bytes = __byte_perm(word, 0, (C & 1) ? 0x4342 : 0x4140);
+  if constexpr (Format == WeightFormat::kMxfp4) return bytes * 128u;
+  return bytes * 16u + 0x70007000u;
 }
 
 /// One half of a bf16x2 twice. As an operand of multiply_bf16x2() it is no instruction but a

@@ -19,10 +19,13 @@ void download(TensorView& view, uint8_t* to) {
 
 }  // namespace
 
-LinearWeights download_scales(const LinearWeights& linear, std::vector<uint8_t>& storage) {
+LinearWeights download_for_checks(const LinearWeights& linear, std::vector<uint8_t>& storage) {
   LinearWeights copy = linear;
-  storage.resize(static_cast<size_t>(linear.scale.num_elements()));
+  const bool codes = linear.scheme.is_mxfp4();
+  const int64_t scales = linear.scale.num_elements();
+  storage.resize(static_cast<size_t>(scales + (codes ? linear.weight.num_elements() : 0)));
   download(copy.scale, storage.data());
+  if (codes) download(copy.weight, storage.data() + scales);
   return copy;
 }
 

@@ -8,9 +8,9 @@
 
 namespace moe4::cuda {
 
-/// The linear with a host copy of its block scales, for check_block_scales(). The copy lies in
-/// `storage`; the codes still point to device memory. Waits for the copy.
-LinearWeights download_scales(const LinearWeights& linear, std::vector<uint8_t>& storage);
+/// The linear with host copies, in `storage`, of what check_scales() looks at: its block scales, of
+/// MXFP4 weights its codes too (otherwise they still point to device memory). Waits for the copies.
+LinearWeights download_for_checks(const LinearWeights& linear, std::vector<uint8_t>& storage);
 
 /// The expert with host copies of codes and block scales in `storage`, for the CPU packers. Waits
 /// for the copies.

@@ -11,14 +11,21 @@
 
 namespace moe4::cuda {
 
-CodeRows code_rows(const LinearWeights& linear) {
+WeightFormat weight_format(const QuantScheme& scheme) {
+  MOE4_CHECK(scheme.is_fp4());
+  return scheme.is_mxfp4() ? WeightFormat::kMxfp4 : WeightFormat::kNvfp4;
+}
+
+CodeRows code_rows(const LinearWeights& linear, int exponent_shift) {
   return {.codes = static_cast<const uint8_t*>(linear.weight.data),
           .code_stride = linear.weight.stride(),
           .scales = static_cast<const uint8_t*>(linear.scale.data),
-          .scale_stride = linear.scale.stride()};
+          .scale_stride = linear.scale.stride(),
+          .exponent_shift = exponent_shift};
 }
 
-void check_block_scales(const LinearWeights& linear) {
+int check_scales(const LinearWeights& linear) {
+  if (linear.scheme.is_mxfp4()) return mxfp4_exponent_shift(linear, kExponentWindow, "the GPU");
   const int64_t blocks = linear.in_features / 16;
   for (int64_t r = 0; r < linear.out_features; ++r) {
     const auto* row = reinterpret_cast<const uint8_t*>(linear.scale.row(r));
@@ -32,18 +39,23 @@ void check_block_scales(const LinearWeights& linear) {
                        .hint = "the checkpoint is damaged; quantize it again"});
     }
   }
+  return 0;
 }
 
 void pack_tiles(const PackedShape& shape, const CodeRows& first, const CodeRows& up,
                 int64_t first_tile, int64_t last_tile, uint8_t* out) {
+  const auto scales_at = shape.format == WeightFormat::kMxfp4
+                             ? UnitLayout<WeightFormat::kMxfp4>::scales
+                             : UnitLayout<WeightFormat::kNvfp4>::scales;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     for (int64_t ku = 0; ku < shape.k_units; ++ku) {
-      uint8_t* unit = out + unit_offset(shape.tiles, shape.k_units, 0, tile, ku);
+      uint8_t* unit =
+          out + unit_index(shape.tiles, shape.k_units, 0, tile, ku) * unit_bytes(shape.format);
       for (int lane = 0; lane < 32; ++lane) {
         for (int c = 0; c < kChunks; ++c) {
           const PackedBlock block = pack_lane(shape, first, up, tile, ku, lane, c);
           std::memcpy(unit + c * 512 + lane * 16, block.words, 16);
-          std::memcpy(unit + kUnitScaleOffset + lane * 8 + 2 * c, block.scales, 2);
+          std::memcpy(unit + scales_at(lane) + 2 * c, block.scales, 2);
         }
       }
     }
@@ -62,7 +74,8 @@ PackedElement unpack_element(const PackedShape& shape, const uint8_t* expert, in
   const int in_unit = static_cast<int>(column % kUnitK);
   const int c = in_unit / kChunkK, t = in_unit % kChunkK / 16, element = in_unit % 16;
   const int lane = 4 * (r % 8) + t;
-  const uint8_t* unit = expert + unit_offset(shape.tiles, shape.k_units, 0, tile, column / kUnitK);
+  const uint8_t* unit = expert + unit_index(shape.tiles, shape.k_units, 0, tile, column / kUnitK) *
+                                     unit_bytes(shape.format);
   uint32_t words[4], pairs[16];
   std::memcpy(words, unit + c * 512 + lane * 16, 16);
   extract_pairs(words[0], words[1], pairs);
@@ -71,8 +84,12 @@ PackedElement unpack_element(const PackedShape& shape, const uint8_t* expert, in
   const int m = element / 4, j = element % 4 / 2, h = element % 2;
   const uint32_t pair = pairs[4 * m + 2 * j + r / 8];
   const float code = to_float(Bf16{static_cast<uint16_t>(h == 0 ? pair : pair >> 16)});
-  const uint32_t byte = unit[kUnitScaleOffset + lane * 8 + 2 * c + r / 8];
-  const float scale = to_float(Bf16{static_cast<uint16_t>(byte * 16 + 0x7000)});
+  const bool mxfp4 = shape.format == WeightFormat::kMxfp4;
+  const int at = mxfp4 ? UnitLayout<WeightFormat::kMxfp4>::scales(lane)
+                       : UnitLayout<WeightFormat::kNvfp4>::scales(lane);
+  const uint32_t byte = unit[at + 2 * c + r / 8];
+  const float scale =
+      to_float(Bf16{static_cast<uint16_t>(mxfp4 ? byte * 128 : byte * 16 + 0x7000)});
   return {.code = std::ldexp(code, 126), .scale = std::ldexp(scale, -106)};
 }
 

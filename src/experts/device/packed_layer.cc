@@ -36,7 +36,7 @@ struct SlabLayout {
     codes[index] = bytes;
     bytes += round_up(linear.out_features * linear.in_features / 2, 16);
     scales[index] = bytes;
-    bytes += round_up(linear.out_features * linear.in_features / 16, 16);
+    bytes += round_up(linear.scale.num_elements(), 16);
   }
 };
 
@@ -47,8 +47,7 @@ std::array<const LinearWeights*, 3> linears(const ExpertWeights& expert) {
 
 void copy_linear(const LinearWeights& linear, uint8_t* codes, uint8_t* scales,
                  ThreadPool& threads) {
-  check_block_scales(linear);
-  const int64_t code_bytes = linear.in_features / 2, scale_bytes = linear.in_features / 16;
+  const int64_t code_bytes = linear.in_features / 2, scale_bytes = linear.scale.dim(1);
   threads.parallel_for(linear.out_features, 64, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       std::memcpy(codes + r * code_bytes, linear.weight.row(r), code_bytes);
@@ -58,21 +57,20 @@ void copy_linear(const LinearWeights& linear, uint8_t* codes, uint8_t* scales,
 }
 
 CodeRows rows_in_slab(const uint8_t* slab, const SlabLayout& layout, int index,
-                      const LinearWeights& linear) {
+                      const LinearWeights& linear, int exponent_shift) {
   return {.codes = slab + layout.codes[index],
           .code_stride = linear.in_features / 2,
           .scales = slab + layout.scales[index],
-          .scale_stride = linear.in_features / 16};
+          .scale_stride = linear.scale.dim(1),
+          .exponent_shift = exponent_shift};
 }
 
 // Alphas and biases of all experts as one host array, with the device pointers they will have.
 class FloatTable {
  public:
-  int64_t alphas(const MoeLayerWeights& weights, int index) {
+  int64_t alphas(const std::vector<std::array<float, 3>>& alphas, int index) {
     const int64_t at = begin();
-    for (const ExpertWeights& expert : weights.experts) {
-      values_.push_back(linears(expert)[index]->global_scale.value * kAlphaScale);
-    }
+    for (const auto& of_expert : alphas) values_.push_back(of_expert[index]);
     return at;
   }
   // -1 when no expert has this bias; experts without one get zeros.
@@ -86,8 +84,7 @@ class FloatTable {
       const LinearWeights& linear = *linears(expert)[index];
       const size_t next = values_.size();
       values_.resize(next + linear.out_features);
-      if (linear.bias.empty()) continue;
-      convert_to_float(linear.bias.data, linear.bias.dtype, linear.out_features, &values_[next]);
+      for (int64_t r = 0; r < linear.out_features; ++r) values_[next + r] = bias_at(linear, r);
     }
     return at;
   }
@@ -106,11 +103,13 @@ class FloatTable {
 PackedLayer::PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads)
     : problem_(weights.problem) {
   MOE4_CHECK(!weights.experts.empty());
-  const PackedShape fc1 = fc1_shape(problem_), fc2 = fc2_shape(problem_);
+  view_.format = weight_format(weights.scheme);
+  const PackedShape fc1 = this->fc1(), fc2 = this->fc2();
   const auto num_local = static_cast<int64_t>(weights.experts.size());
   bytes_ = num_local * (fc1.expert_bytes() + fc2.expert_bytes());
   fc1_ = allocate_device<uint8_t>(num_local * fc1.expert_bytes());
   fc2_ = allocate_device<uint8_t>(num_local * fc2.expert_bytes());
+  alphas_.resize(weights.experts.size());
   if (weights.on_device) {
     pack_in_place(weights);
   } else {
@@ -119,8 +118,9 @@ PackedLayer::PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads)
 
   FloatTable table;
   const bool gated = problem_.activation.is_gated();
-  const int64_t alpha_gate = gated ? table.alphas(weights, 0) : -1;
-  const int64_t alpha_up = table.alphas(weights, 1), alpha_down = table.alphas(weights, 2);
+  const int64_t alpha_gate = gated ? table.alphas(alphas_, 0) : -1;
+  const int64_t alpha_up = table.alphas(alphas_, 1), alpha_down = table.alphas(alphas_, 2);
+  alphas_ = {};
   const int64_t bias_gate = gated ? table.biases(weights, 0) : -1;
   const int64_t bias_up = table.biases(weights, 1), bias_down = table.biases(weights, 2);
   floats_ = allocate_device<float>(static_cast<int64_t>(table.values().size()));
@@ -134,7 +134,8 @@ PackedLayer::PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads)
   }
 
   const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : floats_.get() + offset; };
-  view_ = {.fc1 = fc1_.get(),
+  view_ = {.format = view_.format,
+           .fc1 = fc1_.get(),
            .fc2 = fc2_.get(),
            .alpha_gate = at(alpha_gate),
            .alpha_up = at(alpha_up),
@@ -158,22 +159,28 @@ PackedLayer::PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads)
 
 void PackedLayer::pack_expert(int64_t e, const ExpertWeights& expert, const CodeRows rows[3],
                               cudaStream_t stream) {
-  const PackedShape fc1 = fc1_shape(problem_), fc2 = fc2_shape(problem_);
+  const PackedShape fc1 = this->fc1(), fc2 = this->fc2();
+  const auto weights = linears(expert);
+  for (int i = 0; i < 3; ++i) {
+    if (weights[i] == nullptr) continue;
+    alphas_[e][i] = view_.format == WeightFormat::kMxfp4
+                        ? exponent_alpha(rows[i].exponent_shift)
+                        : weights[i]->global_scale.value * kAlphaScale;
+  }
   pack_on_device(fc1, expert.gate ? rows[0] : rows[1], rows[1], fc1_.get() + e * fc1.expert_bytes(),
                  stream);
   pack_on_device(fc2, rows[2], rows[2], fc2_.get() + e * fc2.expert_bytes(), stream);
 }
 
 void PackedLayer::pack_in_place(const MoeLayerWeights& weights) {
-  std::vector<uint8_t> scales;
+  std::vector<uint8_t> copies;
   const Stream stream;
   for (size_t e = 0; e < weights.experts.size(); ++e) {
     const auto expert = linears(weights.experts[e]);
     CodeRows rows[3];
     for (int i = 0; i < 3; ++i) {
       if (expert[i] == nullptr) continue;
-      check_block_scales(download_scales(*expert[i], scales));
-      rows[i] = code_rows(*expert[i]);
+      rows[i] = code_rows(*expert[i], check_scales(download_for_checks(*expert[i], copies)));
     }
     pack_expert(static_cast<int64_t>(e), weights.experts[e], rows, stream.handle);
   }
@@ -203,9 +210,10 @@ void PackedLayer::pack_from_host(const MoeLayerWeights& weights, ThreadPool& thr
     CodeRows rows[3];
     for (int i = 0; i < 3; ++i) {
       if (expert[i] == nullptr) continue;
+      const int shift = check_scales(*expert[i]);
       copy_linear(*expert[i], slab.host.get() + layout.codes[i], slab.host.get() + layout.scales[i],
                   threads);
-      rows[i] = rows_in_slab(slab.device.get(), layout, i, *expert[i]);
+      rows[i] = rows_in_slab(slab.device.get(), layout, i, *expert[i], shift);
     }
     MOE4_CUDA_CHECK(cudaMemcpyAsync(slab.device.get(), slab.host.get(), layout.bytes,
                                     cudaMemcpyHostToDevice, stream.handle));

@@ -3,8 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "experts/device/device_buffer.h"
 #include "experts/device/packed_layout.h"
@@ -15,9 +17,11 @@ namespace moe4::cuda {
 
 /// Passed to kernels by value; all pointers are device memory. E is num_local_experts.
 struct PackedLayerView {
-  const uint8_t* fc1 = nullptr;         ///< packed_layout.h, fc1_shape()
-  const uint8_t* fc2 = nullptr;         ///< packed_layout.h, fc2_shape()
-  const float* alpha_gate = nullptr;    ///< [E] global scale * 2^20; null when not gated
+  WeightFormat format = WeightFormat::kNvfp4;
+  const uint8_t* fc1 = nullptr;  ///< packed_layout.h, fc1_shape()
+  const uint8_t* fc2 = nullptr;  ///< packed_layout.h, fc2_shape()
+  /// [E] global scale * 2^20 (MXFP4: exponent_alpha()); null when not gated
+  const float* alpha_gate = nullptr;
   const float* alpha_up = nullptr;      ///< [E]
   const float* alpha_down = nullptr;    ///< [E]
   const float* bias_gate = nullptr;     ///< [E, I] or null
@@ -46,7 +50,7 @@ class PackedLayer {
   /// Streams the checkpoint's bytes expert by expert through pinned memory to the current device
   /// and packs them there. Device memory on top of the packed size: two raw experts; none for
   /// weights that are on the device already. Throws Error(kBadInput) naming the tensor of a NaN
-  /// block scale.
+  /// block scale, and as mxfp4_exponent_shift().
   PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads);
 
   const PackedLayerView& view() const { return view_; }
@@ -57,12 +61,15 @@ class PackedLayer {
  private:
   void pack_from_host(const MoeLayerWeights& weights, ThreadPool& threads);
   void pack_in_place(const MoeLayerWeights& weights);
-  /// rows: of gate (unused without one), up and down.
+  PackedShape fc1() const { return fc1_shape(view_.format, problem_); }
+  PackedShape fc2() const { return fc2_shape(view_.format, problem_); }
+  /// rows: of gate (unused without one), up and down. Writes down their alphas, too.
   void pack_expert(int64_t e, const ExpertWeights& expert, const CodeRows rows[3],
                    cudaStream_t stream);
 
   MoeProblem problem_;
   PackedLayerView view_;
+  std::vector<std::array<float, 3>> alphas_;  // of gate, up and down; until they are on the device
   DeviceArray<uint8_t> fc1_, fc2_;
   DeviceArray<float> floats_;
   DeviceArray<int32_t> expert_map_;

@@ -1,10 +1,12 @@
-// The offline layout of NVFP4 weights that the BF16 kernels stream on a GPU, exact to the bit.
+// The offline layout of NVFP4 and MXFP4 weights that the BF16 kernels stream on a GPU, exact to the
+// bit.
 //
-// A matrix [rows, K] is cut into m16 tiles; a tile and 256 columns make one *unit* of 2304 bytes,
-// which one warp turns into the A operands of 16 `mma.m16n8k16`:
+// A matrix [rows, K] is cut into m16 tiles; a tile and 256 columns make one *unit* of 2304 bytes
+// (MXFP4 2176), which one warp turns into the A operands of 16 `mma.m16n8k16`:
 //
 //   byte c * 512 + lane * 16   four words: the codes of chunk c (64 columns) that `lane` owns
-//   byte 2048 + lane * 8 + 2c  scale of row g, then of row g + 8, for that lane and chunk
+//   byte 2048 + lane * 8 + 2c  scale of row g, then of row g + 8, for that lane and chunk; MXFP4:
+//        2048 + lane/2 * 8 + 2c, since lanes t and t ^ 1 own the halves of a block of 32
 //
 // with lane = 4g + t. A lane owns whole blocks of 16: block 16 ku + 4c + t of rows g and g + 8, so
 // two scales serve its 32 codes. mma `m` of a chunk takes elements 4m .. 4m+3 of each of the four
@@ -13,7 +15,8 @@
 // and r[2m + 1].
 //
 // Unit (e, tile, ku) lies at index ((e * tiles / 2 + tile / 2) * k_units + ku) * 2 + (tile & 1):
-// the units of two neighbouring tiles are adjacent, an m32 x k256 step is 4608 contiguous bytes.
+// the units of two neighbouring tiles are adjacent, an m32 x k256 step is 4608 (4352) contiguous
+// bytes.
 //
 // Rows of a tile: 16j .. 16j+15 (kPlain), or gate rows 8j .. 8j+7 above up rows 8j .. 8j+7
 // (kGateUp), so that a thread's accumulators c0, c2 are the gate and the up of one element.
@@ -26,11 +29,18 @@
 // x = -9 .. 8; byte * 16 + 0x7000 is the bf16 scale * 2^106. The product is weight * 2^-20, exact;
 // 2^20 goes into the float32 alpha (kAlphaScale). A zero scale zeroes its codes; a negative scale
 // flips their signs.
+//
+// MXFP4's scale bytes are exponents already: byte * 128 is the bf16 2^(byte - 127). They are stored
+// shifted by as much as brings 2^106 times the scale, so that the product is weight * 2^-20 here
+// too: a scale byte of 22 to 148. Where a matrix has others, all of it is shifted by another number
+// (kExponentWindow: products stay normal bf16), which its alpha takes back (exponent_alpha).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "base/checked_math.h"
+#include "moe/mxfp4_exponents.h"
 #include "moe/problem.h"
 #include "numerics/host_device.h"
 
@@ -40,10 +50,31 @@ inline constexpr int kTileRows = 16;
 inline constexpr int kUnitK = 256;
 inline constexpr int kChunkK = 64;
 inline constexpr int kChunks = kUnitK / kChunkK;
-inline constexpr int kUnitBytes = 2304;
 inline constexpr int kUnitScaleOffset = 2048;
-inline constexpr int kStepBytes = 2 * kUnitBytes;  ///< m32 x k256
 inline constexpr float kAlphaScale = 0x1p20f;
+
+enum class WeightFormat { kNvfp4, kMxfp4 };
+
+/// Bytes of a unit.
+template <WeightFormat Format>
+struct UnitLayout {
+  static constexpr bool kMxfp4 = Format == WeightFormat::kMxfp4;
+  static constexpr int kBytes = kUnitScaleOffset + (kMxfp4 ? 128 : 256);
+  static constexpr int kStepBytes = 2 * kBytes;  ///< m32 x k256
+  /// Of a lane's 8 bytes of scales.
+  MOE4_HOST_DEVICE static constexpr int scales(int lane) {
+    return kUnitScaleOffset + (kMxfp4 ? lane / 2 : lane) * 8;
+  }
+};
+constexpr int unit_bytes(WeightFormat format) {
+  return format == WeightFormat::kMxfp4 ? UnitLayout<WeightFormat::kMxfp4>::kBytes
+                                        : UnitLayout<WeightFormat::kNvfp4>::kBytes;
+}
+
+/// Stored MXFP4 exponents: code * 2^-126 * 2^(byte - 127) is a normal bf16 from 128 on.
+inline constexpr ExponentWindow kExponentWindow{.least = 128, .most = 254, .preferred_shift = 106};
+/// What brings products of exponents with this shift to their size: 2^20 for the preferred one.
+inline float exponent_alpha(int shift) { return std::ldexp(1.0f, 126 - shift); }
 
 enum class RowOrder {
   kPlain,   ///< tile row r is row 16 j + r
@@ -52,34 +83,35 @@ enum class RowOrder {
 
 /// A packed matrix of each of several experts.
 struct PackedShape {
+  WeightFormat format = WeightFormat::kNvfp4;
   RowOrder order = RowOrder::kPlain;
   int64_t rows = 0;     ///< of one operand: I for FC1 (gate and up apart), H for FC2
-  int64_t k = 0;        ///< multiple of 16
+  int64_t k = 0;        ///< multiple of 16 (MXFP4 32)
   int64_t tiles = 0;    ///< m16 tiles of an expert, even
   int64_t k_units = 0;  ///< ceil(k / 256)
 
-  int64_t expert_bytes() const { return tiles * k_units * kUnitBytes; }
+  int64_t expert_bytes() const { return tiles * k_units * unit_bytes(format); }
 };
 
-constexpr PackedShape packed_shape(RowOrder order, int64_t rows, int64_t k) {
+constexpr PackedShape packed_shape(WeightFormat format, RowOrder order, int64_t rows, int64_t k) {
   const int64_t rows_per_tile = order == RowOrder::kGateUp ? kTileRows / 2 : kTileRows;
-  return {order, rows, k, round_up(ceil_div(rows, rows_per_tile), 2), ceil_div(k, kUnitK)};
+  return {format, order, rows, k, round_up(ceil_div(rows, rows_per_tile), 2), ceil_div(k, kUnitK)};
 }
 
 /// FC1: K = H; gate and up interleaved when the activation is gated.
-inline PackedShape fc1_shape(const MoeProblem& problem) {
-  return packed_shape(problem.activation.is_gated() ? RowOrder::kGateUp : RowOrder::kPlain,
+inline PackedShape fc1_shape(WeightFormat format, const MoeProblem& problem) {
+  return packed_shape(format, problem.activation.is_gated() ? RowOrder::kGateUp : RowOrder::kPlain,
                       problem.intermediate_size, problem.hidden_size);
 }
 /// FC2: K = I.
-inline PackedShape fc2_shape(const MoeProblem& problem) {
-  return packed_shape(RowOrder::kPlain, problem.hidden_size, problem.intermediate_size);
+inline PackedShape fc2_shape(WeightFormat format, const MoeProblem& problem) {
+  return packed_shape(format, RowOrder::kPlain, problem.hidden_size, problem.intermediate_size);
 }
 
-/// Byte offset of a unit from the first expert's first byte.
-MOE4_HOST_DEVICE constexpr int64_t unit_offset(int64_t tiles, int64_t k_units, int64_t expert,
-                                               int64_t tile, int64_t ku) {
-  return (((expert * (tiles / 2) + tile / 2) * k_units + ku) * 2 + (tile & 1)) * kUnitBytes;
+/// Number of a unit, from the first expert's first.
+MOE4_HOST_DEVICE constexpr int64_t unit_index(int64_t tiles, int64_t k_units, int64_t expert,
+                                              int64_t tile, int64_t ku) {
+  return ((expert * (tiles / 2) + tile / 2) * k_units + ku) * 2 + (tile & 1);
 }
 
 // Where sign and magnitude of the two codes of a pair sit once it is shifted into place.
@@ -170,9 +202,9 @@ struct PackedBlock {
   uint8_t scales[2];
 };
 
-/// Null pointers stand for padding. The scale bytes must not be NaN.
-MOE4_HOST_DEVICE constexpr PackedBlock pack_block(const uint8_t* codes_g, uint8_t scale_g,
-                                                  const uint8_t* codes_g8, uint8_t scale_g8) {
+/// NVFP4. Null pointers stand for padding. The scale bytes must not be NaN.
+MOE4_HOST_DEVICE constexpr PackedBlock pack_nvfp4_block(const uint8_t* codes_g, uint8_t scale_g,
+                                                        const uint8_t* codes_g8, uint8_t scale_g8) {
   uint8_t rows[2][8] = {};
   PackedBlock block{};
   for (int r = 0; r < 2; ++r) {
@@ -187,13 +219,27 @@ MOE4_HOST_DEVICE constexpr PackedBlock pack_block(const uint8_t* codes_g, uint8_
   return block;
 }
 
-/// Rows of one operand as the checkpoint has them: 8 bytes of codes and one scale byte for each 16
-/// columns. Host or device pointers.
+/// MXFP4, half a block of 32 of each row, and its exponents shifted by `shifts`.
+MOE4_HOST_DEVICE constexpr PackedBlock pack_mxfp4_block(const uint8_t* codes_g, uint8_t scale_g,
+                                                        int shift_g, const uint8_t* codes_g8,
+                                                        uint8_t scale_g8, int shift_g8) {
+  constexpr uint8_t kZeros[8] = {};
+  PackedBlock block{};
+  if (codes_g != nullptr) block.scales[0] = shifted_exponent(scale_g, shift_g);
+  if (codes_g8 != nullptr) block.scales[1] = shifted_exponent(scale_g8, shift_g8);
+  pack_codes(codes_g != nullptr ? codes_g : kZeros, codes_g8 != nullptr ? codes_g8 : kZeros,
+             block.words);
+  return block;
+}
+
+/// Rows of one operand as the checkpoint has them: 8 bytes of codes for each 16 columns and one
+/// scale byte for each 16 (MXFP4 32). Host or device pointers.
 struct CodeRows {
   const uint8_t* codes = nullptr;
   int64_t code_stride = 0;  ///< bytes between rows
   const uint8_t* scales = nullptr;
   int64_t scale_stride = 0;
+  int exponent_shift = 0;  ///< MXFP4
 };
 
 /// What lane `lane` owns of chunk `c` of unit (tile, ku). kGateUp reads both operands, kPlain only
@@ -201,8 +247,10 @@ struct CodeRows {
 MOE4_HOST_DEVICE constexpr PackedBlock pack_lane(const PackedShape& shape, const CodeRows& first,
                                                  const CodeRows& up, int64_t tile, int64_t ku,
                                                  int lane, int c) {
+  const bool mxfp4 = shape.format == WeightFormat::kMxfp4;
   const uint8_t* codes[2] = {nullptr, nullptr};
   uint8_t scales[2] = {0, 0};
+  int shifts[2] = {0, 0};
   const int64_t b = ku * 16 + c * 4 + lane % 4;
   for (int r = 0; r < 2; ++r) {
     const bool gate_up = shape.order == RowOrder::kGateUp;
@@ -210,9 +258,13 @@ MOE4_HOST_DEVICE constexpr PackedBlock pack_lane(const PackedShape& shape, const
     if (row >= shape.rows || b >= shape.k / 16) continue;
     const CodeRows& rows = gate_up && r == 1 ? up : first;
     codes[r] = rows.codes + row * rows.code_stride + b * 8;
-    scales[r] = rows.scales[row * rows.scale_stride + b];
+    scales[r] = rows.scales[row * rows.scale_stride + (mxfp4 ? b / 2 : b)];
+    shifts[r] = rows.exponent_shift;
   }
-  return pack_block(codes[0], scales[0], codes[1], scales[1]);
+  if (mxfp4) {
+    return pack_mxfp4_block(codes[0], scales[0], shifts[0], codes[1], scales[1], shifts[1]);
+  }
+  return pack_nvfp4_block(codes[0], scales[0], codes[1], scales[1]);
 }
 
 }  // namespace moe4::cuda

@@ -53,8 +53,8 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
       const uint4 words[2] = {load_shared16(codes), load_shared16(codes + 512)};
       wgmma_wait<0>();  // of the step before: its A registers are free, its tokens used
       if (used != 0) warp_arrive(used, c.leader);
-      decode_chunk(words[0], decode_scales<0>(scale_bytes), a, shift_left);
-      decode_chunk(words[1], decode_scales<1>(scale_bytes), a + 16, shift_left);
+      decode_chunk(words[0], decode_scales<Shape::kFormat, 0>(scale_bytes), a, shift_left);
+      decode_chunk(words[1], decode_scales<Shape::kFormat, 1>(scale_bytes), a + 16, shift_left);
       c.tokens.wait_full();
       const uint32_t b = tokens_descriptor(first_b, c.tokens);
       multiply_128_columns(acc[0], a, b, b + (Shape::kTokenTileBytes >> 4), used, width);
@@ -93,10 +93,10 @@ __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       if (chunk == 2 && left == 2) break;  // an odd number of steps
-      if (chunk == 0) scales = decode_scales<0>(scale_bytes);
-      if (chunk == 1) scales = decode_scales<1>(scale_bytes);
-      if (chunk == 2) scales = decode_scales<2>(scale_bytes);
-      if (chunk == 3) scales = decode_scales<3>(scale_bytes);
+      if (chunk == 0) scales = decode_scales<Shape::kFormat, 0>(scale_bytes);
+      if (chunk == 1) scales = decode_scales<Shape::kFormat, 1>(scale_bytes);
+      if (chunk == 2) scales = decode_scales<Shape::kFormat, 2>(scale_bytes);
+      if (chunk == 3) scales = decode_scales<Shape::kFormat, 3>(scale_bytes);
       uint32_t pairs[16];
       extract_pairs(words.x, words.y, pairs);
       extract_pairs(words.z, words.w, pairs + 8);
@@ -158,10 +158,11 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
           used = c.tokens.empty();
           c.tokens.advance();
         }
-        decode_chunk(words, decode_scales<0>(make_uint2(scale_bytes, 0)), a[block], shift_left);
+        decode_chunk(words, decode_scales<Shape::kFormat, 0>(make_uint2(scale_bytes, 0)), a[block],
+                     shift_left);
         // The next words, before the products start; past the unit's end nobody uses them.
-        words = load_shared16(codes + (block == 0 ? kUnitBytes : 512));
-        scale_bytes = load_shared2(scales + (block == 0 ? kUnitBytes : 2));
+        words = load_shared16(codes + (block == 0 ? Shape::Unit::kBytes : 512));
+        scale_bytes = load_shared2(scales + (block == 0 ? Shape::Unit::kBytes : 2));
         if (block == 0) {
 #pragma unroll
           for (uint32_t& word : a[0]) asm volatile("" : "+r"(word));  // decoded before the wait

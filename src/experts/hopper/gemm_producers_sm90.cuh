@@ -51,6 +51,7 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
   // So publish() waits for no tile of FC2, and no place is used again, as long as a tile of FC1 is
   // not announced.
   static_assert(Shape::kWeightStages < kTilesAhead);
+  constexpr int kStepBytes = Shape::Unit::kStepBytes;
   WeightRing<Shape> ring = weight_ring<Shape>(shared, 0);
   StoredTile<Shape> stored(args, shared + Shape::kTileOffset);
   TileSource tile(args, shared + Shape::kTileOffset);
@@ -65,7 +66,8 @@ __device__ __forceinline__ void copy_weights(const GemmArgs& args, uint32_t shar
     const int first_tile = tile.row_tile() * Shape::kRowTiles;
     const int pairs = max(0, min(Shape::kRowTiles, weights.tiles - first_tile)) / 2;
     const uint8_t* source =
-        weights.units + unit_offset(weights.tiles, weights.k_units, tile.expert(), first_tile, 0);
+        weights.units + unit_index(weights.tiles, weights.k_units, tile.expert(), first_tile, 0) *
+                            Shape::Unit::kBytes;
     for (int stage = 0; stage < stages; ++stage, source += kStepBytes) {
       // Late, so that whoever is quick gets more; in time, so that no copy waits for the answer.
       if (stage == max(stages - 3, 0)) tile.take();

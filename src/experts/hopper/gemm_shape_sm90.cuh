@@ -7,8 +7,10 @@
 
 namespace moe4::cuda::hopper {
 
-template <class Config>
+template <class Config, WeightFormat Format>
 struct GemmShape : Config {
+  static constexpr WeightFormat kFormat = Format;
+  using Unit = UnitLayout<Format>;
   static constexpr int kConsumerWarps = Config::kConsumerGroups * 4;
   static constexpr int kGroupTiles = 4 * Config::kBlocks;  ///< m16 tiles of a consumer group
   static constexpr int kRowTiles = Config::kConsumerGroups * kGroupTiles;
@@ -16,7 +18,7 @@ struct GemmShape : Config {
   static constexpr int kGatherThreads = 96;  ///< warps 0 to 2; warp 3 brings weights
   static constexpr int kTokenTileBytes = Config::kMaxTokens * 128;
   static constexpr int kTokenStageBytes = Config::kStageChunks * kTokenTileBytes;
-  static constexpr int kWeightStageBytes = kRowTiles * kUnitBytes;
+  static constexpr int kWeightStageBytes = kRowTiles * Unit::kBytes;
   // What the epilogues need (gemm_staging_sm90.cuh): large tiles a group's slots, else a warp's
   // two.
   static constexpr int kSlots = Config::kBlocks > 1 ? 3 : 2;

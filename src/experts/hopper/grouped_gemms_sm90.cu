@@ -1,5 +1,5 @@
-// FC1 and FC2, grouped GEMMs of NVFP4 weights and BF16 tokens on Hopper's warpgroup tensor cores,
-// in one persistent kernel.
+// FC1 and FC2, grouped GEMMs of NVFP4 or MXFP4 weights and BF16 tokens on Hopper's warpgroup tensor
+// cores, in one persistent kernel.
 //
 //   D[row, token] = sum_k W[expert, row, k] X[token, k],  for every tile of an expert's tokens
 //
@@ -48,10 +48,10 @@ __device__ __forceinline__ Factors load_factors(const GemmArgs& args, const Tile
   return {args.alpha_up[expert], args.activation.is_gated() ? args.alpha_gate[expert] : 0.0f};
 }
 
-template <class Config>
-__global__ __launch_bounds__(GemmShape<Config>::kThreads,
+template <class Config, WeightFormat Format>
+__global__ __launch_bounds__(GemmShape<Config, Format>::kThreads,
                              1) void grouped_gemms_kernel(const __grid_constant__ GemmArgs args) {
-  using Shape = GemmShape<Config>;
+  using Shape = GemmShape<Config, Format>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   uint32_t shared = shared_address(shared_memory);
   asm volatile("" : "+r"(shared));  // else it is computed anew in every step
@@ -82,9 +82,9 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
     uint32_t lane = threadIdx.x % 32;
     asm volatile("" : "+r"(lane));  // likewise
     const int first_tile = (warp - 4) * Shape::kBlocks;
-    const uint32_t unit = first_tile * kUnitBytes;
+    const uint32_t unit = first_tile * Shape::Unit::kBytes;
     Consumer<Shape> consumer{weight_ring<Shape>(shared, (warp - 4) / 4), token_ring<Shape>(shared),
-                             unit + lane * 16, unit + kUnitScaleOffset + lane * 8, lane == 0};
+                             unit + lane * 16, unit + Shape::Unit::scales(lane), lane == 0};
     if constexpr (!kIsNarrow<Config>) {  // kept where there is room, not computed for every stage
       asm volatile("" : "+r"(consumer.lane_codes), "+r"(consumer.lane_scales));
     }
@@ -131,6 +131,18 @@ __global__ __launch_bounds__(GemmShape<Config>::kThreads,
   }
 }
 
+// Calls `run` with the types of a kernel.
+template <class Run>
+void with_kernel(TileConfig config, WeightFormat format, Run run) {
+  with_config(config, [&]<class Config>() {
+    if (format == WeightFormat::kMxfp4) {
+      run.template operator()<Config, WeightFormat::kMxfp4>();
+    } else {
+      run.template operator()<Config, WeightFormat::kNvfp4>();
+    }
+  });
+}
+
 GemmWeights weights_of(const uint8_t* units, int tiles, int k_units, int steps, int padded_tiles,
                        int cta_tiles) {
   const int row_tiles = static_cast<int>(ceil_div(padded_tiles, cta_tiles));
@@ -169,14 +181,14 @@ void launch_grouped_gemms(const Call& call, cudaStream_t stream) {
   };
   // FC2 multiplies whole steps of the intermediate: FC1's tiles past I store zeros there.
   const int elements_per_tile = layer.activation.is_gated() ? 8 : kTileRows;
-  with_config(call.config, [&]<class Config>() {
-    using Shape = GemmShape<Config>;
+  with_kernel(call.config, layer.format, [&]<class Config, WeightFormat Format>() {
+    using Shape = GemmShape<Config, Format>;
     args.weights[0] =
         weights_of(layer.fc1, layer.fc1_tiles, layer.fc1_k_units, scratch.hidden_steps,
                    scratch.intermediate_steps * kStepK / elements_per_tile, Shape::kRowTiles);
     args.weights[1] = weights_of(layer.fc2, layer.fc2_tiles, layer.fc2_k_units,
                                  scratch.intermediate_steps, layer.fc2_tiles, Shape::kRowTiles);
-    launch(grouped_gemms_kernel<Config>,
+    launch(grouped_gemms_kernel<Config, Format>,
            {.grid = dim3(static_cast<unsigned>(call.sm_count)),
             .block = dim3(Shape::kThreads),
             .shared_bytes = Shape::kSharedBytes,
@@ -186,12 +198,12 @@ void launch_grouped_gemms(const Call& call, cudaStream_t stream) {
   });
 }
 
-void prepare_grouped_gemms() {
+void prepare_grouped_gemms(WeightFormat format) {
   for (const TileConfig config : kTileConfigs) {
-    with_config(config, [&]<class Config>() {
-      MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemms_kernel<Config>,
+    with_kernel(config, format, [&]<class Config, WeightFormat Format>() {
+      MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemms_kernel<Config, Format>,
                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           GemmShape<Config>::kSharedBytes));
+                                           GemmShape<Config, Format>::kSharedBytes));
     });
   }
 }

@@ -70,8 +70,8 @@ void launch_grouped_gemms(const Call& call, cudaStream_t stream);
 /// The weighted sum over a token's slots, in slot order.
 void launch_combine(const Call& call, cudaStream_t stream);
 
-/// Lets kernels use the shared memory they need on the current device; once before the first
-/// launch.
-void prepare_grouped_gemms();
+/// Lets the kernels of a format use the shared memory they need on the current device; once before
+/// the first launch.
+void prepare_grouped_gemms(WeightFormat format);
 
 }  // namespace moe4::cuda::hopper

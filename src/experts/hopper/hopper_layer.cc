@@ -75,7 +75,7 @@ HopperLayer::HopperLayer(const PackedLayer& layer, const Tuning& tuning)
   const PackedLayerView& view = layer.view();
   const int64_t measured = ceil_div(kMinMeanTokens * view.num_experts, view.top_k);
   min_tokens_ = forced_min_tokens(tuning).value_or(measured);
-  hopper::prepare_grouped_gemms();
+  hopper::prepare_grouped_gemms(view.format);
 }
 
 TileConfig HopperLayer::tile_config(int64_t num_tokens) const {

@@ -8,7 +8,7 @@
 namespace moe4 {
 
 Support hopper_supports(const ExpertsQuery& query) {
-  if (Support no = require_nvfp4_weights(query)) return no;
+  if (Support no = require_fp4_weights(query)) return no;
   if (Support no = require_activation(query)) return no;
   if (Support no = require_cuda(query, /*min_sm=*/0)) return no;
   if (query.device.sm != 90) {

@@ -37,8 +37,9 @@ namespace moe4::cuda {
 namespace {
 
 // How a product is cut at compile time.
-template <bool kFc1, int kWarps, int kSplit, bool kOneUnit>
+template <WeightFormat Format, bool kFc1, int kWarps, int kSplit, bool kOneUnit>
 struct GemmConfig {
+  static constexpr WeightFormat format = Format;
   static constexpr bool fc1 = kFc1;
   static constexpr int warps = kWarps;        // of a block; 16 an SM
   static constexpr int split = kSplit;        // warps that share the K of a step; 0: any above 1
@@ -103,6 +104,7 @@ class WeightCursor {
     weights_ = matrix_ + (step * k_units_ + warp_) * kStepBytes;
   }
 
+  static constexpr int kStepBytes = UnitLayout<Config::format>::kStepBytes;
   const uint8_t* const matrix_;
   const TileList& list_;
   const int steps_, k_units_, split_, warp_, my_units_;
@@ -234,7 +236,7 @@ template <typename Config>
 __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert_gemm_kernel(
     const __grid_constant__ MarlinParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
-  using Stream = StepStream<2, Config::warps>;
+  using Stream = StepStream<Config::format, 2, Config::warps>;
   using Buffers = ReductionBuffers<Config::warps>;
   auto& buffers = *reinterpret_cast<Buffers*>(shared + Stream::kSharedBytes);
   const int split = split_of<Config>(p), lane = lane_id();
@@ -356,9 +358,12 @@ struct ExpertGemm {
 };
 
 template <bool kFc1, int kWarps, int kSplit, bool kOneUnit>
-ExpertGemm expert_gemm() {
-  return {expert_gemm_kernel<GemmConfig<kFc1, kWarps, kSplit, kOneUnit>>, kWarps,
-          sizeof(ReductionBuffers<kWarps>)};
+ExpertGemm expert_gemm(const MarlinParams& p) {
+  constexpr auto kNvfp4 = WeightFormat::kNvfp4, kMxfp4 = WeightFormat::kMxfp4;
+  return {p.layer.format == kMxfp4
+              ? expert_gemm_kernel<GemmConfig<kMxfp4, kFc1, kWarps, kSplit, kOneUnit>>
+              : expert_gemm_kernel<GemmConfig<kNvfp4, kFc1, kWarps, kSplit, kOneUnit>>,
+          kWarps, sizeof(ReductionBuffers<kWarps>)};
 }
 
 // Two blocks an SM start and end faster, one is as fast in between and routes once.
@@ -367,31 +372,31 @@ constexpr int kMaxTwoBlockPairs = 256;
 ExpertGemm fc1_gemm(const MarlinParams& p) {
   const int split = p.fc1_split;
   if (split == 8 && p.layer.fc1_k_units == 8) {
-    return p.num_pairs <= kMaxTwoBlockPairs ? expert_gemm<true, 8, 8, true>()
-                                            : expert_gemm<true, 16, 8, true>();
+    return p.num_pairs <= kMaxTwoBlockPairs ? expert_gemm<true, 8, 8, true>(p)
+                                            : expert_gemm<true, 16, 8, true>(p);
   }
-  if (split == 1) return expert_gemm<true, 8, 1, false>();
-  return expert_gemm<true, 8, 0, false>();
+  if (split == 1) return expert_gemm<true, 8, 1, false>(p);
+  return expert_gemm<true, 8, 0, false>(p);
 }
 
 ExpertGemm fc2_gemm(const MarlinParams& p) {
   const int split = p.fc2_split;
-  if (split == 1) return expert_gemm<false, 8, 1, false>();
+  if (split == 1) return expert_gemm<false, 8, 1, false>(p);
   const bool one_unit = split == p.layer.fc2_k_units;
   if (split == 2 && one_unit) {
-    return p.num_pairs <= kMaxTwoBlockPairs ? expert_gemm<false, 8, 2, true>()
-                                            : expert_gemm<false, 16, 2, true>();
+    return p.num_pairs <= kMaxTwoBlockPairs ? expert_gemm<false, 8, 2, true>(p)
+                                            : expert_gemm<false, 16, 2, true>(p);
   }
   // 15 of 16 warps work.
-  if (split == 3 && one_unit) return expert_gemm<false, 16, 3, true>();
-  if (split == 8 && one_unit) return expert_gemm<false, 8, 8, true>();
-  return expert_gemm<false, 16, 0, false>();
+  if (split == 3 && one_unit) return expert_gemm<false, 16, 3, true>(p);
+  if (split == 8 && one_unit) return expert_gemm<false, 8, 8, true>(p);
+  return expert_gemm<false, 16, 0, false>(p);
 }
 
 size_t gemm_shared_bytes(const ExpertGemm& gemm, const MarlinParams& p) {
   const int64_t routing_bytes =
       p.tiles == nullptr ? block_routing_bytes(p.num_pairs, p.layer.num_local_experts) : 0;
-  return step_stream_bytes<2>(gemm.warps, p.bulk_copies) + gemm.reduction_bytes +
+  return step_stream_bytes(p.layer.format, 2, gemm.warps, p.bulk_copies) + gemm.reduction_bytes +
          static_cast<size_t>(routing_bytes);
 }
 

@@ -21,9 +21,10 @@ constexpr int kFc1Threads = 32 * kFc1Split;
 constexpr int kMaxFc2Warps = 24;  // at most 80 registers a thread
 
 // m16 tiles of an expert's FC1, `kTiles` at a time.
-template <int kTiles>
+template <WeightFormat Format, int kTiles>
 __global__ __launch_bounds__(kFc1Threads,
                              2) void one_token_fc1_kernel(const __grid_constant__ MarlinParams p) {
+  using Unit = UnitLayout<Format>;
   __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
   const PackedLayerView& layer = p.layer;
   const int lane = lane_id(), g = lane / 4, warp = threadIdx.x / 32;
@@ -39,8 +40,9 @@ __global__ __launch_bounds__(kFc1Threads,
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     const uint8_t* const unit =
-        layer.fc1 + unit_offset(layer.fc1_tiles, kFc1Split, expert, first_tile + tile, warp);
-    weights.scales[tile] = load_streaming8(unit + kUnitScaleOffset + lane * 8);
+        layer.fc1 +
+        unit_index(layer.fc1_tiles, kFc1Split, expert, first_tile + tile, warp) * Unit::kBytes;
+    weights.scales[tile] = load_streaming8(unit + Unit::scales(lane));
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       weights.words[tile][chunk] = load_streaming16(unit + chunk * 512 + lane * 16);
@@ -52,7 +54,7 @@ __global__ __launch_bounds__(kFc1Threads,
   load_tokens(tokens, g == 0 ? row : nullptr, warp * kUnitK, layer.hidden_size - 16, lane);
   const Fc1Scales scales = fc1_scales(layer, expert);
   float acc[kTiles][4] = {};
-  multiply_step(weights, tokens, acc, nullptr, false, lane, [](int) {});
+  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     if (lane % 4 == 0) partial[tile][warp][g] = make_float2(acc[tile][0], acc[tile][2]);
@@ -70,6 +72,7 @@ __global__ __launch_bounds__(kFc1Threads,
 }
 
 // 16 output rows a block, top_k * fc2_k_units warps.
+template <WeightFormat Format>
 __global__ __launch_bounds__(32 * kMaxFc2Warps,
                              1) void one_token_fc2_kernel(const __grid_constant__ MarlinParams p) {
   __shared__ float products[kMaxFc2Warps][kTileRows];  // [slot][unit of K][row]
@@ -81,7 +84,8 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
   const int slot = warp / layer.fc2_k_units, k_unit = warp - slot * layer.fc2_k_units;
   const int expert = layer.local_expert(p.topk_ids[slot]);
   WeightFragments<1> weights = {};
-  load_weights(weights, fc2_unit(layer, max(expert, 0), blockIdx.x, k_unit), expert >= 0, lane);
+  load_weights<Format>(weights, fc2_unit<Format>(layer, max(expert, 0), blockIdx.x, k_unit),
+                       expert >= 0, lane);
 
   // While the weights come: thread i later makes row i % 16 of slot i / 16.
   const int y_slot = threadIdx.x / kTileRows, y_row = threadIdx.x % kTileRows;
@@ -102,7 +106,7 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
   load_tokens(tokens, expert >= 0 && g == 0 ? row : nullptr, k_unit * kUnitK,
               layer.intermediate_size - 16, lane);
   float acc[1][4] = {};
-  multiply_step(weights, tokens, acc, nullptr, false, lane, [](int) {});
+  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
   if (lane % 4 == 0) {
     products[warp][g] = acc[0][0];
     products[warp][g + 8] = acc[0][2];
@@ -147,11 +151,15 @@ int one_token_tiles(const MarlinParams& p) {
 }
 
 void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent) {
-  constexpr void (*kKernels[])(MarlinParams) = {one_token_fc1_kernel<1>, one_token_fc1_kernel<2>,
-                                                one_token_fc1_kernel<3>};
+  constexpr auto kNvfp4 = WeightFormat::kNvfp4, kMxfp4 = WeightFormat::kMxfp4;
+  constexpr void (*kKernels[2][3])(MarlinParams) = {
+      {one_token_fc1_kernel<kNvfp4, 1>, one_token_fc1_kernel<kNvfp4, 2>,
+       one_token_fc1_kernel<kNvfp4, 3>},
+      {one_token_fc1_kernel<kMxfp4, 1>, one_token_fc1_kernel<kMxfp4, 2>,
+       one_token_fc1_kernel<kMxfp4, 3>}};
   const int tiles = one_token_tiles(params);
   launch(
-      kKernels[tiles - 1],
+      kKernels[params.layer.format == kMxfp4][tiles - 1],
       {.grid = dim3(static_cast<unsigned>(params.layer.top_k * (params.layer.fc1_tiles / tiles))),
        .block = dim3(kFc1Threads),
        .stream = stream,
@@ -160,7 +168,8 @@ void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool 
 }
 
 void launch_one_token_fc2(const MarlinParams& params, cudaStream_t stream, bool dependent) {
-  launch(one_token_fc2_kernel,
+  launch(params.layer.format == WeightFormat::kMxfp4 ? one_token_fc2_kernel<WeightFormat::kMxfp4>
+                                                     : one_token_fc2_kernel<WeightFormat::kNvfp4>,
          {.grid = dim3(static_cast<unsigned>(params.layer.hidden_size / kTileRows)),
           .block = dim3(static_cast<unsigned>(32 * params.layer.top_k * params.layer.fc2_k_units)),
           .stream = stream,

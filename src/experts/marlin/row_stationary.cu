@@ -43,13 +43,13 @@ struct RowUnit {
 };
 
 // Finds a block's units: its m16 tile of an expert's weights, and a lane's part of its tokens.
-template <int kKUnits>
+template <WeightFormat Format, int kKUnits>
 class UnitFinder {
  public:
   __device__ __forceinline__ UnitFinder(const MarlinParams& p, const TileList& list, int lane)
       : p_(p),
         list_(list),
-        weights_(fc2_unit(p.layer, 0, blockIdx.x, 0)),
+        weights_(fc2_unit<Format>(p.layer, 0, blockIdx.x, 0)),
         expert_bytes_(static_cast<uint32_t>(p.layer.fc2_tiles / 2) * kKUnits * kStepBytes),
         token_(lane / 4) {}
 
@@ -85,6 +85,7 @@ class UnitFinder {
     return unit;
   }
 
+  static constexpr int kStepBytes = UnitLayout<Format>::kStepBytes;
   const MarlinParams& p_;
   const TileList& list_;
   const uint8_t* const weights_;  // of expert 0
@@ -126,14 +127,14 @@ __device__ __forceinline__ float sum_slots(const PackedLayerView& layer, const f
   return sum;
 }
 
-template <int kKUnits>
+template <WeightFormat Format, int kKUnits>
 __global__ __launch_bounds__(kThreads,
                              1) void row_stationary_kernel(const __grid_constant__ MarlinParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   const PackedLayerView& layer = p.layer;
   const int lane = lane_id(), g = lane / 4, t = lane % 4;
   const int last_block = layer.intermediate_size - 16;
-  using Stream = StepStream<1, kWarps>;
+  using Stream = StepStream<Format, 1, kWarps>;
   Stream stream(shared, lane);
   auto* const parts =
       reinterpret_cast<float*>(shared + Stream::kSharedBytes);  // [kKUnits][num_pairs][16]
@@ -143,7 +144,7 @@ __global__ __launch_bounds__(kThreads,
   const TileList list = route_in_block<kThreads>(layer, p.topk_ids, p.num_pairs, routing);
   __builtin_assume(__isShared(list.tiles));
   __builtin_assume(__isShared(list.pairs));
-  const UnitFinder<kKUnits> finder(p, list, lane);
+  const UnitFinder<Format, kKUnits> finder(p, list, lane);
   RowUnit unit = finder.first(), next = finder.after(unit);
   stream.start(0, unit.weights, unit.weights != nullptr);
   if (Stream::kAhead == 2) stream.start(1, next.weights, next.weights != nullptr);
@@ -196,19 +197,24 @@ __global__ __launch_bounds__(kThreads,
 
 using RowKernel = void (*)(MarlinParams);
 
-RowKernel row_kernel(const PackedLayerView& layer) {
-  switch (layer.fc2_k_units) {
+template <WeightFormat Format>
+RowKernel row_kernel(int k_units) {
+  switch (k_units) {
     case 1:
-      return row_stationary_kernel<1>;
+      return row_stationary_kernel<Format, 1>;
     case 2:
-      return row_stationary_kernel<2>;
+      return row_stationary_kernel<Format, 2>;
     case 3:
-      return row_stationary_kernel<3>;
+      return row_stationary_kernel<Format, 3>;
     case 4:
-      return row_stationary_kernel<4>;
+      return row_stationary_kernel<Format, 4>;
     default:
       return nullptr;
   }
+}
+RowKernel row_kernel(const PackedLayerView& layer) {
+  return layer.format == WeightFormat::kMxfp4 ? row_kernel<WeightFormat::kMxfp4>(layer.fc2_k_units)
+                                              : row_kernel<WeightFormat::kNvfp4>(layer.fc2_k_units);
 }
 
 }  // namespace
@@ -216,7 +222,8 @@ RowKernel row_kernel(const PackedLayerView& layer) {
 size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs, bool bulk_copies) {
   const int64_t pair_bytes = layer.fc2_k_units * kTileRows * static_cast<int64_t>(sizeof(float)) +
                              static_cast<int64_t>(sizeof(PairScale));
-  return static_cast<size_t>(step_stream_bytes<1>(kWarps, bulk_copies) + pair_bytes * num_pairs +
+  return static_cast<size_t>(step_stream_bytes(layer.format, 1, kWarps, bulk_copies) +
+                             pair_bytes * num_pairs +
                              block_routing_bytes(num_pairs, layer.num_local_experts));
 }
 

@@ -16,20 +16,19 @@ namespace moe4::cuda {
 inline constexpr int kStepStages = 2;
 
 /// Shared memory of a block of `warps`, which starts 128-byte aligned; nothing without bulk copies.
-template <int kTiles>
-constexpr int step_stream_bytes(int warps, bool bulk_copies) {
+constexpr int step_stream_bytes(WeightFormat format, int tiles, int warps, bool bulk_copies) {
   constexpr int kBarrierBytes = kStepStages * static_cast<int>(sizeof(uint64_t));
-  return bulk_copies ? warps * (kStepStages * kTiles * kUnitBytes + kBarrierBytes) : 0;
+  return bulk_copies ? warps * (kStepStages * tiles * unit_bytes(format) + kBarrierBytes) : 0;
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200  // as has_bulk_copies()
 
-template <int kTiles, int kWarps>
+template <WeightFormat Format, int kTiles, int kWarps>
 class StepStream {
  public:
   /// So many steps are started before the first is multiplied.
   static constexpr int kAhead = kStepStages;
-  static constexpr int kSharedBytes = step_stream_bytes<kTiles>(kWarps, true);
+  static constexpr int kSharedBytes = step_stream_bytes(Format, kTiles, kWarps, true);
 
   __device__ __forceinline__ StepStream(uint8_t* shared, int lane)
       : steps_(shared + static_cast<int>(threadIdx.x) / 32 * kStepStages * kSize),
@@ -61,21 +60,22 @@ class StepStream {
     WeightFragments<kTiles> weights;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      const uint8_t* const unit = step + tile * kUnitBytes;
-      weights.scales[tile] = *reinterpret_cast<const uint2*>(unit + kUnitScaleOffset + lane_ * 8);
+      const uint8_t* const unit = step + tile * Unit::kBytes;
+      weights.scales[tile] = *reinterpret_cast<const uint2*>(unit + Unit::scales(lane_));
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; ++chunk) {
         weights.words[tile][chunk] =
             *reinterpret_cast<const uint4*>(unit + chunk * 512 + lane_ * 16);
       }
     }
-    multiply_step(weights, tokens, acc, nullptr, false, lane_, refill_tokens);
+    multiply_step<Format>(weights, tokens, acc, nullptr, false, lane_, refill_tokens);
     __syncwarp();  // every lane has its words
     start(stage, after, valid);
   }
 
  private:
-  static constexpr int kSize = kTiles * kUnitBytes;
+  using Unit = UnitLayout<Format>;
+  static constexpr int kSize = kTiles * Unit::kBytes;
   uint8_t* const steps_;
   uint64_t* const full_;
   const int lane_;
@@ -84,7 +84,7 @@ class StepStream {
 
 #else
 
-template <int kTiles, int kWarps>
+template <WeightFormat Format, int kTiles, int kWarps>
 class StepStream {
  public:
   static constexpr int kAhead = 1;
@@ -93,14 +93,14 @@ class StepStream {
   __device__ __forceinline__ StepStream(uint8_t* /*shared*/, int lane) : lane_(lane) {}
 
   __device__ __forceinline__ void start(int /*stage*/, const uint8_t* step, bool valid) {
-    load_weights(weights_, step, valid, lane_);
+    load_weights<Format>(weights_, step, valid, lane_);
   }
 
   template <typename RefillTokens>
   __device__ __forceinline__ void multiply(int /*stage*/, const TokenFragments& tokens,
                                            float (&acc)[kTiles][4], const uint8_t* after,
                                            bool valid, RefillTokens refill_tokens) {
-    multiply_step(weights_, tokens, acc, after, valid, lane_, refill_tokens);
+    multiply_step<Format>(weights_, tokens, acc, after, valid, lane_, refill_tokens);
   }
 
  private:

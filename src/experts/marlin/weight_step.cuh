@@ -1,4 +1,4 @@
-// One warp's step: m16 or m32 rows of weights (2304 bytes an m16 tile) times 256 columns times 8
+// One warp's step: m16 or m32 rows of weights (a unit an m16 tile) times 256 columns times 8
 // tokens, from registers. Those of a next step may be loaded along: each where it was last used,
 // though the compiler collects these loads towards the step's end.
 #pragma once
@@ -27,24 +27,25 @@ struct TokenFragments {
 };
 
 /// Loads `tiles` consecutive m16 tiles from `step`, which must be a step of this warp if `valid`.
-template <int kTiles>
+template <WeightFormat Format, int kTiles>
 __device__ __forceinline__ void load_scales(const uint8_t* step, bool valid, int lane,
                                             uint2 (&scales)[kTiles]) {
+  using Unit = UnitLayout<Format>;
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    load_streaming8_if(valid, step + tile * kUnitBytes + kUnitScaleOffset + lane * 8, scales[tile]);
+    load_streaming8_if(valid, step + tile * Unit::kBytes + Unit::scales(lane), scales[tile]);
   }
 }
 
-template <int kTiles>
+template <WeightFormat Format, int kTiles>
 __device__ __forceinline__ void load_weights(WeightFragments<kTiles>& f, const uint8_t* step,
                                              bool valid, int lane) {
-  load_scales(step, valid, lane, f.scales);
+  load_scales<Format>(step, valid, lane, f.scales);
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      load_streaming16_if(valid, step + tile * kUnitBytes + chunk * 512 + lane * 16,
+      load_streaming16_if(valid, step + tile * UnitLayout<Format>::kBytes + chunk * 512 + lane * 16,
                           f.words[tile][chunk]);
     }
   }
@@ -70,14 +71,15 @@ __device__ __forceinline__ void load_tokens(TokenFragments& tokens, const __nv_b
 }
 
 /// acc += weights times tokens of one chunk; the chunk's words then come from the step `next`.
-template <int kChunk, int kTiles>
+template <WeightFormat Format, int kChunk, int kTiles>
 __device__ __forceinline__ void multiply_chunk(WeightFragments<kTiles>& f,
                                                const TokenFragments& tokens,
                                                float (&acc)[kTiles][4], const uint8_t* next,
                                                bool valid, int lane) {
   uint32_t scales[kTiles];
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) scales[tile] = decode_scales<kChunk>(f.scales[tile]);
+  for (int tile = 0; tile < kTiles; ++tile)
+    scales[tile] = decode_scales<Format, kChunk>(f.scales[tile]);
 
     // Tiles in turn, so that a product does not wait for the one before it.
 #pragma unroll
@@ -90,7 +92,8 @@ __device__ __forceinline__ void multiply_chunk(WeightFragments<kTiles>& f,
       decode_pairs(half == 0 ? words.x : words.z, half == 0 ? words.y : words.w, scales[tile],
                    a[tile]);
       if (half == 1) {
-        load_streaming16_if(valid, next + tile * kUnitBytes + kChunk * 512 + lane * 16, words);
+        load_streaming16_if(
+            valid, next + tile * UnitLayout<Format>::kBytes + kChunk * 512 + lane * 16, words);
       }
     }
 #pragma unroll
@@ -102,20 +105,20 @@ __device__ __forceinline__ void multiply_chunk(WeightFragments<kTiles>& f,
 
 /// acc += weights times tokens of the step in `f`, in ascending k; then `f` holds `next` if
 /// `valid`. `refill_tokens(chunk)` is called after a chunk's last use.
-template <int kTiles, typename RefillTokens>
+template <WeightFormat Format, int kTiles, typename RefillTokens>
 __device__ __forceinline__ void multiply_step(WeightFragments<kTiles>& f,
                                               const TokenFragments& tokens, float (&acc)[kTiles][4],
                                               const uint8_t* next, bool valid, int lane,
                                               RefillTokens refill_tokens) {
   uint2 next_scales[kTiles] = {};
-  load_scales(next, valid, lane, next_scales);
-  multiply_chunk<0>(f, tokens, acc, next, valid, lane);
+  load_scales<Format>(next, valid, lane, next_scales);
+  multiply_chunk<Format, 0>(f, tokens, acc, next, valid, lane);
   refill_tokens(0);
-  multiply_chunk<1>(f, tokens, acc, next, valid, lane);
+  multiply_chunk<Format, 1>(f, tokens, acc, next, valid, lane);
   refill_tokens(1);
-  multiply_chunk<2>(f, tokens, acc, next, valid, lane);
+  multiply_chunk<Format, 2>(f, tokens, acc, next, valid, lane);
   refill_tokens(2);
-  multiply_chunk<3>(f, tokens, acc, next, valid, lane);
+  multiply_chunk<Format, 3>(f, tokens, acc, next, valid, lane);
   refill_tokens(3);
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) f.scales[tile] = next_scales[tile];

@@ -29,12 +29,14 @@ __device__ __forceinline__ GroupWork divide_items(FastDivisor all, int split, in
 }
 
 /// One m16 unit of FC2.
+template <WeightFormat Format>
 __device__ __forceinline__ const uint8_t* fc2_unit(const PackedLayerView& layer, int expert,
                                                    int row_tile, int k_unit) {
   const int64_t pairs_of_tiles =
       static_cast<int64_t>(expert) * (layer.fc2_tiles / 2) + row_tile / 2;
-  return layer.fc2 + (pairs_of_tiles * layer.fc2_k_units + k_unit) * kStepBytes +
-         (row_tile & 1) * kUnitBytes;
+  using Unit = UnitLayout<Format>;
+  return layer.fc2 + (pairs_of_tiles * layer.fc2_k_units + k_unit) * Unit::kStepBytes +
+         (row_tile & 1) * Unit::kBytes;
 }
 
 }  // namespace moe4::cuda

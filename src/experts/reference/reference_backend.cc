@@ -10,6 +10,7 @@
 #include "moe/activation_quant.h"
 #include "moe/dequantize.h"
 #include "moe/expert_map.h"
+#include "moe/mxfp4_exponents.h"
 #include "moe/support_checks.h"
 #include "numerics/bf16.h"
 
@@ -133,10 +134,7 @@ class PreparedReference final : public PreparedExperts {
     const int64_t rows = view.shape.empty() ? 1 : view.shape[0];
     storage_.emplace_back(static_cast<size_t>(rows * bytes_per_row));
     for (int64_t r = 0; r < rows; ++r) {
-      const void* from = view.shape.size() >= 2
-                             ? static_cast<const void*>(view.row(r))
-                             : static_cast<const std::byte*>(view.data) + r * bytes_per_row;
-      std::memcpy(storage_.back().data() + r * bytes_per_row, from, bytes_per_row);
+      std::memcpy(storage_.back().data() + r * bytes_per_row, view.row(r), bytes_per_row);
     }
     view.data = storage_.back().data();
     view.row_stride = 0;
@@ -144,6 +142,8 @@ class PreparedReference final : public PreparedExperts {
   }
 
   void copy(LinearWeights& linear) {
+    // For what it refuses: float64 has room for every exponent.
+    if (linear.scheme.is_mxfp4()) mxfp4_exponent_shift(linear, {0, 254, 0}, "reference");
     if (needs_input_scale(linear, precision_) && !linear.input_scale) {
       throw_bad_input({.what = "static activation quantisation needs a calibrated input scale",
                        .tensor = linear.name + ".input_scale",
@@ -163,15 +163,6 @@ class PreparedReference final : public PreparedExperts {
                                        static_cast<int32_t>(problem_.num_experts),
                                        static_cast<int32_t>(experts_.size()));
     return local < 0 ? nullptr : &experts_[local];
-  }
-
-  static void add_bias(const LinearWeights& linear, int64_t row, double& value) {
-    if (linear.bias.empty()) return;
-    float bias;
-    convert_to_float(
-        static_cast<const std::byte*>(linear.bias.data) + row * size_of(linear.bias.dtype),
-        linear.bias.dtype, 1, &bias);
-    value += bias;
   }
 
   void apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t end) const;
@@ -218,10 +209,9 @@ void PreparedReference::run_expert(const ExpertWeights& expert, const int32_t* p
         double gate = 0.0;
         if (expert.gate) {
           gate = dot(gate_row, gate_in + i * hidden, hidden);
-          add_bias(*expert.gate, r, gate);
+          gate += bias_at(*expert.gate, r);
         }
-        double up = dot(up_row, up_in + i * hidden, hidden);
-        add_bias(expert.up, r, up);
+        const double up = dot(up_row, up_in + i * hidden, hidden) + bias_at(expert.up, r);
         act[i * width + r] =
             static_cast<float>(apply_activation<double>(problem_.activation, gate, up));
       }
@@ -241,9 +231,8 @@ void PreparedReference::run_expert(const ExpertWeights& expert, const int32_t* p
     for (int64_t r = first; r < last; ++r) {
       dequantize_row(expert.down, r, down_row);
       for (int64_t i = 0; i < n; ++i) {
-        double value = dot(down_row, down_in + i * width, width);
-        add_bias(expert.down, r, value);
-        y[pairs[i] * hidden + r] = value;
+        y[pairs[i] * hidden + r] =
+            dot(down_row, down_in + i * width, width) + bias_at(expert.down, r);
       }
     }
   });
@@ -315,6 +304,10 @@ Support ReferenceBackend::supports(const ExpertsQuery& query) const {
   if (Support no = require_activation(query, /*late_clamp=*/true)) return no;
   const bool fp4 = query.precision == ActivationPrecision::kFp4 ||
                    query.precision == ActivationPrecision::kFp4Static;
+  if (fp4 && query.scheme.is_mxfp4()) {
+    return Rejection{Rejection::Kind::kPrecision,
+                     "it quantises activations to NVFP4, which MXFP4 weights do not ask for"};
+  }
   if (fp4 && (query.problem.hidden_size % 16 != 0 || query.problem.intermediate_size % 16 != 0)) {
     return Rejection{Rejection::Kind::kShape,
                      "FP4 activations need sizes that are multiples of 16"};
