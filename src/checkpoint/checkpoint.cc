@@ -12,6 +12,7 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/module_names.h"
 #include "checkpoint/module_tensors.h"
+#include "checkpoint/mxfp4_linear.h"
 #include "checkpoint/quant_config.h"
 #include "checkpoint/stored_linear.h"
 #include "checkpoint/tensor_table.h"
@@ -138,17 +139,18 @@ void Checkpoint::Impl::compare_with_metadata() {
     entry.level = level;
   };
   const auto compare = [&](const std::string& module, std::optional<DType> dtype,
-                           bool has_input_scale) {
+                           std::optional<DType> scale_dtype, bool has_input_scale) {
     const std::vector<std::string> names = module_spellings(module, text_prefix);
     const bool is_expert = is_routed_expert(module);
     const std::optional<DeclaredQuant> says = quant.lookup(names, is_expert);
-    const bool stored_nvfp4 = dtype == DType::kU8;
+    const bool stored_mxfp4 = dtype == DType::kU8 && scale_dtype && is_e8m0(*scale_dtype);
+    const bool stored_nvfp4 = dtype == DType::kU8 && !stored_mxfp4;
     const bool stored_fp8 = dtype == DType::kF8E4M3;
     if (quant.is_excluded_and_listed(names)) {
       note(module, "is both excluded from quantisation and listed as quantised; the tensors decide",
            CheckpointNote::Level::kWarning);
     }
-    if (!stored_nvfp4 && !stored_fp8) {
+    if (!stored_nvfp4 && !stored_mxfp4 && !stored_fp8) {
       // Routers and small projections are often neither excluded nor quantised.
       if (says && is_expert) {
         note(module,
@@ -158,7 +160,7 @@ void Checkpoint::Impl::compare_with_metadata() {
       }
       return;
     }
-    const char* stored = stored_nvfp4 ? "NVFP4" : "FP8";
+    const char* stored = stored_nvfp4 ? "NVFP4" : stored_mxfp4 ? "MXFP4" : "FP8";
     if (says && !says->remark.empty()) note(module, says->remark, CheckpointNote::Level::kWarning);
     if (says && stored_fp8 && says->scheme.activation && !says->scheme.activation->dynamic &&
         !has_input_scale) {
@@ -173,8 +175,9 @@ void Checkpoint::Impl::compare_with_metadata() {
                        "activations stay BF16",
                        stored),
            CheckpointNote::Level::kWarning);
-    } else if (!says->unsupported.empty() ||
-               (stored_nvfp4 ? !says->scheme.is_nvfp4() : !says->scheme.is_fp8())) {
+    } else if (!says->unsupported.empty() || !(stored_nvfp4   ? says->scheme.is_nvfp4()
+                                               : stored_mxfp4 ? says->scheme.is_mxfp4()
+                                                              : says->scheme.is_fp8())) {
       note(module,
            fmt::format("is {} by {}, but its tensors are {}; its activations stay BF16",
                        scheme_or_unsupported(*says), says->source, stored),
@@ -185,7 +188,8 @@ void Checkpoint::Impl::compare_with_metadata() {
   for (const std::string& module : linear_modules) {
     const std::string packed = module + ".weight_packed";
     const TensorInfo& weight = *tensors.find(has(packed) ? packed : module + ".weight");
-    compare(module, weight.dtype,
+    const TensorInfo* scale = tensors.find(module + ".weight_scale");
+    compare(module, weight.dtype, scale != nullptr ? scale->dtype : std::nullopt,
             has(module + ".input_scale") || has(module + ".input_global_scale"));
   }
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -193,7 +197,8 @@ void Checkpoint::Impl::compare_with_metadata() {
         find_experts_module(tensors, fmt::format("{}layers.{}.", text_prefix, layer));
     if (!experts) continue;
     for (const FusedProjection& projection : fused_projections(tensors, *experts)) {
-      compare(projection.module, projection.weight_dtype, projection.has_input_scale);
+      compare(projection.module, projection.weight_dtype, projection.scale_dtype,
+              projection.has_input_scale);
     }
   }
   for (const auto& [key, entry] : found) {

@@ -7,6 +7,7 @@
 #include <initializer_list>
 
 #include "base/error.h"
+#include "checkpoint/mxfp4_linear.h"
 
 namespace moe4 {
 namespace {
@@ -46,7 +47,7 @@ constexpr std::array<std::pair<const char*, const char*>, 9> kForeignTensors = {
     {".weight_shape", "packed integers (pack-quantized)"},
     {".qweight", "packed integers (GPTQ or AWQ)"},
     {".weight_g_idx", "activation reordering"},
-    {".weight_blocks", "MXFP4"},
+    {".weight_blocks", "MXFP4 blocks of the original layout"},
     {".scales", "MLX layout (U32 weights with scales)"},
 }};
 
@@ -154,12 +155,6 @@ std::optional<FusedName> find_fused_name(const TensorTable& table, const std::st
 }
 
 std::optional<FusedTensors> find_fused(const TensorTable& table, const std::string& base) {
-  if (table.find(base + "_blocks") != nullptr) {
-    throw_bad_input({.what = "MXFP4 weights are not supported",
-                     .file = table.file_of(base + "_blocks").string(),
-                     .tensor = "tensor " + base + "_blocks",
-                     .hint = "use an NVFP4 quantisation of this model"});
-  }
   const std::optional<FusedName> name = find_fused_name(table, base);
   if (!name) return std::nullopt;
   const auto get = [&](std::initializer_list<const char*> suffixes) {
@@ -357,6 +352,12 @@ std::vector<FusedProjection> fused_projections(const TensorTable& table,
                                                const std::string& experts_module) {
   std::vector<FusedProjection> projections;
   if (one_by_one_order(table, experts_module)) return projections;
+  if (has_block_experts(table, experts_module)) {
+    for (const char* projection : {"gate_proj", "up_proj", "down_proj"}) {
+      projections.push_back({experts_module + ".0." + projection, DType::kU8, DType::kU8, false});
+    }
+    return projections;
+  }
   const auto add = [&](std::initializer_list<const char*> names,
                        std::initializer_list<const char*> projections_of_it) {
     for (const char* name : names) {
@@ -365,9 +366,12 @@ std::vector<FusedProjection> fused_projections(const TensorTable& table,
       const auto has = [&](const char* suffix) {
         return table.find(found->prefix + suffix) != nullptr;
       };
+      const TensorInfo* scale = table.find(found->prefix + "weight_scale");
+      if (scale == nullptr) scale = table.find(found->prefix + "scale");
       for (const char* projection : projections_of_it) {
         projections.push_back({experts_module + ".0." + projection,
                                table.find(found->weight)->dtype,
+                               scale != nullptr ? scale->dtype : std::nullopt,
                                has("input_scale") || has("input_global_scale")});
       }
       return;
@@ -384,6 +388,9 @@ std::vector<StoredExpert> gather_experts(const TensorTable& table,
                                          const std::string& experts_module,
                                          const ExpertShape& shape) {
   const std::optional<NameOrder> order = one_by_one_order(table, experts_module);
+  if (!order && has_block_experts(table, experts_module)) {
+    return gather_block_experts(table, experts_module, shape);
+  }
   if (!order) return gather_fused(table, experts_module, shape);
 
   const auto module = [&](int64_t expert, const char* projection) {

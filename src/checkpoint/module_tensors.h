@@ -49,6 +49,7 @@ void refuse_mlx_experts(const TensorTable& table, const std::string& layer_prefi
 struct FusedProjection {
   std::string module;
   std::optional<DType> weight_dtype;  ///< nullopt: one that moe4 does not know
+  std::optional<DType> scale_dtype;   ///< of `weight_scale`; nullopt: likewise, or none
   bool has_input_scale;
 };
 /// Those below `experts_module`; none if its experts are stored one by one. A gate_up_proj is a
@@ -58,8 +59,9 @@ std::vector<FusedProjection> fused_projections(const TensorTable& table,
 
 /// All experts below `experts_module`: stored one by one (gate_proj/up_proj/down_proj or w1/w3/w2,
 /// the expert's number before or after the projection), or in 3-D tensors (gate_up_proj [E, 2I,
-/// ...] with the gate's rows first, or one a projection; biases [E, 2I]). Throws Error(kBadInput)
-/// naming the first missing or misshapen tensor.
+/// ...] with the gate's rows first, or one a projection; biases [E, 2I]), or
+/// in gpt-oss's blocks (mxfp4_linear.h). Throws Error(kBadInput) naming the first missing or
+/// misshapen tensor.
 std::vector<StoredExpert> gather_experts(const TensorTable& table,
                                          const std::string& experts_module,
                                          const ExpertShape& shape);

@@ -7,6 +7,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "checkpoint/mxfp4_linear.h"
 #include "checkpoint/scale_checks.h"
 #include "moe/dequantize.h"
 
@@ -259,10 +260,7 @@ QuantFormat format_of(const StoredLinear& stored) {
              "F8_E4M3 " + shape_to_string(scale.shape), type_and_shape(scale),
              "E4M3 bytes under another type: correct the type in the file's header");
       }
-      if (scale.dtype == DType::kU8 || scale.dtype == DType::kF8E8M0) {
-        fail(*stored.scale, "MXFP4 weights are not supported", "F8_E4M3 block scales (NVFP4)",
-             type_and_shape(scale));
-      }
+      if (is_e8m0(scale.dtype)) return QuantFormat::kMxfp4;
       return QuantFormat::kNvfp4;
     }
     case DType::kF8E4M3: {
@@ -294,7 +292,7 @@ QuantFormat format_of(const StoredLinear& stored) {
     }
     default:
       fail(weight, "weights of this type are not supported",
-           "BF16, F16, F32, F8_E4M3, or U8 (packed NVFP4)", type_and_shape(weight.view));
+           "BF16, F16, F32, F8_E4M3, or U8 (packed NVFP4 or MXFP4)", type_and_shape(weight.view));
   }
 }
 
@@ -304,6 +302,8 @@ LinearWeights interpret(const StoredLinear& stored, const std::optional<Declared
   LinearWeights linear;
   if (format == QuantFormat::kNvfp4) {
     linear = interpret_nvfp4(stored, declared, options.headers_only);
+  } else if (format == QuantFormat::kMxfp4) {
+    linear = interpret_mxfp4(stored, declared, options.headers_only);
   } else if (format == QuantFormat::kFloat) {
     linear.out_features = stored.weight.view.shape[0];
     linear.in_features = stored.weight.view.shape[1];
