@@ -4,6 +4,7 @@
 //   gpu_moe_bench A,B 1,2,4,8 marlin 789 results.json
 //   gpu_moe_bench A 64,96 hopper 789 paths.json hopper.min_tokens=0 hopper.tiles=16
 //
+// TOKENS: numbers of tokens of a call; "256d" are generated ones, "256p" those of prompts.
 // CEILING_TFLOPS: of dense BF16 products; 0, the default, measures it.
 // Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts, G
 // gpt-oss-120b. NVFP4 weights; MXFP4 with "-mxfp4" behind the letter.
@@ -77,7 +78,13 @@ int run(int argc, char** argv) {
   moe4::Tuning tuning;
   if (argc > 6) tuning = moe4::parse_tuning({argv + 6, argv + argc});
   std::vector<int64_t> tokens;
-  for (const std::string& t : split(argv[2])) tokens.push_back(std::stoll(t));
+  std::vector<moe4::TokenPhase> phases;
+  for (const std::string& t : split(argv[2])) {
+    tokens.push_back(std::stoll(t));
+    phases.push_back(t.back() == 'd'   ? moe4::TokenPhase::kDecode
+                     : t.back() == 'p' ? moe4::TokenPhase::kPrompt
+                                       : moe4::TokenPhase::kUnknown);
+  }
   moe4::GpuMoeBenchReport all;
   for (const std::string& shape : split(argv[1])) {
     const size_t dash = shape.find('-');
@@ -87,6 +94,7 @@ int run(int argc, char** argv) {
         .problem = problem_of(mxfp4 ? shape.substr(0, dash) : shape),
         .scheme = mxfp4 ? moe4::kMxfp4W4A16 : moe4::kW4A16,
         .tokens = tokens,
+        .phases = phases,
         .backends = backends,
         .device = moe4::cuda::describe_device(0),
         .threads = &threads,

@@ -11,7 +11,8 @@ namespace moe4 {
 enum class BatchInvariance {
   kNone,  ///< no: how many tokens share the call decides the order of a sum
   /// One order for tokens that are being generated and one for tokens of a prompt, whatever shares
-  /// the call; the two may differ.
+  /// the call and whether or not it says which are which (ExpertsArgs::num_decode_tokens); the two
+  /// may differ.
   kByPhase,
   kFull,  ///< the same bits in any call
 };

@@ -52,8 +52,12 @@ struct ExpertsArgs {
   const float* topk_weights = nullptr;  ///< [T, k]
   void* output = nullptr;             ///< [T, H], overwritten; rows without any expert become zero
   DType output_dtype = DType::kBF16;  ///< kBF16 or kF32
-  std::span<std::byte> workspace;     ///< at least workspace_size(T) bytes, 256-byte aligned
-  void* stream = nullptr;             ///< cudaStream_t of CUDA backends; unused on the CPU
+  /// The phase of each token: the first so many were generated (or are drafts being verified), the
+  /// others belong to prompts. Each kind has its own order of summation, whatever shares the call.
+  /// -1: unknown; a backend may then choose the order by the number of tokens.
+  int64_t num_decode_tokens = -1;
+  std::span<std::byte> workspace;  ///< at least workspace_size(T) bytes, 256-byte aligned
+  void* stream = nullptr;          ///< cudaStream_t of CUDA backends; unused on the CPU
 };
 
 /// A layer ready to run. apply() allocates nothing, synchronises nothing and may be captured in a

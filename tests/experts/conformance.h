@@ -459,7 +459,7 @@ TEST_P(ExpertsConformance, ATokenGetsTheSameBitsAloneAndInAnyBatch) {
 
 // What a plan says before there is a layer, the layer says too.
 TEST_P(ExpertsConformance, APreparedLayerIsAsBatchInvariantAsItsBackendSays) {
-  const RandomMoe moe = make_random_moe({.problem = problem(256, 128, 4, 2)});
+  const RandomMoe moe = random_moe({.problem = problem(256, 128, 4, 2)});
   for (const auto precision : precisions(moe.weights)) {
     const auto layer = prepare(moe.weights, precision);
     const BatchBehavior says = adapter_->backend().batch_behavior({.problem = moe.weights.problem,
@@ -669,6 +669,8 @@ TEST_P(ExpertsConformance, Mxfp4ScalesThatAreNoNumberOrTooLargeAreRefusedByName)
   RandomMoe large = random_moe({.problem = problem(64, 32, 4, 2)});
   large.block_scale(1, Projection::kGate, 7, 1) = 253;  // its largest code is 4 or 6: 2^128
   EXPECT_THAT(refusal(large), AllOf(HasSubstr("experts.1.gate_proj"), HasSubstr("float32")));
+  const RandomMoe good = random_moe({.problem = problem(64, 32, 4, 2)});
+  check(good, make_input(good.weights.problem, 3, RoutingCase::kUniform, 32), "good scales");
 }
 
 TEST_P(ExpertsConformance, MixedCheckpointsFormatsMatchWhereTaken) {

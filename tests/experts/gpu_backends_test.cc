@@ -3,6 +3,7 @@
 // within bounds, TP shards that add up. docs/gpu-testing.md maps the claims to these tests.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -198,6 +199,77 @@ TEST_P(GpuBackend, ATokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
       EXPECT_TRUE(same_bits(call.output(), {expected.begin() + begin * 2048,
                                             expected.begin() + (begin + size) * 2048}))
           << "batch of " << size << " at " << begin;
+    }
+  }
+}
+
+// Layers whose sums run differently: a unit of K apart, three together, one chain.
+std::vector<std::array<int64_t, 4>> summed_shapes() {
+  return {{2048, 512, 32, 8}, {2880, 352, 8, 4}, {2048, 1024, 16, 16}};
+}
+
+// One token of a phase, alone and among others of its phase, or of both.
+class TokensBits : public GpuBackend {
+ protected:
+  // `decode` of the tokens [begin, begin + size) are generated ones.
+  std::vector<Bf16> run(const PreparedExperts& layer, const HostInput& whole, int64_t begin,
+                        int64_t size, int64_t decode) {
+    DeviceCall call(layer, slice(whole, begin, size));
+    call.args().num_decode_tokens = decode;
+    call.apply();
+    return call.output();
+  }
+  static std::vector<Bf16> rows(const std::vector<Bf16>& all, int64_t begin, int64_t size,
+                                int64_t hidden) {
+    return {all.begin() + begin * hidden, all.begin() + (begin + size) * hidden};
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, TokensBits, ::testing::ValuesIn(gpu_targets()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(TokensBits, AGeneratedTokenGetsTheSameBitsAloneAndInBatchesOf2To256) {
+  for (const auto& [hidden, width, experts, top_k] : summed_shapes()) {
+    const RandomMoe& moe = shared_layer(GetParam().scheme, hidden, width, experts, top_k, true);
+    const auto layer = prepare(moe.weights);
+    const HostInput whole = make_input(moe.weights.problem, 256, RoutingCase::kUniform, 7);
+    const std::vector<Bf16> expected = run(*layer, whole, 0, 256, 256);
+    for (const int64_t size : {1, 2, 8, 64, 96, 128}) {
+      for (const int64_t begin : {int64_t{0}, int64_t{101}, 256 - size}) {
+        EXPECT_TRUE(
+            same_bits(run(*layer, whole, begin, size, size), rows(expected, begin, size, hidden)))
+            << "H " << hidden << ", batch of " << size << " at " << begin;
+      }
+    }
+  }
+}
+
+TEST_P(TokensBits, APromptsTokenGetsTheSameBitsAloneAndInBatchesOf8And64And512) {
+  for (const auto& [hidden, width, experts, top_k] : summed_shapes()) {
+    const RandomMoe& moe = shared_layer(GetParam().scheme, hidden, width, experts, top_k, true);
+    const auto layer = prepare(moe.weights);
+    const HostInput whole = make_input(moe.weights.problem, 1024, RoutingCase::kUniform, 8);
+    const std::vector<Bf16> expected = run(*layer, whole, 0, 1024, 0);
+    for (const int64_t size : {1, 8, 64, 512}) {
+      for (const int64_t begin : {int64_t{0}, int64_t{129}, 1024 - size}) {
+        EXPECT_TRUE(
+            same_bits(run(*layer, whole, begin, size, 0), rows(expected, begin, size, hidden)))
+            << "H " << hidden << ", batch of " << size << " at " << begin;
+      }
+    }
+  }
+}
+
+TEST_P(TokensBits, BothPhasesInOneCallGetTheBitsOfTwoCalls) {
+  for (const auto& [hidden, width, experts, top_k] : summed_shapes()) {
+    const RandomMoe& moe = shared_layer(GetParam().scheme, hidden, width, experts, top_k, true);
+    const auto layer = prepare(moe.weights);
+    const HostInput whole = make_input(moe.weights.problem, 400, RoutingCase::kUniform, 9);
+    for (const int64_t decode : {1, 40, 200}) {
+      std::vector<Bf16> expected = run(*layer, whole, 0, decode, decode);
+      const std::vector<Bf16> prompt = run(*layer, whole, decode, 400 - decode, 0);
+      expected.insert(expected.end(), prompt.begin(), prompt.end());
+      EXPECT_TRUE(same_bits(run(*layer, whole, 0, 400, decode), expected))
+          << "H " << hidden << ", " << decode << " generated tokens";
     }
   }
 }

@@ -2,6 +2,7 @@
 // switch between the two paths, capture and slicing.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <cstring>
 
@@ -152,6 +153,44 @@ TEST_F(HopperOnGpu, TheThresholdSendsSmallCallsToMarlinAndLargeOnesToWgmma) {
     EXPECT_LE(error.frobenius, 3e-3) << tokens;
     if (tokens >= 12) {
       EXPECT_TRUE(same_bits(a.output(), b.output())) << tokens;
+    }
+  }
+}
+
+// The kernels of few tokens and wgmma with each narrow tile, for every activation and ending.
+TEST_F(HopperOnGpu, GeneratedTokensGetTheSameBitsFromMarlinAndWgmma) {
+  const std::vector<ActivationParams> activations = {
+      {.kind = ActivationKind::kSilu},
+      {.kind = ActivationKind::kSilu, .limit = 0.7f},
+      {.kind = ActivationKind::kSwigluOai, .limit = 1.1f},
+      {.kind = ActivationKind::kGeluTanh},
+      {.kind = ActivationKind::kRelu2},
+  };
+  // The second is summed in single chains, the third in runs of three units.
+  for (const auto& [hidden, width, experts, top_k] : std::vector<std::array<int64_t, 4>>{
+           {2048, 512, 8, 4}, {1024, 256, 64, 64}, {2880, 320, 4, 2}}) {
+    for (const ActivationParams& activation : activations) {
+      MoeProblem p = problem(hidden, width, experts, top_k);
+      p.activation = activation;
+      p.weight_on_input = activation.kind == ActivationKind::kGeluTanh;
+      const bool few = activation.kind == ActivationKind::kSilu && !activation.has_limit();
+      const RandomMoe moe = make_random_moe(
+          {.problem = p, .scheme = few ? kMxfp4W4A16 : kW4A4, .biases = !activation.has_limit()});
+      PrepareOptions options{.device = cuda::describe_device(0), .threads = &threads_};
+      options.tuning.set("hopper.min_tokens", "1000");
+      const auto never = automatic_.prepare(moe.weights, options);
+      const HostInput input = make_input(p, 70, RoutingCase::kWithMissing, 12);
+      DeviceCall expected(*never, input);
+      expected.args().num_decode_tokens = 70;
+      expected.apply();
+      for (const ForcedHopper& tiles : tiles_) {
+        const auto layer = prepare(moe, tiles);
+        DeviceCall call(*layer, input);
+        call.args().num_decode_tokens = 70;
+        call.apply();
+        EXPECT_TRUE(same_bits(call.output(), expected.output()))
+            << "H " << hidden << ", " << to_string(activation) << ", tiles " << tiles.tiles();
+      }
     }
   }
 }

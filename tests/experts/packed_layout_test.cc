@@ -64,7 +64,9 @@ TEST(PackedLayout, ProductOfCodeAndShiftedExponentIsTheWeightTimes2ToMinus20) {
       const float scale_bf16 = to_float(Bf16{static_cast<uint16_t>(byte * 128)});
       const float product = std::ldexp(e2m1_to_float(code), -126) * scale_bf16;
       EXPECT_EQ(round_to_bf16(product), product);
-      if ((code & 7) != 0) EXPECT_GE(std::abs(product), 0x1p-126f) << "a normal number";
+      if ((code & 7) != 0) {
+        EXPECT_GE(std::abs(product), 0x1p-126f) << "a normal number";
+      }
       EXPECT_EQ(product * exponent_alpha(106), mxfp4_value(code, static_cast<uint8_t>(scale)));
     }
   }

@@ -248,6 +248,11 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
     }
     for (size_t row_index = 0; row_index < options.tokens.size(); ++row_index) {
       const int64_t tokens = options.tokens[row_index];
+      const TokenPhase phase =
+          options.phases.empty() ? TokenPhase::kUnknown : options.phases[row_index];
+      const int64_t decode_tokens = phase == TokenPhase::kDecode   ? tokens
+                                    : phase == TokenPhase::kPrompt ? 0
+                                                                   : -1;
       const Batch& batch = batches[row_index];
       const auto x = upload(batch.x);
       const auto ids = upload(batch.ids);
@@ -263,6 +268,7 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
                                           .topk_ids = ids.get() + i % routings * pairs,
                                           .topk_weights = weights.get(),
                                           .output = out.get(),
+                                          .num_decode_tokens = decode_tokens,
                                           .workspace = {workspace.get(), workspace_bytes},
                                           .stream = holder.stream});
       };
@@ -283,6 +289,7 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
       GpuMoeBenchRow row{.shape = options.name,
                          .backend = std::string(backend->name()),
                          .activations = std::string(to_string(options.precision)),
+                         .phase = phase,
                          .tokens = tokens,
                          .experts_hit = batch.experts_hit,
                          .bytes = batch.experts_hit * expert_bytes,

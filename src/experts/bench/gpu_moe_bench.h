@@ -3,17 +3,22 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "moe/experts.h"
 
 namespace moe4 {
 
+/// Whose tokens a call has (ExpertsArgs::num_decode_tokens).
+enum class TokenPhase { kUnknown, kDecode, kPrompt };
+
 struct GpuMoeBenchOptions {
   std::string name;  ///< of the shape, for reports
   MoeProblem problem;
   QuantScheme scheme = kW4A16;  ///< or kMxfp4W4A16
   std::vector<int64_t> tokens;
+  std::vector<TokenPhase> phases;  ///< of `tokens`; empty: all unknown
   std::vector<const ExpertsBackend*> backends;
   ActivationPrecision precision = ActivationPrecision::kBf16;
   Device device;
@@ -29,6 +34,7 @@ struct GpuMoeBenchOptions {
 
 struct GpuMoeBenchRow {
   std::string shape, backend, activations;
+  TokenPhase phase = TokenPhase::kUnknown;
   int64_t tokens = 0;
   double experts_hit = 0;   ///< mean distinct experts of a call
   double bytes = 0;         ///< codes and scales of those experts, unpadded
@@ -66,6 +72,9 @@ struct GpuMoeBenchReport {
 /// Prepares every backend in turn (one at a time holds memory). Throws Error(kUnavailable) without
 /// CUDA or when memory is short.
 GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options);
+
+/// "decode", "prompt" or "".
+std::string_view to_string(TokenPhase phase);
 
 /// A Markdown table, and the same as JSON.
 std::string to_markdown(const GpuMoeBenchReport& report);

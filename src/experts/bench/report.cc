@@ -7,6 +7,10 @@
 
 namespace moe4 {
 
+std::string_view to_string(TokenPhase phase) {
+  return phase == TokenPhase::kDecode ? "decode" : phase == TokenPhase::kPrompt ? "prompt" : "";
+}
+
 std::string to_markdown(const GpuMoeBenchReport& report) {
   const double sustained = report.bf16_sustained_tflops;
   std::string out = fmt::format(
@@ -18,11 +22,13 @@ std::string to_markdown(const GpuMoeBenchReport& report) {
       "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const GpuMoeBenchRow& r : report.rows) {
     out += fmt::format(
-        "| {} | {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} % | {:.1f} | {:.0f} % | "
+        "| {} | {}{} | {} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | {:.0f} % | {:.1f} | {:.0f} % | "
         "{:.1f} % | {:.0f} | {:.4f} | {:.1f} | {} | {:.0f} |\n",
-        r.shape, r.tokens, r.backend, r.microseconds, r.floor, r.microseconds / r.floor,
-        r.gigabytes_per_second, 100 * r.share_of_bandwidth, r.tflops, 100 * r.share_of_tflops,
-        100 * r.spread, r.sm_mhz, r.error, r.sustained,
+        r.shape, r.tokens,
+        r.phase == TokenPhase::kUnknown ? "" : fmt::format(" {}", to_string(r.phase)), r.backend,
+        r.microseconds, r.floor, r.microseconds / r.floor, r.gigabytes_per_second,
+        100 * r.share_of_bandwidth, r.tflops, 100 * r.share_of_tflops, 100 * r.spread, r.sm_mhz,
+        r.error, r.sustained,
         r.sustained_floor > 0 ? fmt::format("{:.2f}", r.sustained / r.sustained_floor) : "-",
         r.sustained_sm_mhz);
   }
@@ -62,6 +68,7 @@ std::string to_json(const GpuMoeBenchReport& report) {
                             {"share_of_bandwidth", r.share_of_bandwidth},
                             {"share_of_tflops", r.share_of_tflops},
                             {"error", r.error}});
+    if (r.phase != TokenPhase::kUnknown) json["rows"].back()["phase"] = to_string(r.phase);
     if (r.sustained_floor > 0) {
       json["rows"].back()["sustained_times_floor"] = r.sustained / r.sustained_floor;
     }

@@ -4,10 +4,10 @@
 #include "base/checked_math.h"
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
+#include "experts/device/pair_output.cuh"
 #include "experts/hopper/divisor.cuh"
 #include "experts/hopper/hopper_kernels.h"
 #include "experts/hopper/pack_bf16.cuh"
-#include "experts/hopper/pair_output.cuh"
 #include "experts/hopper/sm90_ptx.cuh"
 
 namespace moe4::cuda::hopper {
@@ -132,6 +132,52 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
   }
 }
 
+// Float32 outputs of few tokens: a thread has four consecutive elements of a token.
+__global__ __launch_bounds__(kThreads) void combine_floats_kernel(
+    const __grid_constant__ CombineArgs args) {
+  launch_dependents();
+  const PackedLayerView& layer = args.layer;
+  const int fours = layer.hidden_size / 4;
+  const int id = blockIdx.x * kThreads + threadIdx.x;
+  const int token = id / fours, four = id - token * fours;
+  const bool inside = token < args.num_tokens;
+  int32_t positions[kSlots];
+  float weights[kSlots];
+  const auto load_slots = [&](int first) {
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      positions[s] = -1;
+      if (!inside || first + s >= layer.top_k) continue;
+      const int64_t pair = int64_t{token} * layer.top_k + first + s;
+      positions[s] = load_l2_4(args.positions_of_pairs + pair);
+      weights[s] = layer.weight_on_input ? 1.0f : args.topk_weights[pair];
+    }
+  };
+  load_slots(0);  // of the prologue, as above
+  wait_for_previous_kernel();
+  if (!inside) return;
+  float sum[4] = {};
+  for (int first = 0; first < layer.top_k; first += kSlots) {
+    if (first > 0) load_slots(first);
+    uint4 y[kSlots] = {};
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      moe4::cuda::load_l2_16_if(positions[s] >= 0,
+                                args.outputs + int64_t{positions[s]} * fours + four, y[s]);
+    }
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      if (positions[s] < 0) continue;
+      sum[0] = fmaf(weights[s], __uint_as_float(y[s].x), sum[0]);
+      sum[1] = fmaf(weights[s], __uint_as_float(y[s].y), sum[1]);
+      sum[2] = fmaf(weights[s], __uint_as_float(y[s].z), sum[2]);
+      sum[3] = fmaf(weights[s], __uint_as_float(y[s].w), sum[3]);
+    }
+  }
+  reinterpret_cast<uint2*>(args.output)[int64_t{token} * fours + four] =
+      make_uint2(pack_bf16(sum[0], sum[1]), pack_bf16(sum[2], sum[3]));
+}
+
 }  // namespace
 
 void launch_combine(const Call& call, cudaStream_t stream) {
@@ -152,8 +198,9 @@ void launch_combine(const Call& call, cudaStream_t stream) {
       .token_step = blocks * kWarps / spans,
       .span_step = blocks * kWarps % spans,
   };
-  launch(combine_kernel,
-         {.grid = dim3(static_cast<unsigned>(blocks)),
+  const int64_t fours = call.num_tokens * (call.layer.hidden_size / 4);
+  launch(call.runs ? combine_floats_kernel : combine_kernel,
+         {.grid = dim3(static_cast<unsigned>(call.runs ? ceil_div(fours, kThreads) : blocks)),
           .block = dim3(kThreads),
           .stream = stream,
           .dependent = true},

@@ -1,7 +1,7 @@
 // FC1: gate, up and the activation, stored as the tiles FC2 multiplies.
 #pragma once
 
-#include "experts/hopper/activation_sm90.cuh"
+#include "experts/device/activation.cuh"
 #include "experts/hopper/gemm_rings_sm90.cuh"
 #include "experts/hopper/pack_bf16.cuh"
 

@@ -1,9 +1,9 @@
 // FC2: the down projection of every (token, slot) pair.
 #pragma once
 
+#include "experts/device/pair_output.cuh"
 #include "experts/hopper/gemm_rings_sm90.cuh"
 #include "experts/hopper/gemm_staging_sm90.cuh"
-#include "experts/hopper/pair_output.cuh"
 
 namespace moe4::cuda::hopper {
 
@@ -28,6 +28,31 @@ struct Fc2Epilogue {
     if (args.bias_down == nullptr || row >= args.hidden_size) return {};
     const float* from = args.bias_down + walk.expert() * args.hidden_size + row;
     return {from[0], from[8]};
+  }
+
+  // Decoding: float32 [position][H], as marlin leaves them. Rows that fill the last eight are
+  // stored too.
+  template <int kSums>
+  static __device__ __forceinline__ void store_floats(const GemmArgs& args, const TileWalk& walk,
+                                                      int tile, float alpha,
+                                                      const float (&acc)[1][kSums]) {
+    if (tile * kTileRows >= args.hidden_size) return;  // padding
+    const float2 bias = load_bias(args, walk, tile);
+    const int lane = threadIdx.x % 32;
+    float* to = static_cast<float*>(args.outputs) +
+                (walk.first_position() + int64_t{2} * (lane % 4)) * args.hidden_size +
+                tile * kTileRows + lane / 4;
+    const int groups = (walk.rows() + 7) / 8;
+#pragma unroll
+    for (int n = 0; n < kSums / 4; ++n) {
+      if (n >= groups) break;
+#pragma unroll
+      for (int q = 0; q < 2; ++q) {
+        to[q * args.hidden_size] = fmaf(acc[0][4 * n + q], alpha, bias.x);
+        to[q * args.hidden_size + 8] = fmaf(acc[0][4 * n + 2 + q], alpha, bias.y);
+      }
+      to += 8 * args.hidden_size;
+    }
   }
 
   // Large tiles: a lane holds the quads of tokens 2t and 2t + 1 of each group of 8. Rows that fill

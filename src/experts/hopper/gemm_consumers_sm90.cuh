@@ -71,13 +71,40 @@ __device__ __forceinline__ void multiply(const ShiftByProduct& shift_left, int s
   warp_arrive(used, c.leader);
 }
 
+/// total += sums if `wanted`, without a branch.
+template <int kSums>
+__device__ __forceinline__ void add_if(bool wanted, const float (&sums)[kSums],
+                                       float (&total)[kSums]) {
+  static_assert(kSums % 4 == 0);
+#pragma unroll
+  for (int i = 0; i < kSums; i += 4) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.s32 p, %8, 0;\n"
+        "@p add.rn.f32 %0, %0, %4;\n@p add.rn.f32 %1, %1, %5;\n"
+        "@p add.rn.f32 %2, %2, %6;\n@p add.rn.f32 %3, %3, %7;\n}"
+        : "+f"(total[i]), "+f"(total[i + 1]), "+f"(total[i + 2]), "+f"(total[i + 3])
+        : "f"(sums[i]), "f"(sums[i + 1]), "f"(sums[i + 2]), "f"(sums[i + 3]),
+          "r"(static_cast<int>(wanted)));
+  }
+}
+
 // The width of the products is a constant, so the loop has no branch (with one, ptxas lets no
 // products follow others to the same accumulators, and serialises): 300 instructions for 256
 // columns, where the loop with a choice of widths takes 335.
+//
+// With runs (a stage is a unit of K) the products of a run are added to `total` where those of the
+// next are about to begin: they have long been done by then, since decoding takes longer. Without,
+// `total` is not used.
 template <class Shape, int kTokens>
-__device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
-                                                float (&acc)[kTokens / 2]) {
+__device__ __forceinline__ void multiply_narrow(int steps, int run_units, Consumer<Shape>& c,
+                                                float (&acc)[kTokens / 2],
+                                                float (&total)[kTokens / 2]) {
   static_assert(Shape::kStageChunks == kChunks);
+  int left_in_run = 0;  // units
+  if constexpr (Shape::kRuns) {
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) acc[i] = total[i] = 0.0f;
+  }
   // Sets of A registers. ptxas gives the loops of both widths their own accumulators and sets.
   constexpr int kSets = Shape::kMaxTokens > 24 ? 1 : 2;
   uint32_t a[kSets][16];
@@ -112,12 +139,22 @@ __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
       }
       scale_pairs<16>(pairs, scales, a[chunk % kSets]);
       if (chunk + 1 < kChunks) words = load_shared16(codes + 512 * (chunk + 1));
+      bool accumulate = chunk > 0 || left < chunks;
       if (chunk == 0) {
         c.tokens.wait_full();
         b = b_descriptor(c.tokens.data());
+        if constexpr (Shape::kRuns) {
+          wgmma_wait<0>();
+#pragma unroll
+          for (float& sum : acc) asm volatile("" : "+f"(sum)::"memory");
+          const bool begins = left_in_run == 0;
+          add_if(begins, acc, total);
+          accumulate = !begins;
+          left_in_run = (begins ? run_units : left_in_run) - 1;
+        }
       }
       multiply_64_columns(acc, a[chunk % kSets], b + chunk * (Shape::kTokenTileBytes >> 4),
-                          chunk > 0 || left < chunks);
+                          accumulate);
     }
     __syncwarp();
     warp_arrive(c.weights.empty(), c.leader);
@@ -127,6 +164,7 @@ __device__ __forceinline__ void multiply_narrow(int steps, Consumer<Shape>& c,
   warp_arrive(used, c.leader);
 #pragma unroll
   for (float& sum : acc) asm volatile("" : "+f"(sum)::"memory");
+  if constexpr (Shape::kRuns) add_if(true, acc, total);
 }
 
 // Two blocks of 64 rows a warpgroup, in turn: while the products of one run, the other is decoded,

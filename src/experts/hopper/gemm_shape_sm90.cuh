@@ -7,9 +7,10 @@
 
 namespace moe4::cuda::hopper {
 
-template <class Config, WeightFormat Format>
+template <class Config, WeightFormat Format, bool Runs>
 struct GemmShape : Config {
   static constexpr WeightFormat kFormat = Format;
+  static constexpr bool kRuns = Runs;  ///< decoding's order of sums (device/sum_order.h)
   using Unit = UnitLayout<Format>;
   static constexpr int kConsumerWarps = Config::kConsumerGroups * 4;
   static constexpr int kGroupTiles = 4 * Config::kBlocks;  ///< m16 tiles of a consumer group
@@ -52,6 +53,7 @@ struct GemmWeights {
   int steps;      ///< of 128 columns
   int row_tiles;  ///< CTA tiles over the rows
   Divisor row_tiles_divisor;
+  int run_units;  ///< of K, summed in one chain; kRuns
 };
 
 // Shifts to the left as products with numbers that ptxas does not know: the pipe that shifts is the

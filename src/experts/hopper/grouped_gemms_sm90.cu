@@ -48,10 +48,10 @@ __device__ __forceinline__ Factors load_factors(const GemmArgs& args, const Tile
   return {args.alpha_up[expert], args.activation.is_gated() ? args.alpha_gate[expert] : 0.0f};
 }
 
-template <class Config, WeightFormat Format>
-__global__ __launch_bounds__(GemmShape<Config, Format>::kThreads,
+template <class Config, WeightFormat Format, bool Runs>
+__global__ __launch_bounds__(GemmShape<Config, Format, Runs>::kThreads,
                              1) void grouped_gemms_kernel(const __grid_constant__ GemmArgs args) {
-  using Shape = GemmShape<Config, Format>;
+  using Shape = GemmShape<Config, Format, Runs>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   uint32_t shared = shared_address(shared_memory);
   asm volatile("" : "+r"(shared));  // else it is computed anew in every step
@@ -98,6 +98,8 @@ __global__ __launch_bounds__(GemmShape<Config, Format>::kThreads,
       const auto store = [&](auto& acc) {
         if (walk.gemm() == 0) {
           Fc1Epilogue::store(args, walk, tile, factors, acc);
+        } else if constexpr (Shape::kRuns) {
+          Fc2Epilogue::store_floats(args, walk, tile, factors.up_or_down, acc);
         } else if constexpr (Shape::kBlocks > 1) {
           Fc2Epilogue::store(args, walk, tile, factors.up_or_down, acc, outbox);
         } else {
@@ -107,9 +109,10 @@ __global__ __launch_bounds__(GemmShape<Config, Format>::kThreads,
       };
       if constexpr (kIsNarrow<Config>) {
         const auto multiply_and_store = [&]<int kTokens>() {
-          float acc[1][kTokens / 2];
-          multiply_narrow<Shape, kTokens>(steps, consumer, acc[0]);
-          store(acc);
+          float acc[1][kTokens / 2], total[1][kTokens / 2];
+          multiply_narrow<Shape, kTokens>(steps, args.weights[walk.gemm()].run_units, consumer,
+                                          acc[0], total[0]);
+          store(Shape::kRuns ? total : acc);
         };
         if (walk.rows() > Shape::kFewTokens) {
           multiply_and_store.template operator()<Shape::kMaxTokens>();
@@ -133,20 +136,24 @@ __global__ __launch_bounds__(GemmShape<Config, Format>::kThreads,
 
 // Calls `run` with the types of a kernel.
 template <class Run>
-void with_kernel(TileConfig config, WeightFormat format, Run run) {
+void with_kernel(TileConfig config, WeightFormat format, bool runs, Run run) {
   with_config(config, [&]<class Config>() {
-    if (format == WeightFormat::kMxfp4) {
-      run.template operator()<Config, WeightFormat::kMxfp4>();
-    } else {
-      run.template operator()<Config, WeightFormat::kNvfp4>();
-    }
+    const auto with_runs = [&]<bool Runs>() {
+      if (format == WeightFormat::kMxfp4) {
+        run.template operator()<Config, WeightFormat::kMxfp4, Runs>();
+      } else {
+        run.template operator()<Config, WeightFormat::kNvfp4, Runs>();
+      }
+    };
+    if (!runs) return with_runs.template operator()<false>();
+    if constexpr (kIsNarrow<Config>) with_runs.template operator()<true>();
   });
 }
 
 GemmWeights weights_of(const uint8_t* units, int tiles, int k_units, int steps, int padded_tiles,
-                       int cta_tiles) {
+                       int cta_tiles, int runs) {
   const int row_tiles = static_cast<int>(ceil_div(padded_tiles, cta_tiles));
-  return {units, tiles, k_units, steps, row_tiles, Divisor(row_tiles)};
+  return {units, tiles, k_units, steps, row_tiles, Divisor(row_tiles), run_units(k_units, runs)};
 }
 
 }  // namespace
@@ -181,30 +188,36 @@ void launch_grouped_gemms(const Call& call, cudaStream_t stream) {
   };
   // FC2 multiplies whole steps of the intermediate: FC1's tiles past I store zeros there.
   const int elements_per_tile = layer.activation.is_gated() ? 8 : kTileRows;
-  with_kernel(call.config, layer.format, [&]<class Config, WeightFormat Format>() {
-    using Shape = GemmShape<Config, Format>;
-    args.weights[0] =
-        weights_of(layer.fc1, layer.fc1_tiles, layer.fc1_k_units, scratch.hidden_steps,
-                   scratch.intermediate_steps * kStepK / elements_per_tile, Shape::kRowTiles);
-    args.weights[1] = weights_of(layer.fc2, layer.fc2_tiles, layer.fc2_k_units,
-                                 scratch.intermediate_steps, layer.fc2_tiles, Shape::kRowTiles);
-    launch(grouped_gemms_kernel<Config, Format>,
-           {.grid = dim3(static_cast<unsigned>(call.sm_count)),
-            .block = dim3(Shape::kThreads),
-            .shared_bytes = Shape::kSharedBytes,
-            .stream = stream,
-            .dependent = true},
-           args);
-  });
+  MOE4_CHECK(!call.runs || call.config <= TileConfig::k40);
+  with_kernel(
+      call.config, layer.format, call.runs, [&]<class Config, WeightFormat Format, bool Runs>() {
+        using Shape = GemmShape<Config, Format, Runs>;
+        args.weights[0] =
+            weights_of(layer.fc1, layer.fc1_tiles, layer.fc1_k_units, scratch.hidden_steps,
+                       scratch.intermediate_steps * kStepK / elements_per_tile, Shape::kRowTiles,
+                       call.order.fc1_runs);
+        args.weights[1] =
+            weights_of(layer.fc2, layer.fc2_tiles, layer.fc2_k_units, scratch.intermediate_steps,
+                       layer.fc2_tiles, Shape::kRowTiles, call.order.fc2_runs);
+        launch(grouped_gemms_kernel<Config, Format, Runs>,
+               {.grid = dim3(static_cast<unsigned>(call.sm_count)),
+                .block = dim3(Shape::kThreads),
+                .shared_bytes = Shape::kSharedBytes,
+                .stream = stream,
+                .dependent = true},
+               args);
+      });
 }
 
 void prepare_grouped_gemms(WeightFormat format) {
   for (const TileConfig config : kTileConfigs) {
-    with_kernel(config, format, [&]<class Config, WeightFormat Format>() {
-      MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemms_kernel<Config, Format>,
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           GemmShape<Config, Format>::kSharedBytes));
-    });
+    for (const bool runs : {false, true}) {
+      with_kernel(config, format, runs, [&]<class Config, WeightFormat Format, bool Runs>() {
+        MOE4_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemms_kernel<Config, Format, Runs>,
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             GemmShape<Config, Format, Runs>::kSharedBytes));
+      });
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "experts/device/packed_layer.h"
+#include "experts/device/sum_order.h"
 #include "experts/device/workspace.h"
 #include "experts/hopper/tile_configs.h"
 
@@ -14,7 +15,7 @@ namespace moe4::cuda::hopper {
 inline constexpr int kStepK = 128;  ///< columns of one step of a GEMM
 
 /// FC2's outputs between the launches: blocks of 128 rows, 256 bytes of each position
-/// (pair_output.cuh).
+/// (device/pair_output.cuh).
 inline constexpr int kOutputBlockRows = 128, kOutputRowBytes = 256;
 constexpr int output_blocks(int hidden_size) {
   return (hidden_size + kOutputBlockRows - 1) / kOutputBlockRows;
@@ -42,12 +43,15 @@ struct Scratch {
   int32_t* stored_of_tokens = nullptr;  ///< [tiles] the same of each tile of tokens
   /// BF16 [2 * intermediate_steps][positions][64] (fc1_epilogue_sm90.cuh)
   void* intermediate = nullptr;
-  uint8_t* outputs = nullptr;  ///< of FC2 [ceil(H / 128)][positions][256] (pair_output.cuh)
+  /// of FC2 [ceil(H / 128)][positions][256] (device/pair_output.cuh); with runs float32
+  /// [positions, H]
+  uint8_t* outputs = nullptr;
   int64_t positions = 0;       ///< capacity, a multiple of 8
   int hidden_steps = 0;        ///< K of FC1 in steps
   int intermediate_steps = 0;  ///< K of FC2 in steps
 };
-Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int64_t num_tokens);
+Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int64_t num_tokens,
+                      bool runs);
 
 /// One call; pointers as in ExpertsArgs. num_tokens * top_k is below 2^31.
 struct Call {
@@ -58,6 +62,10 @@ struct Call {
   const float* topk_weights = nullptr;
   void* output = nullptr;  ///< BF16 [T, H]
   TileConfig config = TileConfig::kSmall;
+  /// Sums in the order of decoding, `order`, and float32 outputs; narrow tiles only. Otherwise sums
+  /// are single chains.
+  bool runs = false;
+  SumOrder order;
   Scratch scratch;
   int sm_count = 0;
 };

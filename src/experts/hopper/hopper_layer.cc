@@ -29,8 +29,9 @@ struct TilesUpTo {
 };
 constexpr TilesUpTo kTilesByMean[] = {
     {11, TileConfig::k16}, {18, TileConfig::k24}, {32, TileConfig::k40}, {86, TileConfig::kSmall}};
-// Outputs of all pairs of a slice: bounds the workspace to about 1.5 GB whatever the batch.
-constexpr int64_t kSliceOutputs = int64_t{1} << 28;
+// Outputs of all pairs of a slice: bounds the workspace to about 1.5 GB whatever the batch; of
+// generated tokens, in float32, to a quarter of it.
+constexpr int64_t kSliceOutputs = int64_t{1} << 28, kDecodeSliceOutputs = int64_t{1} << 25;
 
 int multiprocessors() {
   int device = 0, count = 0;
@@ -69,7 +70,9 @@ std::optional<TileConfig> forced_tiles(const Tuning& tuning) {
 
 HopperLayer::HopperLayer(const PackedLayer& layer, const Tuning& tuning)
     : layer_(layer),
-      small_(layer, tuning),
+      order_(decode_order(layer.problem())),
+      quick_(layer, tuning),
+      decode_(layer, order_, order_.single_chains(), tuning),
       sm_count_(multiprocessors()),
       forced_config_(forced_tiles(tuning)) {
   const PackedLayerView& view = layer.view();
@@ -91,16 +94,23 @@ std::string HopperLayer::describe() const {
   return fmt::format("wgmma from {} tokens a call, marlin below", min_tokens_);
 }
 
-int64_t HopperLayer::slice_tokens() const {
+TileConfig HopperLayer::decode_config(int64_t num_tokens) const {
+  return std::min(tile_config(num_tokens), TileConfig::k40);
+}
+
+int64_t HopperLayer::slice_tokens(Sums sums) const {
   const PackedLayerView& view = layer_.view();
-  return std::max<int64_t>(256, kSliceOutputs / (int64_t{view.hidden_size} * view.top_k));
+  const int64_t outputs = sums == Sums::kRuns ? kDecodeSliceOutputs : kSliceOutputs;
+  return std::max<int64_t>(256, outputs / (int64_t{view.hidden_size} * view.top_k));
 }
 
 size_t HopperLayer::workspace_size(int64_t max_tokens) const {
-  size_t bytes = small_.workspace_size(std::min(max_tokens, std::max<int64_t>(min_tokens_ - 1, 0)));
-  if (max_tokens >= min_tokens_) {
+  const int64_t few = std::min(max_tokens, std::max<int64_t>(min_tokens_ - 1, 0));
+  size_t bytes = std::max(quick_.workspace_size(few), decode_.workspace_size(few));
+  for (const Sums sums : {Sums::kChains, Sums::kRuns}) {
     WorkspaceCarver carver;
-    hopper::carve_scratch(carver, layer_.view(), std::min(max_tokens, slice_tokens()));
+    hopper::carve_scratch(carver, layer_.view(), std::min(max_tokens, slice_tokens(sums)),
+                          sums == Sums::kRuns);
     bytes = std::max(bytes, carver.used());
   }
   return bytes;
@@ -108,32 +118,51 @@ size_t HopperLayer::workspace_size(int64_t max_tokens) const {
 
 void HopperLayer::apply(const ExpertsArgs& args) const {
   check_device_args(args, workspace_size(args.num_tokens), "hopper");
-  if (args.num_tokens < min_tokens_) return small_.apply(args);
-  const int64_t slice = slice_tokens();
-  for (int64_t begin = 0; begin < args.num_tokens; begin += slice) {
-    apply_slice(args, begin, std::min(slice, args.num_tokens - begin));
+  if (args.num_decode_tokens > args.num_tokens || args.num_decode_tokens < -1) {
+    throw Error(ErrorCode::kUsage, fmt::format("hopper: {} of {} tokens cannot be generated ones",
+                                               args.num_decode_tokens, args.num_tokens));
   }
+  if (args.num_decode_tokens < 0) {
+    if (args.num_tokens < min_tokens_) return quick_.apply(args);
+    return apply_wgmma(args, Sums::kChains, 0, args.num_tokens);
+  }
+  const int64_t decode = args.num_decode_tokens;
+  if (decode >= min_tokens_) {
+    apply_wgmma(args, order_.single_chains() ? Sums::kChains : Sums::kRuns, 0, decode);
+  } else {
+    ExpertsArgs part = args;
+    part.num_tokens = decode;
+    decode_.apply(part);
+  }
+  apply_wgmma(args, Sums::kChains, decode, args.num_tokens);
 }
 
-void HopperLayer::apply_slice(const ExpertsArgs& args, int64_t begin, int64_t num_tokens) const {
+// Tokens [begin, end), in slices.
+void HopperLayer::apply_wgmma(const ExpertsArgs& args, Sums sums, int64_t begin,
+                              int64_t end) const {
   const PackedLayerView& view = layer_.view();
-  const int64_t row_bytes = int64_t{view.hidden_size} * 2;
-  WorkspaceCarver carver(args.workspace.data());
-  const hopper::Call call{
-      .layer = view,
-      .num_tokens = num_tokens,
-      .hidden_states = static_cast<const std::byte*>(args.hidden_states) + begin * row_bytes,
-      .topk_ids = args.topk_ids + begin * view.top_k,
-      .topk_weights = args.topk_weights + begin * view.top_k,
-      .output = static_cast<std::byte*>(args.output) + begin * row_bytes,
-      .config = tile_config(num_tokens),
-      .scratch = hopper::carve_scratch(carver, view, num_tokens),
-      .sm_count = sm_count_,
-  };
+  const int64_t row_bytes = int64_t{view.hidden_size} * 2, slice = slice_tokens(sums);
   const auto stream = static_cast<cudaStream_t>(args.stream);
-  hopper::launch_prologue(call, stream);
-  hopper::launch_grouped_gemms(call, stream);
-  hopper::launch_combine(call, stream);
+  for (; begin < end; begin += slice) {
+    const int64_t num_tokens = std::min(slice, end - begin);
+    WorkspaceCarver carver(args.workspace.data());
+    const hopper::Call call{
+        .layer = view,
+        .num_tokens = num_tokens,
+        .hidden_states = static_cast<const std::byte*>(args.hidden_states) + begin * row_bytes,
+        .topk_ids = args.topk_ids + begin * view.top_k,
+        .topk_weights = args.topk_weights + begin * view.top_k,
+        .output = static_cast<std::byte*>(args.output) + begin * row_bytes,
+        .config = sums == Sums::kRuns ? decode_config(num_tokens) : tile_config(num_tokens),
+        .runs = sums == Sums::kRuns,
+        .order = order_,
+        .scratch = hopper::carve_scratch(carver, view, num_tokens, sums == Sums::kRuns),
+        .sm_count = sm_count_,
+    };
+    hopper::launch_prologue(call, stream);
+    hopper::launch_grouped_gemms(call, stream);
+    hopper::launch_combine(call, stream);
+  }
 }
 
 }  // namespace moe4::cuda

@@ -14,10 +14,10 @@ namespace moe4::cuda {
 
 /// Does not own the weights. The device of the layer must be current in every call.
 ///
-/// Both paths add the same exact products in float32, in different orders: a token's bits are the
-/// same in every call that takes the same path, and may differ in the last place of BF16 between
-/// the two. A "hopper.min_tokens" of at most 1 (always wgmma) makes them independent of the batch
-/// altogether, at the price of the slower kernels for few tokens.
+/// Generated tokens are added up in runs of K (device/sum_order.h), by marlin's kernels or by wgmma
+/// with narrow tiles, prompts in single chains by wgmma: a token's bits depend on its phase alone
+/// (ExpertsArgs::num_decode_tokens). Where the phase is unknown, calls below min_tokens() take
+/// marlin's quickest order, others single chains.
 class HopperLayer {
  public:
   /// Throws Error(kUsage) for a value of "hopper.*" that it does not know.
@@ -30,19 +30,27 @@ class HopperLayer {
   /// expert; "hopper.min_tokens" overrides it.
   int64_t min_tokens() const { return min_tokens_; }
   hopper::TileConfig tile_config(int64_t num_tokens) const;
-  /// Every call takes the same path only where the threshold leaves marlin none.
+  /// For callers that may not say the phase: every call takes the same path only where the
+  /// threshold leaves marlin none.
   BatchInvariance batch_invariant() const {
-    return min_tokens_ <= 1 ? BatchInvariance::kFull : BatchInvariance::kNone;
+    if (min_tokens_ > 1) return BatchInvariance::kNone;
+    return order_.single_chains() ? BatchInvariance::kFull : BatchInvariance::kByPhase;
   }
   /// "wgmma from 96 tokens a call, marlin below".
   std::string describe() const;
 
  private:
-  int64_t slice_tokens() const;
-  void apply_slice(const ExpertsArgs& args, int64_t begin, int64_t num_tokens) const;
+  /// How a slice of tokens is added up by wgmma.
+  enum class Sums { kChains, kRuns };
+
+  int64_t slice_tokens(Sums sums) const;
+  hopper::TileConfig decode_config(int64_t num_tokens) const;
+  void apply_wgmma(const ExpertsArgs& args, Sums sums, int64_t begin, int64_t end) const;
 
   const PackedLayer& layer_;
-  MarlinLayer small_;
+  SumOrder order_;
+  MarlinLayer quick_;   // the phase is unknown
+  MarlinLayer decode_;  // generated tokens
   int sm_count_;
   int64_t min_tokens_;
   std::optional<hopper::TileConfig> forced_config_;  // "hopper.tiles"

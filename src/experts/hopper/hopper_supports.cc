@@ -25,13 +25,14 @@ Support hopper_supports(const ExpertsQuery& query) {
 }
 
 BatchBehavior hopper_batch_behavior() {
-  return {.invariance = BatchInvariance::kNone,
-          .why =
-              "calls below a mean of 3 tokens an expert take marlin's kernels and larger ones "
-              "wgmma, which add in another order",
-          .cost =
-              "marlin instead: 171 us a layer where hopper takes 123 (256 tokens of "
-              "Qwen3.6-35B-A3B, H200)"};
+  return {
+      .invariance = BatchInvariance::kNone,
+      .why =
+          "calls below a mean of 3 tokens an expert take marlin's kernels and larger ones "
+          "wgmma, which add in another order, unless the caller says which tokens are generated",
+      .cost =
+          "marlin instead: 171 us a layer where hopper takes 123 (256 tokens of "
+          "Qwen3.6-35B-A3B, H200)"};
 }
 
 }  // namespace moe4

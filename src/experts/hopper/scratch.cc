@@ -4,7 +4,8 @@
 
 namespace moe4::cuda::hopper {
 
-Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int64_t num_tokens) {
+Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int64_t num_tokens,
+                      bool runs) {
   const int64_t pairs = num_tokens * layer.top_k;
   Scratch scratch;
   scratch.hidden_steps = static_cast<int>(ceil_div(layer.hidden_size, kStepK));
@@ -22,8 +23,9 @@ Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int
   scratch.stored = carver.take<int32_t>(1);
   scratch.intermediate =
       carver.take<uint16_t>(scratch.positions * scratch.intermediate_steps * kStepK);
-  scratch.outputs =
-      carver.take<uint8_t>(scratch.positions * output_blocks(layer.hidden_size) * kOutputRowBytes);
+  scratch.outputs = carver.take<uint8_t>(
+      scratch.positions * (runs ? int64_t{layer.hidden_size} * 4
+                                : int64_t{output_blocks(layer.hidden_size)} * kOutputRowBytes));
   return scratch;
 }
 

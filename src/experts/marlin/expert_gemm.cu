@@ -5,8 +5,8 @@
 //
 // Work is a list of items (token tile, m32 step): token tiles hold up to 8 pairs of one expert, a
 // step is two m16 tiles of packed_layout.h. Every group of `split` warps takes a contiguous range
-// of items; inside a group the K of a step is dealt out in units of 256 columns, warp s takes units
-// s, s + split, ...
+// of items; inside a group the K of a step is dealt out in runs of units of 256 columns
+// (sum_order.h), one a warp.
 //
 // Order of summation, the same for every batch: a warp adds its units in one accumulator, the
 // group's partial sums are added in order of s.
@@ -26,9 +26,11 @@
 #include "experts/device/barrier.cuh"
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
+#include "experts/device/pair_output.cuh"
 #include "experts/device/warp_arrival.cuh"
 #include "experts/marlin/fc1_activation.cuh"
 #include "experts/marlin/marlin_kernels.h"
+#include "experts/marlin/quad_rows.cuh"
 #include "experts/marlin/step_stream.cuh"
 #include "experts/marlin/weight_step.cuh"
 #include "experts/marlin/work_split.cuh"
@@ -70,9 +72,9 @@ class WeightCursor {
         steps_((Config::fc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2),
         k_units_(Config::one_unit ? work.split
                                   : (Config::fc1 ? p.layer.fc1_k_units : p.layer.fc2_k_units)),
-        split_(work.split),
         warp_(work.warp),
-        my_units_(Config::one_unit ? 1 : (k_units_ - warp_ + split_ - 1) / split_),
+        run_(Config::one_unit ? 1 : run_units(k_units_, work.split)),
+        my_units_(Config::one_unit ? 1 : min(run_, k_units_ - warp_ * run_)),
         tile_(tile),
         step_(step) {
     if (work.count > 0) enter_tile();
@@ -81,16 +83,17 @@ class WeightCursor {
   __device__ __forceinline__ const uint8_t* weights() const { return weights_; }
   __device__ __forceinline__ int steps() const { return steps_; }
   __device__ __forceinline__ int my_units() const { return my_units_; }  // of a step
+  __device__ __forceinline__ int first_unit() const { return warp_ * run_; }
 
   // To the next unit, which must exist.
   __device__ __forceinline__ void advance() {
     if (!Config::one_unit && ++unit_ < my_units_) {
-      weights_ += static_cast<int64_t>(split_) * kStepBytes;
+      weights_ += kStepBytes;
       return;
     }
     unit_ = 0;
     if (++step_ < steps_) {
-      weights_ += static_cast<int64_t>(k_units_ - (my_units_ - 1) * split_) * kStepBytes;
+      weights_ += static_cast<int64_t>(k_units_ - my_units_ + 1) * kStepBytes;
       return;
     }
     step_ = 0;
@@ -101,13 +104,13 @@ class WeightCursor {
  private:
   __device__ __forceinline__ void enter_tile() {
     const int64_t step = static_cast<int64_t>(list_.tiles[tile_].expert) * steps_ + step_;
-    weights_ = matrix_ + (step * k_units_ + warp_) * kStepBytes;
+    weights_ = matrix_ + (step * k_units_ + warp_ * run_) * kStepBytes;
   }
 
   static constexpr int kStepBytes = UnitLayout<Config::format>::kStepBytes;
   const uint8_t* const matrix_;
   const TileList& list_;
-  const int steps_, k_units_, split_, warp_, my_units_;
+  const int steps_, k_units_, warp_, run_, my_units_;
   int tile_, step_, unit_ = 0;
   const uint8_t* weights_ = nullptr;
 };
@@ -171,6 +174,32 @@ class TileOutput {
         p.y[static_cast<int64_t>(pairs_[q]) * layer.hidden_size + h] =
             fmaf(half == 0 ? top[q] : bottom[q], scales_.up, bias);
       }
+    }
+  }
+
+  // FC2: rows g, g + 8 of both m16 tiles of a step, as hopper's kernels round them.
+  __device__ __forceinline__ void store_quads(const MarlinParams& p, int step, int lane,
+                                              float (&acc)[2][4]) const {
+    const PackedLayerView& layer = p.layer;
+    if (step * 2 * kTileRows >= layer.hidden_size) return;  // a tile of padding
+    const int g = lane / 4;
+    float alpha = scales_.up;
+    if (layer.bias_down != nullptr) {
+      const int64_t expert_row = static_cast<int64_t>(expert_) * layer.hidden_size;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int row = step * 2 * kTileRows + i / 4 * kTileRows + g + (i % 4 < 2 ? 0 : 8);
+        const float bias = row < layer.hidden_size ? layer.bias_down[expert_row + row] : 0.0f;
+        acc[i / 4][i % 4] = fmaf(acc[i / 4][i % 4], alpha, bias);
+      }
+      alpha = 1.0f;
+    }
+    const QuadEncoder encoder(alpha);
+#pragma unroll
+    for (int q = 0; q < 2; ++q) {
+      if (pairs_[q] < 0) continue;
+      quads_of_pair(p, pairs_[q])[step * 8 + g] =
+          encoder.encode(acc[0][q], acc[0][2 + q], acc[1][q], acc[1][2 + q]);
     }
   }
 
@@ -282,7 +311,7 @@ __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert
   if (units == 0) return;
   TokenFragments tokens = {};
   const __nv_bfloat16* row = find_token_row<Config>(p, list, tile, lane);
-  load_tokens(tokens, row, work.warp * kUnitK, last_block, lane);
+  load_tokens(tokens, row, cursor.first_unit() * kUnitK, last_block, lane);
   if (Config::fc1) start_others();
 
   TileOutput<Config> output;
@@ -325,17 +354,21 @@ __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert
           }
         }
         multiply(acc, [&](int chunk) {
-          load_chunk_tokens(tokens, row, (work.warp + next * split) * kUnitK, last_block, lane,
+          load_chunk_tokens(tokens, row, (cursor.first_unit() + next) * kUnitK, last_block, lane,
                             chunk);
         });
       }
     }
     if constexpr (Config::split == 1) {
       if (new_tile) output.enter(p, list, tile, lane);
+      if (!Config::fc1 && p.quad_outputs) {
+        output.store_quads(p, step, lane, acc);
+      } else {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        output.store(p, step * 2 + half, lane,
-                     make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]));
+        for (int half = 0; half < 2; ++half) {
+          output.store(p, step * 2 + half, lane,
+                       make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]));
+        }
       }
     } else {
       if (n > 0) reduce(n - 1, (step == 0 ? steps : step) - 1);

@@ -37,8 +37,8 @@ __device__ __forceinline__ void store_activations(const PackedLayerView& layer, 
 #pragma unroll
     for (int q = 0; q < kTokens; ++q) {
       if (pairs[q] < 0) continue;
-      const float value = fast_activation(layer.activation, fmaf(top[q], scales.gate, bias_gate),
-                                          fmaf(bottom[q], scales.up, bias_up));
+      const float value = activate(layer.activation, fmaf(top[q], scales.gate, bias_gate),
+                                   fmaf(bottom[q], scales.up, bias_up));
       act[static_cast<int64_t>(pairs[q]) * width + i] = __float2bfloat16(value);
     }
     return;
@@ -53,7 +53,7 @@ __device__ __forceinline__ void store_activations(const PackedLayerView& layer, 
       if (pairs[q] < 0) continue;
       const float up = fmaf(half == 0 ? top[q] : bottom[q], scales.up, bias);
       act[static_cast<int64_t>(pairs[q]) * width + i] =
-          __float2bfloat16(fast_activation(layer.activation, 0.0f, up));
+          __float2bfloat16(activate(layer.activation, 0.0f, up));
     }
   }
 }

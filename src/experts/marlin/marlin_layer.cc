@@ -23,18 +23,6 @@ constexpr size_t kMaxRowSharedBytes = 192 * 1024;
 // Row tiles must fill the multiprocessors at least this well.
 constexpr double kMinRowOccupancy = 0.8;
 
-// The widest split whose warps all have work most of the time; wide means a short first step.
-int choose_split(int k_units) {
-  for (const int split : {8, 4, 2}) {
-    const int rounds = static_cast<int>(ceil_div(k_units, split));
-    if (k_units >= split && 10 * k_units >= 9 * split * rounds) return split;
-  }
-  return 1;
-}
-
-// FC2: up to 8 units of K each has its warp, which is also how the row-stationary kernel adds.
-int choose_fc2_split(int k_units) { return k_units <= 8 ? k_units : choose_split(k_units); }
-
 int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
   MOE4_CUDA_CHECK(cudaGetDevice(&device));
@@ -63,7 +51,13 @@ struct MarlinLayer::Workspace {
   size_t bytes = 0;
 };
 
-MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning) : layer_(layer) {
+MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning)
+    : MarlinLayer(layer, quick_order(layer.problem()), false, tuning) {}
+
+MarlinLayer::MarlinLayer(const PackedLayer& layer, SumOrder order, bool quad_outputs,
+                         const Tuning& tuning)
+    : layer_(layer), order_(order), quad_outputs_(quad_outputs) {
+  MOE4_CHECK(!quad_outputs || order.single_chains());
   const PackedLayerView& view = layer.view();
   if (view.num_local_experts > kMaxLocalExperts) {
     throw Error(ErrorCode::kUnavailable,
@@ -77,7 +71,9 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning) : layer
   const int row_tiles = view.hidden_size / kTileRows;
   const int rounds = static_cast<int>(ceil_div(row_tiles, sm_count_));
   forced_structure_ = forced_structure(tuning);
-  can_rows_ = view.fc2_k_units <= kMaxRowKUnits;
+  // It sums units apart.
+  can_rows_ =
+      view.fc2_k_units <= kMaxRowKUnits && order_.fc2_runs == view.fc2_k_units && !quad_outputs_;
   rows_fill_device_ = row_tiles >= kMinRowOccupancy * rounds * sm_count_;
   max_row_shared_bytes_ = std::min<size_t>(
       kMaxRowSharedBytes, device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
@@ -88,8 +84,9 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning) : layer
 MarlinParams MarlinLayer::base_params() const {
   const PackedLayerView& view = layer_.view();
   return {.layer = view,
-          .fc1_split = choose_split(view.fc1_k_units),
-          .fc2_split = choose_fc2_split(view.fc2_k_units),
+          .fc1_split = order_.fc1_runs,
+          .fc2_split = order_.fc2_runs,
+          .quad_outputs = quad_outputs_,
           .bulk_copies = bulk_copies_,
           .sm_count = sm_count_,
           .top_k = FastDivisor(view.top_k)};
@@ -122,7 +119,7 @@ MarlinLayer::Workspace MarlinLayer::carve(std::byte* base, int64_t num_tokens) c
   at.tables = carve_routing_tables(carver, pairs, view.num_local_experts, kTileTokens);
   if (view.weight_on_input) at.scaled = carver.take<__nv_bfloat16>(pairs * view.hidden_size);
   at.act = carver.take<__nv_bfloat16>(pairs * view.intermediate_size);
-  at.y = carver.take<float>(pairs * view.hidden_size);
+  at.y = carver.take<float>(pairs * std::max(view.hidden_size, view.fc2_tiles * 8));
   at.bytes = carver.used();
   return at;
 }

@@ -1,4 +1,4 @@
-// FC2's outputs between the launches: four values in 64 bits, 14-bit mantissas with one exponent.
+// FC2's outputs between launches: four values in 64 bits, 14-bit mantissas with one exponent.
 //
 // In float32 these outputs are the largest traffic of a big batch (T * top_k * H * 4 bytes written
 // and read), more than half of FC2's time. A step is 2^-12 of the greatest of the four at most, an
@@ -6,10 +6,10 @@
 // number and infinity make all four not a number.
 //
 // The four of quad g are rows g, g + 8, g + 16 and g + 24 of 32 rows, two m16 tiles: what one lane
-// holds of a token when its warp multiplies both. Layout: [128 rows][position][256 bytes], so that
-// what a consumer group of large tiles computes lies together. 16-byte unit 4 (row % 128 / 32) + i
-// of the 256 bytes has quads 2i and 2i + 1 and is unit (4 (row % 128 / 32) + i) ^ (position % 8) in
-// memory, for the banks of the shared memory that the rows come from. Each word is
+// holds of a token when its warp multiplies both. hopper's layout: [128 rows][position][256 bytes],
+// so that what a consumer group of large tiles computes lies together. 16-byte unit 4 (row % 128 /
+// 32) + i of the 256 bytes has quads 2i and 2i + 1 and is unit (4 (row % 128 / 32) + i) ^ (position
+// % 8) in memory, for the banks of the shared memory that the rows come from. Each word is
 //   mantissa of the lower row << 18 + mantissa of the higher row << 4 + bits of the exponent
 // (8 bits of it in the second word, whose upper four overlap a mantissa and come off again with the
 // first word's copy) plus a constant: what is left of the float that the mantissas come in.
@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-namespace moe4::cuda::hopper {
+namespace moe4::cuda {
 
 // As a float 2^12 + 2^2: added to a number below 4 in magnitude, leaves it in the low bits as a
 // multiple of 2^-11, + 2^13.
@@ -83,4 +83,4 @@ __device__ __forceinline__ void add_quad(uint2 quad, float weight, float* sum) {
   sum[3] = fmaf(factor, value(second >> 4), sum[3]);
 }
 
-}  // namespace moe4::cuda::hopper
+}  // namespace moe4::cuda
