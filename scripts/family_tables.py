@@ -84,13 +84,13 @@ def gpt_oss(name, layers, experts, mxfp4):
     if mxfp4:
         how = dict(quant={"quant_method": "mxfp4", "modules_to_not_convert": [
             "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]},
-            layout="mxfp4 blocks", unsupported="MXFP4", header_error="MXFP4 weights are not supported")
+            layout="mxfp4 blocks")
     else:
         how = dict(hf_quant=modelopt(exclude=["lm_head", "model.embed_tokens"] + [
             f"model.layers.{i}.{m}" for i in range(layers) for m in ("self_attn*", "mlp.router")]),
             layout="transposed", header_error="transposed expert tensors are not supported")
     return entry(name, "GptOssForCausalLM", text, experts=experts, top_k=4, width=2880, moe_layers=range(layers),
-                 scheme="MXFP4" if mxfp4 else W4A4, form="modelopt", activation=OAI,
+                 scheme="W4A16 (mxfp4 static, none)" if mxfp4 else W4A4, form="modelopt", activation=OAI,
                  router_expected=router_of("softmax over the chosen", logit_bias=True),
                  mixer=gqa_mixer(bias=True, extra={"self_attn.sinks": "h", "self_attn.o_proj.bias": "H"}),
                  router_tensors=router("mlp.router", "mlp.router.bias"), **how)

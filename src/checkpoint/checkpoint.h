@@ -35,7 +35,7 @@ struct CheckpointOptions {
 struct MoeLayerSummary {
   MoeProblem problem;
   QuantScheme scheme;       ///< meaningless where `unsupported` is not empty
-  std::string unsupported;  ///< what the experts are where moe4 cannot decode it: "MXFP4"
+  std::string unsupported;  ///< what the experts are where moe4 cannot decode it: "MXFP8"
   std::string error;        ///< what moe_layer() would throw, "" if it would not
 };
 

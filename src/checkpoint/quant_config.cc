@@ -21,6 +21,8 @@ constexpr QuantKey kFp8BlockDynamic{QuantFormat::kFp8Block128, true};
 
 constexpr const char* kFp8InputsRemark =
     "asks for FP8 activations beside NVFP4 weights; they stay BF16";
+constexpr const char* kMxfp8InputsRemark =
+    "asks for FP8 activations beside MXFP4 weights; they stay BF16";
 
 DeclaredQuant unsupported(std::string what, std::string source) {
   return {.scheme = kUnquantized, .unsupported = std::move(what), .source = std::move(source)};
@@ -51,6 +53,13 @@ DeclaredQuant from_algorithm(const std::string& text, const std::string& source,
     quant.remark = kFp8InputsRemark;
     return quant;
   }
+  if (algorithm == "MXFP4") return make(kMxfp4Static, kMxfp4Dynamic);
+  if (algorithm == "W4A16_MXFP4") return make(kMxfp4Static, std::nullopt);
+  if (algorithm == "W4A8_MXFP4_FP8") {
+    DeclaredQuant quant = make(kMxfp4Static, std::nullopt);
+    quant.remark = kMxfp8InputsRemark;
+    return quant;
+  }
   if (algorithm == "FP8") return make({QuantFormat::kFp8Tensor, false}, kFp8TensorStatic);
   if (algorithm == "FP8_PER_CHANNEL_PER_TOKEN") {
     return make({QuantFormat::kFp8Channel, false}, kFp8TokenDynamic);
@@ -75,13 +84,26 @@ std::optional<QuantKey> activation_key(const std::optional<JsonReader>& args, bo
   return is_static ? kFp8TensorStatic : kFp8TensorDynamic;
 }
 
-// FP4 weights whose block scales are powers of two, as the group says or its size tells.
-std::string fp4_name(const JsonReader& group, const JsonReader& weights, int64_t group_size) {
+// FP4 weights in groups other than NVFP4's 16: MXFP4 where the block scales are powers of two, as
+// the group says or its size of 32 tells.
+DeclaredQuant from_fp4_group(const JsonReader& group, const JsonReader& weights, int64_t group_size,
+                             const std::string& source) {
   const std::string format = group.string({"format"}, "");
   const std::string scale = weights.string({"scale_dtype"}, "");
-  const bool e4m3 = scale.find("e4m3") != std::string::npos || format.starts_with("nvfp4");
-  return e4m3 ? fmt::format("NVFP4 in groups of {}", group_size)
-              : fmt::format("FP4 in groups of {} (MXFP4)", group_size);
+  if (scale.find("e4m3") != std::string::npos || format.starts_with("nvfp4")) {
+    return unsupported(fmt::format("NVFP4 in groups of {}", group_size), source);
+  }
+  if (group_size != 32) return unsupported(fmt::format("FP4 in groups of {}", group_size), source);
+  DeclaredQuant quant{.scheme = kMxfp4W4A16, .source = source};
+  if (const auto inputs = group.object("input_activations")) {
+    const int64_t bits = inputs->integer({"num_bits"}, 1, 64, 8);
+    if (bits == 4 && is_e4m3_or_fp4(*inputs)) {
+      quant.scheme.activation = kMxfp4Dynamic;
+    } else {
+      quant.remark = kMxfp8InputsRemark;
+    }
+  }
+  return quant;
 }
 
 // One entry of config_groups, of compressed-tensors or ModelOpt.
@@ -96,7 +118,7 @@ DeclaredQuant from_group(const JsonReader& group, const std::string& source) {
   const auto inputs = group.object("input_activations");
   if (bits == 4) {
     if (group_size != 0 && group_size != 16) {
-      return unsupported(fp4_name(group, *weights, group_size), source);
+      return from_fp4_group(group, *weights, group_size, source);
     }
     DeclaredQuant quant{.scheme = {kNvfp4Static, activation_key(inputs, true)}, .source = source};
     if (inputs && !quant.scheme.activation) quant.remark = kFp8InputsRemark;
@@ -211,7 +233,7 @@ class QuantConfigParser {
       fp8(reader, document.expert_dtype);
     } else if (method == "mxfp4") {  // gpt-oss: experts, and whatever else is not excluded
       out_.dialect = "mxfp4";
-      out_.general = unsupported("MXFP4", "quant_method mxfp4");
+      out_.general = DeclaredQuant{.scheme = kMxfp4W4A16, .source = "quant_method mxfp4"};
       add_skipped_modules(reader);
     } else if (method.empty()) {
       reader.fail("quant_method", "quantisation config names no method",

@@ -18,7 +18,7 @@ namespace moe4 {
 /// What the metadata declares for one module.
 struct DeclaredQuant {
   QuantScheme scheme;
-  /// Not empty: a kind of quantisation that moe4 does not decode ("MXFP4", "INT4 ..."); scheme is
+  /// Not empty: a kind of quantisation that moe4 does not decode ("MXFP8", "INT4 ..."); scheme is
   /// meaningless then.
   std::string unsupported;
   std::string source;  ///< "quant_algo NVFP4", for messages

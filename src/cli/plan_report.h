@@ -17,7 +17,7 @@ struct PlanGroup {
   QuantScheme scheme;
   MoeProblem problem;
   Selection selection;  ///< backend is nullptr when nothing fits
-  /// What the experts are where moe4 cannot decode them ("MXFP4"); `scheme` means nothing then.
+  /// What the experts are where moe4 cannot decode them ("MXFP8"); `scheme` means nothing then.
   std::string unsupported = {};
   /// Why no backend serves the first of the layers, and whose fault it is: kBadInput is the
   /// checkpoint's, kUnavailable the backends'.

@@ -193,11 +193,11 @@ TEST(QuantConfig, AnExclusionThatNamesAModuleCoversWhatLiesBelowIt) {
   EXPECT_NE(fp8("model.layers.7.mlp.gate_proj"), "excluded");
 }
 
-TEST(QuantConfig, Mxfp4IsNamedAndItsGlobsExclude) {
+TEST(QuantConfig, Mxfp4OfGptOssAndItsGlobs) {
   const Parsed rules = parse(R"({"quant_method": "mxfp4", "modules_to_not_convert": [
       "model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"]})");
   EXPECT_EQ(rules.config.dialect(), "mxfp4");
-  EXPECT_EQ(rules(kExpert), "MXFP4");
+  EXPECT_EQ(rules(kExpert), "W4A16 (mxfp4 static, none)");
   EXPECT_EQ(rules("model.layers.9.self_attn.q_proj"), "excluded");
   EXPECT_EQ(rules("model.layers.9.mlp.router"), "excluded");
   EXPECT_EQ(rules("lm_head"), "excluded");
@@ -282,10 +282,27 @@ TEST(QuantConfig, FormatsOutsideTheProjectAreNamed) {
     return parse(fmt::format(R"({{"quant_method": "compressed-tensors", "config_groups": {{{}}}}})",
                              group("g", R"("Linear")", bits, more)))(kExpert);
   };
-  EXPECT_THAT(ct(4, R"(, "group_size": 32)"), HasSubstr("MXFP4"));
+  EXPECT_EQ(ct(4, R"(, "group_size": 64)"), "FP4 in groups of 64");
   EXPECT_THAT(ct(8, R"(, "group_size": 32, "strategy": "group")"), HasSubstr("MXFP8"));
   EXPECT_EQ(parse(R"({"quant_method": "awq"})")(kExpert), "awq");
   EXPECT_EQ(parse(R"({"quant_algo": "MXFP8"})")(kExpert), "MXFP8");
+}
+
+TEST(QuantConfig, Mxfp4GroupsAndAlgorithms) {
+  const auto ct = [](const std::string& inputs) {
+    return parse(R"({"quant_method": "compressed-tensors", "config_groups": {"g": {
+        "targets": ["Linear"], "format": "mxfp4-pack-quantized", "weights": {"num_bits": 4,
+        "type": "float", "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"},
+        "input_activations": )" +
+                 inputs + "}}}")(kExpert);
+  };
+  EXPECT_EQ(ct("null"), "W4A16 (mxfp4 static, none)");
+  EXPECT_EQ(ct(R"({"num_bits": 4, "type": "float", "group_size": 32, "dynamic": true})"),
+            "W4A4 (mxfp4 static, mxfp4 dynamic)");
+  EXPECT_EQ(ct(R"({"num_bits": 8, "type": "float", "dynamic": true})"),
+            "W4A16 (mxfp4 static, none)");
+  EXPECT_EQ(parse(R"({"quant_algo": "W4A8_MXFP4_FP8"})")(kExpert), "W4A16 (mxfp4 static, none)");
+  EXPECT_EQ(parse(R"({"quant_algo": "MXFP4"})")(kExpert), "W4A4 (mxfp4 static, mxfp4 dynamic)");
 }
 
 TEST(Globs, FollowFnmatch) {

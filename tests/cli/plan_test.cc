@@ -165,20 +165,41 @@ TEST(Plan, ADenseModelSaysThatItHasNoExperts) {
 
 TEST(Plan, ExpertsThatCannotBeDecodedAreDescribedAndExit3) {
   json config = config_of("gpt_oss");
-  config["quantization_config"] = {{"quant_method", "mxfp4"}};
+  config["quantization_config"] = {{"quant_method", "modelopt"}, {"quant_algo", "MXFP8"}};
   const MetadataFolder folder(config);
   const ProgramResult result = run_program({"plan", folder.path(), "--json"});
   EXPECT_EQ(result.status, 3);
-  EXPECT_THAT(result.err, HasSubstr("found MXFP4"));
+  EXPECT_THAT(result.err, HasSubstr("found MXFP8"));
   const json group = json::parse(result.out)["groups"][0];
   EXPECT_EQ(group["layers"], json({0, 1, 2}));
-  EXPECT_EQ(group["scheme"], "MXFP4");
+  EXPECT_EQ(group["scheme"], "MXFP8");
   EXPECT_TRUE(group["backend"].is_null() && group["weight_key"].is_null());
   EXPECT_EQ(group["num_experts"], 4);
-  EXPECT_THAT(group["error"], HasSubstr("MXFP4"));
+  EXPECT_THAT(group["error"], HasSubstr("MXFP8"));
   const ProgramResult inspected = run_program({"inspect", folder.path()});
   EXPECT_EQ(inspected.status, 0) << inspected.err;
-  EXPECT_THAT(inspected.out, HasSubstr("4 experts of width 32, top 2, MXFP4 (cannot be decoded)"));
+  EXPECT_THAT(inspected.out, HasSubstr("4 experts of width 32, top 2, MXFP8 (cannot be decoded)"));
+}
+
+TEST(Plan, Mxfp4ExpertsHaveABackendOnEveryDevice) {
+  json config = config_of("gpt_oss");
+  config["quantization_config"] = {{"quant_method", "mxfp4"}};
+  const MetadataFolder folder(config);
+  for (const auto& [device, backend] : std::vector<std::pair<std::string, std::string>>{
+           {"cpu", "cpu"}, {"sm_80", "marlin"}, {"sm_90", "hopper"}, {"sm_121", "marlin"}}) {
+    const json group = plan(folder.path(), {"--device", device})["groups"][0];
+    EXPECT_EQ(group["scheme"], "W4A16 (mxfp4 static, none)");
+    EXPECT_EQ(group["weight_key"], "mxfp4 static");
+    EXPECT_EQ(group["backend"], backend) << device;
+  }
+  const ProgramResult forced =
+      run_program({"plan", folder.path(), "--device", "sm_121", "--moe-backend", "b12x"});
+  EXPECT_EQ(forced.status, 4);
+  EXPECT_THAT(forced.err, HasSubstr("NVFP4 weights only, not W4A16 (mxfp4 static, none)"));
+  const ProgramResult fp4 =
+      run_program({"plan", folder.path(), "--device", "cpu", "--activations", "fp4"});
+  EXPECT_EQ(fp4.status, 4);
+  EXPECT_THAT(fp4.err, HasSubstr("FP4 for NVFP4 weights only"));
 }
 
 TEST(Plan, NamesThePartsOfAnArchitectureThatCannotRun) {
