@@ -40,7 +40,7 @@ bool Conversation::drop_oldest_turn() {
 }
 
 std::string Conversation::prompt() const {
-  auto messages = nlohmann::json::array();
+  auto messages = nlohmann::ordered_json::array();  // role first, as everywhere
   for (const auto& [role, text] : messages_)
     messages.push_back({{"role", role}, {"content", text}});
   TemplateContext context;
