@@ -28,7 +28,8 @@ TEST(ProgressLine, FitsEveryWidthAndKeepsThePercentage) {
     for (int columns = 0; columns < 120; ++columns) {
       const std::string line = progress_line(label, 0.25, 123456, columns);
       EXPECT_LE(width_of(line), columns) << line;
-      if (columns >= 4) EXPECT_NE(line.find(" 25%"), std::string::npos) << columns << line;
+      if (columns < 4) continue;
+      EXPECT_NE(line.find(" 25%"), std::string::npos) << columns << line;
     }
   }
 }
