@@ -124,10 +124,10 @@ LinearWeights interpret_mxfp4(const StoredLinear& stored,
     fail(*stored.scale, "block scales do not fit the weight",
          "U8 or F8_E8M0 " + shape_to_string(expected), type_and_shape(stored.scale->view));
   }
-  for (const auto& further : {stored.second_scale, stored.global_scale}) {
-    if (!further) continue;
-    fail(*further, "MXFP4 weight has a global scale", "block scales alone",
-         type_and_shape(further->view), "the quantisation of this checkpoint is not known");
+  for (const std::optional<NamedView>* further : {&stored.second_scale, &stored.global_scale}) {
+    if (!*further) continue;
+    fail(**further, "MXFP4 weight has a global scale", "block scales alone",
+         type_and_shape((*further)->view), "the quantisation of this checkpoint is not known");
   }
   linear.scheme = kMxfp4W4A16;
   if (declared && declared->unsupported.empty() && declared->scheme.is_mxfp4()) {
