@@ -202,7 +202,8 @@ TEST_F(ChatPrompts, RunPutsItsPromptAndVariablesIntoTheTemplate) {
   const ProgramResult result = run_program(
       {"run", folder(), "-q", "--chat", "-p", "Hi", "-n", "1", "--template-arg", "flag=false"});
   EXPECT_EQ(result.status, 3);
-  EXPECT_THAT(result.err, HasSubstr(spaced({message("user", "Hi")}) + "TrueFalse"));
+  const auto messages = nlohmann::ordered_json::array({message("user", "Hi")});
+  EXPECT_THAT(result.err, HasSubstr(spaced(messages) + "TrueFalse"));
 }
 
 }  // namespace
