@@ -182,7 +182,7 @@ def choose(arguments):
 class Worktree:
     def __init__(self, arguments):
         self.path = pathlib.Path(arguments.worktree).resolve()
-        self.build = self.path / "build" / "mutate"
+        self.build = self.path / "build" / "release"
         self.jobs = arguments.jobs
         self.ctest_args = shlex.split(arguments.ctest_args)
         self.limit = arguments.limit
@@ -191,6 +191,9 @@ class Worktree:
             self.git("checkout", "-q", "--force", "--detach", commit)
         else:
             self.git("worktree", "add", "-q", "--force", "--detach", str(self.path), commit, where=ROOT)
+        # Paths of this worktree stand for those of any other: what was compiled there need not be compiled again.
+        os.environ.setdefault("CCACHE_BASEDIR", str(self.path))
+        os.environ.setdefault("CCACHE_NOHASHDIR", "1")
         launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
         self.call(["cmake", "-S", str(self.path), "-B", str(self.build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                    "-DMOE4_BUILD_BENCH=OFF", *launcher, *shlex.split(arguments.cmake_args)])
