@@ -199,8 +199,10 @@ class Worktree:
                    "-DMOE4_BUILD_BENCH=OFF", *launcher, *shlex.split(arguments.cmake_args)])
         targets = ["--target", *arguments.programs.split(",")] if arguments.programs else []
         self.call(["cmake", "--build", str(self.build), "-j", str(self.jobs), *targets])
-        self.objects = {entry["file"]: self.build / entry["output"]
-                        for entry in json.loads((self.build / "compile_commands.json").read_text())}
+        self.objects = {}
+        for entry in json.loads((self.build / "compile_commands.json").read_text()):
+            words = shlex.split(entry["command"])
+            self.objects.setdefault(entry["file"], self.build / words[words.index("-o") + 1])
         self.programs = self.list_tests()
 
     def git(self, *args, where=None):
