@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Fills the tables of README.md from bench/results/*.json, between <!-- table:NAME --> and <!-- end -->.
+"""Fills the tables of README.md and docs/*.md from bench/results/*.json, between <!-- table:NAME --> and <!-- end -->.
 
-NAME is the file's stem. What a file holds decides its table: `moe4 bench --json`, `moe4 bench-moe --json`, or the
-GPU benchmark's report. A table without its file says so instead of keeping stale numbers.
-Usage: scripts/make_readme_tables.py [--check]   (--check: exit 1 when README.md is not up to date)
+NAME is the file's stem, or `devices`, the README's table with a row a device. What a file holds decides its table:
+`moe4 bench --json`, `moe4 bench-moe --json`, or the GPU benchmark's report. A table without its file says so instead
+of keeping stale numbers.
+Usage: scripts/make_tables.py [--check]   (--check: exit 1 when a page is not up to date)
 """
 import json
 import math
@@ -123,38 +124,56 @@ def peers_table(report):
     return f"{note}\n\n{markdown(header, rows)}"
 
 
+def over(peers, choose):
+    """Times of other software in multiples of moe4's in the same visit, a row each."""
+    return [choose(r["us"]) / r["moe4_us"] for r in peers["rows"]]
+
+
+def marlin(us):
+    return us["Marlin"]
+
+
+def fastest(us):
+    return min(us.values())
+
+
 def gpu_peers_table(peers):
-    """What the selector runs on SM90 (hopper, below its recorded batch sizes the mma.sync path it shares with marlin)
-    beside the W4A16 layers of other projects, measured with the same method on the same kind of GPU."""
-    ours = {}
-    for name in ("h200_hopper_ab", "h200_hopper_c"):
-        report = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
-        ours.update({(r["shape"], r["tokens"]): {**r, "commit": report["commit"]} for r in report["rows"]})
-    rows, over_marlin, over_best, sustained_over_marlin, sustained_over_best = [], [], [], [], []
-    for r in peers["rows"]:
-        mine = ours.get((r["shape"], r["tokens"]))
-        if not mine:
-            continue
-        best = min(r["us"], key=r["us"].get)
-        over_marlin.append(r["us"]["Marlin"] / mine["us"])
-        over_best.append(r["us"][best] / mine["us"])
-        sustained_over_marlin.append(r["us"]["Marlin"] / mine["sustained_us"])
-        sustained_over_best.append(r["us"][best] / mine["sustained_us"])
-        rows.append([r["shape"], r["tokens"], mine["backend"], f"{mine['us']:.1f}", f"{mine['times_floor']:.2f}",
-                     f"{mine['gb_per_s']:.0f}", f"{mine['tflops']:.0f}", f"{mine['error']:.4f}", *sustained(mine),
-                     f"{r['us']['Marlin']:.1f} ({over_marlin[-1]:.1f} x)", f"{best} {r['us'][best]:.1f} ({over_best[-1]:.1f} x)"])
-    header = ["shape", "tokens", "backend", "us", "x floor", "GB/s", "TFLOP/s", "error", *SUSTAINED, "vLLM Marlin us", "fastest other us"]
-    note = (f"{peers['peers_on']}; geometric mean over {len(rows)} rows: {geometric_mean(over_marlin):.2f} x vLLM's Marlin, "
-            f"{geometric_mean(over_best):.2f} x the fastest other; least: {min(over_best):.2f} x. With our sustained times against theirs as they are: "
-            f"{geometric_mean(sustained_over_marlin):.2f} x, {geometric_mean(sustained_over_best):.2f} x and {min(sustained_over_best):.2f} x")
-    return f"{note}\n\n{markdown(header, rows)}"
+    """moe4 and vLLM's own layers in one visit to a GPU, with the same weights, tokens and routings."""
+    names = list(peers["rows"][0]["us"])
+    rows = [[r["shape"], r["tokens"], f"{r['moe4_us']:.1f}"] + [f"{r['us'][n]:.1f} ({r['us'][n] / r['moe4_us']:.2f} x)" for n in names]
+            for r in peers["rows"]]
+    best = over(peers, fastest)
+    note = (f"{peers['peers_on']}, commit {peers['commit']}; geometric mean over {len(rows)} rows: {geometric_mean(over(peers, marlin)):.2f} x "
+            f"vLLM's Marlin, {geometric_mean(best):.2f} x the fastest of its three paths, least {min(best):.2f} x")
+    return f"{note}\n\n{markdown(['shape', 'tokens', 'moe4 us'] + [f'{n} us' for n in names], rows)}"
+
+
+def result(name):
+    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+
+
+def devices_table():
+    """The README's: one MoE layer of Qwen3.6-35B-A3B with BF16 activations on each device, against its roof and others."""
+    tokens = (1, 64, 1024)
+    cpu, peers = result("cpu-zen4-qwen3.6-35b-a3b"), result("cpu-zen4-peer-ggml-qwen3.6-35b-a3b")
+    times = {r["tokens"]: r for r in cpu["layers"][0]["rows"] if r["activations"] == "bf16"}
+    ratios = [s["median_ms"] for r in peers["rows"] for s in r["speedups"] if s["of"] == "moe4 bf16" and s["over"] == "ggml q4_0"]
+    rows = [[cpu["device"]] + [f"{times[t]['median_ms']:.2f} ms ({times[t]['median_over_roof2']:.2f} x)" for t in tokens] +
+            [f"{min(ratios):.1f} to {max(ratios):.1f} x ggml's Q4_0"]]
+    gpu, peers = result("h200_hopper_ab"), result("h200_peers")
+    times = {r["tokens"]: r for r in gpu["rows"] if r["shape"] == "A"}
+    rows.append([gpu["device"]] + [f"{times[t]['us']:.1f} us ({times[t]['times_floor']:.2f} x)" for t in tokens] +
+                [f"{geometric_mean(over(peers, marlin)):.2f} x vLLM's Marlin, {geometric_mean(over(peers, fastest)):.2f} x the fastest of its "
+                 f"three paths, least {min(over(peers, fastest)):.2f} x"])
+    return markdown(["device", *[f"{t} token{'s' if t > 1 else ''}" for t in tokens], "speed in multiples of others"], rows)
 
 
 def table_of(name):
-    path = ROOT / "bench" / "results" / f"{name}.json"
-    if not path.exists():
+    if name == "devices":
+        return devices_table()
+    if not (ROOT / "bench" / "results" / f"{name}.json").exists():
         return "Not measured yet."
-    report = json.loads(path.read_text())
+    report = result(name)
     if "peers_on" in report:
         return gpu_peers_table(report)
     if "ggml_commit" in report:
@@ -170,10 +189,15 @@ def table_of(name):
     return gpu_table(report)
 
 
-readme = ROOT / "README.md"
-old = readme.read_text()
-new = re.sub(r"(<!-- table:([\w.-]+) -->\n).*?(<!-- end -->)",
-             lambda m: f"{m[1]}{table_of(m[2])}\n{m[3]}", old, flags=re.S)
-if "--check" in sys.argv[1:]:
-    sys.exit("README.md is not up to date: run scripts/make_readme_tables.py" if new != old else 0)
-readme.write_text(new)
+stale = []
+for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    old = page.read_text()
+    new = re.sub(r"(<!-- table:([\w.-]+) -->\n).*?(<!-- end -->)",
+                 lambda m: f"{m[1]}{table_of(m[2])}\n{m[3]}", old, flags=re.S)
+    if new == old:
+        continue
+    stale.append(str(page.relative_to(ROOT)))
+    if "--check" not in sys.argv[1:]:
+        page.write_text(new)
+if stale and "--check" in sys.argv[1:]:
+    sys.exit(f"not up to date: {', '.join(stale)}; run scripts/make_tables.py")
