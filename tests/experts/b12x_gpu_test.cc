@@ -32,6 +32,9 @@ class B12xByName final : public ExpertsBackend {
     return verdict;
   }
   Support runnable(const Device& device) const override { return backend_.runnable(device); }
+  BatchBehavior batch_behavior(const ExpertsQuery& query) const override {
+    return backend_.batch_behavior(query);
+  }
   std::unique_ptr<PreparedExperts> prepare(const MoeLayerWeights& weights,
                                            const PrepareOptions& options) const override {
     return backend_.prepare(weights, options);
