@@ -115,7 +115,7 @@ asan() {
 
 tsan() {
   build_and_test tsan '-*RealModels*:*OverTokensAndRoutings*:*/portable:*NumberOfThreads*' base_test \
-    layers_test cpu_conformance_test cpu_backend_test
+    ops_test cpu_conformance_test cpu_backend_test
 }
 
 # Every test of the CPU under a sanitizer, without the larger checkpoints of MOE4_SHARED_MODELS.

@@ -9,8 +9,9 @@
 #include <cstring>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "bench/ceilings.h"
-#include "layers/linear.h"
+#include "ops/linear/linear_group.h"
 
 namespace {
 
@@ -53,14 +54,20 @@ LinearWeights make_weights(const Format& format, int64_t n, int64_t k, AlignedBu
   return w;
 }
 
-double median_seconds(const Linear& linear, int64_t tokens, LayerContext& context) {
-  const int64_t k = linear.in_features(), n = linear.out_features();
-  std::vector<float> x(tokens * padded_row(k), 0.01f), y(tokens * n);
+double median_seconds(const Prepared<LinearGroup>& linear, int64_t tokens, ThreadPool& threads) {
+  const int64_t k = linear.problem().in_features;
+  const int64_t n = linear.problem().members.front().out_features;
+  std::vector<float> x(tokens * padded_row(k), 0.01f), out(tokens * n);
+  const Rows in = Rows::padded(x.data(), tokens, k), y = Rows::dense(out.data(), tokens, n);
+  const LinearGroup::Args args{.x = in, .y = {&y, 1}};
+  AlignedBuffer memory(linear.workspace_size(args) + Arena::kAlignment);
+  Arena arena = Arena::within({memory.data(), memory.size()});
+  Execution execution{Stream::cpu(threads), arena};
   std::vector<double> times;
   double total = 0;
   while (times.size() < 5 || (total < 0.4 && times.size() < 200)) {
     const auto start = std::chrono::steady_clock::now();
-    apply_linear(context, {&linear, x.data(), padded_row(k), y.data(), n}, tokens);
+    run(linear, args, execution);
     times.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     total += times.back();
@@ -78,8 +85,6 @@ int main(int argc, char** argv) {
   for (int i = 3; i < argc; ++i) token_counts.push_back(std::atoll(argv[i]));
   if (token_counts.empty()) token_counts = {1, 4, 16, 64, 512};
   ThreadPool threads;
-  Scratch scratch;
-  LayerContext context{threads, layer_kernels(), scratch};
   const Ceilings ceilings = measure_ceilings(threads);
   DramProbe dram(threads);
   std::printf("%lld x %lld; peaks: int8 %.0f, int16 %.0f, FMA %.0f GOP/s\n\n",
@@ -88,12 +93,15 @@ int main(int argc, char** argv) {
   std::printf("| weights | tokens | ms | GB/s | read share | GOP/s |\n|---|---|---|---|---|---|\n");
   for (const Format& format : kFormats) {
     AlignedBuffer memory;
-    const Linear linear(make_weights(format, n, k, memory), format.options);
+    const LinearGroup::Weights weights{{make_weights(format, n, k, memory)}};
+    const auto linear =
+        prepare<LinearGroup>(LinearGroup::problem_of(weights, std::vector{format.options}), weights,
+                             {.threads = &threads});
     for (const int64_t tokens : token_counts) {
       const double before = dram.measure();
-      const double seconds = median_seconds(linear, tokens, context);
+      const double seconds = median_seconds(*linear, tokens, threads);
       const double reads = 0.5 * (before + dram.measure());
-      const double gbs = static_cast<double>(linear.weight_bytes()) / seconds * 1e-9;
+      const double gbs = static_cast<double>(linear->weight_bytes()) / seconds * 1e-9;
       std::printf("| %s | %lld | %.3f | %.1f | %.0f %% | %.0f |\n", format.name,
                   static_cast<long long>(tokens), seconds * 1e3, gbs, 100 * gbs / reads,
                   2e-9 * static_cast<double>(n * k * tokens) / seconds);

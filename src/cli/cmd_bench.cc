@@ -20,6 +20,7 @@
 #include "cli/table.h"
 #include "cli/tensor_io.h"
 #include "engine/generator.h"
+#include "engine/sequence.h"
 
 namespace moe4::cli {
 namespace {
@@ -68,25 +69,24 @@ std::vector<int32_t> random_tokens(int64_t n, int64_t vocab_size) {
   return ids;
 }
 
-double time_prompt(Model& model, const std::vector<int32_t>& ids, int64_t chunk) {
-  const auto state = model.new_sequence(static_cast<int64_t>(ids.size()));
+double time_prompt(Sequence& sequence, const std::vector<int32_t>& ids, int64_t chunk) {
+  sequence.clear();
   std::vector<float> logits;
   const auto start = std::chrono::steady_clock::now();
   for (size_t at = 0; at < ids.size(); at += chunk) {
     const size_t n = std::min<size_t>(chunk, ids.size() - at);
     const bool last = at + n == ids.size();
-    model.forward({ids.data() + at, n}, *state, last ? LogitsFor::kLastToken : LogitsFor::kNone,
-                  logits);
+    sequence.forward({ids.data() + at, n}, last ? LogitsFor::kLastToken : LogitsFor::kNone, logits);
   }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // Tokens are fed one by one; which ones does not matter to the speed.
-double time_generation(Model& model, const std::vector<int32_t>& ids) {
-  const auto state = model.new_sequence(static_cast<int64_t>(ids.size()));
+double time_generation(Sequence& sequence, const std::vector<int32_t>& ids) {
+  sequence.clear();
   std::vector<float> logits;
   const auto start = std::chrono::steady_clock::now();
-  for (const int32_t& id : ids) model.forward({&id, 1}, *state, LogitsFor::kLastToken, logits);
+  for (const int32_t& id : ids) sequence.forward({&id, 1}, LogitsFor::kLastToken, logits);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -103,7 +103,8 @@ std::string chosen_names(const Model& model, bool precision) {
 
 BenchResult measure(Session& session, const BenchFlags& flags,
                     const std::vector<std::vector<int32_t>>& rows) {
-  Model& model = *session.model;
+  const Model& model = *session.model;
+  Sequence sequence(model, std::max<int64_t>({flags.prompt, flags.generate, 16}));
   const int64_t vocab = model.config().vocab_size;
   BenchResult result{.backend = chosen_names(model, false),
                      .activations = chosen_names(model, true),
@@ -123,12 +124,12 @@ BenchResult measure(Session& session, const BenchFlags& flags,
   };
   if (flags.prompt > 0) {
     result.prompt = repeat(flags.prompt, [&](const std::vector<int32_t>& ids) {
-      return time_prompt(model, ids, flags.chunk);
+      return time_prompt(sequence, ids, flags.chunk);
     });
   }
   if (flags.generate > 0) {
     result.generation = repeat(flags.generate, [&](const std::vector<int32_t>& ids) {
-      return time_generation(model, ids);
+      return time_generation(sequence, ids);
     });
   }
   if (!rows.empty()) result.quality = perplexity(model, rows, flags.chunk);

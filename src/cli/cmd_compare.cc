@@ -16,7 +16,8 @@
 #include "cli/table.h"
 #include "cli/tensor_io.h"
 #include "engine/finite.h"
-#include "engine/generator.h"
+#include "engine/layer_experts.h"
+#include "engine/sequence.h"
 
 namespace moe4::cli {
 namespace {
@@ -81,32 +82,32 @@ std::string experts_of(const std::string& label, int64_t layer) {
   return fmt::format("{}, experts of layer {},", label, layer);
 }
 
-std::vector<ExpertsCase> make_cases(Model& model, const std::string& label,
+std::vector<ExpertsCase> make_cases(const Model& model, const std::string& label,
                                     const HiddenStates& hidden) {
   std::vector<ExpertsCase> cases;
   for (const MoeLayerPlan& plan : model.moe_plan()) {
     const std::vector<float>& before =
         plan.layer == 0 ? hidden.embed : hidden.layers[plan.layer - 1];
     ExpertsCase one{.layer = plan.layer, .x = normalised(before, model.config().hidden_size)};
-    model.run_experts(one.layer, one.x, one.ids, one.weights, one.y);
+    run_layer_experts(model, one.layer, one.x, one.ids, one.weights, one.y);
     require_finite_rows(experts_of(label, one.layer), one.y, model.config().hidden_size);
     cases.push_back(std::move(one));
   }
   return cases;
 }
 
-Subject measure(Model& model, const std::string& label,
+Subject measure(const Model& model, const std::string& label,
                 const std::vector<std::vector<int32_t>>& rows, const Subject* base,
                 std::vector<ExpertsCase>& cases) {
   Subject subject{.label = label};
   Progress progress(label);
   int64_t done = 0;
   for (const std::vector<int32_t>& row : rows) {
-    const auto state = model.new_sequence(static_cast<int64_t>(row.size()));
+    Sequence sequence(model, static_cast<int64_t>(row.size()));
     const bool first = done == 0;
     std::vector<float> logits;
     HiddenStates hidden;
-    model.forward(row, *state, LogitsFor::kAllTokens, logits, first ? &hidden : nullptr);
+    sequence.forward(row, LogitsFor::kAllTokens, logits, first ? &hidden : nullptr);
     require_finite_logits(model, row, logits, 0, label + ", row " + std::to_string(done));
     const std::span<const float> reference =
         base != nullptr ? std::span<const float>(base->logits[done]) : std::span<const float>();
@@ -128,7 +129,7 @@ Subject measure(Model& model, const std::string& label,
         relative_error(subject.residual[layer], base->residual[layer]));
   for (ExpertsCase& one : cases) {
     std::vector<float> y;
-    model.run_experts(one.layer, one.x, one.ids, one.weights, y);
+    run_layer_experts(model, one.layer, one.x, one.ids, one.weights, y);
     require_finite_rows(experts_of(label, one.layer), y, model.config().hidden_size);
     subject.experts_error.push_back(relative_error(y, one.y));
   }

@@ -11,6 +11,7 @@
 #include "cli/session.h"
 #include "cli/tensor_io.h"
 #include "engine/finite.h"
+#include "engine/layer_experts.h"
 
 namespace moe4::cli {
 namespace {
@@ -45,7 +46,7 @@ void experts(const ExpertsFlags& flags) {
   require_finite_rows("topk_weights", weights, top_k, flags.in);
   reload_model(session, flags.machine);
   const bool routed = ids.empty();  // by the layer's own router
-  session.model->run_experts(flags.layer, x, ids, weights, y);
+  run_layer_experts(*session.model, flags.layer, x, ids, weights, y);
   for (int64_t row = 0; routed && row < tokens; ++row) {
     if (ids[row * top_k] >= 0) continue;
     throw_bad_input({.what = "the router's logits are not finite",

@@ -12,6 +12,7 @@
 #include "cli/session.h"
 #include "cli/tensor_io.h"
 #include "engine/finite.h"
+#include "engine/sequence.h"
 
 namespace moe4::cli {
 namespace {
@@ -42,9 +43,8 @@ void forward(const ForwardFlags& flags) {
                       .result_bytes = tokens * config.vocab_size * int64_t{sizeof(float)},
                       .advice = "give fewer --ids"};
   with_memory_words(session, flags.machine, use, [&] {
-    const auto state = session.model->new_sequence(tokens);
-    session.model->forward(ids, *state, LogitsFor::kAllTokens, logits,
-                           flags.hidden ? &hidden : nullptr);
+    Sequence sequence(*session.model, tokens);
+    sequence.forward(ids, LogitsFor::kAllTokens, logits, flags.hidden ? &hidden : nullptr);
   });
   require_finite_logits(*session.model, ids, logits, 0);
   session.checkpoint->check_unchanged();

@@ -11,6 +11,11 @@ Arena::Arena(std::span<std::byte> memory) : memory_(memory) {
   MOE4_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % kAlignment == 0);
 }
 
+Arena Arena::within(std::span<std::byte> memory) {
+  const size_t over = reinterpret_cast<uintptr_t>(memory.data()) % kAlignment;
+  return Arena(memory.subspan(over == 0 ? 0 : kAlignment - over));
+}
+
 Arena Arena::measuring() {
   Arena arena;
   arena.measuring_ = true;

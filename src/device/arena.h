@@ -17,6 +17,8 @@ class Arena {
 
   /// `memory`, 256-byte aligned, stays the caller's and must outlive the arena.
   explicit Arena(std::span<std::byte> memory);
+  /// The aligned part of memory that begins anywhere: up to kAlignment bytes are lost.
+  static Arena within(std::span<std::byte> memory);
   /// An arena that only counts.
   static Arena measuring();
 

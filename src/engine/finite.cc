@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/sequence.h"
 
 namespace moe4 {
 namespace {
@@ -30,15 +31,15 @@ struct Origin {
 };
 
 // The first place whose output is not finite, going through tokens piece by piece.
-std::optional<Origin> find_origin(Model& model, std::span<const int32_t> tokens) {
+std::optional<Origin> find_origin(const Model& model, std::span<const int32_t> tokens) {
   const auto size = static_cast<int64_t>(tokens.size());
-  const auto state = model.new_sequence(size);
+  Sequence sequence(model, size);
   const int64_t width = model.config().hidden_size;
   std::vector<float> logits;
   for (int64_t begin = 0; begin < size; begin += kPiece) {
     HiddenStates hidden;
-    model.forward(tokens.subspan(begin, std::min(kPiece, size - begin)), *state, LogitsFor::kNone,
-                  logits, &hidden);
+    sequence.forward(tokens.subspan(begin, std::min(kPiece, size - begin)), LogitsFor::kNone,
+                     logits, &hidden);
     const auto look = [&](std::span<const float> values,
                           const std::string& place) -> std::optional<Origin> {
       const auto at = first_not_finite(values);
@@ -63,7 +64,7 @@ std::optional<size_t> first_not_finite(std::span<const float> values) {
   return static_cast<size_t>(at - values.begin());
 }
 
-void require_finite_logits(Model& model, std::span<const int32_t> tokens,
+void require_finite_logits(const Model& model, std::span<const int32_t> tokens,
                            std::span<const float> logits, int64_t first_position,
                            const std::string& where) {
   const auto at = first_not_finite(logits);

@@ -18,7 +18,7 @@ std::optional<size_t> first_not_finite(std::span<const float> values);
 /// after; `tokens` is the sequence from its beginning to at least the last of them. The message
 /// names the token's position and, by running the sequence again, the first place in the model
 /// whose output is not finite. `where` ("row 3") goes first in it, unless empty.
-void require_finite_logits(Model& model, std::span<const int32_t> tokens,
+void require_finite_logits(const Model& model, std::span<const int32_t> tokens,
                            std::span<const float> logits, int64_t first_position,
                            const std::string& where = "");
 

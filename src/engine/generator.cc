@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "engine/finite.h"
+#include "engine/sequence.h"
 #include "engine/stop_strings.h"
 
 namespace moe4 {
@@ -58,16 +59,15 @@ class TextOutput {
 };
 
 // Feeds the prompt in chunks; only the last token's logits are made. False: cancelled.
-bool prefill(Model& model, const GenerateRequest& request, SequenceState& state,
-             std::vector<float>& logits) {
+bool prefill(Sequence& sequence, const GenerateRequest& request, std::vector<float>& logits) {
   const std::span<const int32_t> prompt(request.prompt);
   const auto size = static_cast<int64_t>(prompt.size());
   for (int64_t begin = 0; begin < size; begin += request.prefill_chunk) {
     if (request.cancel != nullptr && request.cancel->load()) return false;
     const int64_t n = std::min(request.prefill_chunk, size - begin);
     const bool last = begin + n == size;
-    model.forward(prompt.subspan(begin, n), state, last ? LogitsFor::kLastToken : LogitsFor::kNone,
-                  logits);
+    sequence.forward(prompt.subspan(begin, n), last ? LogitsFor::kLastToken : LogitsFor::kNone,
+                     logits);
   }
   return true;
 }
@@ -99,8 +99,8 @@ int64_t context_limit(const ModelConfig& config, int64_t asked) {
   return asked > 0 ? std::min(asked, own) : own;
 }
 
-GenerateResult generate(Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
-                        const TextCallback& on_text) {
+GenerateResult generate(const Model& model, const Tokenizer* tokenizer,
+                        const GenerateRequest& request, const TextCallback& on_text) {
   check(model, tokenizer, request);
   const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
   GenerateResult result;
@@ -109,7 +109,7 @@ GenerateResult generate(Model& model, const Tokenizer* tokenizer, const Generate
 
   const int64_t room = context_limit(model.config(), request.context) - prompt_tokens;
   const int64_t limit = std::min(request.max_new_tokens, room);
-  const auto state = model.new_sequence(prompt_tokens + limit);
+  Sequence sequence(model, prompt_tokens + limit);
   std::mt19937_64 rng(request.sampling.seed);
   Sampler sampler;
   std::vector<int32_t> history = request.prompt;
@@ -120,7 +120,7 @@ GenerateResult generate(Model& model, const Tokenizer* tokenizer, const Generate
       request.ignore_eos ? std::span<const int32_t>() : std::span(request.stop_token_ids);
 
   const Stopwatch prefill_time;
-  bool cancelled = !prefill(model, request, *state, logits);
+  bool cancelled = !prefill(sequence, request, logits);
   result.prefill_seconds = prefill_time.seconds();
 
   const Stopwatch decode_time;
@@ -148,7 +148,7 @@ GenerateResult generate(Model& model, const Tokenizer* tokenizer, const Generate
       break;
     }
     cancelled = request.cancel != nullptr && request.cancel->load();
-    if (!cancelled) model.forward({&token, 1}, *state, LogitsFor::kLastToken, logits);
+    if (!cancelled) sequence.forward({&token, 1}, LogitsFor::kLastToken, logits);
   }
   if (!text.cancelled()) text.finish();
   if (text.stopped()) result.reason = StopReason::kStopString;

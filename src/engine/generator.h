@@ -52,8 +52,8 @@ using TextCallback = std::function<bool(const std::string& piece)>;
 /// Runs one request. `tokenizer` may be null when only ids are wanted (no stop strings then).
 /// Throws Error(kUsage) for an empty prompt, one that leaves no room for an answer in the context,
 /// or parameters out of range; Error(kBadInput) when the model's numbers are not finite.
-GenerateResult generate(Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
-                        const TextCallback& on_text = {});
+GenerateResult generate(const Model& model, const Tokenizer* tokenizer,
+                        const GenerateRequest& request, const TextCallback& on_text = {});
 
 struct PerplexityResult {
   double perplexity = 0;
@@ -68,7 +68,7 @@ double perplexity_from(double log_likelihood, int64_t predictions);
 /// Scores rows of token ids, each by itself (HF convention: token i+1 from tokens 0..i).
 /// progress(done, total) in tokens. Throws Error(kBadInput) naming row and token when the model's
 /// numbers are not finite.
-PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>>& rows,
+PerplexityResult perplexity(const Model& model, const std::vector<std::vector<int32_t>>& rows,
                             int64_t chunk = 512,
                             const std::function<void(int64_t, int64_t)>& progress = {});
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "engine/finite.h"
 #include "engine/generator.h"
+#include "engine/sequence.h"
 
 namespace moe4 {
 namespace {
@@ -34,14 +35,18 @@ double perplexity_from(double log_likelihood, int64_t predictions) {
   return result;
 }
 
-PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>>& rows,
+PerplexityResult perplexity(const Model& model, const std::vector<std::vector<int32_t>>& rows,
                             int64_t chunk, const std::function<void(int64_t, int64_t)>& progress) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t vocab = model.config().vocab_size;
   chunk =
       std::clamp<int64_t>(chunk, 1, std::max<int64_t>(1, kMaxLogitBytes / (vocab * int64_t{4})));
-  int64_t total = 0, done = 0;
-  for (const auto& row : rows) total += static_cast<int64_t>(row.size());
+  int64_t total = 0, done = 0, longest = 1;
+  for (const auto& row : rows) {
+    total += static_cast<int64_t>(row.size());
+    longest = std::max(longest, static_cast<int64_t>(row.size()));
+  }
+  Sequence sequence(model, longest);
 
   PerplexityResult result;
   double sum = 0;
@@ -50,10 +55,10 @@ PerplexityResult perplexity(Model& model, const std::vector<std::vector<int32_t>
     const std::vector<int32_t>& row = rows[r];
     const auto size = static_cast<int64_t>(row.size());
     if (size >= 2) {
-      const auto state = model.new_sequence(size);
+      sequence.clear();
       for (int64_t begin = 0; begin < size - 1; begin += chunk) {
         const int64_t n = std::min(chunk, size - 1 - begin);  // the last token predicts nothing
-        model.forward(std::span(row).subspan(begin, n), *state, LogitsFor::kAllTokens, logits);
+        sequence.forward(std::span(row).subspan(begin, n), LogitsFor::kAllTokens, logits);
         require_finite_logits(model, row, logits, begin, "row " + std::to_string(r));
         for (int64_t t = 0; t < n; ++t) {
           const int32_t next = row[begin + t + 1];

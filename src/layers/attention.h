@@ -4,49 +4,47 @@
 
 #include <memory>
 
-#include "layers/linear.h"
 #include "layers/mixer.h"
-#include "layers/norm.h"
-#include "layers/rotary.h"
+#include "ops/attention/paged_attention.h"
+#include "ops/linear/linear_group.h"
+#include "ops/qkv_to_cache/qkv_to_cache.h"
 
 namespace moe4 {
 
-struct AttentionShape {
-  int64_t hidden_size = 0;
+struct AttentionSpec {
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
-  int64_t head_dim = 0;      ///< multiple of 16
+  int64_t head_dim = 0;
   bool output_gate = false;  ///< q_proj yields [query | gate] per head
+  NormSpec norm;             ///< of queries and keys, over head_dim
+  size_t rotary = 0;         ///< which of the model's rotary embeddings turns them
+  int64_t rotary_dim = 0;
+  DType cache_dtype = DType::kF16;
+
+  int64_t q_width() const { return num_heads * head_dim; }
+  int64_t kv_width() const { return num_kv_heads * head_dim; }
 };
 
-struct AttentionWeights {
-  Linear q_proj, k_proj, v_proj, o_proj;
-  RmsNorm q_norm, k_norm;  ///< over head_dim
+struct AttentionParts {
+  std::unique_ptr<Prepared<LinearGroup>> qkv_proj;  ///< q, k, v
+  std::unique_ptr<Prepared<LinearGroup>> o_proj;
+  TensorRef q_norm, k_norm;  ///< [head_dim]
 };
 
-/// Keys and values of a sequence are kept as [kv_head][position][head_dim]. F16 has eight times the
-/// resolution of BF16 at the same size, and normalised keys need no range.
 class Attention final : public Mixer {
  public:
-  Attention(const AttentionShape& shape, const Rotary& rotary, AttentionWeights weights);
+  Attention(const AttentionSpec& spec, AttentionParts parts, const OpOptions& options);
 
-  std::unique_ptr<MixerState> new_state(int64_t capacity, DType kv_dtype) const override;
-  void forward(LayerContext& context, const Activations& x, const Positions& positions,
-               MixerState& state, float* out) const override;
+  std::vector<CacheSpec> caches() const override { return {qkv_to_cache_->problem().cache()}; }
+  void forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
+               const Rows& y) const override;
   int64_t weight_bytes() const override;
 
  private:
-  struct Projections;
-  class Cache;
-
-  void store_heads(LayerContext& context, const Positions& positions, const Projections& p,
-                   Cache& cache) const;
-  void attend(LayerContext& context, const Positions& positions, const Projections& p,
-              const Cache& cache, const Activations& merged) const;
-
-  AttentionShape shape_;
-  Rotary rotary_;
-  AttentionWeights weights_;
+  AttentionSpec spec_;
+  std::unique_ptr<Prepared<LinearGroup>> qkv_proj_, o_proj_;
+  std::unique_ptr<Prepared<QkvToCache>> qkv_to_cache_;
+  std::unique_ptr<Prepared<PagedAttention>> attention_;
 };
 
 }  // namespace moe4

@@ -1,78 +1,66 @@
 // Feed-forward parts of a layer: a dense gated MLP, or routed experts with an optional shared one.
 #pragma once
 
+#include <array>
 #include <memory>
-#include <optional>
 #include <vector>
 
-#include "layers/linear.h"
+#include "layers/mixer.h"
 #include "moe/host_experts.h"
-#include "moe/routing.h"
+#include "ops/gated_rows/gated_rows.h"
+#include "ops/linear/linear_group.h"
+#include "ops/route/route.h"
 
 namespace moe4 {
 
-class FeedForward {
- public:
-  virtual ~FeedForward() = default;
-  /// out [T, hidden_size] dense is overwritten.
-  virtual void forward(LayerContext& context, const Activations& x, int64_t num_tokens,
-                       float* out) const = 0;
-  /// Weight bytes read for one token.
-  virtual int64_t weight_bytes() const = 0;
-};
-
-/// down(silu(gate(x)) * up(x)).
-struct MlpWeights {
-  Linear gate_proj, up_proj, down_proj;
-};
-
+/// down(activation(gate(x), up(x))).
 class DenseMlp final : public FeedForward {
  public:
-  explicit DenseMlp(MlpWeights weights) : weights_(std::move(weights)) {}
-  void forward(LayerContext& context, const Activations& x, int64_t num_tokens,
-               float* out) const override;
+  /// `gate_up`: gate and up.
+  DenseMlp(std::unique_ptr<Prepared<LinearGroup>> gate_up,
+           std::unique_ptr<Prepared<LinearGroup>> down, const ActivationParams& activation,
+           const OpOptions& options);
+  void forward(const Rows& x, const Rows& y, Execution& execution) const override;
   int64_t weight_bytes() const override;
 
  private:
-  MlpWeights weights_;
+  std::unique_ptr<Prepared<LinearGroup>> gate_up_, down_;
+  std::unique_ptr<Prepared<GatedRows>> gated_;
 };
 
 struct MoeBlockParts {
-  RouterConfig router_config;
-  Linear router;                       ///< [num_experts, hidden_size]; its input is never quantised
+  int64_t layer = 0;  ///< for observers
+  RouterConfig router;
   std::vector<float> correction_bias;  ///< [num_experts] or empty
+  /// What reads the layer's input: the router; then, if there is a shared expert, its gate and up;
+  /// then, if that is gated, its gate [1, hidden_size]: sigmoid(gate(x)) multiplies it.
+  std::unique_ptr<Prepared<LinearGroup>> inputs;
   std::unique_ptr<HostExperts> experts;
-  std::optional<MlpWeights> shared;
-  std::optional<Linear>
-      shared_gate;  ///< [1, hidden_size]: sigmoid(gate(x)) multiplies the shared expert
+  std::unique_ptr<Prepared<LinearGroup>> shared_down;  ///< null: no shared expert
+  ActivationParams shared_activation;
 };
 
-/// Router in float32, routed experts by a backend, plus the shared expert.
+/// Router, routed experts by a backend, plus the shared expert.
 class MoeBlock final : public FeedForward {
  public:
-  explicit MoeBlock(MoeBlockParts parts);
-  void forward(LayerContext& context, const Activations& x, int64_t num_tokens,
-               float* out) const override;
+  MoeBlock(MoeBlockParts parts, const OpOptions& options);
+  void forward(const Rows& x, const Rows& y, Execution& execution) const override;
   int64_t weight_bytes() const override;
 
-  int64_t top_k() const { return parts_.router_config.top_k; }
-  int64_t num_experts() const { return parts_.router_config.num_experts; }
-  /// What the router says of x: logits [T, num_experts].
-  void router_logits(LayerContext& context, const Activations& x, int64_t num_tokens,
-                     float* logits) const;
-  /// topk_ids and topk_weights [T, k] for x.
-  void route(LayerContext& context, const Activations& x, int64_t num_tokens, int32_t* topk_ids,
-             float* topk_weights) const;
-  /// The routed experts alone, y [T, hidden_size] float32. x is rounded to BF16 for backends that
-  /// take nothing else.
-  void run_experts(LayerContext& context, const Activations& x, int64_t num_tokens,
-                   const int32_t* topk_ids, const float* topk_weights, float* y) const;
+  int64_t top_k() const { return route_->problem().top_k; }
+  /// topk_ids and topk_weights [T, top_k] for x.
+  void route(const Rows& x, int32_t* topk_ids, float* topk_weights, Execution& execution) const;
+  HostExperts& experts() const { return *parts_.experts; }
 
  private:
-  void select(LayerContext& context, const float* logits, int64_t num_tokens, int32_t* topk_ids,
-              float* topk_weights) const;
+  using Inputs = std::array<Rows, 4>;
+  /// Takes rows from the arena for what `inputs` of the parts yields, and makes it.
+  void run_inputs(const Rows& x, Inputs& inputs, Execution& execution) const;
 
   MoeBlockParts parts_;
+  std::unique_ptr<Prepared<Route>> route_;
+  std::unique_ptr<Prepared<GatedRows>> gated_;
+  std::unique_ptr<Prepared<AddScaled>> add_;
 };
 
 }  // namespace moe4

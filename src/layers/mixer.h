@@ -1,35 +1,43 @@
-// The part of a layer that mixes tokens (attention or delta net), seen by the model.
+// The two halves of a layer, as models see them: a mixer of tokens and a feed-forward part.
+//
+// Layers are compositions of ops: they take rows from the arena and call ops, and touch neither
+// memory nor devices themselves. With a measuring arena they only count.
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <span>
+#include <vector>
 
-#include "layers/context.h"
+#include "ops/batch.h"
+#include "ops/execution.h"
 
 namespace moe4 {
 
-/// What a mixer remembers of one sequence.
-class MixerState {
- public:
-  virtual ~MixerState() = default;
-};
-
-/// The positions of one forward call and what all layers derive from them alone.
-struct Positions {
-  int64_t start = 0;  ///< position of token 0
-  int64_t num_tokens = 0;
-  const float* cos = nullptr;  ///< [T, half], rotary angles
-  const float* sin = nullptr;
+/// What all layers of a step share.
+struct LayerStep {
+  const Batch& batch;
+  std::span<const Rows> angles;  ///< [T, dim] of each RotarySpec of the model
+  Execution& execution;
 };
 
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  /// State for up to `capacity` tokens; keys and values are kept as `kv_dtype`, kF16 or kF32.
-  virtual std::unique_ptr<MixerState> new_state(int64_t capacity, DType kv_dtype) const = 0;
-  /// Appends the tokens to the state; out [T, hidden_size] dense is overwritten.
-  virtual void forward(LayerContext& context, const Activations& x, const Positions& positions,
-                       MixerState& state, float* out) const = 0;
+  /// What it keeps of every sequence.
+  virtual std::vector<CacheSpec> caches() const = 0;
+  /// Appends the step's tokens to their sequences. x, y: [T, hidden_size]; y is overwritten and
+  /// does not alias x. `caches`: the memory for caches(), in that order.
+  virtual void forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
+                       const Rows& y) const = 0;
+  /// Weight bytes read for one token.
+  virtual int64_t weight_bytes() const = 0;
+};
+
+class FeedForward {
+ public:
+  virtual ~FeedForward() = default;
+  /// x, y: [T, hidden_size]; y is overwritten and does not alias x.
+  virtual void forward(const Rows& x, const Rows& y, Execution& execution) const = 0;
   /// Weight bytes read for one token.
   virtual int64_t weight_bytes() const = 0;
 };

@@ -2,63 +2,56 @@
 // feed-forward, final norm, logits.
 #pragma once
 
-#include <optional>
+#include <memory>
+#include <vector>
 
-#include "layers/embedding.h"
 #include "layers/feed_forward.h"
-#include "layers/linear.h"
 #include "layers/mixer.h"
-#include "layers/norm.h"
-#include "layers/rotary.h"
 #include "models/model.h"
+#include "ops/embed/embed.h"
+#include "ops/norm/add_norm.h"
+#include "ops/rotary/rotary_angles.h"
 
 namespace moe4 {
 
 struct DecoderLayer {
-  RmsNorm input_norm;
-  RmsNorm post_attention_norm;
+  std::unique_ptr<Prepared<AddNorm>> input_norm, post_attention_norm;
   std::unique_ptr<Mixer> mixer;
   std::unique_ptr<FeedForward> feed_forward;
   const MoeBlock* moe = nullptr;  ///< feed_forward when it is one
 };
 
-/// What an architecture file assembles from a checkpoint.
+/// What an architecture file assembles from a checkpoint: embedding, layers of mixer and
+/// feed-forward, final norm, output head.
 struct DecoderParts {
   ModelConfig config;
-  Rotary rotary;
-  std::optional<Embedding> embed_tokens;  ///< absent: lm_head's rows serve
-  Linear lm_head;
-  RmsNorm final_norm;
+  std::vector<std::unique_ptr<Prepared<RotaryAngles>>> rotaries;
+  std::unique_ptr<Prepared<LinearGroup>> lm_head;
+  std::unique_ptr<Prepared<Embed>> embed_tokens;
+  std::unique_ptr<Prepared<AddNorm>> final_norm;
   std::vector<DecoderLayer> layers;
   std::vector<MoeLayerPlan> moe_plan;
 };
 
-/// One call at a time; steps of the same size allocate nothing after the first.
 class Decoder final : public Model {
  public:
-  Decoder(DecoderParts parts, const ModelOptions& options);
+  Decoder(DecoderParts parts, ThreadPool& threads);
 
   const ModelConfig& config() const override { return parts_.config; }
   const std::vector<MoeLayerPlan>& moe_plan() const override { return parts_.moe_plan; }
-  std::unique_ptr<SequenceState> new_sequence(int64_t capacity) const override;
-  void forward(std::span<const int32_t> ids, SequenceState& state, LogitsFor which,
-               std::vector<float>& logits, HiddenStates* hidden) override;
-  void run_experts(int64_t layer, std::span<const float> x, std::vector<int32_t>& topk_ids,
-                   std::vector<float>& topk_weights, std::vector<float>& y) override;
+  const Stream& stream() const override { return stream_; }
+  const std::vector<CacheSpec>& caches() const override { return caches_; }
+  size_t workspace_size(const StepLimits& limits) const override;
+  void forward(const Batch& batch, std::span<const LayerCache> caches, const Rows& logits,
+               Execution& execution) const override;
+  const MoeBlock* moe_block(int64_t layer) const override;
   int64_t bytes_per_token() const override;
 
  private:
-  class State;
-
-  void check_ids(std::span<const int32_t> ids) const;
-  void forward_chunk(std::span<const int32_t> ids, State& state, LogitsFor which, float* logits,
-                     HiddenStates* hidden);
-  Positions make_positions(int64_t start, int64_t num_tokens);
-
   DecoderParts parts_;
-  Scratch scratch_;
-  LayerContext context_;
-  DType kv_dtype_;
+  Stream stream_;
+  std::vector<CacheSpec> caches_;
+  std::vector<size_t> first_cache_;  // [layers + 1], into caches_
 };
 
 }  // namespace moe4

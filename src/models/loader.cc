@@ -119,71 +119,106 @@ void ModelLoader::done() {
   report();
 }
 
-Linear ModelLoader::linear(const std::string& module, int64_t out_features, int64_t in_features) {
+std::unique_ptr<Prepared<LinearGroup>> ModelLoader::linears(const std::vector<LinearSpec>& specs,
+                                                            int64_t in_features) {
   if (is_describing()) {
-    ask_linear(module);
-    return {};
+    for (const LinearSpec& spec : specs) ask_linear(spec.module);
+    return nullptr;
   }
-  const LinearWeights weights = checkpoint_.linear(module, out_features, in_features);
-  Linear linear(weights, linear_options_, options_.threads);
-  consumed(weights);
+  LinearGroup::Weights weights;
+  std::vector<LinearOptions> options;
+  for (const LinearSpec& spec : specs) {
+    weights.members.push_back(checkpoint_.linear(spec.module, spec.out_features, in_features));
+    options.push_back(spec.exact ? LinearOptions{.exact_inputs = true} : linear_options_);
+  }
+  auto group =
+      prepare<LinearGroup>(LinearGroup::problem_of(weights, options), weights, op_options());
+  for (const LinearWeights& linear : weights.members) consumed(linear);
   report();
-  return linear;
+  return group;
 }
 
-Embedding ModelLoader::embedding(const std::string& module, int64_t rows, int64_t width) {
+TensorRef ModelLoader::tensor(const std::string& name) {
+  if (is_describing()) {
+    ask_tensor(name);
+    return {name, {}};
+  }
+  return {name, checkpoint_.tensor(name)};
+}
+
+std::unique_ptr<Prepared<AddNorm>> ModelLoader::norm(const std::string& name) {
+  const TensorRef weight = tensor(name);
+  if (is_describing()) return nullptr;
+  return prepare<AddNorm>({.width = config().hidden_size, .norm = norm_spec()}, {.weight = weight},
+                          op_options());
+}
+
+std::unique_ptr<Mixer> ModelLoader::attention(int64_t layer, const AttentionSpec& spec) {
+  const auto at = [&](const char* suffix) {
+    return name(layer, std::string("self_attn.") + suffix);
+  };
+  AttentionParts parts;
+  parts.qkv_proj = linears({{at("q_proj"), spec.q_width() * (spec.output_gate ? 2 : 1)},
+                            {at("k_proj"), spec.kv_width()},
+                            {at("v_proj"), spec.kv_width()}},
+                           config().hidden_size);
+  parts.o_proj = linears({{at("o_proj"), config().hidden_size}}, spec.q_width());
+  parts.q_norm = tensor(at("q_norm.weight"));
+  parts.k_norm = tensor(at("k_norm.weight"));
+  if (is_describing()) return nullptr;
+  return std::make_unique<Attention>(spec, std::move(parts), op_options());
+}
+
+std::unique_ptr<Mixer> ModelLoader::delta_net(int64_t layer, const DeltaNet::Problem& problem) {
+  const auto at = [&](const char* suffix) {
+    return name(layer, std::string("linear_attn.") + suffix);
+  };
+  DeltaNetParts parts;
+  parts.in_proj = linears({{at("in_proj_qkv"), problem.channels()},
+                           {at("in_proj_z"), problem.values()},
+                           {at("in_proj_b"), problem.num_value_heads},
+                           {at("in_proj_a"), problem.num_value_heads}},
+                          config().hidden_size);
+  parts.out_proj = linears({{at("out_proj"), config().hidden_size}}, problem.values());
+  parts.weights = {.conv = tensor(at("conv1d.weight")),
+                   .a_log = tensor(at("A_log")),
+                   .dt_bias = tensor(at("dt_bias")),
+                   .norm = tensor(at("norm.weight"))};
+  if (is_describing()) return nullptr;
+  return std::make_unique<DeltaNetMixer>(problem, std::move(parts), op_options());
+}
+
+std::unique_ptr<DenseMlp> ModelLoader::dense_mlp(const std::string& prefix,
+                                                 int64_t intermediate_size) {
+  const int64_t hidden = config().hidden_size;
+  auto gate_up = linears(
+      {{prefix + ".gate_proj", intermediate_size}, {prefix + ".up_proj", intermediate_size}},
+      hidden);
+  auto down = linears({{prefix + ".down_proj", hidden}}, intermediate_size);
+  if (is_describing()) return nullptr;
+  return std::make_unique<DenseMlp>(std::move(gate_up), std::move(down), ActivationParams{},
+                                    op_options());
+}
+
+std::unique_ptr<Prepared<Embed>> ModelLoader::embedding(const std::string& module) {
   if (is_describing()) {
     ask_linear(module);
-    return {};
+    return nullptr;
   }
-  const LinearWeights weights = checkpoint_.linear(module, rows, width);
-  Embedding table(weights, *options_.threads);
-  consumed(weights);
+  const ModelConfig& c = config();
+  const Embed::Weights weights{.table = checkpoint_.linear(module, c.vocab_size, c.hidden_size)};
+  auto table =
+      prepare<Embed>({.vocab_size = c.vocab_size, .width = c.hidden_size}, weights, op_options());
+  consumed(weights.table);
   report();
   return table;
 }
 
-std::vector<float> ModelLoader::vector(const std::string& tensor, int64_t n) {
-  if (is_describing()) {
-    ask_tensor(tensor);
-    return {};
-  }
-  return float_vector(checkpoint_.tensor(tensor), tensor, n);
-}
-
-std::vector<float> ModelLoader::transposed(const std::string& tensor, int64_t rows,
-                                           int64_t columns) {
-  const std::vector<float> file = vector(tensor, rows * columns);
-  std::vector<float> out(file.size());
-  if (out.empty()) return out;  // describing
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) out[c * rows + r] = file[r * columns + c];
-  }
-  return out;
-}
-
-RmsNorm ModelLoader::norm(const std::string& tensor, int64_t n) {
-  if (is_describing()) {
-    ask_tensor(tensor);
-    return {};
-  }
-  return RmsNorm(checkpoint_.tensor(tensor), tensor, n, config().rms_norm_eps,
-                 config().one_plus_weight_norm);
-}
-
-RmsNorm ModelLoader::plain_norm(const std::string& tensor, int64_t n) {
-  if (is_describing()) {
-    ask_tensor(tensor);
-    return {};
-  }
-  return RmsNorm(checkpoint_.tensor(tensor), tensor, n, config().rms_norm_eps, false);
-}
-
-MlpWeights ModelLoader::mlp(const std::string& prefix, int64_t intermediate_size) {
-  const int64_t hidden = config().hidden_size;
-  return {.gate_proj = linear(prefix + ".gate_proj", intermediate_size, hidden),
-          .up_proj = linear(prefix + ".up_proj", intermediate_size, hidden),
-          .down_proj = linear(prefix + ".down_proj", hidden, intermediate_size)};
+std::unique_ptr<Prepared<Embed>> ModelLoader::tied_embedding(const Prepared<LinearGroup>* lm_head) {
+  if (is_describing()) return nullptr;
+  const ModelConfig& c = config();
+  return prepare<Embed>({.vocab_size = c.vocab_size, .width = c.hidden_size, .tied = true},
+                        {.lm_head = lm_head}, op_options());
 }
 
 DecoderParts ModelLoader::begin() {
@@ -206,36 +241,37 @@ DecoderParts ModelLoader::begin() {
   const std::string& prefix = checkpoint_.text_prefix();
   DecoderParts parts;
   parts.config = c;
-  if (!is_describing()) parts.rotary = Rotary(rotary_dim, c.rope_theta);
-  // Multimodal wrappers have it at the top or inside their language model.
-  const std::string nested = "language_model.lm_head";
+  parts.rotaries.push_back(
+      prepare<RotaryAngles>({.dim = rotary_dim, .theta = c.rope_theta}, {}, op_options()));
+  // Multimodal wrappers have lm_head at the top or inside their language model.
+  const std::string table = prefix + "embed_tokens", nested = "language_model.lm_head";
   const bool is_nested = !checkpoint_.has_linear("lm_head") && checkpoint_.has_linear(nested);
   const std::string head = is_nested ? nested : "lm_head";
   if (c.tie_word_embeddings) {
-    parts.lm_head = linear(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
+    parts.lm_head = linears({{table, c.vocab_size}}, c.hidden_size);
     // A copy that some exporters write all the same; the configuration's word counts.
     if (is_describing()) ask_all_below(head + ".");
+    parts.embed_tokens = tied_embedding(parts.lm_head.get());
   } else {
-    parts.embed_tokens = embedding(prefix + "embed_tokens", c.vocab_size, c.hidden_size);
-    parts.lm_head = linear(head, c.vocab_size, c.hidden_size);
+    parts.embed_tokens = embedding(table);
+    parts.lm_head = linears({{head, c.vocab_size}}, c.hidden_size);
   }
-  parts.final_norm = norm(prefix + "norm.weight", c.hidden_size);
+  parts.final_norm = norm(prefix + "norm.weight");
   return parts;
 }
 
 void ModelLoader::finish_layer(DecoderParts& parts, int64_t layer, std::unique_ptr<Mixer> mixer) {
   const ModelConfig& c = config();
   DecoderLayer out;
-  out.input_norm = norm(name(layer, "input_layernorm.weight"), c.hidden_size);
-  out.post_attention_norm = norm(name(layer, "post_attention_layernorm.weight"), c.hidden_size);
+  out.input_norm = norm(name(layer, "input_layernorm.weight"));
+  out.post_attention_norm = norm(name(layer, "post_attention_layernorm.weight"));
   out.mixer = std::move(mixer);
   if (c.is_moe_layer.at(layer)) {
     auto moe = moe_block(parts, layer);
     out.moe = moe.get();
     out.feed_forward = std::move(moe);
   } else {
-    out.feed_forward =
-        std::make_unique<DenseMlp>(mlp(name(layer, "mlp"), c.dense_intermediate_size));
+    out.feed_forward = dense_mlp(name(layer, "mlp"), c.dense_intermediate_size);
   }
   parts.layers.push_back(std::move(out));
 }
@@ -243,25 +279,21 @@ void ModelLoader::finish_layer(DecoderParts& parts, int64_t layer, std::unique_p
 std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t layer) {
   const ModelConfig& c = config();
   MoeBlockParts block;
-  block.router_config = c.router;
-  const std::string gate = name(layer, "mlp.gate");
-  if (is_describing()) {
-    ask_linear(gate);
-  } else {
-    // Routing stays exact: its input is not quantised whatever the options say.
-    block.router = Linear(checkpoint_.linear(gate, c.router.num_experts, c.hidden_size),
-                          {.exact_inputs = true}, options_.threads);
+  block.layer = layer;
+  block.router = c.router;
+  // Routing stays exact: its input is not quantised whatever the options say.
+  std::vector<LinearSpec> inputs = {{name(layer, "mlp.gate"), c.router.num_experts, true}};
+  if (const int64_t width = c.shared_expert_intermediate_size; width > 0) {
+    inputs.push_back({name(layer, "mlp.shared_expert.gate_proj"), width});
+    inputs.push_back({name(layer, "mlp.shared_expert.up_proj"), width});
+    if (c.shared_expert_has_gate) inputs.push_back({name(layer, "mlp.shared_expert_gate"), 1});
+    block.shared_down =
+        linears({{name(layer, "mlp.shared_expert.down_proj"), c.hidden_size}}, width);
   }
-  if (c.shared_expert_intermediate_size > 0) {
-    block.shared = mlp(name(layer, "mlp.shared_expert"), c.shared_expert_intermediate_size);
-  }
-  if (c.shared_expert_has_gate) {
-    block.shared_gate = linear(name(layer, "mlp.shared_expert_gate"), 1, c.hidden_size);
-  }
-
+  block.inputs = linears(inputs, c.hidden_size);
   if (is_describing()) {
     ask_experts(layer);
-    return std::make_unique<MoeBlock>(std::move(block));
+    return nullptr;
   }
 
   const MoeLayerWeights weights = checkpoint_.moe_layer(layer);
@@ -294,7 +326,7 @@ std::unique_ptr<MoeBlock> ModelLoader::moe_block(DecoderParts& parts, int64_t la
                             .scheme = weights.scheme,
                             .problem = weights.problem,
                             .selection = std::move(selection)});
-  return std::make_unique<MoeBlock>(std::move(block));
+  return std::make_unique<MoeBlock>(std::move(block), op_options());
 }
 
 }  // namespace moe4

@@ -5,9 +5,8 @@
 #include <unordered_set>
 #include <vector>
 
-#include "layers/feed_forward.h"
-#include "layers/linear.h"
-#include "layers/norm.h"
+#include "layers/attention.h"
+#include "layers/delta_net.h"
 #include "models/decoder.h"
 #include "models/model.h"
 #include "models/refusals.h"
@@ -34,21 +33,24 @@ class ModelLoader {
     return checkpoint_.layer_name(layer, suffix);
   }
 
-  Linear linear(const std::string& module, int64_t out_features, int64_t in_features);
-  Embedding embedding(const std::string& module, int64_t rows, int64_t width);
-  std::vector<float> vector(const std::string& tensor, int64_t n);
-  /// A tensor of rows * columns values, its rows side by side: [columns, rows].
-  std::vector<float> transposed(const std::string& tensor, int64_t rows, int64_t columns);
+  /// What the layers' KV caches hold.
+  DType cache_dtype() const {
+    return options_.compute_dtype == DType::kF32 ? DType::kF32 : DType::kF16;
+  }
   /// The model's kind of norm (weight or 1 + weight, as its configuration says).
-  RmsNorm norm(const std::string& tensor, int64_t n);
-  RmsNorm plain_norm(const std::string& tensor, int64_t n);
-  /// prefix.gate_proj, prefix.up_proj, prefix.down_proj.
-  MlpWeights mlp(const std::string& prefix, int64_t intermediate_size);
+  NormSpec norm_spec() const {
+    return {.eps = config().rms_norm_eps, .one_plus = config().one_plus_weight_norm};
+  }
+  /// self_attn.{q,k,v,o}_proj and self_attn.{q,k}_norm of a layer.
+  std::unique_ptr<Mixer> attention(int64_t layer, const AttentionSpec& spec);
+  /// linear_attn.{in_proj_qkv,in_proj_z,in_proj_b,in_proj_a,out_proj}, its conv1d, A_log, dt_bias
+  /// and norm.
+  std::unique_ptr<Mixer> delta_net(int64_t layer, const DeltaNet::Problem& problem);
   /// Throws Error(kBadInput) naming `key` unless `value` is a positive multiple of `factor`.
   void require_multiple(const char* key, int64_t value, int64_t factor) const;
 
-  /// Embedding, final norm, output head and an empty list of layers. Checks the sizes that every
-  /// architecture needs.
+  /// Rotary embedding, token embedding, final norm, output head and an empty list of layers. Checks
+  /// the sizes that every architecture needs.
   DecoderParts begin();
   /// Norms of a layer and its feed-forward part: `mlp.*` as the configuration says.
   void finish_layer(DecoderParts& parts, int64_t layer, std::unique_ptr<Mixer> mixer);
@@ -56,6 +58,22 @@ class ModelLoader {
   void done();
 
  private:
+  /// Ops are prepared for these.
+  OpOptions op_options() const { return {.threads = options_.threads}; }
+  /// Linears that read the same rows, packed as one op. This and what follows: nothing (null) while
+  /// describing.
+  struct LinearSpec {
+    std::string module;
+    int64_t out_features = 0;
+    bool exact = false;  // its input is never quantised, whatever the options say
+  };
+  std::unique_ptr<Prepared<LinearGroup>> linears(const std::vector<LinearSpec>& specs,
+                                                 int64_t in_features);
+  TensorRef tensor(const std::string& name);
+  std::unique_ptr<Prepared<AddNorm>> norm(const std::string& tensor);
+  std::unique_ptr<Prepared<Embed>> embedding(const std::string& module);
+  std::unique_ptr<Prepared<Embed>> tied_embedding(const Prepared<LinearGroup>* lm_head);
+  std::unique_ptr<DenseMlp> dense_mlp(const std::string& prefix, int64_t intermediate_size);
   std::unique_ptr<MoeBlock> moe_block(DecoderParts& parts, int64_t layer);
   bool is_describing() const { return asked_ != nullptr; }
   void ask_linear(const std::string& module);

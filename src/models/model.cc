@@ -66,7 +66,7 @@ std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOpti
   DecoderParts parts = find_architecture(checkpoint.config().model_type)->load(loader);
   loader.done();
   checkpoint.check_unchanged();
-  return std::make_unique<Decoder>(std::move(parts), options);
+  return std::make_unique<Decoder>(std::move(parts), *options.threads);
 }
 
 }  // namespace moe4

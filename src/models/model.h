@@ -1,17 +1,19 @@
-// A language model: token ids in, logits out, with per-sequence state. Layers run on the CPU,
-// routed experts where the selector puts them.
+// A language model: immutable weights, and a forward pass over a batch of tokens of many sequences.
+// Layers run on the CPU, routed experts where the selector puts them.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "layers/feed_forward.h"
 #include "moe/host_experts.h"
 #include "moe/selector.h"
+#include "ops/batch.h"
+#include "ops/execution.h"
 
 namespace moe4 {
 
@@ -32,31 +34,20 @@ struct ModelOptions {
   std::function<void(int64_t done, int64_t total)> progress;
 };
 
-/// KV cache and delta-net state of one sequence.
-class SequenceState {
- public:
-  virtual ~SequenceState() = default;
-  virtual int64_t length() const = 0;    ///< tokens seen
-  virtual int64_t capacity() const = 0;  ///< most tokens it can hold
-};
-
-enum class LogitsFor { kNone, kLastToken, kAllTokens };
-
-/// Hidden states of one forward call, [T, hidden_size] float32 each, for `moe4 forward --hidden`
-/// and tests.
-struct HiddenStates {
-  std::vector<float> embed;
-  std::vector<std::vector<float>> layers;  ///< residual stream after each layer
-  std::vector<float> final_norm;
-  std::vector<std::vector<float>> router_logits;  ///< [T, num_experts] a layer; empty if dense
-};
-
 /// What one MoE layer is and was given.
 struct MoeLayerPlan {
   int64_t layer = 0;
   QuantScheme scheme;
   MoeProblem problem;
   Selection selection;
+};
+
+/// The largest step that a workspace must hold.
+struct StepLimits {
+  int64_t max_tokens = 0;
+  int64_t max_seqs = 0;
+  int64_t max_context = 0;  ///< tokens of any sequence
+  int64_t max_logits = 0;   ///< rows of logits
 };
 
 class Model {
@@ -68,16 +59,18 @@ class Model {
 
   virtual const ModelConfig& config() const = 0;
   virtual const std::vector<MoeLayerPlan>& moe_plan() const = 0;
-  /// Throws Error(kUnavailable) when memory is short.
-  virtual std::unique_ptr<SequenceState> new_sequence(int64_t capacity) const = 0;
-  /// Appends `ids` to the sequence. `logits`: [1, V] or [T, V] float32 as asked. Throws
-  /// Error(kBadInput) for an id outside the vocabulary and Error(kUsage) past the capacity.
-  virtual void forward(std::span<const int32_t> ids, SequenceState& state, LogitsFor which,
-                       std::vector<float>& logits, HiddenStates* hidden = nullptr) = 0;
-  /// Routed experts of one layer alone on x [T, H] float32 (`moe4 experts`): the router decides
-  /// when ids is empty. Fills ids and weights [T, k]; y [T, H] float32.
-  virtual void run_experts(int64_t layer, std::span<const float> x, std::vector<int32_t>& topk_ids,
-                           std::vector<float>& topk_weights, std::vector<float>& y) = 0;
+  /// The stream that its ops were prepared for.
+  virtual const Stream& stream() const = 0;
+  /// What all layers keep of a sequence, in the order that forward() takes their memory.
+  virtual const std::vector<CacheSpec>& caches() const = 0;
+  /// Bytes of the arena that forward() needs for steps within the limits. Pure.
+  virtual size_t workspace_size(const StepLimits& limits) const = 0;
+  /// Appends the batch's tokens to their sequences and writes logits [num_logits, vocab_size] of
+  /// batch.logits_rows. Allocates nothing. One call at a time per stream.
+  virtual void forward(const Batch& batch, std::span<const LayerCache> caches, const Rows& logits,
+                       Execution& execution) const = 0;
+  /// The MoE block of a layer; null for a dense layer or one that there is not.
+  virtual const MoeBlock* moe_block(int64_t layer) const = 0;
   /// Weight bytes one generated token reads (active experts only).
   virtual int64_t bytes_per_token() const = 0;
 };

@@ -12,7 +12,8 @@
 //   };
 //
 // ops/<op>/implementations.cc has the constant list of who implements it, in order of priority. The
-// last one is `reference`: float64 inside, and the judge of the others in tests/ops.
+// last one is `reference`: float64 inside, the judge of the others in tests/ops, and never
+// selected.
 #pragma once
 
 #include <memory>

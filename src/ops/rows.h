@@ -45,6 +45,10 @@ struct Rows {
   Rows slice(int64_t begin, int64_t count) const {
     return {at(begin * stride), format, count, width, stride};
   }
+  /// Float32 rows of a caller's own memory, padded_row(width) apart.
+  static Rows padded(float* values, int64_t rows, int64_t width) {
+    return {reinterpret_cast<std::byte*>(values), RowFormat::kF32, rows, width, padded_row(width)};
+  }
   /// Dense float32 rows of a caller's own memory.
   static Rows dense(float* values, int64_t rows, int64_t width) {
     return {reinterpret_cast<std::byte*>(values), RowFormat::kF32, rows, width, width};

@@ -1,11 +1,13 @@
 // A model whose logits are a function of the tokens seen, and which writes down what it was asked.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "base/error.h"
+#include "engine/sequence.h"
 #include "models/model.h"
 
 namespace moe4::testing {
@@ -20,6 +22,7 @@ inline std::vector<float> only(int32_t id, int64_t vocab_size, float logit = 10.
   return logits;
 }
 
+/// Takes steps of one sequence.
 class ScriptedModel final : public Model {
  public:
   ScriptedModel(int64_t vocab_size, int64_t context, Script script) : script_(std::move(script)) {
@@ -28,53 +31,47 @@ class ScriptedModel final : public Model {
     config_.max_position_embeddings = context;
   }
 
-  struct State final : SequenceState {
-    int64_t length() const override { return static_cast<int64_t>(tokens.size()); }
-    int64_t capacity() const override { return most; }
-    std::vector<int32_t> tokens;
-    int64_t most = 0;
-  };
-
   const ModelConfig& config() const override { return config_; }
   const std::vector<MoeLayerPlan>& moe_plan() const override { return plan_; }
-  std::unique_ptr<SequenceState> new_sequence(int64_t capacity) const override {
-    auto state = std::make_unique<State>();
-    state->most = capacity;
-    return state;
+  const Stream& stream() const override { return stream_; }
+  const std::vector<CacheSpec>& caches() const override { return caches_; }
+  size_t workspace_size(const StepLimits& limits) const override {
+    capacity = limits.max_context;
+    return 0;
   }
-  void forward(std::span<const int32_t> ids, SequenceState& sequence, LogitsFor which,
-               std::vector<float>& logits, HiddenStates*) override {
-    auto& state = dynamic_cast<State&>(sequence);
-    steps.push_back({static_cast<int64_t>(ids.size()), which});
-    logits.clear();
-    for (const int32_t id : ids) {
-      state.tokens.push_back(id);
-      if (which != LogitsFor::kAllTokens) continue;
-      const std::vector<float> row = script_(state.tokens);
-      logits.insert(logits.end(), row.begin(), row.end());
+  void forward(const Batch& batch, std::span<const LayerCache>, const Rows& logits,
+               Execution&) const override {
+    MOE4_CHECK(batch.num_seqs == 1);
+    const auto which = batch.num_logits == 0 ? LogitsFor::kNone
+                       : batch.num_logits == batch.num_tokens && batch.num_tokens > 1
+                           ? LogitsFor::kAllTokens
+                           : LogitsFor::kLastToken;
+    steps.push_back({batch.num_tokens, which});
+    int64_t row = 0;
+    for (int64_t t = 0; t < batch.num_tokens; ++t) {
+      seen.resize(static_cast<size_t>(batch.positions[t]));
+      seen.push_back(batch.token_ids[t]);
+      if (row == batch.num_logits || batch.logits_rows[row] != t) continue;
+      const std::vector<float> values = script_(seen);
+      std::copy(values.begin(), values.end(), logits.row(row++));
     }
-    if (which == LogitsFor::kLastToken) logits = script_(state.tokens);
-    MOE4_CHECK(state.length() <= state.capacity());
-    seen = state.tokens;
-    capacity = state.capacity();
   }
-  void run_experts(int64_t, std::span<const float>, std::vector<int32_t>&, std::vector<float>&,
-                   std::vector<float>&) override {
-    throw Error(ErrorCode::kUsage, "a script has no experts");
-  }
+  const MoeBlock* moe_block(int64_t) const override { return nullptr; }
   int64_t bytes_per_token() const override { return 0; }
 
   struct Step {
     int64_t tokens;
     LogitsFor which;
   };
-  std::vector<Step> steps;    ///< of all sequences
-  std::vector<int32_t> seen;  ///< by the sequence of the last step
-  int64_t capacity = 0;       ///< of that sequence
+  mutable std::vector<Step> steps;    ///< of all sequences
+  mutable std::vector<int32_t> seen;  ///< by the sequence of the last step
+  mutable int64_t capacity = 0;       ///< of the sequence made last
 
  private:
   ModelConfig config_;
   std::vector<MoeLayerPlan> plan_;
+  Stream stream_;
+  std::vector<CacheSpec> caches_;
   Script script_;
 };
 

@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "engine/sequence.h"
 #include "experts/registry.h"
-#include "models/model.h"
 #include "support/golden.h"
 
 namespace moe4 {
@@ -38,12 +38,12 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-std::vector<float> all_logits(Model& model, std::span<const int32_t> ids, size_t chunk) {
-  const auto state = model.new_sequence(static_cast<int64_t>(ids.size()));
+std::vector<float> all_logits(const Model& model, std::span<const int32_t> ids, size_t chunk) {
+  Sequence sequence(model, static_cast<int64_t>(ids.size()));
   std::vector<float> all, part;
   for (size_t begin = 0; begin < ids.size(); begin += chunk) {
-    model.forward(ids.subspan(begin, std::min(chunk, ids.size() - begin)), *state,
-                  LogitsFor::kAllTokens, part);
+    sequence.forward(ids.subspan(begin, std::min(chunk, ids.size() - begin)), LogitsFor::kAllTokens,
+                     part);
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;
@@ -75,12 +75,12 @@ TEST_P(Decode, LongContextsSplitOverThreadsWithoutChangingABit) {
   const std::vector<int32_t> ids = make_ids(1100);
   ThreadPool one(1), many(4);
   const auto serial = load(GetParam(), one), parallel = load(GetParam(), many);
-  const auto a = serial->new_sequence(1100), b = parallel->new_sequence(1100);
+  Sequence a(*serial, 1100), b(*parallel, 1100);
   std::vector<float> logits_a, logits_b;
-  serial->forward(ids, *a, LogitsFor::kLastToken, logits_a);
-  parallel->forward(std::span(ids).first(1095), *b, LogitsFor::kNone, logits_b);
+  a.forward(ids, LogitsFor::kLastToken, logits_a);
+  b.forward(std::span(ids).first(1095), LogitsFor::kNone, logits_b);
   for (size_t i = 1095; i < ids.size(); ++i) {
-    parallel->forward(std::span(ids).subspan(i, 1), *b, LogitsFor::kLastToken, logits_b);
+    b.forward(std::span(ids).subspan(i, 1), LogitsFor::kLastToken, logits_b);
   }
   EXPECT_TRUE(same_bits(logits_a, logits_b));
 }
@@ -90,13 +90,13 @@ TEST_P(Decode, SequencesDoNotDisturbEachOther) {
   const auto model = load(GetParam(), threads);
   const std::vector<int32_t> ids = make_ids(40);
   const std::vector<float> alone = all_logits(*model, ids, 1);
-  const auto a = model->new_sequence(40), b = model->new_sequence(80);
+  Sequence a(*model, 40), b(*model, 80);
   std::vector<float> part, interleaved;
   for (int32_t id : ids) {
-    model->forward({&id, 1}, *a, LogitsFor::kAllTokens, part);
+    a.forward({&id, 1}, LogitsFor::kAllTokens, part);
     interleaved.insert(interleaved.end(), part.begin(), part.end());
     const int32_t others[] = {299 - id, id / 2};
-    model->forward(others, *b, LogitsFor::kNone, part);
+    b.forward(others, LogitsFor::kNone, part);
   }
   EXPECT_TRUE(same_bits(interleaved, alone));
 }
@@ -111,8 +111,8 @@ TEST_P(Decode, LastTokenLogitsAreTheLastOfAllAndHiddenStatesChangeNothing) {
   std::vector<float> logits;
   HiddenStates hidden;
   for (HiddenStates* out : {static_cast<HiddenStates*>(nullptr), &hidden}) {
-    const auto state = model->new_sequence(30);
-    model->forward(ids, *state, LogitsFor::kLastToken, logits, out);
+    Sequence sequence(*model, 30);
+    sequence.forward(ids, LogitsFor::kLastToken, logits, out);
     EXPECT_TRUE(same_bits(logits, expected));
   }
   EXPECT_EQ(hidden.layers.size(), static_cast<size_t>(model->config().num_layers));
@@ -122,26 +122,26 @@ TEST_P(Decode, LastTokenLogitsAreTheLastOfAllAndHiddenStatesChangeNothing) {
 TEST_P(Decode, CapacityAndVocabularyAreLimitsWithAnErrorAndNoEffect) {
   ThreadPool threads(1);
   const auto model = load(GetParam(), threads);
-  const auto state = model->new_sequence(4);
+  Sequence sequence(*model, 4);
   const std::vector<int32_t> ids = make_ids(5);
   std::vector<float> logits;
   try {
-    model->forward(ids, *state, LogitsFor::kLastToken, logits);
+    sequence.forward(ids, LogitsFor::kLastToken, logits);
     FAIL() << "five tokens went into a state of four";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUsage);
   }
   for (int32_t bad : {-1, static_cast<int32_t>(model->config().vocab_size)}) {
     try {
-      model->forward({&bad, 1}, *state, LogitsFor::kLastToken, logits);
+      sequence.forward({&bad, 1}, LogitsFor::kLastToken, logits);
       FAIL() << "id " << bad << " was taken";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kBadInput);
     }
   }
-  EXPECT_EQ(state->length(), 0);
-  model->forward(std::span(ids).first(4), *state, LogitsFor::kLastToken, logits);
-  EXPECT_EQ(state->length(), state->capacity());
+  EXPECT_EQ(sequence.length(), 0);
+  sequence.forward(std::span(ids).first(4), LogitsFor::kLastToken, logits);
+  EXPECT_EQ(sequence.length(), sequence.capacity());
   EXPECT_EQ(logits.size(), static_cast<size_t>(model->config().vocab_size));
 }
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "engine/layer_experts.h"
+#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/model.h"
 #include "support/golden.h"
@@ -65,10 +67,10 @@ TEST_P(Dialect, Float32ReferenceReproducesEveryLayer) {
   const Golden golden(GetParam().golden);
   const auto model = load(GetParam(), DType::kF32, "reference", threads);
   const std::vector<int32_t> ids = golden.ints("input_ids");
-  const auto state = model->new_sequence(static_cast<int64_t>(ids.size()));
+  Sequence sequence(*model, static_cast<int64_t>(ids.size()));
   std::vector<float> logits;
   HiddenStates hidden;
-  model->forward(ids, *state, LogitsFor::kAllTokens, logits, &hidden);
+  sequence.forward(ids, LogitsFor::kAllTokens, logits, &hidden);
 
   EXPECT_EQ(relative_error(hidden.embed, golden.floats("hidden.embed")), 0.0);
   EXPECT_LT(relative_error(hidden.layers[0], golden.floats("hidden.layer0")), 1e-4);
@@ -89,7 +91,7 @@ TEST_P(Dialect, RouterAndExpertsReproduceEveryLayer) {
     for (Model* model : {exact.get(), fast.get()}) {
       std::vector<int32_t> ids;
       std::vector<float> weights, y;
-      model->run_experts(plan.layer, golden.floats(key + "input"), ids, weights, y);
+      run_layer_experts(*model, plan.layer, golden.floats(key + "input"), ids, weights, y);
       EXPECT_EQ(ids, golden.ints(key + "topk_ids")) << key;
       EXPECT_LT(relative_error(weights, golden.floats(key + "topk_weights")), 1e-5) << key;
       EXPECT_LT(relative_error(y, expected),
@@ -105,9 +107,9 @@ TEST_P(Dialect, DefaultArithmeticStaysClose) {
   const Golden golden(GetParam().golden);
   const auto model = load(GetParam(), DType::kBF16, "", threads);
   const std::vector<int32_t> ids = golden.ints("input_ids");
-  const auto state = model->new_sequence(static_cast<int64_t>(ids.size()));
+  Sequence sequence(*model, static_cast<int64_t>(ids.size()));
   std::vector<float> logits;
-  model->forward(ids, *state, LogitsFor::kAllTokens, logits);
+  sequence.forward(ids, LogitsFor::kAllTokens, logits);
   EXPECT_LT(relative_error(logits, golden.floats("logits")), 5e-3);
 }
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/layer_experts.h"
+#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/model.h"
 #include "support/shared_models.h"
@@ -153,10 +155,10 @@ TEST_P(GoldenModel, Float32ReferenceReproducesLogitsAndHiddenStates) {
   const bool w4a4 = is_w4a4(GetParam());
   for (int i = 0; i < 4; ++i) {
     const std::vector<int32_t> ids = golden.ints(prompt(i, "input_ids"));
-    const auto state = model->new_sequence(static_cast<int64_t>(ids.size()));
+    Sequence sequence(*model, static_cast<int64_t>(ids.size()));
     std::vector<float> logits;
     HiddenStates hidden;
-    model->forward(ids, *state, LogitsFor::kAllTokens, logits, i == 0 ? &hidden : nullptr);
+    sequence.forward(ids, LogitsFor::kAllTokens, logits, i == 0 ? &hidden : nullptr);
     const std::span<const float> last(logits.end() - static_cast<int64_t>(vocab), logits.end());
     const double error = relative_error(last, golden.floats(prompt(i, "last_logits")));
     RecordProperty("logits_error_" + std::to_string(i), std::to_string(error));
@@ -198,7 +200,7 @@ TEST_P(GoldenModel, RoutedExpertsAndRouterMatchLayerByLayer) {
       ++compared;
       std::vector<int32_t> ids;
       std::vector<float> weights, y;
-      model->run_experts(layer, golden.floats(key + "input"), ids, weights, y);
+      run_layer_experts(*model, layer, golden.floats(key + "input"), ids, weights, y);
       EXPECT_EQ(ids, golden.ints(key + "topk_ids")) << key;
       EXPECT_LT(relative_error(weights, golden.floats(key + "topk_weights")), 1e-5) << key;
       // One W4A4 file has an intermediate value on a rounding boundary (1.2e-2 of the output).
@@ -223,9 +225,9 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
     const std::vector<int32_t> ids = golden.ints(prompt(i, "input_ids"));
     const std::vector<int32_t> greedy = golden.ints(prompt(i, "greedy"));
     const std::vector<float> margin = golden.floats(prompt(i, "greedy_margin"));
-    const auto state = model->new_sequence(static_cast<int64_t>(ids.size() + greedy.size()));
+    Sequence sequence(*model, static_cast<int64_t>(ids.size() + greedy.size()));
     std::vector<float> logits;
-    model->forward(ids, *state, LogitsFor::kLastToken, logits);
+    sequence.forward(ids, LogitsFor::kLastToken, logits);
     const double error = relative_error(logits, golden.floats(prompt(i, "last_logits")));
     RecordProperty("logits_error_" + std::to_string(i), std::to_string(error));
     if (GetParam().fp8_activations && error >= 5e-3) {
@@ -233,8 +235,8 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
       HiddenStates expected, found;
       for (const auto& [part, states] :
            {std::pair(reference.get(), &expected), std::pair(model.get(), &found)}) {
-        const auto fresh = part->new_sequence(static_cast<int64_t>(ids.size()));
-        part->forward(ids, *fresh, LogitsFor::kLastToken, unused, states);
+        Sequence fresh(*part, static_cast<int64_t>(ids.size()));
+        fresh.forward(ids, LogitsFor::kLastToken, unused, states);
       }
       SCOPED_TRACE("prompt " + std::to_string(i) + " error " + std::to_string(error));
       expect_that_only_a_router_tie_parts(expected, found, model->moe_plan().front().problem);
@@ -247,7 +249,7 @@ TEST_P(GoldenModel, DefaultArithmeticStaysCloseAndKeepsClearGreedyChoices) {
         EXPECT_EQ(argmax(logits), greedy[step])
             << "prompt " << i << " step " << step << " margin " << margin[step];
       }
-      model->forward(std::span(greedy).subspan(step, 1), *state, LogitsFor::kLastToken, logits);
+      sequence.forward(std::span(greedy).subspan(step, 1), LogitsFor::kLastToken, logits);
     }
   }
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "engine/generator.h"
+#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/model.h"
 #include "support/golden.h"
@@ -31,12 +32,12 @@ class LongContext : public ::testing::Test {
   const std::vector<float> logits_ = golden_.floats("logits");
 
   // All logits, in calls of `chunk` tokens.
-  std::vector<float> run(Model& model, size_t chunk) const {
-    const auto state = model.new_sequence(static_cast<int64_t>(ids_.size()));
+  std::vector<float> run(const Model& model, size_t chunk) const {
+    Sequence sequence(model, static_cast<int64_t>(ids_.size()));
     std::vector<float> all, part;
     for (size_t begin = 0; begin < ids_.size(); begin += chunk) {
-      model.forward(std::span(ids_).subspan(begin, std::min(chunk, ids_.size() - begin)), *state,
-                    LogitsFor::kAllTokens, part);
+      sequence.forward(std::span(ids_).subspan(begin, std::min(chunk, ids_.size() - begin)),
+                       LogitsFor::kAllTokens, part);
       all.insert(all.end(), part.begin(), part.end());
     }
     return all;
@@ -72,12 +73,12 @@ TEST_F(LongContext, DecodingPastASegmentGivesTheGoldensLogits) {
     ThreadPool pool(threads);
     const auto model = load(pool, DType::kF32);
     const auto vocab = static_cast<size_t>(model->config().vocab_size);
-    const auto state = model->new_sequence(static_cast<int64_t>(ids_.size()));
+    Sequence sequence(*model, static_cast<int64_t>(ids_.size()));
     std::vector<float> logits;
     int compared = 0;
-    model->forward(std::span(ids_).first(1020), *state, LogitsFor::kNone, logits);
+    sequence.forward(std::span(ids_).first(1020), LogitsFor::kNone, logits);
     for (size_t t = 1020; t < 1032; ++t) {
-      model->forward(std::span(ids_).subspan(t, 1), *state, LogitsFor::kLastToken, logits);
+      sequence.forward(std::span(ids_).subspan(t, 1), LogitsFor::kLastToken, logits);
       const auto at = std::find(positions_.begin(), positions_.end(), static_cast<int32_t>(t));
       if (at == positions_.end()) continue;
       const auto expected = std::span(logits_).subspan((at - positions_.begin()) * vocab, vocab);

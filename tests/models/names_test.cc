@@ -3,8 +3,8 @@
 
 #include <string>
 
+#include "engine/sequence.h"
 #include "experts/registry.h"
-#include "models/model.h"
 #include "support/editable_checkpoint.h"
 #include "support/temp_dir.h"
 
@@ -22,9 +22,9 @@ std::vector<float> logits_of(const EditableCheckpoint& editable) {
   const auto checkpoint = Checkpoint::open(dir.path());
   const auto model = Model::load(*checkpoint, {.threads = &threads});
   const std::vector<int32_t> ids = {1, 2, 3, 300, 5};
-  const auto state = model->new_sequence(static_cast<int64_t>(ids.size()));
+  Sequence sequence(*model, static_cast<int64_t>(ids.size()));
   std::vector<float> logits;
-  model->forward(ids, *state, LogitsFor::kAllTokens, logits);
+  sequence.forward(ids, LogitsFor::kAllTokens, logits);
   return logits;
 }
 

@@ -1,0 +1,209 @@
+// The order of requests and the hand-out of pages.
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "ops/batch.h"
+
+namespace moe4 {
+
+Scheduler::Scheduler(const SchedulerLimits& limits, int64_t num_pages)
+    : limits_(limits), pool_(num_pages) {
+  // Room for a page of a prompt beside as many decodes as there can be.
+  MOE4_CHECK(limits.max_seqs > 0 && limits.max_tokens >= limits.max_seqs + kPageTokens);
+  for (int64_t s = limits.max_seqs - 1; s >= 0; --s) free_slots_.push_back(static_cast<int32_t>(s));
+}
+
+RequestId Scheduler::add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix) {
+  MOE4_CHECK(prompt_tokens > 0 && max_tokens >= prompt_tokens);
+  MOE4_CHECK(static_cast<int64_t>(prefix.size()) <= prompt_tokens / kPageTokens);
+  const int64_t pages = ceil_div(max_tokens, kPageTokens);
+  if (pages > pool_.num_pages()) {
+    throw Error(ErrorCode::kUsage, "a request of " + std::to_string(max_tokens) + " tokens needs " +
+                                       std::to_string(pages) + " pages of " +
+                                       std::to_string(kPageTokens) + " tokens and the cache has " +
+                                       std::to_string(pool_.num_pages()) +
+                                       ": ask for fewer tokens or give the cache more memory");
+  }
+  const RequestId id = next_id_++;
+  Request& request = requests_[id];
+  request.prompt = request.known = prompt_tokens;
+  request.most = max_tokens;
+  request.prefix = std::move(prefix);
+  waiting_.push_back(id);
+  return id;
+}
+
+// Pages for `tokens` more tokens; takes nothing when there are too few.
+bool Scheduler::grow(Request& request, int64_t tokens) {
+  const int64_t want = ceil_div(request.context + tokens, kPageTokens);
+  const int64_t more = want - static_cast<int64_t>(request.pages.size());
+  if (more > pool_.num_free()) return false;
+  for (int64_t i = 0; i < more; ++i) request.pages.push_back(*pool_.take());
+  return true;
+}
+
+// As grow(), taking the pages of younger requests. False: the request itself was preempted.
+bool Scheduler::grow_or_preempt(RequestId id, int64_t tokens, Step& step) {
+  while (!grow(requests_.at(id), tokens)) {
+    const RequestId youngest = running_.back();
+    preempt(youngest, step);
+    if (youngest == id) return false;
+  }
+  return true;
+}
+
+// `id` has no piece in this step: those are given out oldest first.
+void Scheduler::preempt(RequestId id, Step& step) {
+  Request& request = requests_.at(id);
+  if (request.context > 0) {
+    step.copy_out.push_back({id, request.context, request.pages, request.state_slot});
+    request.saved = true;
+  }
+  release(request);
+  running_.pop_back();
+  waiting_.insert(std::lower_bound(waiting_.begin(), waiting_.end(), id), id);
+}
+
+void Scheduler::release(Request& request) {
+  // The last pages first, so that a prefix is forgotten from its end.
+  for (auto page = request.pages.rbegin(); page != request.pages.rend(); ++page) {
+    pool_.release(*page);
+  }
+  request.pages.clear();
+  if (request.state_slot >= 0) free_slots_.push_back(request.state_slot);
+  request.state_slot = -1;
+}
+
+// How much of a prompt fits the budget: to its end, or to a multiple of kPageTokens.
+int64_t Scheduler::piece_tokens(const Request& request, int64_t budget) {
+  const int64_t left = request.known - request.context;
+  if (left <= budget) return left;
+  return std::max<int64_t>(
+      0, (request.context + budget) / kPageTokens * kPageTokens - request.context);
+}
+
+void Scheduler::take_prefix(Request& request) {
+  // The last token is computed in any case: its logits are wanted.
+  const int64_t most = (request.prompt - 1) / kPageTokens;
+  for (const PageHash& hash : request.prefix) {
+    if (static_cast<int64_t>(request.pages.size()) == most) break;
+    const auto page = pool_.share(hash);
+    if (!page) break;
+    request.pages.push_back(*page);
+  }
+  request.context = request.cached = static_cast<int64_t>(request.pages.size()) * kPageTokens;
+  request.published = request.pages.size();
+}
+
+// Moves the oldest waiting request to the running ones if there are pages for what it holds, for
+// its next piece, and for one page more, so that it is not preempted at once. Returns the tokens of
+// its piece; 0: it waits on.
+int64_t Scheduler::admit(RequestId id, int64_t budget, Step& step) {
+  if (free_slots_.empty()) return 0;
+  Request& request = requests_.at(id);
+  const bool fresh = request.context == 0;
+  if (fresh) take_prefix(request);
+  const int64_t tokens = piece_tokens(request, budget);
+  const int64_t needed =
+      ceil_div(request.context + tokens, kPageTokens) - static_cast<int64_t>(request.pages.size());
+  // Alone it may have the last page: it can be preempted by nobody.
+  const int64_t spare = running_.empty() ? 0 : 1;
+  if (tokens == 0 || needed + spare > pool_.num_free()) {
+    if (fresh) {
+      release(request);
+      request.context = request.cached = 0;
+      request.published = 0;
+    }
+    return 0;
+  }
+  MOE4_CHECK(grow(request, tokens));
+  request.state_slot = free_slots_.back();
+  free_slots_.pop_back();
+  if (request.saved) {
+    const auto held = static_cast<size_t>(ceil_div(request.context, kPageTokens));
+    step.copy_in.push_back({id,
+                            request.context,
+                            {request.pages.begin(), request.pages.begin() + held},
+                            request.state_slot});
+    request.saved = false;
+    request.published = request.prefix.size();  // its pages are copies now: others keep theirs
+  }
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), id), id);
+  schedule(id, tokens, step);
+  return tokens;
+}
+
+void Scheduler::schedule(RequestId id, int64_t tokens, Step& step) {
+  Request& request = requests_.at(id);
+  const ScheduledPiece piece{.id = id,
+                             .context = request.context,
+                             .tokens = tokens,
+                             .is_decode = request.decodes(),
+                             .wants_logits = request.context + tokens == request.known};
+  const auto first_prompt = std::find_if(step.pieces.begin(), step.pieces.end(),
+                                         [](const ScheduledPiece& p) { return !p.is_decode; });
+  step.pieces.insert(piece.is_decode ? first_prompt : step.pieces.end(), piece);
+  request.context += tokens;
+}
+
+// Pages of the prompt that have been computed can be found by others from now on.
+void Scheduler::publish(Request& request) {
+  const size_t full =
+      std::min(static_cast<size_t>(request.context / kPageTokens), request.prefix.size());
+  for (; request.published < full; ++request.published) {
+    pool_.publish(request.pages[request.published], request.prefix[request.published]);
+  }
+}
+
+Step Scheduler::next() {
+  Step step;
+  for (const RequestId id : running_) publish(requests_.at(id));
+  // A token of every request that generates has its place before any prompt.
+  int64_t budget = limits_.max_tokens;
+  for (const RequestId id : running_) {
+    const Request& request = requests_.at(id);
+    budget -= request.decodes() && request.context < request.known ? 1 : 0;
+  }
+  // The oldest first: it takes pages from the youngest, who has no piece yet.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const RequestId id = running_[i];
+    const Request& request = requests_.at(id);
+    const bool decodes = request.decodes();
+    if (request.context == request.known) continue;  // its token is not there yet
+    const int64_t tokens = decodes ? 1 : piece_tokens(request, budget);
+    if (tokens == 0) continue;
+    if (!grow_or_preempt(id, tokens, step)) break;
+    schedule(id, tokens, step);
+    if (!decodes) budget -= tokens;
+  }
+  if (!step.copy_out.empty()) return step;  // nobody new where there is no room
+  while (!waiting_.empty()) {
+    const int64_t tokens = admit(waiting_.front(), budget, step);
+    if (tokens == 0) break;
+    budget -= tokens;
+    waiting_.pop_front();
+  }
+  return step;
+}
+
+void Scheduler::add_token(RequestId id) {
+  Request& request = requests_.at(id);
+  MOE4_CHECK(request.context == request.known && request.known < request.most);
+  ++request.known;
+}
+
+void Scheduler::finish(RequestId id) {
+  const auto found = requests_.find(id);
+  MOE4_CHECK(found != requests_.end());
+  if (!found->second.pages.empty()) publish(found->second);
+  release(found->second);
+  std::erase(running_, id);
+  std::erase(waiting_, id);
+  requests_.erase(found);
+}
+
+}  // namespace moe4

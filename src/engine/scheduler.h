@@ -1,0 +1,111 @@
+// Decides which tokens of which requests the next step computes, and with which pages.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <vector>
+
+#include "engine/block_pool.h"
+
+namespace moe4 {
+
+using RequestId = int64_t;
+
+struct SchedulerLimits {
+  int64_t max_tokens = 512;  ///< of a step; at least max_seqs + kPageTokens
+  int64_t max_seqs = 64;     ///< that take part in a step, and state slots
+};
+
+/// The part of a request that a step computes.
+struct ScheduledPiece {
+  RequestId id = 0;
+  int64_t context = 0;  ///< tokens computed before
+  int64_t tokens = 0;
+  bool is_decode = false;
+  bool wants_logits = false;  ///< of its last token: the request's next token is sampled from them
+};
+
+/// A request's pages and state to be copied out of the caches, or back into them.
+struct CacheMove {
+  RequestId id = 0;
+  int64_t context = 0;  ///< tokens that the pages hold
+  std::vector<int32_t> pages;
+  int32_t state_slot = 0;
+};
+
+/// To be done in this order: copy out, copy in, run the pieces (decodes come first).
+struct Step {
+  std::vector<CacheMove> copy_out, copy_in;
+  std::vector<ScheduledPiece> pieces;
+};
+
+/// First come, first served. Every step takes the next token of every request that generates, then
+/// pieces of prompts, oldest first, up to the budget; pieces end at a multiple of kPageTokens of
+/// their request or with its prompt, so that how prompts are cut changes no bit. Out of pages, the
+/// youngest running request is preempted: its caches are copied out, and back in when there is
+/// room, rather than computed again. The oldest request is never preempted, so everyone finishes.
+///
+/// Pure bookkeeping, no model: data in, Step out. Not thread-safe.
+class Scheduler {
+ public:
+  Scheduler(const SchedulerLimits& limits, int64_t num_pages);
+
+  /// Adds a request of `prompt_tokens` > 0 tokens that will have `max_tokens` in all. `prefix`:
+  /// hashes of the prompt's full pages; where the pool has them they are not computed again. Empty:
+  /// no reuse. Throws Error(kUsage) when it could never be run within the pool.
+  RequestId add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix = {});
+
+  /// The next step; its pieces count as computed from now on. Empty when there is nothing to do
+  /// until a token is added.
+  Step next();
+  /// A request whose logits were wanted has one token more.
+  void add_token(RequestId id);
+  /// The request is done or unwanted: gives everything back. Any time, also while it waits.
+  void finish(RequestId id);
+
+  bool has(RequestId id) const { return requests_.contains(id); }
+  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  const BlockPool& pool() const { return pool_; }
+  const std::vector<int32_t>& pages(RequestId id) const { return requests_.at(id).pages; }
+  int32_t state_slot(RequestId id) const { return requests_.at(id).state_slot; }
+  /// Tokens of the prompt that were found in the prefix cache.
+  int64_t cached_tokens(RequestId id) const { return requests_.at(id).cached; }
+
+ private:
+  struct Request {
+    int64_t prompt = 0;   // tokens of the prompt
+    int64_t most = 0;     // tokens it may have in all
+    int64_t known = 0;    // tokens there are: prompt and generated
+    int64_t context = 0;  // tokens computed
+    int64_t cached = 0;
+    std::vector<PageHash> prefix;
+    size_t published = 0;  // pages of `prefix` that the pool knows from here
+    std::vector<int32_t> pages;
+    int32_t state_slot = -1;
+    bool saved = false;  // copied out
+
+    bool decodes() const { return context >= prompt; }
+  };
+
+  bool grow(Request& request, int64_t tokens);
+  bool grow_or_preempt(RequestId id, int64_t tokens, Step& step);
+  void preempt(RequestId id, Step& step);
+  int64_t admit(RequestId id, int64_t budget, Step& step);
+  void take_prefix(Request& request);
+  void schedule(RequestId id, int64_t tokens, Step& step);
+  void publish(Request& request);
+  void release(Request& request);
+  static int64_t piece_tokens(const Request& request, int64_t budget);
+
+  SchedulerLimits limits_;
+  BlockPool pool_;
+  RequestId next_id_ = 0;
+  std::map<RequestId, Request> requests_;
+  std::deque<RequestId> waiting_;   // in order of arrival; ids rise
+  std::vector<RequestId> running_;  // in order of arrival
+  std::vector<int32_t> free_slots_;
+};
+
+}  // namespace moe4

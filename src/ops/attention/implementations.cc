@@ -1,0 +1,24 @@
+// PagedAttention: what calls must keep to, and who implements it.
+#include "ops/attention/paged_attention.h"
+
+namespace moe4 {
+
+void PagedAttention::check(const Problem& problem, const Args& args) {
+  const int64_t width = problem.num_heads * problem.head_dim, tokens = args.batch->num_tokens;
+  MOE4_CHECK(args.queries.rows == tokens && args.queries.width == width);
+  MOE4_CHECK(args.y.rows == tokens && args.y.width == width);
+  MOE4_CHECK(!problem.output_gate || (args.gates.rows == tokens && args.gates.width == 2 * width));
+  MOE4_CHECK(args.cache.unit_bytes >= cache_unit_bytes(problem.cache()));
+}
+
+const Implementation<PagedAttention>& cpu_paged_attention();
+const Implementation<PagedAttention>& reference_paged_attention();
+
+template <>
+std::span<const Implementation<PagedAttention>* const> implementations<PagedAttention>() {
+  static const Implementation<PagedAttention>* const list[] = {&cpu_paged_attention(),
+                                                               &reference_paged_attention()};
+  return list;
+}
+
+}  // namespace moe4

@@ -1,0 +1,43 @@
+// PagedAttention: causal grouped-query softmax attention over cached keys and values.
+#pragma once
+
+#include "ops/batch.h"
+#include "ops/op.h"
+
+namespace moe4 {
+
+/// For token t of sequence s and head h, with kv head h / (num_heads / num_kv_heads) and keys j in
+/// [0, positions[t]]:
+///   p_j = softmax_j(scale * query . key_j);  y[t, h] = sum_j p_j value_j
+/// and, with an output gate, y[t, h] *= sigmoid(gate[t, h]).
+/// Keys and values of the step's own tokens are in the cache already (QkvToCache). Rows of y that
+/// belong to no sequence (padding) are not written.
+struct PagedAttention {
+  static constexpr std::string_view kName = "paged_attention";
+  struct Problem {
+    int64_t num_heads = 0;
+    int64_t num_kv_heads = 0;  ///< divides num_heads
+    int64_t head_dim = 0;
+    float scale = 1.0f;
+    bool output_gate = false;
+    DType cache_dtype = DType::kF16;  ///< or kF32
+
+    PagedSpec cache() const {
+      return {.num_kv_heads = num_kv_heads,
+              .key_dim = head_dim,
+              .value_dim = head_dim,
+              .dtype = cache_dtype};
+    }
+  };
+  struct Weights {};
+  struct Args {
+    Rows queries;  ///< [T, num_heads * head_dim]
+    Rows gates;    ///< [T, num_heads * 2 * head_dim], [anything | gate] per head; empty without one
+    const Batch* batch = nullptr;
+    LayerCache cache;
+    Rows y;  ///< [T, num_heads * head_dim]; may not alias queries
+  };
+  static void check(const Problem& problem, const Args& args);
+};
+
+}  // namespace moe4

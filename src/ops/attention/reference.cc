@@ -1,0 +1,80 @@
+// PagedAttention in float64, by its definition.
+#include <algorithm>
+#include <cmath>
+
+#include "numerics/f16.h"
+#include "ops/attention/paged_attention.h"
+#include "ops/cpu/implementation.h"
+
+namespace moe4 {
+namespace {
+
+class ReferencePagedAttention final : public Prepared<PagedAttention> {
+ public:
+  ReferencePagedAttention(const PagedAttention::Problem& problem, const PagedAttention::Weights&,
+                          const OpOptions&)
+      : Prepared(problem) {}
+
+  size_t workspace_size(const PagedAttention::Args&) const override { return 0; }
+  bool batch_invariant() const override { return true; }
+  int64_t weight_bytes() const override { return 0; }
+
+  void run(const PagedAttention::Args& args, std::span<std::byte>, const Stream&) const override {
+    const Batch& batch = *args.batch;
+    for (int64_t s = 0; s < batch.num_seqs; ++s) {
+      for (int64_t t = batch.query_start[s]; t < batch.query_start[s + 1]; ++t) {
+        for (int64_t h = 0; h < problem().num_heads; ++h) run_head(args, s, t, h);
+      }
+    }
+  }
+
+ private:
+  void run_head(const PagedAttention::Args& args, int64_t s, int64_t t, int64_t h) const {
+    const PagedAttention::Problem& p = problem();
+    const int64_t kv_head = h / (p.num_heads / p.num_kv_heads);
+    const int64_t keys = args.batch->positions[t] + int64_t{1};
+    const float* query = args.queries.row(t) + h * p.head_dim;
+    std::vector<double> scores(keys);
+    double top = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < keys; ++j) {
+      double dot = 0;
+      for (int64_t d = 0; d < p.head_dim; ++d) dot += query[d] * cached(args, s, j, kv_head, d);
+      scores[j] = dot * static_cast<double>(p.scale);
+      top = std::max(top, scores[j]);
+    }
+    for (double& score : scores) sum += score = std::exp(score - top);
+    for (int64_t d = 0; d < p.head_dim; ++d) {
+      double y = 0;
+      for (int64_t j = 0; j < keys; ++j) {
+        y += scores[j] / sum * cached(args, s, j, p.num_kv_heads + kv_head, d);
+      }
+      if (p.output_gate) {
+        y /= 1.0 + std::exp(-static_cast<double>(args.gates.row(t)[(2 * h + 1) * p.head_dim + d]));
+      }
+      args.y.row(t)[h * p.head_dim + d] = static_cast<float>(y);
+    }
+  }
+
+  // Element d of position j in array `array` of its page: keys of all heads, then values.
+  double cached(const PagedAttention::Args& args, int64_t s, int64_t j, int64_t array,
+                int64_t d) const {
+    const CacheTable& table = args.batch->tables[args.cache.table];
+    const int64_t block = table.blocks[s * table.max_blocks + j / kPageTokens];
+    const std::byte* page = args.cache.data + block * args.cache.unit_bytes;
+    const int64_t element = (array * kPageTokens + j % kPageTokens) * problem().head_dim + d;
+    if (problem().cache_dtype == DType::kF16) {
+      return static_cast<double>(to_float(reinterpret_cast<const F16*>(page)[element]));
+    }
+    return static_cast<double>(reinterpret_cast<const float*>(page)[element]);
+  }
+};
+
+}  // namespace
+
+const Implementation<PagedAttention>& reference_paged_attention() {
+  static const CpuImplementation<PagedAttention, ReferencePagedAttention> implementation(
+      "reference", only_for_tests);
+  return implementation;
+}
+
+}  // namespace moe4

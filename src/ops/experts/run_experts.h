@@ -1,0 +1,24 @@
+// Routed experts as a step calls them, whatever precision and device their backend has.
+#pragma once
+
+#include "moe/host_experts.h"
+#include "ops/execution.h"
+
+namespace moe4 {
+
+/// Routed experts of some tokens: x and y [T, hidden_size] float32, topk_ids and topk_weights
+/// [T, top_k]. Backends that take and give BF16 only get x rounded to it.
+struct ExpertsCall {
+  Rows x;
+  int64_t top_k = 0;
+  const int32_t* topk_ids = nullptr;
+  const float* topk_weights = nullptr;
+  Rows y;  ///< overwritten; rows dense, as those of x
+  /// Rows whose first id is -1 become NaN instead of zeros: the router had logits that are no
+  /// numbers, and broken weights must not pass for a token that needs no expert.
+  bool unrouted_is_nan = false;
+};
+
+void run_experts(HostExperts& experts, const ExpertsCall& call, Execution& execution);
+
+}  // namespace moe4

@@ -1,0 +1,87 @@
+// GatedRows and AddScaled on the CPU.
+#include "ops/gated_rows/gated_rows.h"
+
+#include <cmath>
+
+#include "ops/cpu/implementation.h"
+#include "ops/cpu/kernels.h"
+#include "ops/cpu/parallel.h"
+
+namespace moe4 {
+namespace {
+
+class CpuGatedRows final : public Prepared<GatedRows> {
+ public:
+  CpuGatedRows(const GatedRows::Problem& problem, const GatedRows::Weights&,
+               const OpOptions& options)
+      : Prepared(problem), kernels_(op_kernels(options.isa)) {}
+
+  size_t workspace_size(const GatedRows::Args&) const override { return 0; }
+  bool batch_invariant() const override { return true; }
+  int64_t weight_bytes() const override { return 0; }
+
+  void run(const GatedRows::Args& args, std::span<std::byte>, const Stream& stream) const override {
+    const int64_t width = round_up(problem().width, 16), tokens = args.y.rows;
+    const int64_t grain = parallel_grain(tokens, 3 * width * int64_t{sizeof(float)});
+    stream.threads->parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        kernels_.silu_mul(args.gate.row(t), args.up.row(t), width, args.y.row(t));
+      }
+    });
+  }
+
+ private:
+  const OpKernels& kernels_;
+};
+
+Support accepts_gated_rows(const GatedRows::Problem& problem) {
+  if (problem.activation.kind == ActivationKind::kSilu && !problem.activation.has_limit()) {
+    return std::nullopt;
+  }
+  return Rejection{Rejection::Kind::kActivation,
+                   "its activation is silu, not " + to_string(problem.activation)};
+}
+
+class CpuAddScaled final : public Prepared<AddScaled> {
+ public:
+  CpuAddScaled(const AddScaled::Problem& problem, const AddScaled::Weights&,
+               const OpOptions& options)
+      : Prepared(problem), kernels_(op_kernels(options.isa)) {}
+
+  size_t workspace_size(const AddScaled::Args&) const override { return 0; }
+  bool batch_invariant() const override { return true; }
+  int64_t weight_bytes() const override { return 0; }
+
+  void run(const AddScaled::Args& args, std::span<std::byte>, const Stream& stream) const override {
+    const int64_t width = problem().width, tokens = args.y.rows;
+    const int64_t grain = parallel_grain(tokens, 3 * width * int64_t{sizeof(float)});
+    stream.threads->parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        const float factor =
+            problem().gated ? 1.0f / (1.0f + std::exp(-args.gate.row(t)[0])) : 1.0f;
+        kernels_.axpy(factor, args.x.row(t), width, args.y.row(t));
+      }
+    });
+  }
+
+ private:
+  const OpKernels& kernels_;
+};
+
+Support accepts_add_scaled(const AddScaled::Problem& problem) {
+  return require_multiple_of_16("the width", problem.width);
+}
+
+}  // namespace
+
+const Implementation<GatedRows>& cpu_gated_rows() {
+  static const CpuImplementation<GatedRows, CpuGatedRows> implementation("cpu", accepts_gated_rows);
+  return implementation;
+}
+
+const Implementation<AddScaled>& cpu_add_scaled() {
+  static const CpuImplementation<AddScaled, CpuAddScaled> implementation("cpu", accepts_add_scaled);
+  return implementation;
+}
+
+}  // namespace moe4

@@ -1,0 +1,42 @@
+// GatedRows and AddScaled: the elementwise ends of MLPs, where no product takes them as its
+// epilogue.
+#pragma once
+
+#include "moe/activation.h"
+#include "ops/op.h"
+
+namespace moe4 {
+
+/// y[t, i] = activation(gate[t, i], up[t, i]).
+struct GatedRows {
+  static constexpr std::string_view kName = "gated_rows";
+  struct Problem {
+    int64_t width = 0;
+    ActivationParams activation;  ///< a gated kind
+  };
+  struct Weights {};
+  struct Args {
+    Rows gate, up;  ///< [T, width]
+    Rows y;         ///< [T, width]; may be gate or up
+  };
+  static void check(const Problem& problem, const Args& args);
+};
+
+/// y[t] += factor x[t], factor = sigmoid(gate[t]), or 1 without a gate: a shared expert joins the
+/// routed ones.
+struct AddScaled {
+  static constexpr std::string_view kName = "add_scaled";
+  struct Problem {
+    int64_t width = 0;
+    bool gated = false;
+  };
+  struct Weights {};
+  struct Args {
+    Rows x;     ///< [T, width]
+    Rows gate;  ///< [T, 1]; empty without a gate
+    Rows y;     ///< [T, width], in place
+  };
+  static void check(const Problem& problem, const Args& args);
+};
+
+}  // namespace moe4

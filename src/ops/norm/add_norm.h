@@ -1,0 +1,40 @@
+// AddNorm: the residual addition and the RMS norm behind it.
+#pragma once
+
+#include "ops/op.h"
+#include "ops/tensor_ref.h"
+
+namespace moe4 {
+
+/// RMS norm: x / sqrt(mean(x^2) + eps) * w, w being the checkpoint's weight or 1 + that.
+struct NormSpec {
+  float eps = 1e-6f;
+  bool one_plus = false;
+};
+
+/// The multiplier w, [n]. Throws Error(kBadInput) naming the tensor for another shape.
+std::vector<float> norm_weights(const NormSpec& spec, const TensorRef& weight, int64_t n);
+
+/// For i in [0, y.rows), with t = rows ? rows[i] : i:
+///   residual[t] += delta[t]            (delta empty: nothing is added)
+///   y[i] = norm(residual[t])
+/// All rows float32. y aliases neither residual nor delta; rows names no row twice.
+struct AddNorm {
+  static constexpr std::string_view kName = "add_norm";
+  struct Problem {
+    int64_t width = 0;
+    NormSpec norm;
+  };
+  struct Weights {
+    TensorRef weight;  ///< [width]
+  };
+  struct Args {
+    Rows residual;                  ///< [T, width], in place
+    Rows delta;                     ///< [T, width] or empty
+    const int32_t* rows = nullptr;  ///< [y.rows], or null: all
+    Rows y;
+  };
+  static void check(const Problem& problem, const Args& args);
+};
+
+}  // namespace moe4

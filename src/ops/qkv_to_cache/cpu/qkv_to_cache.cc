@@ -1,0 +1,106 @@
+// QkvToCache on the CPU: a token at a time, heads in order.
+#include "ops/qkv_to_cache/qkv_to_cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/cpu/implementation.h"
+#include "ops/cpu/kernels.h"
+#include "ops/cpu/parallel.h"
+
+namespace moe4 {
+namespace {
+
+constexpr float kLargest = std::numeric_limits<float>::max();
+
+void rotate(const float* angles, int64_t half, float* head) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float cos = angles[i], sin = angles[half + i];
+    const float a = head[i], b = head[i + half];
+    head[i] = a * cos - b * sin;
+    head[i + half] = b * cos + a * sin;
+  }
+}
+
+class CpuQkvToCache final : public Prepared<QkvToCache> {
+ public:
+  CpuQkvToCache(const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
+                const OpOptions& options)
+      : Prepared(problem),
+        kernels_(op_kernels(options.isa)),
+        q_norm_(norm_weights(problem.norm, weights.q_norm, problem.head_dim)),
+        k_norm_(norm_weights(problem.norm, weights.k_norm, problem.head_dim)) {}
+
+  size_t workspace_size(const QkvToCache::Args&) const override { return 0; }
+  bool batch_invariant() const override { return true; }
+  int64_t weight_bytes() const override {
+    return 2 * problem().head_dim * static_cast<int64_t>(sizeof(float));
+  }
+
+  void run(const QkvToCache::Args& args, std::span<std::byte>,
+           const Stream& stream) const override {
+    const int64_t tokens = args.queries.rows, heads = problem().num_heads + problem().num_kv_heads;
+    const int64_t bytes = 4 * heads * problem().head_dim * int64_t{sizeof(float)};
+    stream.threads->parallel_for(tokens, parallel_grain(tokens, bytes),
+                                 [&](int64_t begin, int64_t end, int) {
+                                   for (int64_t t = begin; t < end; ++t) run_token(args, t);
+                                 });
+  }
+
+ private:
+  void run_token(const QkvToCache::Args& args, int64_t t) const {
+    const int64_t dim = problem().head_dim, half = problem().rotary_dim / 2;
+    const int64_t q_stride = dim * (problem().output_gate ? 2 : 1);
+    const float* angles = args.angles.row(t);
+    for (int64_t h = 0; h < problem().num_heads; ++h) {
+      float* query = args.queries.row(t) + h * dim;
+      kernels_.rms_norm(args.q.row(t) + h * q_stride, q_norm_.data(), problem().norm.eps, dim,
+                        query);
+      rotate(angles, half, query);
+    }
+    const int64_t slot = args.slots[t];
+    if (slot < 0) return;
+    const int64_t row_bytes = dim * size_of(problem().cache_dtype);
+    std::byte* page = args.cache.data + slot / kPageTokens * args.cache.unit_bytes +
+                      slot % kPageTokens * row_bytes;
+    const int64_t values = problem().num_kv_heads * kPageTokens * row_bytes;
+    for (int64_t h = 0; h < problem().num_kv_heads; ++h) {
+      float* key = args.k.row(t) + h * dim;
+      kernels_.rms_norm(key, k_norm_.data(), problem().norm.eps, dim, key);
+      rotate(angles, half, key);
+      store(key, page + h * kPageTokens * row_bytes);
+      store(args.v.row(t) + h * dim, page + values + h * kPageTokens * row_bytes);
+    }
+  }
+
+  void store(const float* head, std::byte* to) const {
+    if (problem().cache_dtype == DType::kF16) {
+      const int64_t dim = problem().head_dim;
+      auto* row = reinterpret_cast<F16*>(to);
+      kernels_.to_f16(head, dim, row);
+      // The conversion saturates, and infinity must not pass for a large number.
+      bool infinite = false;
+      for (int64_t d = 0; d < dim; ++d) infinite |= std::abs(head[d]) > kLargest;
+      if (infinite) std::fill_n(row, dim, to_f16(std::numeric_limits<float>::quiet_NaN()));
+    } else {
+      std::copy_n(head, problem().head_dim, reinterpret_cast<float*>(to));
+    }
+  }
+
+  const OpKernels& kernels_;
+  std::vector<float> q_norm_, k_norm_;
+};
+
+Support accepts(const QkvToCache::Problem& problem) {
+  return require_multiple_of_16("head_dim", problem.head_dim);
+}
+
+}  // namespace
+
+const Implementation<QkvToCache>& cpu_qkv_to_cache() {
+  static const CpuImplementation<QkvToCache, CpuQkvToCache> implementation("cpu", accepts);
+  return implementation;
+}
+
+}  // namespace moe4

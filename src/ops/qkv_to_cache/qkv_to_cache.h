@@ -1,0 +1,52 @@
+// QkvToCache: from the projections of attention to normalised, rotated queries and cached keys and
+// values.
+#pragma once
+
+#include "ops/batch.h"
+#include "ops/norm/add_norm.h"
+#include "ops/op.h"
+
+namespace moe4 {
+
+/// For every token t and head h:
+///   queries[t, h] = rotate(norm(q[t, h]))      norm: over head_dim, with q_norm
+///   key = rotate(norm(k[t, h])), value = v[t, h]
+/// rotate() turns elements i and i + dim/2 of the first `rotary_dim` by the angles of the token.
+/// Key and value go, rounded to the cache's dtype (F16 saturates at 65504; a head with an infinite
+/// element becomes NaN), to slots[t] of the cache: page slots[t] / 64, place slots[t] % 64, laid
+/// out as PagedSpec says; slots[t] of -1 stores nothing.
+struct QkvToCache {
+  static constexpr std::string_view kName = "qkv_to_cache";
+  struct Problem {
+    int64_t num_heads = 0;
+    int64_t num_kv_heads = 0;
+    int64_t head_dim = 0;
+    int64_t rotary_dim = 0;    ///< even, at most head_dim
+    bool output_gate = false;  ///< rows of q are [query | gate] per head; gates are not read here
+    NormSpec norm;
+    DType cache_dtype = DType::kF16;  ///< or kF32
+
+    PagedSpec cache() const {
+      return {.num_kv_heads = num_kv_heads,
+              .key_dim = head_dim,
+              .value_dim = head_dim,
+              .dtype = cache_dtype};
+    }
+    /// Width of a row of q.
+    int64_t q_width() const { return num_heads * head_dim * (output_gate ? 2 : 1); }
+  };
+  struct Weights {
+    TensorRef q_norm, k_norm;  ///< [head_dim]
+  };
+  struct Args {
+    Rows q;       ///< [T, q_width]
+    Rows k, v;    ///< [T, num_kv_heads * head_dim]; k is overwritten with anything
+    Rows angles;  ///< [T, rotary_dim], see RotaryAngles
+    const int32_t* slots = nullptr;  ///< [T]
+    LayerCache cache;
+    Rows queries;  ///< out [T, num_heads * head_dim]
+  };
+  static void check(const Problem& problem, const Args& args);
+};
+
+}  // namespace moe4

@@ -1,0 +1,47 @@
+// Route on the CPU.
+#include "ops/route/route.h"
+
+#include "ops/cpu/implementation.h"
+
+namespace moe4 {
+namespace {
+
+// Tokens handed to a thread at a time: some microseconds of work.
+constexpr int64_t kGrain = 16;
+
+class CpuRoute final : public Prepared<Route> {
+ public:
+  CpuRoute(const RouterConfig& problem, const Route::Weights& weights, const OpOptions&)
+      : Prepared(problem), bias_(weights.correction_bias), config_(problem) {
+    config_.correction_bias = bias_;
+  }
+
+  size_t workspace_size(const Route::Args&) const override { return 0; }
+  bool batch_invariant() const override { return true; }
+  int64_t weight_bytes() const override {
+    return static_cast<int64_t>(bias_.size() * sizeof(float));
+  }
+
+  void run(const Route::Args& args, std::span<std::byte>, const Stream& stream) const override {
+    const int64_t k = config_.top_k;
+    stream.threads->parallel_for(args.logits.rows, kGrain, [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        route_topk(config_, args.logits.row(t), 1, args.topk_ids + t * k,
+                   args.topk_weights + t * k);
+      }
+    });
+  }
+
+ private:
+  std::vector<float> bias_;
+  RouterConfig config_;
+};
+
+}  // namespace
+
+const Implementation<Route>& cpu_route() {
+  static const CpuImplementation<Route, CpuRoute> implementation("cpu");
+  return implementation;
+}
+
+}  // namespace moe4

@@ -1,0 +1,26 @@
+// Route: from router logits to each token's experts and their weights.
+#pragma once
+
+#include "moe/routing.h"
+#include "ops/op.h"
+
+namespace moe4 {
+
+/// topk_ids and topk_weights [T, top_k] of logits [T, num_experts] as moe/routing.h defines them:
+/// in order of falling score, ties to the lowest id, ids of -1 for a row with a NaN.
+struct Route {
+  static constexpr std::string_view kName = "route";
+  /// `correction_bias` is not read from here but from the weights.
+  using Problem = RouterConfig;
+  struct Weights {
+    std::vector<float> correction_bias;  ///< [num_experts] or empty
+  };
+  struct Args {
+    Rows logits;                    ///< [T, num_experts]
+    int32_t* topk_ids = nullptr;    ///< [T, top_k]
+    float* topk_weights = nullptr;  ///< [T, top_k]
+  };
+  static void check(const Problem& problem, const Args& args);
+};
+
+}  // namespace moe4

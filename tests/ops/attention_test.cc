@@ -1,0 +1,260 @@
+// PagedAttention and QkvToCache over ragged batches.
+#include <gtest/gtest.h>
+
+#include "numerics/f16.h"
+#include "ops/attention/paged_attention.h"
+#include "ops/conformance.h"
+#include "ops/qkv_to_cache/qkv_to_cache.h"
+
+namespace moe4 {
+namespace {
+
+using namespace moe4::testing;
+
+// Decodes first, one of them far past a segment of 1024 keys; an empty sequence; prompts that end
+// inside a page, on its edge and in one step of their own.
+const std::vector<Piece> kPieces = {{5, 1}, {2100, 1}, {63, 1},  {64, 1},  {70, 0},
+                                    {0, 1}, {0, 65},   {64, 64}, {128, 3}, {1020, 9}};
+
+struct AttentionCase {
+  explicit AttentionCase(const PagedAttention::Problem& problem, const std::vector<Piece>& pieces,
+                         uint64_t seed = 5)
+      : problem(problem),
+        ragged(pieces, /*padding_seqs=*/2, /*padding_tokens=*/3),
+        queries(ragged.batch.num_tokens, problem.num_heads * problem.head_dim, seed, 1.0f),
+        gates(ragged.batch.num_tokens, 2 * problem.num_heads * problem.head_dim, seed + 1, 2.0f) {
+    cache.unit_bytes = cache_unit_bytes(problem.cache());
+    // Places that no token has filled hold NaN: nothing may read them.
+    pages.assign(ragged.num_pages * cache.unit_bytes / 4 + 16, NAN);
+    cache.data = reinterpret_cast<std::byte*>(pages.data());
+    for (size_t s = 0; s < pieces.size(); ++s) {
+      for (int64_t j = 0; j < pieces[s].context + pieces[s].tokens; ++j) {
+        for (int64_t array = 0; array < 2 * problem.num_kv_heads; ++array) {
+          Random random(seed * 1000003 + s * 7919 + j * 31 + array);
+          for (int64_t d = 0; d < problem.head_dim; ++d) {
+            set(static_cast<int64_t>(s), j, array, d, random.normal());
+          }
+        }
+      }
+    }
+  }
+
+  // Element d of a position in `array`: keys of all heads, then values.
+  void set(int64_t s, int64_t position, int64_t array, int64_t d, float x) {
+    const int64_t block = ragged.table.blocks[s * ragged.table.max_blocks + position / kPageTokens];
+    std::byte* page = cache.data + block * cache.unit_bytes;
+    const int64_t i = (array * kPageTokens + position % kPageTokens) * problem.head_dim + d;
+    if (problem.cache_dtype == DType::kF16) {
+      reinterpret_cast<F16*>(page)[i] = to_f16(x);
+    } else {
+      reinterpret_cast<float*>(page)[i] = x;
+    }
+  }
+
+  std::vector<float> run(const Prepared<PagedAttention>& op, ThreadPool& threads) {
+    OwnedRows y(ragged.batch.num_tokens, problem.num_heads * problem.head_dim, -7.0f);
+    run_op(op,
+           {.queries = queries.view(),
+            .gates = problem.output_gate ? gates.view() : Rows{},
+            .batch = &ragged.batch,
+            .cache = cache,
+            .y = y.view()},
+           threads);
+    for (int64_t t = ragged.real_tokens(); t < ragged.batch.num_tokens; ++t) {
+      EXPECT_EQ(y.row(t)[0], -7.0f) << "a row of padding was written";
+    }
+    y.rows = ragged.real_tokens();
+    return y.dense();
+  }
+
+  PagedAttention::Problem problem;
+  RaggedBatch ragged;
+  OwnedRows queries, gates;
+  std::vector<float> pages;
+  LayerCache cache;
+};
+
+const PagedAttention::Problem kProblems[] = {
+    {.num_heads = 8, .num_kv_heads = 2, .head_dim = 32, .scale = 0.17f},
+    {.num_heads = 16,
+     .num_kv_heads = 1,
+     .head_dim = 48,
+     .scale = 0.2f,
+     .output_gate = true,
+     .cache_dtype = DType::kF32},
+    {.num_heads = 3, .num_kv_heads = 3, .head_dim = 16, .scale = 0.25f, .output_gate = true}};
+
+TEST(PagedAttention, EqualsFloat64OverRaggedBatches) {
+  for (const PagedAttention::Problem& problem : kProblems) {
+    for (const int num_threads : {1, 5}) {
+      ThreadPool threads(num_threads);
+      AttentionCase c(problem, kPieces);
+      const auto reference = reference_of<PagedAttention>().prepare(problem, {}, {});
+      const std::vector<float> expected = c.run(*reference, threads);
+      each_implementation<PagedAttention>(
+          problem,
+          [&](const Implementation<PagedAttention>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare(problem, {}, options);
+            EXPECT_LT(relative_error(c.run(*op, threads), expected), 2e-6);
+          },
+          threads);
+    }
+  }
+}
+
+TEST(PagedAttention, ASequenceHasTheSameBitsAloneOnAnyNumberOfThreads) {
+  const PagedAttention::Problem& problem = kProblems[0];
+  ThreadPool many(4), one(1);
+  AttentionCase all(problem, kPieces);
+  const auto op = select<PagedAttention>(problem, Device::cpu())
+                      .implementation->prepare(problem, {}, {.threads = &many});
+  ASSERT_TRUE(op->batch_invariant());
+  const std::vector<float> together = all.run(*op, many);
+  EXPECT_TRUE(same_bits(all.run(*op, one), together));
+  const int64_t width = problem.num_heads * problem.head_dim;
+  for (int64_t s = 0; s < static_cast<int64_t>(kPieces.size()); ++s) {
+    // The same step with all other sequences empty.
+    AttentionCase alone(problem, kPieces);
+    const int64_t first = all.ragged.query_start[s], last = all.ragged.query_start[s + 1];
+    RaggedBatch& r = alone.ragged;
+    for (int64_t i = 0; i < r.batch.num_seqs + 1; ++i) {
+      r.query_start[i] = static_cast<int32_t>(std::clamp<int64_t>(r.query_start[i], first, last));
+    }
+    OwnedRows y(r.batch.num_tokens, width, -7.0f);
+    run_op(
+        *op,
+        {.queries = alone.queries.view(), .batch = &r.batch, .cache = alone.cache, .y = y.view()},
+        many);
+    for (int64_t t = first; t < last; ++t) {
+      EXPECT_TRUE(same_bits(y.row(t), std::span(together).subspan(t * width, width)))
+          << "sequence " << s << " token " << t;
+    }
+  }
+}
+
+TEST(PagedAttention, OneWrongKeyOrValueIsSeen) {
+  const PagedAttention::Problem& problem = kProblems[0];
+  ThreadPool threads(2);
+  const auto op = select<PagedAttention>(problem, Device::cpu())
+                      .implementation->prepare(problem, {}, {.threads = &threads});
+  AttentionCase c(problem, kPieces);
+  const std::vector<float> right = c.run(*op, threads);
+  for (const int64_t array : {0, 3}) {  // a key, a value
+    AttentionCase wrong(problem, kPieces);
+    wrong.set(/*s=*/6, /*position=*/40, array, 0, 9.0f);
+    EXPECT_GT(relative_error(wrong.run(*op, threads), right), 1e-4) << array;
+  }
+}
+
+struct QkvCase {
+  explicit QkvCase(const QkvToCache::Problem& p)
+      : problem(p),
+        ragged(kPieces, 1, 2),
+        q(tokens(), p.q_width(), 21, 1.0f),
+        k(tokens(), p.num_kv_heads * p.head_dim, 22, 1.0f),
+        v(tokens(), p.num_kv_heads * p.head_dim, 23, 1.0f),
+        angles(tokens(), p.rotary_dim, 24, 0.5f),
+        queries(tokens(), p.num_heads * p.head_dim),
+        q_norm(normals(p.head_dim, 25, 0.3f, 1.0f)),
+        k_norm(normals(p.head_dim, 26, 0.3f, 1.0f)),
+        pages(ragged.num_pages * cache_unit_bytes(p.cache())) {}
+
+  int64_t tokens() const { return ragged.batch.num_tokens; }
+  QkvToCache::Weights weights() const {
+    return {.q_norm = tensor_of(q_norm), .k_norm = tensor_of(k_norm)};
+  }
+  void run(const Prepared<QkvToCache>& op, ThreadPool& threads) {
+    run_op(op,
+           {.q = q.view(),
+            .k = k.view(),
+            .v = v.view(),
+            .angles = angles.view(),
+            .slots = ragged.table.slots,
+            .cache = {pages.data(), cache_unit_bytes(problem.cache()), 0},
+            .queries = queries.view()},
+           threads);
+  }
+  // What the pages hold, as floats.
+  std::vector<float> cached() const {
+    std::vector<float> values;
+    for (size_t i = 0; i < pages.size(); i += size_of(problem.cache_dtype)) {
+      if (problem.cache_dtype == DType::kF16) {
+        values.push_back(to_float(*reinterpret_cast<const F16*>(pages.data() + i)));
+      } else {
+        values.push_back(*reinterpret_cast<const float*>(pages.data() + i));
+      }
+    }
+    return values;
+  }
+
+  QkvToCache::Problem problem;
+  RaggedBatch ragged;
+  OwnedRows q, k, v, angles, queries;
+  std::vector<float> q_norm, k_norm;
+  std::vector<std::byte> pages;
+};
+
+const QkvToCache::Problem kQkvProblems[] = {{.num_heads = 6,
+                                             .num_kv_heads = 2,
+                                             .head_dim = 32,
+                                             .rotary_dim = 8,
+                                             .output_gate = true,
+                                             .norm = {.eps = 1e-3f, .one_plus = true}},
+                                            {.num_heads = 2,
+                                             .num_kv_heads = 2,
+                                             .head_dim = 16,
+                                             .rotary_dim = 16,
+                                             .cache_dtype = DType::kF32}};
+
+TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {
+  ThreadPool threads(3);
+  for (const QkvToCache::Problem& problem : kQkvProblems) {
+    QkvCase expected(problem);
+    expected.run(*reference_of<QkvToCache>().prepare(problem, expected.weights(), {}), threads);
+    const std::vector<float> cached = expected.cached();
+    each_implementation<QkvToCache>(
+        problem,
+        [&](const Implementation<QkvToCache>& implementation, const OpOptions& options) {
+          QkvCase c(problem);
+          c.run(*implementation.prepare(problem, c.weights(), options), threads);
+          EXPECT_LT(relative_error(c.queries.dense(), expected.queries.dense()), 1e-6);
+          // F16 rounds to 2^-11; the same places are zero.
+          const std::vector<float> found = c.cached();
+          EXPECT_LT(relative_error(found, cached),
+                    problem.cache_dtype == DType::kF16 ? 1e-4 : 1e-6);
+          for (size_t i = 0; i < cached.size(); ++i) {
+            ASSERT_EQ(found[i] == 0.0f, cached[i] == 0.0f) << i;
+          }
+        },
+        threads);
+  }
+}
+
+TEST(QkvToCache, AnInfiniteValueIsNoNumberInTheCache) {
+  ThreadPool threads(1);
+  for (const bool reference : {false, true}) {
+    QkvCase c(kQkvProblems[0]);
+    c.v.view().row(2)[5] = INFINITY;
+    const auto op = reference ? reference_of<QkvToCache>().prepare(c.problem, c.weights(), {})
+                              : prepare<QkvToCache>(c.problem, c.weights(), {.threads = &threads});
+    c.run(*op, threads);
+    const std::vector<float> cached = c.cached();
+    const auto nans =
+        std::count_if(cached.begin(), cached.end(), [](float x) { return std::isnan(x); });
+    EXPECT_EQ(nans, c.problem.head_dim);
+  }
+}
+
+TEST(QkvToCache, AWrongNormWeightIsSeen) {
+  ThreadPool threads(1);
+  QkvCase right(kQkvProblems[0]), wrong(kQkvProblems[0]);
+  wrong.k_norm[3] += 0.5f;
+  for (QkvCase* c : {&right, &wrong}) {
+    c->run(*prepare<QkvToCache>(c->problem, c->weights(), {.threads = &threads}), threads);
+  }
+  EXPECT_TRUE(same_bits(right.queries.dense(), wrong.queries.dense()));
+  EXPECT_GT(relative_error(wrong.cached(), right.cached()), 1e-2);
+}
+
+}  // namespace
+}  // namespace moe4

@@ -1,0 +1,33 @@
+// Rotary angles against NumPy's (scripts/make_long_context_goldens.py).
+#include <gtest/gtest.h>
+
+#include "ops/conformance.h"
+#include "ops/rotary/rotary_angles.h"
+#include "support/golden.h"
+
+namespace moe4 {
+namespace {
+
+// Far along, the rounding of the angle to float32 moves cos and sin by up to 6e-2: part of what
+// transformers computes.
+TEST(Rotary, AnglesAreFloat32ProductsAtAnyPosition) {
+  const testing::Golden golden(std::filesystem::path(MOE4_TEST_DATA) /
+                               "long_context/golden.safetensors");
+  ThreadPool threads(1);
+  const std::vector<float> cos = golden.floats("rotary.cos"), sin = golden.floats("rotary.sin");
+  const std::vector<int32_t> positions = golden.ints("rotary.positions");
+  ASSERT_EQ(cos.size(), positions.size() * 16);
+  testing::OwnedRows angles(static_cast<int64_t>(positions.size()), 32);
+  testing::run_op(*prepare<RotaryAngles>({.dim = 32, .theta = 10000.0}, {}, {}),
+                  {.positions = positions.data(), .y = angles.view()}, threads);
+  for (size_t p = 0; p < positions.size(); ++p) {
+    const std::vector<float> found = angles.row(static_cast<int64_t>(p));
+    for (size_t i = 0; i < 16; ++i) {
+      EXPECT_NEAR(found[i], cos[p * 16 + i], 1e-6) << positions[p] << " " << i;
+      EXPECT_NEAR(found[16 + i], sin[p * 16 + i], 1e-6) << positions[p] << " " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moe4

@@ -1,0 +1,236 @@
+// The ops that work on rows alone: AddNorm, GatedRows, AddScaled, RotaryAngles, Route, Embed.
+#include <gtest/gtest.h>
+
+#include "moe/dequantize.h"
+#include "ops/conformance.h"
+#include "ops/embed/embed.h"
+#include "ops/gated_rows/gated_rows.h"
+#include "ops/norm/add_norm.h"
+#include "ops/rotary/rotary_angles.h"
+#include "ops/route/route.h"
+
+namespace moe4 {
+namespace {
+
+using namespace moe4::testing;
+
+constexpr int64_t kTokens = 67;  // more than one piece of work for every op at some width
+
+TEST(AddNorm, EqualsFloat64WithAndWithoutDeltaAndRows) {
+  ThreadPool threads(3);
+  const int32_t some[] = {0, 7, 8, 66};
+  for (const AddNorm::Problem& problem :
+       {AddNorm::Problem{.width = 2048, .norm = {.eps = 0.5f, .one_plus = true}},
+        AddNorm::Problem{.width = 48}}) {
+    const std::vector<float> weight = normals(problem.width, 1);
+    for (const bool with_delta : {false, true}) {
+      for (const bool with_rows : {false, true}) {
+        const auto run = [&](const Prepared<AddNorm>& op) {
+          OwnedRows residual(kTokens, problem.width, 2, 3.0f);
+          OwnedRows delta(kTokens, problem.width, 3, 1.0f);
+          OwnedRows y(with_rows ? 4 : kTokens, problem.width);
+          run_op(op,
+                 {.residual = residual.view(),
+                  .delta = with_delta ? delta.view() : Rows{},
+                  .rows = with_rows ? some : nullptr,
+                  .y = y.view()},
+                 threads);
+          return std::pair(residual.dense(), y.dense());
+        };
+        const AddNorm::Weights weights{tensor_of(weight)};
+        const auto expected = run(*reference_of<AddNorm>().prepare(problem, weights, {}));
+        each_implementation<AddNorm>(
+            problem,
+            [&](const Implementation<AddNorm>& implementation, const OpOptions& options) {
+              const auto found = run(*implementation.prepare(problem, weights, options));
+              EXPECT_TRUE(same_bits(found.first, expected.first));
+              EXPECT_LT(relative_error(found.second, expected.second), 3e-7);
+            },
+            threads);
+      }
+    }
+  }
+}
+
+TEST(AddNorm, AWeightOfAnotherShapeIsAnErrorThatNamesIt) {
+  const std::vector<float> weight(32);
+  try {
+    prepare<AddNorm>({.width = 48}, {tensor_of(weight, "model.norm.weight")}, {});
+    FAIL() << "32 weights were taken for 48";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_NE(std::string(error.what()).find("model.norm.weight"), std::string::npos);
+  }
+}
+
+TEST(GatedRows, EqualsFloat64AlsoInPlace) {
+  ThreadPool threads(3);
+  for (const int64_t width : {512, 40}) {
+    const GatedRows::Problem problem{.width = width};
+    const auto run = [&](const Prepared<GatedRows>& op, bool in_place) {
+      OwnedRows gate(kTokens, width, 4, 3.0f), up(kTokens, width, 5, 1.0f), y(kTokens, width);
+      OwnedRows& out = in_place ? gate : y;
+      run_op(op, {.gate = gate.view(), .up = up.view(), .y = out.view()}, threads);
+      return out.dense();
+    };
+    const auto expected = run(*reference_of<GatedRows>().prepare(problem, {}, {}), false);
+    each_implementation<GatedRows>(
+        problem,
+        [&](const Implementation<GatedRows>& implementation, const OpOptions& options) {
+          const auto op = implementation.prepare(problem, {}, options);
+          EXPECT_LT(relative_error(run(*op, false), expected), 3e-7);
+          EXPECT_TRUE(same_bits(run(*op, true), run(*op, false)));
+        },
+        threads);
+  }
+}
+
+TEST(GatedRows, AnActivationThatNobodyComputesIsRefused) {
+  EXPECT_THROW(select<GatedRows>({.width = 32, .activation = {.kind = ActivationKind::kGeluTanh}},
+                                 Device::cpu()),
+               Error);
+  EXPECT_THROW(select<GatedRows>({.width = 32, .activation = {.limit = 7.0f}}, Device::cpu()),
+               Error);
+}
+
+TEST(AddScaled, EqualsFloat64WithAndWithoutAGate) {
+  ThreadPool threads(3);
+  for (const bool gated : {false, true}) {
+    const AddScaled::Problem problem{.width = 1024, .gated = gated};
+    const auto run = [&](const Prepared<AddScaled>& op) {
+      OwnedRows x(kTokens, 1024, 6, 1.0f), gate(kTokens, 1, 7, 2.0f), y(kTokens, 1024, 8, 1.0f);
+      run_op(op, {.x = x.view(), .gate = gated ? gate.view() : Rows{}, .y = y.view()}, threads);
+      return y.dense();
+    };
+    const auto expected = run(*reference_of<AddScaled>().prepare(problem, {}, {}));
+    each_implementation<AddScaled>(
+        problem,
+        [&](const Implementation<AddScaled>& implementation, const OpOptions& options) {
+          const auto op = implementation.prepare(problem, {}, options);
+          EXPECT_LT(relative_error(run(*op), expected), 1e-7);
+        },
+        threads);
+  }
+}
+
+TEST(RotaryAngles, AreThoseOfTheReferenceToTheBit) {
+  ThreadPool threads(2);
+  const RotarySpec problem{.dim = 64, .theta = 1e7};
+  const std::vector<int32_t> positions = {0, 1, 2, 1000, 262143, -1};
+  const auto run = [&](const Prepared<RotaryAngles>& op) {
+    OwnedRows y(static_cast<int64_t>(positions.size()), problem.dim);
+    run_op(op, {.positions = positions.data(), .y = y.view()}, threads);
+    return y.dense();
+  };
+  const auto expected = run(*reference_of<RotaryAngles>().prepare(problem, {}, {}));
+  EXPECT_EQ(expected[0], 1.0f);
+  EXPECT_EQ(expected[32], 0.0f);
+  EXPECT_FLOAT_EQ(expected[64 + 32], std::sin(1.0f));  // position 1 turns by 1 at frequency 0
+  each_implementation<RotaryAngles>(
+      problem,
+      [&](const Implementation<RotaryAngles>& implementation, const OpOptions& options) {
+        EXPECT_TRUE(same_bits(run(*implementation.prepare(problem, {}, options)), expected));
+      },
+      threads);
+}
+
+TEST(Route, ChoosesAndWeighsAsTheReference) {
+  ThreadPool threads(3);
+  const std::vector<float> bias = normals(60, 11, 0.5f);
+  const RouterConfig configs[] = {
+      {.num_experts = 60, .top_k = 4},
+      {.num_experts = 60, .top_k = 8, .renormalize = false, .scaling_factor = 2.5f},
+      {.scoring = ScoringFunction::kSigmoid,
+       .num_experts = 60,
+       .top_k = 6,
+       .scaling_factor = 1.5f,
+       .num_groups = 6,
+       .topk_groups = 2},
+      {.scoring = ScoringFunction::kSoftmaxOverSelected, .num_experts = 60, .top_k = 4}};
+  for (const RouterConfig& problem : configs) {
+    const bool biased = problem.scoring == ScoringFunction::kSigmoid;
+    const Route::Weights weights{biased ? bias : std::vector<float>{}};
+    const auto run = [&](const Prepared<Route>& op) {
+      OwnedRows logits(kTokens, 60, 12, 2.0f);
+      logits.view().row(5)[9] = NAN;
+      logits.view().row(6)[1] = logits.view().row(6)[3] = 9.0f;  // a tie
+      std::vector<int32_t> ids(kTokens * problem.top_k, 99);
+      std::vector<float> chosen(ids.size(), 99.0f);
+      run_op(op, {.logits = logits.view(), .topk_ids = ids.data(), .topk_weights = chosen.data()},
+             threads);
+      return std::pair(ids, chosen);
+    };
+    const auto expected = run(*reference_of<Route>().prepare(problem, weights, {}));
+    EXPECT_EQ(expected.first[5 * problem.top_k], -1);
+    each_implementation<Route>(
+        problem,
+        [&](const Implementation<Route>& implementation, const OpOptions& options) {
+          const auto found = run(*implementation.prepare(problem, weights, options));
+          EXPECT_EQ(found.first, expected.first);
+          EXPECT_LT(relative_error(found.second, expected.second), 5e-7);
+        },
+        threads);
+  }
+}
+
+struct Format {
+  const char* name;
+  QuantScheme scheme;
+  DType dtype = DType::kBF16;
+};
+const Format kFormats[] = {
+    {"bf16", kUnquantized},
+    {"f32", kUnquantized, DType::kF32},
+    {"nvfp4", kW4A4},
+    {"fp8_channel", {{QuantFormat::kFp8Channel, false}, QuantKey{QuantFormat::kFp8Token, true}}}};
+
+LinearWeights make_table(RandomMoe& memory, const Format& format) {
+  Random random(51);
+  const RandomMoeOptions options{.scheme = format.scheme, .float_dtype = format.dtype};
+  return testing::internal::random_linear(memory, options, random, "table", 130, 272, 1.0f);
+}
+
+TEST(Embed, LooksRowsUpExactlyFromATableOfItsOwnOrFromLmHead) {
+  ThreadPool threads(2);
+  const std::vector<int32_t> ids = {0, 129, 64, -1, 130, 0};
+  const auto run = [&](const Prepared<Embed>& op) {
+    OwnedRows y(static_cast<int64_t>(ids.size()), 272);
+    run_op(op, {.ids = ids.data(), .y = y.view()}, threads);
+    return y.dense();
+  };
+  for (const Format& format : kFormats) {
+    SCOPED_TRACE(format.name);
+    RandomMoe memory;
+    Embed::Weights weights{.table = make_table(memory, format)};
+    Embed::Problem problem{.vocab_size = 130, .width = 272};
+    const OpOptions options{.threads = &threads};
+    const auto expected = run(*reference_of<Embed>().prepare(problem, weights, options));
+    EXPECT_EQ(expected[3 * 272], 0.0f) << "padding";
+    const auto own = prepare<Embed>(problem, weights, options);
+    const LinearGroup::Weights head{{weights.table}};
+    const std::vector<LinearOptions> plain(1);
+    const auto lm_head = prepare<LinearGroup>(LinearGroup::problem_of(head, plain), head, options);
+    weights.lm_head = lm_head.get();
+    problem.tied = true;
+    const auto tied = prepare<Embed>(problem, weights, options);
+    memory.storage.clear();  // nothing of the checkpoint is kept
+    EXPECT_TRUE(same_bits(run(*own), expected));
+    EXPECT_TRUE(same_bits(run(*tied), expected));
+  }
+}
+
+TEST(Embed, NanInFp8WeightsIsAnErrorThatNamesTheTensor) {
+  RandomMoe memory;
+  Embed::Weights weights{.table = make_table(memory, kFormats[3])};
+  static_cast<uint8_t*>(const_cast<void*>(weights.table.weight.data))[5] = 0x7f;
+  try {
+    prepare<Embed>({.vocab_size = 130, .width = 272}, weights, {});
+    FAIL() << "a NaN was taken";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    EXPECT_NE(std::string(error.what()).find("table.weight"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace moe4
