@@ -65,7 +65,8 @@ struct Checkpoint::Impl {
   void list_linear_modules();
   void compare_with_metadata();
   void check_embedding() const;
-  std::vector<StoredExpert> gather(const std::string& experts_module) const;
+  /// Throws Error(kBadInput) when the layer has none.
+  std::vector<StoredExpert> gather(int64_t layer) const;
   MoeLayerWeights stored_moe_layer(int64_t layer) const;
   MoeLayerWeights declared_moe_layer(int64_t layer) const;
   std::string layer_prefix(int64_t layer) const {
@@ -225,8 +226,16 @@ void Checkpoint::Impl::check_embedding() const {
   }
 }
 
-std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& experts_module) const {
-  return gather_experts(tensors, experts_module,
+std::vector<StoredExpert> Checkpoint::Impl::gather(int64_t layer) const {
+  const auto base = find_experts_module(tensors, layer_prefix(layer));
+  if (!base) {
+    refuse_mlx_experts(tensors, layer_prefix(layer));
+    throw_bad_input({.what = "experts are missing",
+                     .file = tensors.main_file().string(),
+                     .tensor = "tensor " + expert_module(layer) + ".weight",
+                     .expected = fmt::format("{} experts", config.moe.num_experts)});
+  }
+  return gather_experts(tensors, *base,
                         {.num_experts = config.moe.num_experts,
                          .hidden_size = config.moe.hidden_size,
                          .intermediate_size = config.moe.intermediate_size,
@@ -240,19 +249,11 @@ std::string Checkpoint::Impl::expert_module(int64_t layer) const {
 }
 
 MoeLayerWeights Checkpoint::Impl::stored_moe_layer(int64_t layer) const {
-  const auto base = find_experts_module(tensors, layer_prefix(layer));
-  if (!base) {
-    refuse_mlx_experts(tensors, layer_prefix(layer));
-    throw_bad_input({.what = "experts are missing",
-                     .file = tensors.main_file().string(),
-                     .tensor = "tensor " + expert_module(layer) + ".weight",
-                     .expected = fmt::format("{} experts", config.moe.num_experts)});
-  }
   MoeLayerWeights weights;
   weights.problem = config.moe_problem(layer);
   const int64_t hidden = config.moe.hidden_size;
   const int64_t intermediate = config.moe.intermediate_size;
-  const std::vector<StoredExpert> stored = gather(*base);
+  const std::vector<StoredExpert> stored = gather(layer);
   std::optional<std::string> first;  // the module whose scheme all others must have
   const auto add = [&](const StoredLinear& from, int64_t rows, int64_t columns) {
     LinearWeights linear = interpret_module(from);
@@ -387,9 +388,7 @@ std::vector<std::string> Checkpoint::tensors_of_linear(const std::string& module
 
 std::vector<std::string> Checkpoint::tensors_of_experts(int64_t layer) const {
   std::vector<std::string> names;
-  const auto base = find_experts_module(impl_->tensors, layer_name(layer, ""));
-  if (!base) return names;
-  for (const StoredExpert& expert : impl_->gather(*base)) {
+  for (const StoredExpert& expert : impl_->gather(layer)) {
     if (expert.gate) append_tensor_names(*expert.gate, names);
     append_tensor_names(expert.up, names);
     append_tensor_names(expert.down, names);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/stored_linear.h"
 #include "support/editable_checkpoint.h"
 #include "support/temp_dir.h"
 
@@ -417,6 +418,22 @@ TEST(Messages, OtherDialectsAreCalledByTheirNames) {
   TempDir dir;
   mlx.write(dir.path());
   EXPECT_THAT(open_error(dir.path()), AllOf(HasSubstr("MLX"), HasSubstr("switch_mlp")));
+}
+
+TEST(Formats, AnFp8ScaleOfOneValueIsOneForTheTensorWhateverItsRank) {
+  const auto format = [](std::vector<int64_t> weight, std::vector<int64_t> scale) {
+    StoredLinear stored{.module = "m", .weight = {"m.weight", "F", {}}};
+    stored.weight.view = {.dtype = DType::kF8E4M3, .shape = std::move(weight)};
+    stored.scale = NamedView{"m.weight_scale", "F", {}};
+    stored.scale->view = {.dtype = DType::kF32, .shape = std::move(scale)};
+    return format_of(stored);
+  };
+  for (const std::vector<int64_t>& one : {std::vector<int64_t>{}, {1}, {1, 1}, {1, 1, 1, 1}}) {
+    EXPECT_EQ(format({256, 384}, one), QuantFormat::kFp8Tensor) << shape_to_string(one);
+  }
+  EXPECT_EQ(format({256, 384}, {2, 3}), QuantFormat::kFp8Block128);
+  EXPECT_EQ(format({256, 384}, {256, 1}), QuantFormat::kFp8Channel);
+  EXPECT_THROW(format({256, 384}, {3, 2}), Error);
 }
 
 TEST(Messages, PythonsNumbersAreAcceptedAnywhereInAFile) {

@@ -283,6 +283,17 @@ TEST(Refusal, MissingTensorsAreNamed) {
   }
 }
 
+TEST(Refusal, ExpertsThatAreNowhereOrMlxsAreNamed) {
+  EditableCheckpoint mlx(kQwen3);
+  mlx.rename([](const std::string& name) { return replaced(name, ".experts.", ".switch_mlp."); });
+  EXPECT_THAT(load_error(mlx), AllOf(HasSubstr("MLX layout"), HasSubstr("switch_mlp")));
+  EditableCheckpoint none(kQwen3);
+  std::erase_if(none.tensors, [](const auto& entry) {
+    return entry.first.find("layers.1.mlp.experts.") != std::string::npos;
+  });
+  EXPECT_THAT(load_error(none), AllOf(HasSubstr("experts are missing"), HasSubstr("layers.1.")));
+}
+
 TEST(Refusal, AllReasonsAreListedAndCounted) {
   EditableCheckpoint checkpoint(kQwen3);
   checkpoint.add("model.layers.0.self_attn.sinks", {4}, {1, 1, 1, 1});
