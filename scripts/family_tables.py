@@ -323,7 +323,7 @@ def deepseek_v4(name, dialect, hidden, layers, heads, experts, width, factor, o_
     how = {}
     if dialect == "mxfp4":
         text["expert_dtype"] = "fp4"
-        how = dict(quant=fp8, form="mxfp4-e8m0", scheme="MXFP4", unsupported="MXFP4", header_error="MXFP4")
+        how = dict(quant=fp8, form="mxfp4-e8m0", scheme="W4A16 (mxfp4 static, none)")
     elif dialect == "modelopt":
         how = dict(quant=dict(fp8, moe_quant_algo="NVFP4"), form="modelopt", scheme=W4A4, hf_quant=modelopt(
             "MIXED_PRECISION", layers=mixed([f"layers.{i}.ffn.experts" for i in range(layers)], "NVFP4"), version="0.44.0"))

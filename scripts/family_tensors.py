@@ -13,7 +13,7 @@ FORMS = {
     "fp8-block": lambda n, k: [("weight", "F8_E4M3", [n, k]), ("weight_scale_inv", "F32", [-(-n // 128), -(-k // 128)])],
     "fp8-e8m0": lambda n, k: [("weight", "F8_E4M3", [n, k]), ("scale", "F8_E8M0", [-(-n // 128), -(-k // 128)])],
     "mxfp8": lambda n, k: [("weight", "F8_E4M3", [n, k]), ("weight_scale", "U8", [n, k // 32])],
-    "mxfp4-e8m0": lambda n, k: [("weight", "U8", [n, k // 2]), ("scale", "F8_E8M0", [n, k // 32])],
+    "mxfp4-e8m0": lambda n, k: [("weight", "I8", [n, k // 2]), ("scale", "F8_E8M0", [n, k // 32])],
 }
 
 

@@ -144,7 +144,7 @@ void Checkpoint::Impl::compare_with_metadata() {
     const std::vector<std::string> names = module_spellings(module, text_prefix);
     const bool is_expert = is_routed_expert(module);
     const std::optional<DeclaredQuant> says = quant.lookup(names, is_expert);
-    const bool stored_mxfp4 = dtype == DType::kU8 && scale_dtype && is_e8m0(*scale_dtype);
+    const bool stored_mxfp4 = dtype && scale_dtype && is_mxfp4(*dtype, *scale_dtype);
     const bool stored_nvfp4 = dtype == DType::kU8 && !stored_mxfp4;
     const bool stored_fp8 = dtype == DType::kF8E4M3;
     if (quant.is_excluded_and_listed(names)) {
@@ -190,6 +190,7 @@ void Checkpoint::Impl::compare_with_metadata() {
     const std::string packed = module + ".weight_packed";
     const TensorInfo& weight = *tensors.find(has(packed) ? packed : module + ".weight");
     const TensorInfo* scale = tensors.find(module + ".weight_scale");
+    if (scale == nullptr) scale = tensors.find(module + ".scale");
     compare(module, weight.dtype, scale != nullptr ? scale->dtype : std::nullopt,
             has(module + ".input_scale") || has(module + ".input_global_scale"));
   }
@@ -295,7 +296,7 @@ MoeLayerWeights Checkpoint::Impl::declared_moe_layer(int64_t layer) const {
     throw_bad_input({.what = "quantisation is not supported",
                      .file = (directory / "config.json").string(),
                      .tensor = "module " + module,
-                     .expected = "NVFP4, FP8 or BF16",
+                     .expected = "NVFP4, MXFP4, FP8 or BF16",
                      .found = says->unsupported});
   }
   if (says) weights.scheme = says->scheme;

@@ -37,9 +37,11 @@ constexpr std::array<ProjectionNames, 3> kProjections = {
 constexpr std::initializer_list<const char*> kFusedGateUp = {".gate_up_proj", ".w13"};
 constexpr std::initializer_list<const char*> kFusedDown = {".down_proj", ".w2"};
 
+constexpr const char* kMlxScales = ".scales";
+
 // Tensors beside a weight that change its meaning in ways that are not implemented; ignoring them
 // would give wrong numbers.
-constexpr std::array<std::pair<const char*, const char*>, 9> kForeignTensors = {{
+constexpr std::array<std::pair<const char*, const char*>, 10> kForeignTensors = {{
     {".pre_quant_scale", "AWQ pre-quantisation scales (NVFP4_AWQ)"},
     {".weight_quantizer._pre_quant_scale", "AWQ pre-quantisation scales (NVFP4_AWQ)"},
     {".svdquant_lora_a", "SVDQuant low-rank parts (NVFP4_SVD)"},
@@ -48,7 +50,8 @@ constexpr std::array<std::pair<const char*, const char*>, 9> kForeignTensors = {
     {".qweight", "packed integers (GPTQ or AWQ)"},
     {".weight_g_idx", "activation reordering"},
     {".weight_blocks", "MXFP4 blocks of the original layout"},
-    {".scales", "MLX layout (U32 weights with scales)"},
+    {".weight.absmax", "bitsandbytes blocks"},
+    {kMlxScales, "MLX layout (U32 weights with scales)"},
 }};
 
 std::optional<NamedView> optional_tensor(const TensorTable& table, const std::string& name) {
@@ -70,14 +73,26 @@ NamedView required_tensor(const TensorTable& table, const std::string& name) {
                                         shape_to_string(tensor.view.shape))});
 }
 
+void refuse_foreign_tensor(const TensorTable& table, const std::string& name, const char* meaning) {
+  if (table.find(name) == nullptr) return;
+  throw_bad_input({.what = std::string(meaning) + " are not supported",
+                   .file = table.file_of(name).string(),
+                   .tensor = "tensor " + name,
+                   .hint = "use a ModelOpt or compressed-tensors quantisation of this model"});
+}
+
 void refuse_foreign_tensors(const TensorTable& table, const std::string& module) {
   for (const auto& [suffix, meaning] : kForeignTensors) {
-    const std::string name = module + suffix;
-    if (table.find(name) == nullptr) continue;
-    throw_bad_input({.what = std::string(meaning) + " are not supported",
-                     .file = table.file_of(name).string(),
-                     .tensor = "tensor " + name,
-                     .hint = "use a ModelOpt or compressed-tensors quantisation of this model"});
+    refuse_foreign_tensor(table, module + suffix, meaning);
+  }
+}
+
+// The same beside a tensor of all experts, whose tensors may also be joined by an underscore.
+void refuse_foreign_fused(const TensorTable& table, const std::string& base) {
+  refuse_foreign_tensors(table, base);
+  for (const auto& [suffix, meaning] : kForeignTensors) {
+    if (suffix == kMlxScales) continue;  // gpt-oss has "_scales"
+    refuse_foreign_tensor(table, base + "_" + (suffix + 1), meaning);
   }
 }
 
@@ -155,6 +170,7 @@ std::optional<FusedName> find_fused_name(const TensorTable& table, const std::st
 }
 
 std::optional<FusedTensors> find_fused(const TensorTable& table, const std::string& base) {
+  refuse_foreign_fused(table, base);
   const std::optional<FusedName> name = find_fused_name(table, base);
   if (!name) return std::nullopt;
   const auto get = [&](std::initializer_list<const char*> suffixes) {
@@ -211,7 +227,9 @@ StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t e
 void check_fused_shape(const FusedTensors& fused, int64_t num_experts, int64_t rows,
                        int64_t columns) {
   const std::vector<int64_t>& shape = fused.weight.view.shape;
-  const int64_t stored_columns = fused.weight.view.dtype == DType::kU8 ? columns / 2 : columns;
+  const DType dtype = fused.weight.view.dtype;
+  const bool is_packed = dtype == DType::kU8 || dtype == DType::kI8;
+  const int64_t stored_columns = is_packed ? columns / 2 : columns;
   if (fused.bias && fused.bias->view.shape != std::vector<int64_t>{num_experts, rows}) {
     fail_shape(*fused.bias, shape_to_string({num_experts, rows}));
   }
@@ -322,6 +340,7 @@ StoredLinear gather_linear(const TensorTable& table, const std::string& module) 
   }
   stored.scale = get(".weight_scale");
   if (!stored.scale) stored.scale = get(".weight_scale_inv");
+  if (!stored.scale) stored.scale = get(".scale");  // DeepSeek-V4
   stored.second_scale = get(".weight_scale_2");
   stored.global_scale = get(".weight_global_scale");
   stored.input_scale = get(".input_scale");
@@ -340,12 +359,17 @@ std::optional<std::string> find_experts_module(const TensorTable& table,
 }
 
 void refuse_mlx_experts(const TensorTable& table, const std::string& layer_prefix) {
-  const std::string module = layer_prefix + "mlp.switch_mlp.";
-  if (!table.has_prefix(module)) return;
-  throw_bad_input({.what = "MLX layout (switch_mlp, U32 weights with scales) is not supported",
-                   .file = table.main_file().string(),
-                   .tensor = "module " + module + "*",
-                   .hint = "use a ModelOpt or compressed-tensors file of this model"});
+  for (const std::string_view experts : kExpertModules) {
+    if (!experts.ends_with("experts")) continue;
+    const std::string parent(
+        experts.substr(0, experts.size() - std::string_view("experts").size()));
+    const std::string module = layer_prefix + parent + "switch_mlp.";
+    if (!table.has_prefix(module)) continue;
+    throw_bad_input({.what = "MLX layout (switch_mlp, U32 weights with scales) is not supported",
+                     .file = table.main_file().string(),
+                     .tensor = "module " + module + "*",
+                     .hint = "use a ModelOpt or compressed-tensors file of this model"});
+  }
 }
 
 std::vector<FusedProjection> fused_projections(const TensorTable& table,
@@ -400,7 +424,7 @@ std::vector<StoredExpert> gather_experts(const TensorTable& table,
   };
   const ProjectionNames* names = &kProjections[0];
   for (const ProjectionNames& candidate : kProjections) {
-    if (has_module(table, module(0, candidate.up))) names = &candidate;
+    if (table.has_prefix(module(0, candidate.up) + ".")) names = &candidate;
   }
   std::vector<StoredExpert> experts(shape.num_experts);
   for (int64_t n = 0; n < shape.num_experts; ++n) {

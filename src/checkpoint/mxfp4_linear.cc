@@ -109,6 +109,12 @@ bool is_e8m0(DType scale_dtype) {
   return scale_dtype == DType::kU8 || scale_dtype == DType::kF8E8M0;
 }
 
+bool is_mxfp4(DType weight_dtype, DType scale_dtype) {
+  return weight_dtype == DType::kU8   ? is_e8m0(scale_dtype)
+         : weight_dtype == DType::kI8 ? scale_dtype == DType::kF8E8M0
+                                      : false;
+}
+
 LinearWeights interpret_mxfp4(const StoredLinear& stored,
                               const std::optional<DeclaredQuant>& declared, bool headers_only) {
   LinearWeights linear;

@@ -13,7 +13,10 @@ namespace moe4 {
 /// Whether a packed weight's block scales are powers of two: E8M0, which files also store as U8.
 bool is_e8m0(DType scale_dtype);
 
-/// A weight U8 [N, K/2] with scales U8 or F8_E8M0 [N, K/32] and no other scale. Throws
+/// Whether dtypes are those of MXFP4: U8 codes with such scales, or DeepSeek-V4's I8 with F8_E8M0.
+bool is_mxfp4(DType weight_dtype, DType scale_dtype);
+
+/// A weight U8 or I8 [N, K/2] with scales U8 or F8_E8M0 [N, K/32] and no other scale. Throws
 /// Error(kBadInput) naming the tensor that does not fit, or a scale of 255 (NaN) unless
 /// `headers_only`. Name, weight and bias are left to interpret().
 LinearWeights interpret_mxfp4(const StoredLinear& stored,

@@ -414,7 +414,9 @@ class QuantConfigParser {
                                  .source = "quant_method fp8"};
     add_skipped_modules(body);
     if (expert_dtype == "fp4") {
-      out_.experts = unsupported("MXFP4", "expert_dtype fp4");
+      // DeepSeek-V4 quantises the experts' inputs to FP8 when it runs them.
+      out_.experts = DeclaredQuant{
+          .scheme = kMxfp4W4A16, .source = "expert_dtype fp4", .remark = kMxfp8InputsRemark};
     } else if (!expert_dtype.empty() && expert_dtype != "fp8") {
       out_.experts = unsupported("experts of type " + printable(expert_dtype, 40),
                                  "expert_dtype " + printable(expert_dtype, 40));

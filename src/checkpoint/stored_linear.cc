@@ -263,21 +263,30 @@ QuantFormat format_of(const StoredLinear& stored) {
       if (is_e8m0(scale.dtype)) return QuantFormat::kMxfp4;
       return QuantFormat::kNvfp4;
     }
+    case DType::kI8:
+      if (stored.scale && is_mxfp4(DType::kI8, stored.scale->view.dtype))
+        return QuantFormat::kMxfp4;
+      fail(weight, "8-bit integer weights are not supported",
+           "BF16, F16, F32, F8_E4M3, U8 (packed NVFP4 or MXFP4), or I8 (packed MXFP4) with F8_E8M0 "
+           "scales",
+           type_and_shape(weight.view));
     case DType::kF8E4M3: {
       if (!stored.scale) {
         fail(weight, "FP8 weight has no scale", stored.module + ".weight_scale", "nothing");
       }
       const TensorView& scale = stored.scale->view;
+      const std::vector<int64_t> blocks = {ceil_div(rows, 128), ceil_div(columns, 128)};
+      const std::vector<int64_t> shape = squeezed_block_shape(scale);
       if (scale.dtype == DType::kU8 || scale.dtype == DType::kF8E8M0) {
-        fail(*stored.scale, "MXFP8 weights are not supported", "an F32 or BF16 scale",
-             type_and_shape(scale));
+        fail(*stored.scale,
+             shape == blocks ? "FP8 blocks with power-of-two scales are not supported"
+                             : "MXFP8 weights are not supported",
+             "an F32 or BF16 scale", type_and_shape(scale));
       }
       if (scale.dtype != DType::kF32 && scale.dtype != DType::kBF16) {
         fail(*stored.scale, "FP8 scale has a type that is not supported", "F32 or BF16",
              type_and_shape(scale));
       }
-      const std::vector<int64_t> blocks = {ceil_div(rows, 128), ceil_div(columns, 128)};
-      const std::vector<int64_t> shape = squeezed_block_shape(scale);
       if (scale.shape.empty() || scale.shape == std::vector<int64_t>{1}) {
         return QuantFormat::kFp8Tensor;
       }
@@ -312,6 +321,7 @@ LinearWeights interpret(const StoredLinear& stored, const std::optional<Declared
   }
   linear.name = stored.module;
   linear.weight = stored.weight.view;
+  if (format == QuantFormat::kMxfp4) linear.weight.dtype = DType::kU8;  // I8 in DeepSeek-V4
   if (stored.bias) {
     if (!is_float(stored.bias->view.dtype) ||
         stored.bias->view.shape != std::vector<int64_t>{linear.out_features}) {

@@ -23,7 +23,7 @@ struct StoredLinear {
   std::string module;
   NamedView weight;
   bool is_packed_name = false;                  ///< weight_packed, compressed-tensors' spelling
-  std::optional<NamedView> scale;               ///< weight_scale or weight_scale_inv
+  std::optional<NamedView> scale;               ///< weight_scale, weight_scale_inv or scale
   std::optional<NamedView> second_scale;        ///< weight_scale_2: DecodeScale
   std::optional<NamedView> global_scale;        ///< weight_global_scale: EncodeScale
   std::optional<NamedView> input_scale;         ///< input_scale: DecodeScale

@@ -71,21 +71,29 @@ bool is_scale(const std::string& name) {
   return contains(name, "_scale") || name.ends_with(".scale");
 }
 
-// Two E2M1 codes a byte.
-bool is_packed(const std::string& name, DType dtype) {
-  return dtype == DType::kU8 && !is_scale(name);
+// Whether the weight's block scales are powers of two.
+bool has_power_of_two_scale(const Checkpoint& checkpoint, const std::string& name) {
+  const std::string module = name.substr(0, name.rfind('.'));
+  for (const char* suffix : {".scale", ".weight_scale"}) {
+    const std::string scale = module + suffix;
+    if (!checkpoint.has_tensor(scale)) continue;
+    const DType type = checkpoint.tensor(scale).dtype;
+    if (type == DType::kF8E8M0 || type == DType::kU8) return true;
+  }
+  return false;
+}
+
+// Two E2M1 codes a byte; DeepSeek-V4 stores MXFP4's as I8.
+bool is_packed(const Checkpoint& checkpoint, const std::string& name, DType dtype) {
+  if (is_scale(name)) return false;
+  return dtype == DType::kU8 || (dtype == DType::kI8 && has_power_of_two_scale(checkpoint, name));
 }
 
 std::string format_of(const Checkpoint& checkpoint, const std::string& name, DType dtype) {
   const std::string module = name.substr(0, name.rfind('.'));
-  const auto power_of_two_scale = [&](const char* suffix) {
-    const std::string scale = module + suffix;
-    if (!checkpoint.has_tensor(scale)) return false;
-    const DType type = checkpoint.tensor(scale).dtype;
-    return type == DType::kF8E8M0 || type == DType::kU8;
-  };
-  const bool mx = power_of_two_scale(".scale") || power_of_two_scale(".weight_scale");
-  if (is_packed(name, dtype)) return mx || name.ends_with("_blocks") ? "MXFP4" : "NVFP4";
+  const bool mx = has_power_of_two_scale(checkpoint, name);
+  if (is_packed(checkpoint, name, dtype))
+    return mx || name.ends_with("_blocks") ? "MXFP4" : "NVFP4";
   if (dtype == DType::kF8E4M3)
     return mx && checkpoint.has_tensor(module + ".weight_scale") ? "MXFP8" : "FP8";
   return std::string(to_string(dtype));
@@ -121,7 +129,7 @@ Inventory take_inventory(const Checkpoint& checkpoint) {
     const TensorView view = checkpoint.tensor(name);
     at->bytes += view.num_bytes();
     if (is_scale(name)) continue;
-    at->parameters += view.num_elements() * (is_packed(name, view.dtype) ? 2 : 1);
+    at->parameters += view.num_elements() * (is_packed(checkpoint, name, view.dtype) ? 2 : 1);
     formats[at - inventory.components.begin()].insert(format_of(checkpoint, name, view.dtype));
   }
   for (size_t i = 0; i < inventory.components.size(); ++i) {

@@ -57,9 +57,10 @@ std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOpti
                                              to_string(options.moe.device));
   }
   if (const std::vector<Refusal> found = refusals(checkpoint); !found.empty()) {
-    const std::string more = found.size() == 1 ? ""
-                                               : " (and " + std::to_string(found.size() - 1) +
-                                                     " more reasons, which moe4 plan lists)";
+    std::string more;
+    if (found.size() > 1) {
+      more = " (and " + std::to_string(found.size() - 1) + " more, which moe4 plan lists)";
+    }
     throw Error(ErrorCode::kBadInput, found.front().message + more);
   }
   ModelLoader loader(checkpoint, options);

@@ -445,6 +445,16 @@ TEST(CApiDeathTest, MemoryThatRunsOutIsUnavailable) {
   EXPECT_EXIT(create_within(large.desc, 2 << 20), ::testing::ExitedWithCode(MOE4_UNAVAILABLE),
               "memory");
 }
+
+TEST(CApiDeathTest, ThreadsThatCannotBeStartedAreUnavailable) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  CLayer c({.problem = {.hidden_size = 16, .intermediate_size = 16, .num_experts = 1, .top_k = 1},
+            .scheme = kW4A16},
+           "cpu", -1);
+  c.desc.num_threads = 200;  // 2 MB of stack each, at the least
+  EXPECT_EXIT(create_within(c.desc, 64 << 20), ::testing::ExitedWithCode(MOE4_UNAVAILABLE),
+              "cannot start 200 threads, only [0-9]+ .*num_threads");
+}
 #endif
 
 }  // namespace

@@ -67,6 +67,18 @@ class Mxfp4Checkpoint : public ::testing::Test {
     add_scales(base + "down_proj_scales", DType::kU8, {kExperts, kHidden, kWidth / 32});
     add(base + "down_proj_bias", DType::kBF16, {kExperts, kHidden}, 0, 60);
   }
+  // DeepSeek-V4's own experts: other names and dtypes for the same bytes.
+  void add_deepseek() {
+    for (int64_t e = 0; e < kExperts; ++e) {
+      const std::string base = "layers.0.ffn.experts." + std::to_string(e) + ".";
+      for (const char* name : {"w1", "w2", "w3"}) {
+        const bool down = std::string(name) == "w2";
+        const int64_t n = down ? kHidden : kWidth, k = down ? kWidth : kHidden;
+        add(base + name + ".weight", DType::kI8, {n, k / 2});
+        add_scales(base + name + ".scale", DType::kF8E8M0, {n, k / 32});
+      }
+    }
+  }
   void add_one_by_one(const std::string& weight, DType scale_dtype) {
     for (int64_t e = 0; e < kExperts; ++e) {
       const std::string base = "model.layers.0.mlp.experts." + std::to_string(e) + ".";
@@ -79,13 +91,18 @@ class Mxfp4Checkpoint : public ::testing::Test {
     }
   }
 
-  MoeLayerWeights open(const std::string& quantization = "") {
+  void write_config(const std::string& quantization, const std::string& model_type = "qwen3_moe") {
     std::ofstream(directory_ / "config.json")
-        << R"({"model_type": "qwen3_moe", "hidden_size": 96, "moe_intermediate_size": 64,
+        << R"({"model_type": ")" << model_type << R"(", "moe_intermediate_size": 64,
+               "hidden_size": 96, "n_routed_experts": 2, "scoring_func": "softmax",
                "num_experts": 2, "num_experts_per_tok": 1, "num_hidden_layers": 1,
                "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
                "vocab_size": 8, "hidden_act": "silu", "intermediate_size": 64)"
         << (quantization.empty() ? "" : ", \"quantization_config\": " + quantization) << "}";
+  }
+  MoeLayerWeights open(const std::string& quantization = "",
+                       const std::string& model_type = "qwen3_moe") {
+    write_config(quantization, model_type);
     std::vector<NamedTensor> named;
     for (const auto& [name, tensor] : tensors_) {
       named.push_back({name, {tensor.bytes.data(), tensor.dtype, tensor.shape, 0}});
@@ -174,6 +191,48 @@ TEST_F(Mxfp4Checkpoint, ExpertsStoredOneByOneAreTakenUnderEitherNameAndScaleType
       expect(weights.experts[1].up, "up_proj");
       expect(weights.experts[1].down, "down_proj");
     }
+  }
+}
+
+TEST_F(Mxfp4Checkpoint, DeepSeeksExpertsAreTheSameFromTensorsHeadersAndMetadata) {
+  const std::string fp8 =
+      R"({"quant_method": "fp8", "weight_block_size": [128, 128]}, "expert_dtype": "fp4")";
+  add_deepseek();
+  const MoeLayerWeights weights = open(fp8, "deepseek_v4");
+  for (int64_t e = 0; e < kExperts; ++e) {
+    const std::string base = "layers.0.ffn.experts." + std::to_string(e) + ".";
+    const auto expect = [&](const LinearWeights& linear, const std::string& name) {
+      EXPECT_EQ(linear.weight.dtype, DType::kU8);  // what backends know
+      expect_rows(linear, tensors_.at(base + name + ".weight"), tensors_.at(base + name + ".scale"),
+                  0, 1);
+    };
+    expect(*weights.experts[e].gate, "w1");
+    expect(weights.experts[e].up, "w3");
+    expect(weights.experts[e].down, "w2");
+  }
+  const auto summary = [&] {
+    const auto checkpoint = Checkpoint::open(directory_, {.headers_only = true});
+    return checkpoint->moe_layer_summary(0);
+  };
+  const MoeLayerSummary headers = summary();
+  fs::remove(directory_ / "model.safetensors");
+  for (const MoeLayerSummary& found : {headers, summary()}) {
+    EXPECT_EQ(found.error, "");
+    EXPECT_EQ(found.unsupported, "");
+    EXPECT_EQ(found.scheme, kMxfp4W4A16);
+  }
+}
+
+TEST_F(Mxfp4Checkpoint, SignedBytesAreCodesOnlyBesidePowersOfTwo) {
+  for (const DType dtype : {DType::kU8, DType::kF32, DType::kF8E4M3}) {
+    tensors_.clear();
+    add_deepseek();
+    tensors_["layers.0.ffn.experts.1.w3.scale"].dtype = dtype;
+    tensors_["layers.0.ffn.experts.1.w3.scale"].bytes.resize(kWidth * (kHidden / 32) *
+                                                             size_of(dtype));
+    EXPECT_THAT(refusal(), AllOf(HasSubstr("layers.0.ffn.experts.1.w3.weight"),
+                                 HasSubstr("8-bit integer weights"), HasSubstr("found I8")))
+        << to_string(dtype);
   }
 }
 

@@ -205,7 +205,7 @@ TEST(QuantConfig, Mxfp4OfGptOssAndItsGlobs) {
 
 TEST(QuantConfig, Fp8CheckpointsMayHaveExpertsOfAnotherType) {
   const std::string fp8 = R"({"quant_method": "fp8", "weight_block_size": [128, 128])";
-  EXPECT_EQ(parse(fp8 + "}", "", "fp4")(kExpert), "MXFP4");
+  EXPECT_EQ(parse(fp8 + "}", "", "fp4")(kExpert), to_string(kMxfp4W4A16));
   EXPECT_THAT(parse(fp8 + "}", "", "fp8")(kExpert), HasSubstr("fp8 block-128"));
   EXPECT_THAT(parse(fp8 + "}", "", "fp4")("model.layers.3.mlp.up_proj"),
               HasSubstr("fp8 block-128"));

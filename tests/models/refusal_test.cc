@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 
 #include "experts/registry.h"
@@ -258,6 +259,63 @@ TEST(Refusal, TensorsThatNobodyReadsAreCounted) {
     checkpoint.add(extra, {2}, {1, 1});
     EXPECT_THAT(load_error(checkpoint), HasSubstr(extra));
   }
+}
+
+// A layout that moe4 knows by name is the first reason, not what it leaves unread.
+TEST(Refusal, ForeignLayoutsComeBeforeUnreadTensors) {
+  const auto error_after = [](const std::function<std::string(std::string)>& rename) {
+    EditableCheckpoint checkpoint(kQwen3);
+    checkpoint.rename(rename);
+    return load_error(checkpoint);
+  };
+  EXPECT_THAT(error_after([](const std::string& name) {
+                return replaced(name, ".experts.", ".switch_mlp.");
+              }),
+              AllOf(HasSubstr("MLX layout"), HasSubstr("module model.layers.0.mlp.switch_mlp.*")));
+  EXPECT_THAT(error_after([](const std::string& name) {
+                return name.ends_with("gate_proj.weight_scale")
+                           ? replaced(name, ".weight_scale", ".scales")
+                           : name;
+              }),
+              HasSubstr("MLX layout"));
+  for (const auto& [suffix, says] : {std::pair{".qweight", "GPTQ"},
+                                     {".weight_g_idx", "activation reordering"},
+                                     {".weight.absmax", "bitsandbytes"},
+                                     {".pre_quant_scale", "AWQ"}}) {
+    for (const char* projection : {"self_attn.q_proj", "mlp.experts.2.up_proj"}) {
+      EditableCheckpoint checkpoint(kQwen3);
+      const std::string module = std::string("model.layers.0.") + projection;
+      if (suffix == std::string_view(".qweight")) checkpoint.tensors.erase(module + ".weight");
+      checkpoint.add(module + suffix, {2}, {1, 2});
+      checkpoint.add("model.layers.0.a_tensor_nobody_knows", {1}, {1});
+      EXPECT_THAT(load_error(checkpoint), AllOf(HasSubstr(says), HasSubstr(module + suffix)));
+    }
+  }
+}
+
+// The same beside 3-D tensors, in both ways to join names.
+TEST(Refusal, ForeignTensorsBesideFusedExpertsAreNamed) {
+  for (const char* name : {".pre_quant_scale", "_pre_quant_scale", "_weight_zero_point"}) {
+    EditableCheckpoint checkpoint("qwen3_5-fused-experts");
+    const auto fused =
+        std::find_if(checkpoint.tensors.begin(), checkpoint.tensors.end(), [](auto& t) {
+          return t.first.find("layers.0.mlp.experts.down_proj") != std::string::npos;
+        });
+    ASSERT_NE(fused, checkpoint.tensors.end());
+    const size_t end = fused->first.find("down_proj") + std::string("down_proj").size();
+    const std::string foreign = fused->first.substr(0, end) + name;
+    checkpoint.add(foreign, {1}, {1});
+    EXPECT_THAT(load_error(checkpoint), AllOf(HasSubstr("are not supported"), HasSubstr(foreign)));
+  }
+}
+
+TEST(Refusal, MissingExpertsAreNamed) {
+  EditableCheckpoint checkpoint(kQwen3);
+  std::erase_if(checkpoint.tensors, [](const auto& tensor) {
+    return tensor.first.find("layers.1.mlp.experts.") != std::string::npos;
+  });
+  EXPECT_THAT(load_error(checkpoint),
+              AllOf(HasSubstr("experts are missing"), HasSubstr("layers.1.mlp.experts.0.up_proj")));
 }
 
 TEST(Refusal, TensorsOfOtherPartsAreNotMissed) {
