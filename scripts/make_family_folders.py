@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from family_tables import checkpoints, text_layers  # noqa: E402
 from family_tensors import Tensors, decoder  # noqa: E402
 
-BYTES = {"BF16": 2, "F32": 4, "U8": 1, "F8_E4M3": 1, "F8_E8M0": 1}
+BYTES = {"BF16": 2, "F32": 4, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1}
 
 
 def cut_text(text, layers):
