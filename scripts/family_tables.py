@@ -1,7 +1,8 @@
 """Published 4-bit MoE checkpoints as data: sizes, config.json in the publisher's spelling, quantisation metadata, tensors.
 
 Every entry says what a plan of it must find: which layers have routed experts, their problem, their scheme and the router.
-Sizes are those of the published configurations; the ones marked "assumed" could not be read there.
+Sizes are those of the published configurations; what is marked "assumed" could not be read there. Assumed everywhere:
+max_position_embeddings, versions of producers, and of lists of excluded modules whatever does not concern the experts.
 """
 
 from family_tensors import (deepseek_v4_mixer, delta_net_mixer, gqa_mixer, mla_mixer, nemotron_mixer, router)
@@ -273,10 +274,12 @@ def qwen35(name, hidden, layers, heads, experts, top_k, width, value_heads, dial
     return entry(name, architecture, text, experts=experts, top_k=top_k, width=width, moe_layers=range(layers), scheme=scheme, form=form,
                  hf_quant=hf, prefix=prefix, mixer=delta_net_mixer(mixer_form, fused=fused), shared=width,
                  shared_module="mlp.shared_expert", shared_form=shared_form, runs=next_generation,
+                 router_tensors=router(extra=[("mlp.shared_expert_gate.weight", ("1", "H"))]),
                  head_form="modelopt-a16" if dialect == "mixed" else "bf16",
                  router_expected=router_of(), **outer)
 
 
+# The vocabulary is assumed, and so are the excluded modules.
 def glm4(name, hidden, layers, dense, first, experts, width, factor, qk_norm):
     return gqa(name, "Glm4MoeForCausalLM", "glm4_moe", hidden=hidden, layers=layers, heads=96, kv=8, d=128, experts=experts, top_k=8,
                width=width, vocab=151552, moe_layers=from_layer(first, layers), scheme=W4A4, form="modelopt",
@@ -291,6 +294,7 @@ def glm4(name, hidden, layers, dense, first, experts, width, factor, qk_norm):
                router_expected=router_of(factor=factor, **SIGMOID))
 
 
+# The vocabulary and the excluded modules are assumed.
 def llama4(name, experts, step, extra):
     layers = 48
     moe = [i for i in range(layers) if (i + 1) % step == 0]
@@ -343,6 +347,7 @@ def deepseek_v4(name, dialect, hidden, layers, heads, experts, width, factor, o_
                  head="head", router_expected=router_of("sqrtsoftplus", factor=factor, bias=True, hash_layers=[0, 1, 2]), **how)
 
 
+# Vocabulary, dense width, heads and partial rotation of window layers, excluded modules and which layers have limits are assumed.
 def step37():
     layers, drafts = 45, 3
     keys = {"moe_num_experts": 288, "moe_top_k": 8, "moe_intermediate_size": 1280, "share_expert_dim": 1280, "intermediate_size": 11264,
@@ -466,6 +471,7 @@ def checkpoints():
     yield qwen35("qwen3.5-122b-a10b-nvfp4", 3072, 48, 32, 256, 8, 1024, 64, "nvfp4")
     yield qwen35("qwen3.5-397b-a17b-nvfp4", 4096, 60, 32, 512, 10, 1024, 64, "nvfp4")
     yield qwen35("qwen3.6-35b-a3b-nvfp4", 2048, 40, 16, 256, 8, 512, 32, "mixed")
+    # The dense width of Mistral-Small-4 (it has no dense layer) and the excluded modules are assumed.
     yield latent("mistral-small-4-119b-nvfp4", "Mistral3ForConditionalGeneration", "mistral4", hidden=4096, layers=36, heads=32, q_lora=1024,
                  r=256, n=64, p=64, v=128, dense=8192, first=0, experts=128, top_k=4, width=2048, groups=(1, 1), factor=1.0, vocab=131072,
                  yarn=128, scoring="softmax", bias=False, wrapper="text_config", wrapper_type="mistral3", prefix="language_model.model.",
@@ -477,6 +483,7 @@ def checkpoints():
     yield llama4("llama-4-scout-nvfp4", 16, 1, {"use_qk_norm": True, "rope_scaling": {"rope_type": "llama3", "factor": 16.0,
                  "low_freq_factor": 1.0, "high_freq_factor": 1.0, "original_max_position_embeddings": 8192}})
     yield llama4("llama-4-maverick-nvfp4", 128, 2, {"use_qk_norm": False})
+    # Vocabulary, dense width, excluded modules and the order of Laguna's layer types are assumed.
     laguna_types = ["full_attention" if i % 4 == 0 else "sliding_attention" for i in range(48)]
     yield gqa("laguna-s-2.1-nvfp4", "LagunaForCausalLM", "laguna", hidden=3072, layers=48, heads=48, kv=8, d=128, experts=256, top_k=10,
               width=1024, vocab=100352, moe_layers=from_layer(1, 48), scheme=W4A4, form="modelopt",
@@ -501,6 +508,7 @@ def checkpoints():
               mixer=gqa_mixer(qk_norm=True), shared=1536, shared_module="mlp.shared_mlp", dense_module="mlp", dense=13312,
               dense_form="compressed", router_tensors=router("mlp.router.gate", "mlp.expert_bias"),
               router_expected=router_of(factor=2.826, **SIGMOID))
+    # compress_rope_theta and the order of the ratios after the first two are assumed.
     flash_ratios = [0, 0] + [4, 128] * 20 + [4] + [0]
     pro_ratios = [4, 128] * 30 + [4] + [0]
     flash = (4096, 43, 64, 256, 2048, 1.5, 8, flash_ratios)
@@ -508,6 +516,7 @@ def checkpoints():
     yield deepseek_v4("deepseek-v4-flash-nvfp4", "modelopt", *flash)
     yield deepseek_v4("deepseek-v4-flash-nvfp4-fp8", "compressed", *flash)
     yield deepseek_v4("deepseek-v4-pro-nvfp4", "modelopt", 7168, 61, 128, 384, 3072, 2.5, 16, pro_ratios)
+    # Vocabularies and excluded modules of Mixtral and MiMo are assumed, and so is MiMo's dense width.
     yield gqa("mixtral-8x7b-nvfp4", "MixtralForCausalLM", "mixtral", hidden=4096, layers=32, heads=32, kv=8, d=128, experts=8, top_k=2,
               width=14336, vocab=32000, scheme=W4A4, form="modelopt", hf_quant=modelopt(exclude=["lm_head"] + [
                   f"model.layers.{i}.block_sparse_moe.gate" for i in range(32)]),

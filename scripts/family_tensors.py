@@ -129,7 +129,8 @@ def router(name="mlp.gate", bias=None, extra=()):
         if bias:
             t.add(base + bias, [family["experts"]], "F32")
         for tensor, shape in extra:
-            t.add(base + tensor, [family["experts"] if s == "E" else family["text"]["hidden_size"] for s in shape])
+            sizes = {"E": family["experts"], "H": family["text"]["hidden_size"], "1": 1}
+            t.add(base + tensor, [sizes[s] for s in shape])
     return add
 
 
