@@ -12,7 +12,8 @@ endif()
 add_library(moe4_options INTERFACE)
 target_include_directories(moe4_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/include)
 target_compile_options(moe4_options INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Werror=return-type;-Wno-missing-field-initializers;-Wno-restrict>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Werror=return-type;-Wno-missing-field-initializers>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-restrict>
   # Bit-for-bit results: never let the compiler contract or reorder float arithmetic behind our back.
   $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 if(MOE4_WERROR)
