@@ -290,12 +290,12 @@ void add_bench(CLI::App& app) {
                ->check(whole_number(1, 1 << 20)));
   add_token_source(*command, flags->source);
   add_machine_flags(*command, flags->machine, BackendNames::kSeveral);
-  with_env(command->add_option("--moe-backend", flags->backends, "Names, or all")
-               ->delimiter(',')
-               ->allow_extra_args(false));
-  with_env(command->add_option("--activations", flags->activations, "Modes, or all")
-               ->delimiter(',')
-               ->allow_extra_args(false));
+  command->add_option("--moe-backend", flags->backends, "Names, or all")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command->add_option("--activations", flags->activations, "Modes, or all")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   with_env(command->add_flag("--json", flags->json, "One JSON object on stdout"));
   command->callback([flags] { bench(*flags); });
 }

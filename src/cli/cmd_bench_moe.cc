@@ -155,7 +155,7 @@ void add_bench_moe(CLI::App& app) {
       "bench-moe", "Speed of one MoE layer of a real model's shape, against measured ceilings");
   with_env(command->add_option("--preset", flags->preset,
                                fmt::format("{}", fmt::join(moe_preset_names(), ", "))));
-  with_env(command->add_option("--device", flags->device, "cpu or cuda"));
+  command->add_option("--device", flags->device, "cpu or cuda");
   with_env(command
                ->add_option("--bf16-tflops", flags->bf16_tflops,
                             "Dense BF16 ceiling of the GPU for the floor; 0: measure it in the run")
@@ -164,15 +164,15 @@ void add_bench_moe(CLI::App& app) {
                ->delimiter(',')
                ->allow_extra_args(false)
                ->check(whole_number(1, 1 << 20)));
-  with_env(command->add_option("--moe-backend", flags->backends, "Names, or all")
-               ->delimiter(',')
-               ->allow_extra_args(false));
-  with_env(command
-               ->add_option("--activations", flags->activations,
-                            "bf16, fp4 or bf16,fp4; default: bf16, and fp4 where the device has "
-                            "instructions for it")
-               ->delimiter(',')
-               ->allow_extra_args(false));
+  command->add_option("--moe-backend", flags->backends, "Names, or all")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command
+      ->add_option("--activations", flags->activations,
+                   "bf16, fp4 or bf16,fp4; default: bf16, and fp4 where the device has "
+                   "instructions for it")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   add_threads_flag(*command, flags->threads);
   add_kernel_flags(*command, flags->cpu_isa, flags->tuning);
   with_env(command

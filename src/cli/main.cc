@@ -67,7 +67,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.option_defaults()->always_capture_default();
   app.footer(
-      "Every flag has an environment variable: --moe-backend is MOE4_MOE_BACKEND.\n"
+      "Flags that change no number have an environment variable: --threads is MOE4_THREADS.\n"
       "Exit status: 0 done, 2 wrong command line, 3 bad checkpoint or input, 4 this machine "
       "cannot.");
   try {

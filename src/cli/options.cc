@@ -20,20 +20,21 @@ CLI::Option* with_env(CLI::Option* option) {
   return option->envname(name);
 }
 
+// What changes numbers stands on the command line, where it is seen: those flags have no variable.
 void add_backend_flags(CLI::App& command, BackendFlags& flags, BackendNames names) {
-  with_env(command.add_option("--device", flags.device,
-                              "cpu, cuda (the GPU of this machine), or sm_80 ... sm_121"));
-  with_env(command.add_flag("--fp8-activations", flags.fp8_activations,
-                            "Quantise the inputs of FP8 layers as the checkpoint says"));
-  with_env(command.add_flag("--batch-invariant", flags.batch_invariant,
-                            "Only backends that give a token the same bits whatever shares its "
-                            "call"));
+  command.add_option("--device", flags.device,
+                     "cpu, cuda (the GPU of this machine), or sm_80 ... sm_121");
+  command.add_flag("--fp8-activations", flags.fp8_activations,
+                   "Quantise the inputs of FP8 layers as the checkpoint says");
+  command.add_flag("--batch-invariant", flags.batch_invariant,
+                   "Only backends that give a token the same bits whatever shares its "
+                   "call");
   if (names == BackendNames::kSeveral) return;
-  with_env(command.add_option("--moe-backend", flags.moe_backend,
-                              "auto, b12x, hopper, marlin, cpu or reference"));
-  with_env(command.add_option(
+  command.add_option("--moe-backend", flags.moe_backend,
+                     "auto, b12x, hopper, marlin, cpu or reference");
+  command.add_option(
       "--activations", flags.activations,
-      "auto (BF16 unless a W4A4 checkpoint meets FP4 tensor cores), bf16, fp4 or fp4-static"));
+      "auto (BF16 unless a W4A4 checkpoint meets FP4 tensor cores), bf16, fp4 or fp4-static");
 }
 
 SelectorOptions selector_options(const BackendFlags& flags, bool must_run) {
@@ -49,8 +50,8 @@ SelectorOptions selector_options(const BackendFlags& flags, bool must_run) {
 
 void add_machine_flags(CLI::App& command, MachineFlags& flags, BackendNames names) {
   add_backend_flags(command, flags.backend, names);
-  with_env(command.add_option("--dtype", flags.dtype,
-                              "Arithmetic between the linears: bfloat16, or float32 to compare"));
+  command.add_option("--dtype", flags.dtype,
+                     "Arithmetic between the linears: bfloat16, or float32 to compare");
   add_threads_flag(command, flags.threads);
   add_kernel_flags(command, flags.cpu_isa, flags.tuning);
   with_env(command.add_flag("-q,--quiet", flags.quiet, "No plan and no notes on stderr"));

@@ -14,7 +14,7 @@ class Option;
 
 namespace moe4::cli {
 
-/// Gives a flag its environment variable: --moe-backend reads MOE4_MOE_BACKEND.
+/// Gives a flag its environment variable: --threads reads MOE4_THREADS.
 CLI::Option* with_env(CLI::Option* option);
 
 /// Which experts run, where and how.

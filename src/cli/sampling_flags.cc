@@ -57,45 +57,44 @@ void parse_bias_object(const std::string& entry, std::vector<LogitBias>& biases)
 
 }  // namespace
 
+// Those that change which tokens are drawn have no environment variable.
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   with_env(command.add_option("-n,--max-tokens", flags.max_tokens, "Most tokens to generate")
                ->check(whole_number(0)));
-  with_env(command
-               .add_option("--min-tokens", flags.min_tokens,
-                           "No stop token or stop text within the first N tokens")
-               ->check(whole_number(0)));
-  with_env(command
-               .add_option("--temperature", flags.temperature,
-                           "0 for greedy; default: the checkpoint's generation_config.json")
-               ->check(number_between(0, 100)));
-  with_env(
-      command.add_option("--top-k", flags.top_k, "Keep the K likeliest tokens; 0 or -1 for all")
-          ->check(whole_number(-1)));
-  with_env(command.add_option("--top-p", flags.top_p, "Keep the likeliest tokens of this mass")
-               ->check(number_between(0, 1)));
-  with_env(command
-               .add_option("--min-p", flags.min_p,
-                           "Drop tokens below this share of the likeliest one's probability")
-               ->check(number_between(0, 1)));
-  with_env(command
-               .add_option("--repetition-penalty", flags.repetition_penalty,
-                           "Divide the logits of tokens in prompt or answer; 1 for none")
-               ->check(number_between(0.01, 100)));
-  with_env(command
-               .add_option("--presence-penalty", flags.presence_penalty,
-                           "Taken off the logit of every token in the answer, once")
-               ->check(number_between(-2, 2)));
-  with_env(command
-               .add_option("--frequency-penalty", flags.frequency_penalty,
-                           "Taken off a token's logit for every time it is in the answer")
-               ->check(number_between(-2, 2)));
-  with_env(command
-               .add_option("--logit-bias", flags.logit_bias,
-                           "ID=VALUE (-100 to 100), added to the token's logit; may be repeated. "
-                           "Or a JSON object {\"ID\": VALUE, ...}")
-               ->allow_extra_args(false));
-  with_env(
-      command.add_option("--seed", flags.seed, "Seed of the sampler")->check(whole_number_64()));
+  command
+      .add_option("--min-tokens", flags.min_tokens,
+                  "No stop token or stop text within the first N tokens")
+      ->check(whole_number(0));
+  command
+      .add_option("--temperature", flags.temperature,
+                  "0 for greedy; default: the checkpoint's generation_config.json")
+      ->check(number_between(0, 100));
+  command.add_option("--top-k", flags.top_k, "Keep the K likeliest tokens; 0 or -1 for all")
+      ->check(whole_number(-1));
+  command.add_option("--top-p", flags.top_p, "Keep the likeliest tokens of this mass")
+      ->check(number_between(0, 1));
+  command
+      .add_option("--min-p", flags.min_p,
+                  "Drop tokens below this share of the likeliest one's probability")
+      ->check(number_between(0, 1));
+  command
+      .add_option("--repetition-penalty", flags.repetition_penalty,
+                  "Divide the logits of tokens in prompt or answer; 1 for none")
+      ->check(number_between(0.01, 100));
+  command
+      .add_option("--presence-penalty", flags.presence_penalty,
+                  "Taken off the logit of every token in the answer, once")
+      ->check(number_between(-2, 2));
+  command
+      .add_option("--frequency-penalty", flags.frequency_penalty,
+                  "Taken off a token's logit for every time it is in the answer")
+      ->check(number_between(-2, 2));
+  command
+      .add_option("--logit-bias", flags.logit_bias,
+                  "ID=VALUE (-100 to 100), added to the token's logit; may be repeated. "
+                  "Or a JSON object {\"ID\": VALUE, ...}")
+      ->allow_extra_args(false);
+  command.add_option("--seed", flags.seed, "Seed of the sampler")->check(whole_number_64());
   with_env(command.add_option("--stop", flags.stop, "Stop before this text; may be repeated")
                ->allow_extra_args(false));
   with_env(command.add_flag("--ignore-eos", flags.ignore_eos, "Go on past end-of-text tokens"));

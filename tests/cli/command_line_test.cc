@@ -86,20 +86,40 @@ TEST(CommandLine, AMissingModelIsBadInput) {
   expect_error(run_program({"run", "/no/such/folder", "-p", "a"}), 3);
 }
 
+const std::vector<std::string> kShortBench = {"bench-moe", "--seconds", "0", "--threads", "1"};
+
 TEST(CommandLine, AFlagCanComeFromItsEnvironmentVariable) {
-  const ProgramResult result = run_program({"plan", kModel}, {"MOE4_DEVICE=sm_90"});
+  const ProgramResult result =
+      run_program(kShortBench, {"MOE4_PRESET=tiny", "MOE4_TOKENS=1", "MOE4_JSON=true"});
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_THAT(result.out, HasSubstr("planned for sm_90"));
+  EXPECT_THAT(result.out, HasSubstr("\"preset\": \"tiny\""));
 }
 
 TEST(CommandLine, TheFlagWinsOverItsEnvironmentVariable) {
-  const ProgramResult result =
-      run_program({"plan", kModel, "--device", "sm_121"}, {"MOE4_DEVICE=sm_90"});
-  EXPECT_THAT(result.out, HasSubstr("planned for sm_121"));
+  std::vector<std::string> arguments = kShortBench;
+  arguments.insert(arguments.end(), {"--preset", "tiny", "--tokens", "1"});
+  const ProgramResult result = run_program(arguments, {"MOE4_PRESET=nonsense"});
+  EXPECT_EQ(result.status, 0) << result.err;
 }
 
 TEST(CommandLine, ABadEnvironmentVariableIsAUsageError) {
-  expect_error(run_program({"plan", kModel}, {"MOE4_MOE_BACKEND=nonsense"}), 2);
+  expect_error(run_program(kShortBench, {"MOE4_PRESET=nonsense"}), 2);
+  expect_error(run_program(kShortBench, {"MOE4_PRESET=tiny", "MOE4_TOKENS=-1"}), 2);
+}
+
+TEST(CommandLine, NoEnvironmentVariableChangesNumbers) {
+  const std::vector<std::string> run = {"run", kModel, "-p",     "a", "-n",
+                                        "8",   "-q",   "--seed", "3", "--temperature=1"};
+  const ProgramResult plain = run_program(run);
+  ASSERT_EQ(plain.status, 0) << plain.err;
+  const ProgramResult same = run_program(
+      run, {"MOE4_DEVICE=nonsense", "MOE4_MOE_BACKEND=nonsense", "MOE4_ACTIVATIONS=fp4",
+            "MOE4_FP8_ACTIVATIONS=true", "MOE4_BATCH_INVARIANT=nonsense", "MOE4_DTYPE=float32",
+            "MOE4_TOP_K=1", "MOE4_TOP_P=0.1", "MOE4_MIN_P=1", "MOE4_REPETITION_PENALTY=9",
+            "MOE4_PRESENCE_PENALTY=2", "MOE4_FREQUENCY_PENALTY=2", "MOE4_LOGIT_BIAS=1=100",
+            "MOE4_MIN_TOKENS=nonsense", "MOE4_CPU_ISA=nonsense", "MOE4_MOE_TUNING=nonsense"});
+  EXPECT_EQ(same.status, 0) << same.err;
+  EXPECT_EQ(same.out, plain.out);
 }
 
 TEST(CommandLine, InstructionSetAndTuningComeFromTheCommandLineAlone) {
