@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <new>
+#include <sstream>
 #include <string>
 #include <system_error>
 
@@ -50,7 +51,9 @@ int run(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
-    status = app.exit(help);
+    std::ostringstream text;  // flushed by us, so that what went wrong is known
+    status = app.exit(help, text, text);
+    moe4::cli::write_streamed(text.str());
   }
   moe4::cli::flush_results();
   return status;

@@ -304,6 +304,9 @@ Support ReferenceBackend::supports(const ExpertsQuery& query) const {
   if (Support no = require_activation(query, /*late_clamp=*/true)) return no;
   const bool fp4 = query.precision == ActivationPrecision::kFp4 ||
                    query.precision == ActivationPrecision::kFp4Static;
+  if (query.scheme.is_mxfp4()) {
+    if (Support no = require_whole_blocks(query)) return no;  // a row's last block has no scale
+  }
   if (fp4 && query.scheme.is_mxfp4()) {
     return Rejection{Rejection::Kind::kPrecision,
                      "it quantises activations to NVFP4, which MXFP4 weights do not ask for"};
