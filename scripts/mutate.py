@@ -186,6 +186,7 @@ class Worktree:
         self.jobs = arguments.jobs
         self.ctest_args = shlex.split(arguments.ctest_args)
         self.limit = arguments.limit
+        self.wanted = arguments.programs.split(",") if arguments.programs else []
         commit = self.git("rev-parse", "HEAD", where=ROOT)
         if self.path.exists():
             self.git("checkout", "-q", "--force", "--detach", commit)
@@ -197,7 +198,7 @@ class Worktree:
         launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
         self.call(["cmake", "-S", str(self.path), "-B", str(self.build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                    "-DMOE4_BUILD_BENCH=OFF", *launcher, *shlex.split(arguments.cmake_args)])
-        targets = ["--target", *arguments.programs.split(",")] if arguments.programs else []
+        targets = ["--target", *self.wanted] if self.wanted else []
         self.call(["cmake", "--build", str(self.build), "-j", str(self.jobs), *targets])
         self.objects = {}
         for entry in json.loads((self.build / "compile_commands.json").read_text()):
@@ -221,7 +222,10 @@ class Worktree:
         programs, rooms = {}, self.rooms()
         for test in listed["tests"]:
             command = test.get("command")
-            if not command or not pathlib.Path(command[0]).exists():  # a program that --programs left out
+            # What --programs leaves out is missing, or holds the mutation that an earlier run tried last.
+            if not command or not pathlib.Path(command[0]).exists():
+                continue
+            if self.wanted and pathlib.Path(command[0]).name not in self.wanted:
                 continue
             gtest = len(command) > 1 and command[1].startswith("--gtest_filter=")
             key = command[0] if gtest else " ".join(command)
