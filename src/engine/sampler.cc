@@ -111,7 +111,11 @@ void Sampler::penalize(const SamplingHistory& history, const SamplingParams& par
     if (id >= 0 && id < static_cast<int32_t>(candidates_.size()))
       candidates_[id].logit = -kInfinity;
   }
-  for (const LogitBias& entry : params.logit_bias) candidates_[entry.id].logit += entry.bias;
+  // What is large stays a number: infinities would make NaNs of the probabilities.
+  for (const LogitBias& entry : params.logit_bias) {
+    float& logit = candidates_[entry.id].logit;
+    logit = std::min(logit + entry.bias, kLargest);
+  }
   if (params.repetition_penalty == 1.0f && params.presence_penalty == 0.0f &&
       params.frequency_penalty == 0.0f)
     return;
@@ -129,11 +133,12 @@ void Sampler::penalize(const SamplingHistory& history, const SamplingParams& par
   for (const int32_t id : touched_) {
     float& logit = candidates_[id].logit;
     logit = logit < 0 ? logit * params.repetition_penalty : logit / params.repetition_penalty;
+    logit = std::min(logit, kLargest);
     if (const int32_t generated = uses_[id] - 1; generated > 0) {
       logit -= params.frequency_penalty * static_cast<float>(generated);
       logit -= params.presence_penalty;
     }
-    logit = std::min(logit, kLargest);  // a small penalty of a huge logit
+    logit = std::min(logit, kLargest);  // negative penalties add
     uses_[id] = 0;
   }
   touched_.clear();

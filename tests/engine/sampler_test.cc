@@ -273,6 +273,7 @@ TEST(SamplerDistribution, DrawIsTheInverseOfTheCumulativeDistribution) {
   EXPECT_EQ(draw(distribution, 0.0), 2);
   EXPECT_EQ(draw(distribution, 0.25), 5);
   EXPECT_EQ(draw(distribution, 1.5), 5) << "rounding left nothing: the likeliest";
+  EXPECT_EQ(draw(std::vector<TokenProbability>{{2, 0.5}, {5, 0.5}}, 1.5), 2) << "the first of two";
 }
 
 TEST(SamplerDistribution, SampleDrawsFromItWith53BitsOfTheGenerator) {
@@ -355,6 +356,33 @@ TEST(Sampler, ExtremeLogitsAndTemperaturesStayNumbers) {
       total += entry.probability;
     }
     EXPECT_NEAR(total, 1.0, 1e-12) << temperature;
+  }
+}
+
+// Finite settings whose sums and products are not: bias on a huge logit, a repetition penalty below
+// 1 on one, frequency penalties that overflow with either sign.
+TEST(Sampler, ExtremeSettingsStayNumbers) {
+  const float huge = std::numeric_limits<float>::max();
+  const std::vector<float> logits = {huge, 0.5f * huge, -huge, 0.0f};
+  const std::vector<int32_t> history = {0, 0, 0, 1};
+  for (const SamplingParams& params :
+       {SamplingParams{.logit_bias = {{0, huge}, {2, -huge}}},
+        SamplingParams{.repetition_penalty = 0.01f}, SamplingParams{.frequency_penalty = huge},
+        SamplingParams{.frequency_penalty = -huge}, SamplingParams{.presence_penalty = -huge},
+        SamplingParams{
+            .repetition_penalty = 0.01f, .frequency_penalty = huge, .logit_bias = {{0, huge}}}}) {
+    for (const float temperature : {1e-3f, 1.0f}) {
+      SamplingParams warm = params;
+      warm.temperature = temperature;
+      Sampler sampler;
+      double total = 0;
+      for (const TokenProbability& entry :
+           sampler.distribution(logits, {.tokens = history}, warm)) {
+        EXPECT_TRUE(std::isfinite(entry.probability));
+        total += entry.probability;
+      }
+      EXPECT_NEAR(total, 1.0, 1e-12);
+    }
   }
 }
 
