@@ -24,6 +24,28 @@ TEST(Checkpoint, EmbeddedModelOpensWithoutNotes) {
   EXPECT_EQ(checkpoint->text_prefix(), "model.");
 }
 
+TEST(Checkpoint, AMissingTensorIsSaidWithTheNearestName) {
+  const auto checkpoint =
+      Checkpoint::open(fs::path(MOE4_EMBEDDED_MODELS) / "tiny-qwen3_5-moe-nvfp4");
+  const auto nearest_to = [&](const std::string& name) {
+    try {
+      checkpoint->tensor(name);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      const std::string what = error.what();
+      const std::string words = "the nearest name is ";
+      const size_t at = what.find(words);
+      if (at != std::string::npos) return what.substr(at + words.size());
+    }
+    return std::string("nothing");
+  };
+  const std::string norm = "model.layers.1.input_layernorm.weight";
+  EXPECT_EQ(nearest_to("model.layers.1.input_layernorm.weigh"), norm) << "the next in order";
+  EXPECT_EQ(nearest_to("model.layers.1.input_layernorm.weights"), norm) << "the one before";
+  EXPECT_EQ(nearest_to("zzz"), checkpoint->tensor_names().back());
+  EXPECT_EQ(nearest_to("a"), checkpoint->tensor_names().front());
+}
+
 TEST(Checkpoint, SharedModelsOpen) {
   if (std::string(MOE4_SHARED_MODELS).empty()) GTEST_SKIP() << "MOE4_SHARED_MODELS is not set";
   int opened = 0;

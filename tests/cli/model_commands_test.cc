@@ -201,6 +201,19 @@ TEST_F(ModelCommands, ForwardWritesLogitsAndHiddenStates) {
   EXPECT_EQ(file->tensor("router.layer3.logits").shape, (std::vector<int64_t>{5, 16}));
 }
 
+TEST_F(ModelCommands, ForwardWritesRouterLogitsOfLayersWithARouterOnly) {
+  std::ofstream(path("ids")) << "1 2 3";
+  const std::string dense_second = MOE4_TEST_DATA "/checkpoints/qwen3-fp8-block128";
+  ASSERT_EQ(run_program({"forward", dense_second, "--ids", path("ids"), "--out",
+                         path("out.safetensors"), "--hidden"})
+                .status,
+            0);
+  const auto file = SafetensorsFile::open(path("out.safetensors"));
+  EXPECT_EQ(file->tensor("router.layer0.logits").shape, (std::vector<int64_t>{3, 3}));
+  EXPECT_EQ(file->tensor("hidden.layer1").shape, (std::vector<int64_t>{3, 160}));
+  EXPECT_EQ(file->find("router.layer1.logits"), nullptr);
+}
+
 TEST_F(ModelCommands, ForwardRefusesAnIdOutsideTheVocabulary) {
   std::ofstream(path("ids")) << "1 4096";
   EXPECT_EQ(run_program({"forward", kModel, "--ids", path("ids"), "--out", path("x")}).status, 3);
@@ -248,9 +261,14 @@ TEST_F(ModelCommands, CompareFindsNoErrorAgainstItselfAndSomeInFp4) {
   const json& same = result["backends"][1];
   EXPECT_EQ(same["kl"], 0.0);
   EXPECT_EQ(same["same_argmax"], 1.0);
-  for (const json& error : same["residual_error"]) EXPECT_EQ(error, 0.0);
+  EXPECT_EQ(same["residual_error"], json({0.0, 0.0, 0.0, 0.0}));
   const json& fp4 = result["backends"][2];
   EXPECT_GT(fp4["kl"], 1e-4);
+  ASSERT_EQ(fp4["residual_error"].size(), 4u);
+  for (const json& error : fp4["residual_error"]) {
+    EXPECT_GT(error, 1e-4);
+    EXPECT_LT(error, 0.5);
+  }
   EXPECT_EQ(fp4["experts_error"].size(), 4u);
   for (const json& layer : fp4["experts_error"]) {
     EXPECT_GT(layer["error"], 0.01);

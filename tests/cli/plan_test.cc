@@ -261,10 +261,13 @@ TEST(Inspect, SaysWhatATokenReads) {
   ASSERT_EQ(result.status, 0) << result.err;
   const json report = json::parse(result.out);
   EXPECT_EQ(report["parameters"], 8820240);  // as the checkpoint's makers counted
+  // 12 of 16 experts a layer do nothing for a token.
+  EXPECT_EQ(report["active_parameters"], 8820240 - 4 * 12 * 3 * 256 * 128);
   EXPECT_EQ(report["num_layers"], 4);
-  int64_t bytes = 0;
+  int64_t bytes = 0, bytes_per_token = 0;
   for (const json& component : report["components"]) {
     bytes += component["bytes"].get<int64_t>();
+    bytes_per_token += component["bytes_per_token"].get<int64_t>();
     if (component["name"] != "routed experts") continue;
     // 4 of 16 experts a layer: 3 matrices of 256 x 128, half a byte and a sixteenth of a scale an
     // element, and their float32 scales.
@@ -273,6 +276,7 @@ TEST(Inspect, SaysWhatATokenReads) {
     EXPECT_EQ(component["bytes_per_token"].get<int64_t>() * 4, component["bytes"].get<int64_t>());
   }
   EXPECT_EQ(bytes, report["bytes"]);
+  EXPECT_EQ(bytes_per_token, report["bytes_per_token"]);
 }
 
 TEST(Inspect, LintReportsAsJsonToo) {

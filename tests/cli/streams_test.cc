@@ -262,8 +262,11 @@ TEST_F(Streams, AChatForgetsItsOldestTurnsWhenTheyNoLongerFit) {
   const ProgramResult result =
       run_program({"chat", kModel, "-n", "8", "--ctx", "90", "--temperature", "0"}, {}, lines);
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_THAT(result.err, AllOf(HasSubstr("note: the conversation no longer fits the context"),
+  const std::string forgot = "note: the conversation no longer fits the context; forgot ";
+  EXPECT_THAT(result.err, AllOf(HasSubstr(forgot + "its oldest turn\n"),
                                 HasSubstr("note: this turn is not answered: ")));
+  EXPECT_EQ(result.err.substr(0, result.err.find("generation: ")).find("note: "), std::string::npos)
+      << "the first turn fits: " << result.err;
   size_t answers = 0;
   for (size_t at = 0; (at = result.err.find("generation: ", at)) != std::string::npos; ++at)
     ++answers;
