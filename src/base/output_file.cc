@@ -165,21 +165,25 @@ OutputFile::OutputFile(const fs::path& path) : path_(path) {
 void OutputFile::open_partial(const fs::path& target, mode_t mode) {
   partial_ = target;
   partial_ += "." + std::to_string(getpid()) + ".partial";
+  // First of all: a signal may come as soon as the file is there.
+  unfinished_ = std::make_unique<UnfinishedPath>(partial_);
   for (int attempt = 0; attempt < 10; ++attempt) {
     fd_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode & 0666);
-    if (fd_ < 0) fail(errno);
+    if (fd_ < 0) {
+      const int why = errno;
+      unfinished_.reset();
+      fail(why);
+    }
     // Another run that removes stale files may have come between the two calls.
     struct stat status;
     const bool locked = flock(fd_, LOCK_EX | LOCK_NB) == 0;
     const bool no_locks = !locked && errno != EWOULDBLOCK;
-    if ((locked || no_locks) && fstat(fd_, &status) == 0 && status.st_nlink > 0) {
-      unfinished_ = std::make_unique<UnfinishedPath>(partial_);
-      return;
-    }
+    if ((locked || no_locks) && fstat(fd_, &status) == 0 && status.st_nlink > 0) return;
     unlink(partial_.c_str());
     close(fd_);
     fd_ = -1;
   }
+  unfinished_.reset();
   fail(EBUSY);
 }
 
