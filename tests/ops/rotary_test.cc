@@ -29,5 +29,32 @@ TEST(Rotary, AnglesAreFloat32ProductsAtAnyPosition) {
   }
 }
 
+TEST(Rotary, TheAmplitudeMultipliesBothAndPaddingStandsAtZero) {
+  const std::vector<int32_t> positions = {0, 7, -1, 100000};
+  ThreadPool threads(1);
+  const auto angles = [&](const Prepared<RotaryAngles>& op) {
+    testing::OwnedRows y(4, 12);
+    testing::run_op(op, {.positions = positions.data(), .y = y.view()}, threads);
+    return y;
+  };
+  RotarySpec spec{.dim = 12, .theta = 500.0, .amplitude = 1.5};
+  const auto judge = [&] {
+    return angles(*testing::reference_of<RotaryAngles>().prepare(spec, {}, {}));
+  };
+  testing::OwnedRows expected = judge();
+  EXPECT_EQ(expected.row(0)[0], 1.5f);
+  EXPECT_EQ(expected.row(2), expected.row(0));
+  testing::each_implementation<RotaryAngles>(
+      spec,
+      [&](const Implementation<RotaryAngles>& implementation, const OpOptions& options) {
+        testing::OwnedRows found = angles(*implementation.prepare(spec, {}, options));
+        EXPECT_LT(testing::relative_error(found.dense(), expected.dense()), 1e-7);
+      },
+      threads);
+  spec.amplitude = 1.0;
+  const std::vector<float> plain = judge().row(1), loud = expected.row(1);
+  for (size_t i = 0; i < plain.size(); ++i) EXPECT_NEAR(loud[i], 1.5f * plain[i], 1e-6) << i;
+}
+
 }  // namespace
 }  // namespace moe4

@@ -23,8 +23,9 @@ class ReferenceRotaryAngles final : public Prepared<RotaryAngles> {
     for (int64_t t = 0; t < args.y.rows; ++t) {
       for (int64_t i = 0; i < half; ++i) {
         const float angle = static_cast<float>(std::max(0, args.positions[t])) * frequencies[i];
-        args.y.row(t)[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-        args.y.row(t)[half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+        const auto at = static_cast<double>(angle);
+        args.y.row(t)[i] = static_cast<float>(problem().amplitude * std::cos(at));
+        args.y.row(t)[half + i] = static_cast<float>(problem().amplitude * std::sin(at));
       }
     }
   }

@@ -22,6 +22,7 @@ class CpuRotaryAngles final : public Prepared<RotaryAngles> {
   void run(const RotaryAngles::Args& args, std::span<std::byte>,
            const Stream& stream) const override {
     const auto half = static_cast<int64_t>(frequencies_.size());
+    const auto amplitude = static_cast<float>(problem().amplitude);
     // A cosine and a sine take about as long as 64 bytes from memory.
     const int64_t grain = parallel_grain(args.y.rows, 128 * half);
     stream.threads->parallel_for(args.y.rows, grain, [&](int64_t begin, int64_t end, int) {
@@ -30,8 +31,8 @@ class CpuRotaryAngles final : public Prepared<RotaryAngles> {
         float* out = args.y.row(t);
         for (int64_t i = 0; i < half; ++i) {
           const float angle = position * frequencies_[i];
-          out[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-          out[half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+          out[i] = amplitude * static_cast<float>(std::cos(static_cast<double>(angle)));
+          out[half + i] = amplitude * static_cast<float>(std::sin(static_cast<double>(angle)));
         }
       }
     });
