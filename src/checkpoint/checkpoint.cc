@@ -61,13 +61,17 @@ struct Checkpoint::Impl {
     return interpret(stored, declared(stored.module), interpret_options());
   }
 
+  LinearWeights linear(const std::string& module, int64_t out_features, int64_t in_features,
+                       bool headers_only) const;
   void read_configs();
   void list_linear_modules();
   void compare_with_metadata();
   void check_embedding() const;
-  /// Throws Error(kBadInput) when the layer has none.
-  std::vector<StoredExpert> gather(int64_t layer) const;
-  MoeLayerWeights stored_moe_layer(int64_t layer) const;
+  /// Where the tensors have a layer's experts, else where the family keeps them.
+  std::string experts_module(int64_t layer) const;
+  /// Throws Error(kBadInput) when there are none below the module.
+  std::vector<StoredExpert> gather(const std::string& module, const MoeProblem& problem) const;
+  MoeLayerWeights stored_experts(const std::string& module, const MoeProblem& problem) const;
   MoeLayerWeights declared_moe_layer(int64_t layer) const;
   std::string layer_prefix(int64_t layer) const {
     return fmt::format("{}layers.{}.", text_prefix, layer);
@@ -227,34 +231,38 @@ void Checkpoint::Impl::check_embedding() const {
   }
 }
 
-std::vector<StoredExpert> Checkpoint::Impl::gather(int64_t layer) const {
-  const auto base = find_experts_module(tensors, layer_prefix(layer));
-  if (!base) {
-    refuse_mlx_experts(tensors, layer_prefix(layer));
+std::string Checkpoint::Impl::experts_module(int64_t layer) const {
+  const auto found = find_experts_module(tensors, layer_prefix(layer));
+  return found ? *found : layer_prefix(layer) + config.experts_module;
+}
+
+std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& module,
+                                                   const MoeProblem& problem) const {
+  if (!tensors.has_prefix(module + ".")) {
+    refuse_mlx_experts(tensors, module);
     throw_bad_input({.what = "experts are missing",
                      .file = tensors.main_file().string(),
-                     .tensor = "tensor " + expert_module(layer) + ".weight",
-                     .expected = fmt::format("{} experts", config.moe.num_experts)});
+                     .tensor = fmt::format("tensor {}.0.{}.weight", module, config.up_projection),
+                     .expected = fmt::format("{} experts", problem.num_experts)});
   }
-  return gather_experts(tensors, *base,
-                        {.num_experts = config.moe.num_experts,
-                         .hidden_size = config.moe.hidden_size,
-                         .intermediate_size = config.moe.intermediate_size,
-                         .is_gated = config.moe.activation.is_gated()});
+  return gather_experts(tensors, module,
+                        {.num_experts = problem.num_experts,
+                         .hidden_size = problem.hidden_size,
+                         .intermediate_size = problem.intermediate_size,
+                         .is_gated = problem.activation.is_gated()});
 }
 
 std::string Checkpoint::Impl::expert_module(int64_t layer) const {
-  const auto base = find_experts_module(tensors, layer_prefix(layer));
-  return fmt::format("{}.0.{}", base ? *base : layer_prefix(layer) + config.experts_module,
-                     config.up_projection);
+  return fmt::format("{}.0.{}", experts_module(layer), config.up_projection);
 }
 
-MoeLayerWeights Checkpoint::Impl::stored_moe_layer(int64_t layer) const {
+MoeLayerWeights Checkpoint::Impl::stored_experts(const std::string& module,
+                                                 const MoeProblem& problem) const {
   MoeLayerWeights weights;
-  weights.problem = config.moe_problem(layer);
-  const int64_t hidden = config.moe.hidden_size;
-  const int64_t intermediate = config.moe.intermediate_size;
-  const std::vector<StoredExpert> stored = gather(layer);
+  weights.problem = problem;
+  const int64_t hidden = problem.hidden_size;
+  const int64_t intermediate = problem.intermediate_size;
+  const std::vector<StoredExpert> stored = gather(module, problem);
   std::optional<std::string> first;  // the module whose scheme all others must have
   const auto add = [&](const StoredLinear& from, int64_t rows, int64_t columns) {
     LinearWeights linear = interpret_module(from);
@@ -367,12 +375,26 @@ bool Checkpoint::has_linear(const std::string& module) const {
 
 LinearWeights Checkpoint::linear(const std::string& module, int64_t out_features,
                                  int64_t in_features) const {
-  LinearWeights linear = impl_->interpret_module(gather_linear(impl_->tensors, module));
+  return impl_->linear(module, out_features, in_features, impl_->options.headers_only);
+}
+
+LinearWeights Checkpoint::linear_header(const std::string& module, int64_t out_features,
+                                        int64_t in_features) const {
+  return impl_->linear(module, out_features, in_features, /*headers_only=*/true);
+}
+
+LinearWeights Checkpoint::Impl::linear(const std::string& module, int64_t out_features,
+                                       int64_t in_features, bool headers_only) const {
+  InterpretOptions how = interpret_options();
+  how.headers_only = headers_only;
+  LinearWeights linear = interpret(gather_linear(tensors, module), declared(module), how);
   const auto fits = [](int64_t want, int64_t have) { return want == -1 || want == have; };
   if (!fits(out_features, linear.out_features) || !fits(in_features, linear.in_features)) {
     throw_bad_input({.what = "linear layer does not fit the configuration",
-                     .file = file_of(has_tensor(module + ".weight") ? module + ".weight"
-                                                                    : module + ".weight_packed")
+                     .file = tensors
+                                 .file_of(tensors.find(module + ".weight") != nullptr
+                                              ? module + ".weight"
+                                              : module + ".weight_packed")
                                  .string(),
                      .tensor = "module " + module,
                      .expected = shape_to_string({out_features, in_features}) + " (out, in)",
@@ -387,14 +409,19 @@ std::vector<std::string> Checkpoint::tensors_of_linear(const std::string& module
   return names;
 }
 
-std::vector<std::string> Checkpoint::tensors_of_experts(int64_t layer) const {
+std::vector<std::string> Checkpoint::tensors_of_experts(const std::string& module,
+                                                        const MoeProblem& problem) const {
   std::vector<std::string> names;
-  for (const StoredExpert& expert : impl_->gather(layer)) {
+  for (const StoredExpert& expert : impl_->gather(module, problem)) {
     if (expert.gate) append_tensor_names(*expert.gate, names);
     append_tensor_names(expert.up, names);
     append_tensor_names(expert.down, names);
   }
   return names;
+}
+
+MoeLayerWeights Checkpoint::experts(const std::string& module, const MoeProblem& problem) const {
+  return impl_->stored_experts(module, problem);
 }
 
 MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
@@ -403,7 +430,7 @@ MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
       config.is_moe_layer[layer]) {
     // Shards are absent, so the metadata is all there is for some layers.
     try {
-      return impl_->stored_moe_layer(layer);
+      return impl_->stored_experts(impl_->experts_module(layer), config.moe_problem(layer));
     } catch (const Error&) {
       return impl_->declared_moe_layer(layer);
     }
@@ -413,7 +440,7 @@ MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
                      .file = (directory() / "config.json").string(),
                      .tensor = fmt::format("layer {}", layer)});
   }
-  return impl_->stored_moe_layer(layer);
+  return impl_->stored_experts(impl_->experts_module(layer), config.moe_problem(layer));
 }
 
 MoeLayerSummary Checkpoint::moe_layer_summary(int64_t layer) const {

@@ -88,14 +88,24 @@ class Checkpoint {
   LinearWeights linear(const std::string& module, int64_t out_features = -1,
                        int64_t in_features = -1) const;
 
-  /// Names of the tensors that linear(module) and moe_layer(layer) read. They throw as those do,
-  /// but look at no value and at no shape but those of fused experts.
-  std::vector<std::string> tensors_of_linear(const std::string& module) const;
-  std::vector<std::string> tensors_of_experts(int64_t layer) const;
+  /// The same from headers alone, whatever the checkpoint was opened for: no value is looked at,
+  /// global scales are 1.
+  LinearWeights linear_header(const std::string& module, int64_t out_features = -1,
+                              int64_t in_features = -1) const;
 
-  /// Routed experts of a layer in canonical form, whatever the file's naming (gate_proj/w1, fused
-  /// 3-D, ...); every scale is checked for NaN and sign unless headers_only. Throws when the layer
-  /// has none.
+  /// Routed experts below `module` ("model.layers.0.mlp.experts") in canonical form, whatever the
+  /// file's naming of projections (gate_proj/w1, fused 3-D, ...); every scale is checked for NaN
+  /// and sign unless headers_only. Throws Error(kBadInput) when they are not the problem's.
+  MoeLayerWeights experts(const std::string& module, const MoeProblem& problem) const;
+
+  /// Names of the tensors that linear(module) and experts(module, problem) read. They throw as
+  /// those do, but look at no value and at no shape but those of fused experts.
+  std::vector<std::string> tensors_of_linear(const std::string& module) const;
+  std::vector<std::string> tensors_of_experts(const std::string& module,
+                                              const MoeProblem& problem) const;
+
+  /// experts() of a layer, found by the names that families use, with the problem that config()
+  /// says: for reports, and for architectures that do not run. Throws when the layer has none.
   MoeLayerWeights moe_layer(int64_t layer) const;
   /// The same from headers or metadata, for reports: what cannot be decoded is said, not thrown.
   MoeLayerSummary moe_layer_summary(int64_t layer) const;

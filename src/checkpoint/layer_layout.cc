@@ -45,13 +45,11 @@ std::string word_at(const JsonReader& text, const Json& list, int64_t i, const c
   return value.get<std::string>();
 }
 
-LayerKind mixer_of(const JsonReader& text, const char* key, const std::string& word) {
+LayerKind mixer_of(const std::string& word) {
   for (const auto& [name, kind] : kMixerWords) {
     if (name == word) return kind;
   }
-  text.fail(key, "unknown layer type",
-            "full_attention, sliding_attention, chunked_attention, linear_attention, mamba or conv",
-            printable(word, 80));
+  return LayerKind::kUnknown;
 }
 
 // Multi-token prediction layers that follow the model's own in its lists.
@@ -71,7 +69,8 @@ bool is_marked(const JsonReader& text, const Json& list, int64_t i, const char* 
 }
 
 // Nemotron-H: one mixer or one feed-forward part a layer. Characters: M Mamba, E experts,
-// * attention, - dense; "|" cuts a pattern into pipeline stages and means nothing.
+// * attention, - dense, anything else unknown; "|" cuts a pattern into pipeline stages and means
+// nothing.
 struct HybridPattern {
   const char* key = nullptr;
   std::string layers;
@@ -81,11 +80,6 @@ std::optional<HybridPattern> hybrid_pattern(const JsonReader& text) {
   std::string pattern = text.string({"hybrid_override_pattern"}, "");
   pattern.erase(std::remove(pattern.begin(), pattern.end(), '|'), pattern.end());
   if (!pattern.empty()) {
-    const size_t unknown = pattern.find_first_not_of("ME*-");
-    if (unknown != std::string::npos) {
-      text.fail("hybrid_override_pattern", "unknown layer type", "M, E, * or -",
-                printable(pattern.substr(unknown, 1)));
-    }
     return HybridPattern{"hybrid_override_pattern", pattern};
   }
   for (const char* key : {"layers_block_type", "layer_types"}) {
@@ -103,9 +97,7 @@ std::optional<HybridPattern> hybrid_pattern(const JsonReader& text) {
       } else if (word == "attention" || word == "full_attention") {
         found.layers += '*';
       } else {
-        text.fail(key, "unknown layer type",
-                  "mamba, linear_attention, moe, attention, full_attention or mlp",
-                  printable(word, 80));
+        found.layers += '?';
       }
     }
     return found;
@@ -134,11 +126,12 @@ void read_hybrid_layers(const JsonReader& text, ModelConfig& config) {
   config.is_moe_layer.assign(config.num_layers, false);
   for (int64_t i = 0; pattern && i < config.num_layers; ++i) {
     const char layer = pattern->layers[i];
-    const bool is_mixer = layer == 'M' || layer == '*';
-    config.layer_kinds[i] = layer == 'M'   ? LayerKind::kMamba
-                            : layer == '*' ? LayerKind::kFullAttention
-                                           : LayerKind::kNone;
-    config.has_feed_forward[i] = !is_mixer;
+    const bool is_feed_forward = layer == 'E' || layer == '-';
+    config.layer_kinds[i] = is_feed_forward ? LayerKind::kNone
+                            : layer == 'M'  ? LayerKind::kMamba
+                            : layer == '*'  ? LayerKind::kFullAttention
+                                            : LayerKind::kUnknown;
+    config.has_feed_forward[i] = is_feed_forward;
     config.is_moe_layer[i] = layer == 'E';
   }
 }
@@ -276,6 +269,8 @@ std::string_view to_string(LayerKind kind) {
       return "short convolution";
     case LayerKind::kNone:
       return "none";
+    case LayerKind::kUnknown:
+      return "unknown";
   }
   return "?";
 }
@@ -307,14 +302,7 @@ void read_layers(const JsonReader& text, const Family& family, ModelConfig& conf
   } else {
     check_layer_list(text, *types, key, config.num_layers);
     for (int64_t i = 0; i < config.num_layers; ++i) {
-      const std::string word = word_at(text, *types, i, key);
-      config.layer_kinds[i] = mixer_of(text, key, word);
-      if ((family.is_qwen35 || family.is_qwen3_next) &&
-          config.layer_kinds[i] != LayerKind::kFullAttention &&
-          config.layer_kinds[i] != LayerKind::kLinearAttention) {
-        text.fail(key, "unknown layer type", "linear_attention or full_attention",
-                  printable(word, 80));
-      }
+      config.layer_kinds[i] = mixer_of(word_at(text, *types, i, key));
     }
   }
   // An indexer chooses the keys that full attention would see.

@@ -22,6 +22,7 @@ enum class LayerKind {
   kMamba,                ///< Mamba-2
   kConvolution,          ///< short convolution
   kNone,                 ///< the layer is a feed-forward part alone (Nemotron-H)
+  kUnknown,              ///< a word that moe4 does not know
 };
 
 /// "full attention", "gated delta net", ...

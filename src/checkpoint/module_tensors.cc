@@ -358,18 +358,16 @@ std::optional<std::string> find_experts_module(const TensorTable& table,
   return std::nullopt;
 }
 
-void refuse_mlx_experts(const TensorTable& table, const std::string& layer_prefix) {
-  for (const std::string_view experts : kExpertModules) {
-    if (!experts.ends_with("experts")) continue;
-    const std::string parent(
-        experts.substr(0, experts.size() - std::string_view("experts").size()));
-    const std::string module = layer_prefix + parent + "switch_mlp.";
-    if (!table.has_prefix(module)) continue;
-    throw_bad_input({.what = "MLX layout (switch_mlp, U32 weights with scales) is not supported",
-                     .file = table.main_file().string(),
-                     .tensor = "module " + module + "*",
-                     .hint = "use a ModelOpt or compressed-tensors file of this model"});
-  }
+void refuse_mlx_experts(const TensorTable& table, const std::string& experts_module) {
+  constexpr std::string_view kExperts = "experts";
+  if (!experts_module.ends_with(kExperts)) return;
+  const std::string module =
+      experts_module.substr(0, experts_module.size() - kExperts.size()) + "switch_mlp.";
+  if (!table.has_prefix(module)) return;
+  throw_bad_input({.what = "MLX layout (switch_mlp, U32 weights with scales) is not supported",
+                   .file = table.main_file().string(),
+                   .tensor = "module " + module + "*",
+                   .hint = "use a ModelOpt or compressed-tensors file of this model"});
 }
 
 std::vector<FusedProjection> fused_projections(const TensorTable& table,

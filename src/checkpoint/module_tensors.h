@@ -41,8 +41,8 @@ struct ExpertShape {
 std::optional<std::string> find_experts_module(const TensorTable& table,
                                                const std::string& layer_prefix);
 
-/// Throws Error(kBadInput) when the layer's experts are MLX's, which are not decoded.
-void refuse_mlx_experts(const TensorTable& table, const std::string& layer_prefix);
+/// Throws Error(kBadInput) when MLX's experts, which are not decoded, stand in the module's place.
+void refuse_mlx_experts(const TensorTable& table, const std::string& experts_module);
 
 /// A projection of all experts of a layer in 3-D tensors, under the name of its first expert's:
 /// "model.layers.3.mlp.experts.0.up_proj".

@@ -5,28 +5,28 @@
 
 namespace moe4 {
 
-Attention::Attention(const AttentionSpec& spec, AttentionParts parts, const OpOptions& options)
-    : spec_(spec), qkv_proj_(std::move(parts.qkv_proj)), o_proj_(std::move(parts.o_proj)) {
-  qkv_to_cache_ = prepare<QkvToCache>({.num_heads = spec.num_heads,
-                                       .num_kv_heads = spec.num_kv_heads,
-                                       .head_dim = spec.head_dim,
-                                       .rotary_dim = spec.rotary_dim,
-                                       .output_gate = spec.output_gate,
-                                       .norm = spec.norm,
-                                       .cache_dtype = spec.cache_dtype},
-                                      {.q_norm = parts.q_norm, .k_norm = parts.k_norm}, options);
-  attention_ =
-      prepare<PagedAttention>({.num_heads = spec.num_heads,
-                               .num_kv_heads = spec.num_kv_heads,
-                               .head_dim = spec.head_dim,
-                               .scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim)),
-                               .output_gate = spec.output_gate,
-                               .cache_dtype = spec.cache_dtype},
-                              {}, options);
+QkvToCache::Problem AttentionSpec::qkv_to_cache() const {
+  return {.num_heads = num_heads,
+          .num_kv_heads = num_kv_heads,
+          .head_dim = head_dim,
+          .rotary_dim = rotary_dim,
+          .output_gate = output_gate,
+          .norm = norm,
+          .cache_dtype = cache_dtype};
+}
+
+PagedAttention::Problem AttentionSpec::attention() const {
+  return {.num_heads = num_heads,
+          .num_kv_heads = num_kv_heads,
+          .head_dim = head_dim,
+          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+          .output_gate = output_gate,
+          .cache_dtype = cache_dtype};
 }
 
 int64_t Attention::weight_bytes() const {
-  return qkv_proj_->weight_bytes() + o_proj_->weight_bytes() + qkv_to_cache_->weight_bytes();
+  return parts_.qkv_proj->weight_bytes() + parts_.qkv_to_cache->weight_bytes() +
+         parts_.o_proj->weight_bytes();
 }
 
 void Attention::forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
@@ -41,8 +41,8 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
                       take_rows(arena, tokens, spec_.kv_width())};
   const Rows queries = take_rows(arena, tokens, spec_.q_width());
   const Rows merged = take_rows(arena, tokens, spec_.q_width());
-  run(*qkv_proj_, {.x = x, .y = qkv}, execution);
-  run(*qkv_to_cache_,
+  run(*parts_.qkv_proj, {.x = x, .y = qkv}, execution);
+  run(*parts_.qkv_to_cache,
       {.q = qkv[0],
        .k = qkv[1],
        .v = qkv[2],
@@ -51,14 +51,14 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
        .cache = cache,
        .queries = queries},
       execution);
-  run(*attention_,
+  run(*parts_.attention,
       {.queries = queries,
        .gates = spec_.output_gate ? qkv[0] : Rows{},
        .batch = &step.batch,
        .cache = cache,
        .y = merged},
       execution);
-  run(*o_proj_, {.x = merged, .y = {&y, 1}}, execution);
+  run(*parts_.o_proj, {.x = merged, .y = {&y, 1}}, execution);
 }
 
 }  // namespace moe4

@@ -23,28 +23,32 @@ struct AttentionSpec {
 
   int64_t q_width() const { return num_heads * head_dim; }
   int64_t kv_width() const { return num_kv_heads * head_dim; }
+  QkvToCache::Problem qkv_to_cache() const;
+  PagedAttention::Problem attention() const;
 };
 
 struct AttentionParts {
-  std::unique_ptr<Prepared<LinearGroup>> qkv_proj;  ///< q, k, v
+  std::unique_ptr<Prepared<LinearGroup>> qkv_proj;      ///< q, k, v
+  std::unique_ptr<Prepared<QkvToCache>> qkv_to_cache;   ///< of spec.qkv_to_cache()
+  std::unique_ptr<Prepared<PagedAttention>> attention;  ///< of spec.attention()
   std::unique_ptr<Prepared<LinearGroup>> o_proj;
-  TensorRef q_norm, k_norm;  ///< [head_dim]
 };
 
 class Attention final : public Mixer {
  public:
-  Attention(const AttentionSpec& spec, AttentionParts parts, const OpOptions& options);
+  Attention(const AttentionSpec& spec, AttentionParts parts)
+      : spec_(spec), parts_(std::move(parts)) {}
 
-  std::vector<CacheSpec> caches() const override { return {qkv_to_cache_->problem().cache()}; }
+  std::vector<CacheSpec> caches() const override {
+    return {parts_.qkv_to_cache->problem().cache()};
+  }
   void forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
                const Rows& y) const override;
   int64_t weight_bytes() const override;
 
  private:
   AttentionSpec spec_;
-  std::unique_ptr<Prepared<LinearGroup>> qkv_proj_, o_proj_;
-  std::unique_ptr<Prepared<QkvToCache>> qkv_to_cache_;
-  std::unique_ptr<Prepared<PagedAttention>> attention_;
+  AttentionParts parts_;
 };
 
 }  // namespace moe4

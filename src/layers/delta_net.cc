@@ -3,14 +3,9 @@
 
 namespace moe4 {
 
-DeltaNetMixer::DeltaNetMixer(const DeltaNet::Problem& problem, DeltaNetParts parts,
-                             const OpOptions& options)
-    : in_proj_(std::move(parts.in_proj)),
-      out_proj_(std::move(parts.out_proj)),
-      delta_net_(prepare<DeltaNet>(problem, parts.weights, options)) {}
-
 int64_t DeltaNetMixer::weight_bytes() const {
-  return in_proj_->weight_bytes() + out_proj_->weight_bytes() + delta_net_->weight_bytes();
+  return parts_.in_proj->weight_bytes() + parts_.out_proj->weight_bytes() +
+         parts_.delta_net->weight_bytes();
 }
 
 void DeltaNetMixer::forward(const LayerStep& step, const Rows& x,
@@ -18,14 +13,14 @@ void DeltaNetMixer::forward(const LayerStep& step, const Rows& x,
   Execution& execution = step.execution;
   Arena& arena = execution.arena;
   Arena::Frame frame(arena);
-  const DeltaNet::Problem& p = delta_net_->problem();
+  const DeltaNet::Problem& p = parts_.delta_net->problem();
   const int64_t tokens = x.rows;
   const Rows projected[] = {
       take_rows(arena, tokens, p.channels()), take_rows(arena, tokens, p.values()),
       take_rows(arena, tokens, p.num_value_heads), take_rows(arena, tokens, p.num_value_heads)};
   const Rows merged = take_rows(arena, tokens, p.values());
-  run(*in_proj_, {.x = x, .y = projected}, execution);
-  run(*delta_net_,
+  run(*parts_.in_proj, {.x = x, .y = projected}, execution);
+  run(*parts_.delta_net,
       {.qkv = projected[0],
        .z = projected[1],
        .a = projected[3],
@@ -34,7 +29,7 @@ void DeltaNetMixer::forward(const LayerStep& step, const Rows& x,
        .cache = caches.front(),
        .y = merged},
       execution);
-  run(*out_proj_, {.x = merged, .y = {&y, 1}}, execution);
+  run(*parts_.out_proj, {.x = merged, .y = {&y, 1}}, execution);
 }
 
 }  // namespace moe4

@@ -11,22 +11,21 @@ namespace moe4 {
 
 struct DeltaNetParts {
   std::unique_ptr<Prepared<LinearGroup>> in_proj;  ///< qkv, z, b, a
+  std::unique_ptr<Prepared<DeltaNet>> delta_net;
   std::unique_ptr<Prepared<LinearGroup>> out_proj;
-  DeltaNet::Weights weights;
 };
 
 class DeltaNetMixer final : public Mixer {
  public:
-  DeltaNetMixer(const DeltaNet::Problem& problem, DeltaNetParts parts, const OpOptions& options);
+  explicit DeltaNetMixer(DeltaNetParts parts) : parts_(std::move(parts)) {}
 
-  std::vector<CacheSpec> caches() const override { return {delta_net_->problem().state()}; }
+  std::vector<CacheSpec> caches() const override { return {parts_.delta_net->problem().state()}; }
   void forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
                const Rows& y) const override;
   int64_t weight_bytes() const override;
 
  private:
-  std::unique_ptr<Prepared<LinearGroup>> in_proj_, out_proj_;
-  std::unique_ptr<Prepared<DeltaNet>> delta_net_;
+  DeltaNetParts parts_;
 };
 
 }  // namespace moe4

@@ -6,24 +6,18 @@
 
 namespace moe4 {
 
-DenseMlp::DenseMlp(std::unique_ptr<Prepared<LinearGroup>> gate_up,
-                   std::unique_ptr<Prepared<LinearGroup>> down, const ActivationParams& activation,
-                   const OpOptions& options)
-    : gate_up_(std::move(gate_up)),
-      down_(std::move(down)),
-      gated_(prepare<GatedRows>({.width = down_->problem().in_features, .activation = activation},
-                                {}, options)) {}
-
-int64_t DenseMlp::weight_bytes() const { return gate_up_->weight_bytes() + down_->weight_bytes(); }
+int64_t DenseMlp::weight_bytes() const {
+  return parts_.gate_up->weight_bytes() + parts_.down->weight_bytes();
+}
 
 void DenseMlp::forward(const Rows& x, const Rows& y, Execution& execution) const {
   Arena::Frame frame(execution.arena);
-  const int64_t width = gated_->problem().width;
+  const int64_t width = parts_.gated->problem().width;
   const Rows gate_up[] = {take_rows(execution.arena, x.rows, width),
                           take_rows(execution.arena, x.rows, width)};
-  run(*gate_up_, {.x = x, .y = gate_up}, execution);
-  run(*gated_, {.gate = gate_up[0], .up = gate_up[1], .y = gate_up[0]}, execution);
-  run(*down_, {.x = gate_up[0], .y = {&y, 1}}, execution);
+  run(*parts_.gate_up, {.x = x, .y = gate_up}, execution);
+  run(*parts_.gated, {.gate = gate_up[0], .up = gate_up[1], .y = gate_up[0]}, execution);
+  run(*parts_.down, {.x = gate_up[0], .y = {&y, 1}}, execution);
 }
 
 namespace {
@@ -33,21 +27,14 @@ constexpr size_t kRouter = 0, kGate = 1, kUp = 2, kSharedGate = 3, kMostInputs =
 
 }  // namespace
 
-MoeBlock::MoeBlock(MoeBlockParts parts, const OpOptions& options) : parts_(std::move(parts)) {
+MoeBlock::MoeBlock(MoeBlockParts parts) : parts_(std::move(parts)) {
   const size_t inputs = parts_.inputs->problem().members.size();
   MOE4_CHECK(parts_.shared_down != nullptr ? inputs == kSharedGate || inputs == kMostInputs
                                            : inputs == 1);
-  route_ = prepare<Route>(parts_.router, {.correction_bias = parts_.correction_bias}, options);
-  if (parts_.shared_down == nullptr) return;
-  const LinearGroup::Problem& down = parts_.shared_down->problem();
-  gated_ = prepare<GatedRows>({.width = down.in_features, .activation = parts_.shared_activation},
-                              {}, options);
-  add_ = prepare<AddScaled>(
-      {.width = down.members.front().out_features, .gated = inputs == kMostInputs}, {}, options);
 }
 
 int64_t MoeBlock::weight_bytes() const {
-  const RouterConfig& router = route_->problem();
+  const RouterConfig& router = parts_.route->problem();
   int64_t bytes = parts_.inputs->weight_bytes() +
                   parts_.experts->weight_bytes() / router.num_experts * router.top_k;
   if (parts_.shared_down != nullptr) bytes += parts_.shared_down->weight_bytes();
@@ -59,8 +46,8 @@ void MoeBlock::route(const Rows& x, int32_t* topk_ids, float* topk_weights,
   Arena::Frame frame(execution.arena);
   Inputs inputs;
   run_inputs(x, inputs, execution);
-  run(*route_, {.logits = inputs[kRouter], .topk_ids = topk_ids, .topk_weights = topk_weights},
-      execution);
+  run(*parts_.route,
+      {.logits = inputs[kRouter], .topk_ids = topk_ids, .topk_weights = topk_weights}, execution);
 }
 
 void MoeBlock::forward(const Rows& x, const Rows& y, Execution& execution) const {
@@ -73,7 +60,8 @@ void MoeBlock::forward(const Rows& x, const Rows& y, Execution& execution) const
   if (execution.observer != nullptr) {
     execution.observer->see(Observer::Point::kRouter, parts_.layer, inputs[kRouter]);
   }
-  run(*route_, {.logits = inputs[kRouter], .topk_ids = ids, .topk_weights = weights}, execution);
+  run(*parts_.route, {.logits = inputs[kRouter], .topk_ids = ids, .topk_weights = weights},
+      execution);
   run_experts(*parts_.experts,
               {.x = x,
                .top_k = top_k(),
@@ -83,10 +71,11 @@ void MoeBlock::forward(const Rows& x, const Rows& y, Execution& execution) const
                .unrouted_is_nan = true},
               execution);
   if (parts_.shared_down == nullptr) return;
-  run(*gated_, {.gate = inputs[kGate], .up = inputs[kUp], .y = inputs[kGate]}, execution);
+  run(*parts_.shared_gated, {.gate = inputs[kGate], .up = inputs[kUp], .y = inputs[kGate]},
+      execution);
   const Rows shared = take_rows(arena, x.rows, y.width);
   run(*parts_.shared_down, {.x = inputs[kGate], .y = {&shared, 1}}, execution);
-  run(*add_, {.x = shared, .gate = inputs[kSharedGate], .y = y}, execution);
+  run(*parts_.add_shared, {.x = shared, .gate = inputs[kSharedGate], .y = y}, execution);
 }
 
 void MoeBlock::run_inputs(const Rows& x, Inputs& inputs, Execution& execution) const {

@@ -11,7 +11,10 @@ Decoder::Decoder(DecoderParts parts, ThreadPool& threads)
     : parts_(std::move(parts)), stream_(Stream::cpu(threads)) {
   for (const DecoderLayer& layer : parts_.layers) {
     first_cache_.push_back(caches_.size());
-    for (CacheSpec& spec : layer.mixer->caches()) caches_.push_back(std::move(spec));
+    for (const ResidualBlock& block : layer) {
+      if (block.mixer == nullptr) continue;
+      for (CacheSpec& spec : block.mixer->caches()) caches_.push_back(std::move(spec));
+    }
   }
   first_cache_.push_back(caches_.size());
 }
@@ -58,22 +61,23 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
 
   run(*parts_.embed_tokens, {.ids = batch.token_ids, .y = residual}, execution);
   if (observer != nullptr) observer->see(Observer::Point::kEmbedding, -1, residual);
+  Rows waiting;  // the output of the block before, not yet added
   for (size_t i = 0; i < parts_.layers.size(); ++i) {
-    const DecoderLayer& layer = parts_.layers[i];
-    const auto index = static_cast<int64_t>(i);
-    // The feed-forward output of the layer before waits in `delta`.
-    run(*layer.input_norm, {.residual = residual, .delta = i > 0 ? delta : Rows{}, .y = x},
-        execution);
-    if (observer != nullptr && i > 0) {
-      observer->see(Observer::Point::kLayer, index - 1, residual);
+    for (const ResidualBlock& block : parts_.layers[i]) {
+      run(*block.norm, {.residual = residual, .delta = waiting, .y = x}, execution);
+      if (observer != nullptr && i > 0 && &block == &parts_.layers[i].front()) {
+        observer->see(Observer::Point::kLayer, static_cast<int64_t>(i) - 1, residual);
+      }
+      if (block.mixer != nullptr) {
+        const size_t first = first_cache_[i], count = first_cache_[i + 1] - first;
+        block.mixer->forward(step, x, caches.subspan(first, count), delta);
+      } else {
+        block.feed_forward->forward(x, delta, execution);
+      }
+      waiting = delta;
     }
-    layer.mixer->forward(
-        step, x, caches.subspan(first_cache_[i], first_cache_[i + 1] - first_cache_[i]), delta);
-    run(*layer.post_attention_norm, {.residual = residual, .delta = delta, .y = x}, execution);
-    layer.feed_forward->forward(x, delta, execution);
   }
 
-  Rows waiting = delta;
   if (observer != nullptr) {
     run(*parts_.final_norm, {.residual = residual, .delta = waiting, .y = x}, execution);
     observer->see(Observer::Point::kLayer, static_cast<int64_t>(parts_.layers.size()) - 1,
@@ -90,13 +94,19 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
 
 const MoeBlock* Decoder::moe_block(int64_t layer) const {
   if (layer < 0 || layer >= static_cast<int64_t>(parts_.layers.size())) return nullptr;
-  return parts_.layers[layer].moe;
+  for (const ResidualBlock& block : parts_.layers[layer]) {
+    if (const auto* moe = dynamic_cast<const MoeBlock*>(block.feed_forward.get())) return moe;
+  }
+  return nullptr;
 }
 
 int64_t Decoder::bytes_per_token() const {
   int64_t bytes = parts_.lm_head->weight_bytes();
   for (const DecoderLayer& layer : parts_.layers) {
-    bytes += layer.mixer->weight_bytes() + layer.feed_forward->weight_bytes();
+    for (const ResidualBlock& block : layer) {
+      bytes +=
+          block.mixer != nullptr ? block.mixer->weight_bytes() : block.feed_forward->weight_bytes();
+    }
   }
   return bytes;
 }

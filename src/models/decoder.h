@@ -14,15 +14,18 @@
 
 namespace moe4 {
 
-struct DecoderLayer {
-  std::unique_ptr<Prepared<AddNorm>> input_norm, post_attention_norm;
+/// h += part(norm(h)).
+struct ResidualBlock {
+  std::unique_ptr<Prepared<AddNorm>> norm;
+  // One of them.
   std::unique_ptr<Mixer> mixer;
   std::unique_ptr<FeedForward> feed_forward;
-  const MoeBlock* moe = nullptr;  ///< feed_forward when it is one
 };
 
-/// What an architecture file assembles from a checkpoint: embedding, layers of mixer and
-/// feed-forward, final norm, output head.
+/// A mixer and a feed-forward part, or one of them alone (Nemotron-H).
+using DecoderLayer = std::vector<ResidualBlock>;
+
+/// What a Builder assembles: embedding, layers, final norm, output head.
 struct DecoderParts {
   ModelConfig config;
   std::vector<std::unique_ptr<Prepared<RotaryAngles>>> rotaries;

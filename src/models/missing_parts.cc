@@ -45,6 +45,7 @@ void add_mixers(const ModelConfig& config, std::vector<std::string>& parts) {
            config.layer_kinds.end();
   };
   if (has(LayerKind::kMamba)) parts.emplace_back("Mamba-2 layers");
+  if (has(LayerKind::kUnknown)) parts.emplace_back("layers of an unknown kind");
   if (has(LayerKind::kConvolution)) parts.emplace_back("short convolutions");
   if (std::find(config.has_feed_forward.begin(), config.has_feed_forward.end(), false) !=
       config.has_feed_forward.end()) {

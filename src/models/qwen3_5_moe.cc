@@ -1,36 +1,63 @@
 // Qwen3.5-MoE and Qwen3.6-MoE text models: gated delta net in most layers, gated attention with
 // partial rotary in the others, a shared expert with a sigmoid gate, norms that multiply by 1 + w.
-#include "models/loader.h"
+#include "models/architecture.h"
+#include "models/common_settings.h"
 
 namespace moe4 {
+namespace {
 
-DecoderParts load_qwen3_5_moe(ModelLoader& loader) {
-  const ModelConfig& c = loader.config();
-  DecoderParts parts = loader.begin();
-  const AttentionSpec attention{.num_heads = c.num_attention_heads,
-                                .num_kv_heads = c.num_key_value_heads,
-                                .head_dim = c.head_dim,
-                                .output_gate = c.attn_output_gate,
-                                .norm = loader.norm_spec(),
-                                .rotary_dim = parts.rotaries.front()->problem().dim,
-                                .cache_dtype = loader.cache_dtype()};
+void build(const ConfigReader& c, Builder& b) {
+  const int64_t hidden = c.size({"hidden_size"});
+  NormSpec norm = read_norm(c);
+  norm.one_plus = true;
+  b.embedding("embed_tokens", c.size({"vocab_size"}), hidden);
+
+  AttentionSpec attention = read_heads(c, hidden, 256);
+  const RotarySpec rotary = read_rotary(c, attention.head_dim, 0.25);
+  attention.output_gate = c.flag({"attn_output_gate"}, true);
+  attention.norm = norm;
+  attention.rotary = b.rotary(rotary);
+  attention.rotary_dim = rotary.dim;
+  const BiasRule attention_bias = c.bias({"attention_bias", "qkv_bias", "use_qkv_bias"});
+  if (!c.flag({"use_sliding_window"}, true)) c.disregard({"sliding_window"});
+
   // The delta net's output norm multiplies by w, whatever the model's other norms do.
-  const DeltaNet::Problem delta_net{.num_key_heads = c.linear_num_key_heads,
-                                    .num_value_heads = c.linear_num_value_heads,
-                                    .key_dim = c.linear_key_head_dim,
-                                    .value_dim = c.linear_value_head_dim,
-                                    .conv_taps = c.linear_conv_kernel_dim,
-                                    .norm = {.eps = c.rms_norm_eps}};
-  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    if (c.layer_kinds.at(layer) == LayerKind::kFullAttention) {
-      loader.finish_layer(parts, layer, loader.attention(layer, attention));
-      continue;
-    }
-    loader.require_multiple("linear_key_head_dim", delta_net.key_dim, 16);
-    loader.require_multiple("linear_value_head_dim", delta_net.value_dim, 16);
-    loader.finish_layer(parts, layer, loader.delta_net(layer, delta_net));
+  const DeltaNet::Problem delta_net{.num_key_heads = c.size({"linear_num_key_heads"}, 16),
+                                    .num_value_heads = c.size({"linear_num_value_heads"}, 32),
+                                    .key_dim = c.size({"linear_key_head_dim"}, 128),
+                                    .value_dim = c.size({"linear_value_head_dim"}, 128),
+                                    .conv_taps = c.integer({"linear_conv_kernel_dim"}, 1, 64, 4),
+                                    .norm = {.eps = norm.eps}};
+
+  const ActivationParams activation = read_activation(c);
+  const MoeSpec moe{
+      .router = {.num_experts = c.size({"num_experts", "num_local_experts"}),
+                 .top_k = c.size({"num_experts_per_tok"})},
+      .intermediate_size = c.size({"moe_intermediate_size"}),
+      .activation = activation,
+      .shared = {.intermediate_size = c.size({"shared_expert_intermediate_size"}, 512),
+                 .activation = activation,
+                 .gate = "shared_expert_gate"}};
+  const int64_t interval = c.size({"full_attention_interval"}, 4);
+
+  for (int64_t i = 0; i < c.size({"num_hidden_layers"}); ++i) {
+    const std::string at = "layers." + std::to_string(i) + ".";
+    const bool full =
+        c.layer_type(i, {"linear_attention", "full_attention"},
+                     (i + 1) % interval == 0 ? "full_attention" : "linear_attention") ==
+        "full_attention";
+    b.layer(at + "input_layernorm",
+            full ? b.attention(at + "self_attn", attention, attention_bias)
+                 : b.delta_net(at + "linear_attn", delta_net),
+            at + "post_attention_layernorm", b.moe(at + "mlp", moe), norm);
   }
-  return parts;
+  b.head("norm", norm, "lm_head", c.tie_word_embeddings());
 }
+
+constexpr std::string_view kModelTypes[] = {"qwen3_5_moe", "qwen3_5_moe_text"};
+
+}  // namespace
+
+extern const Architecture kQwen35Moe{kModelTypes, build};
 
 }  // namespace moe4

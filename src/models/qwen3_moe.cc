@@ -1,22 +1,51 @@
 // Qwen3-MoE: grouped-query attention with normalised queries and keys, routed experts in every
 // layer that is not listed as dense.
-#include "models/loader.h"
+#include "models/architecture.h"
+#include "models/common_settings.h"
 
 namespace moe4 {
+namespace {
 
-DecoderParts load_qwen3_moe(ModelLoader& loader) {
-  const ModelConfig& c = loader.config();
-  DecoderParts parts = loader.begin();
-  const AttentionSpec spec{.num_heads = c.num_attention_heads,
-                           .num_kv_heads = c.num_key_value_heads,
-                           .head_dim = c.head_dim,
-                           .norm = loader.norm_spec(),
-                           .rotary_dim = parts.rotaries.front()->problem().dim,
-                           .cache_dtype = loader.cache_dtype()};
-  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    loader.finish_layer(parts, layer, loader.attention(layer, spec));
+void build(const ConfigReader& c, Builder& b) {
+  const int64_t hidden = c.size({"hidden_size"});
+  const NormSpec norm = read_norm(c);
+  b.embedding("embed_tokens", c.size({"vocab_size"}), hidden);
+
+  AttentionSpec attention = read_heads(c, hidden);
+  const RotarySpec rotary = read_rotary(c, attention.head_dim);
+  attention.norm = norm;
+  attention.rotary = b.rotary(rotary);
+  attention.rotary_dim = rotary.dim;
+  const BiasRule attention_bias = c.bias({"attention_bias", "qkv_bias", "use_qkv_bias"});
+  // Without the switch a window is only a number.
+  if (!c.flag({"use_sliding_window"}, false)) c.disregard({"sliding_window"});
+
+  const ActivationParams activation = read_activation(c);
+  const MoeSpec moe{.router = {.num_experts = c.size({"num_experts", "num_local_experts"}),
+                               .top_k = c.size({"num_experts_per_tok"}),
+                               .renormalize = c.flag({"norm_topk_prob"}, false)},
+                    .intermediate_size = c.size({"moe_intermediate_size"}),
+                    .activation = activation};
+  const DenseMlpSpec dense{.intermediate_size = c.size({"intermediate_size"}, 6144),
+                           .activation = activation,
+                           .bias = c.bias({"mlp_bias"})};
+  const int64_t step = c.size({"decoder_sparse_step"}, 1);
+
+  for (int64_t i = 0; i < c.size({"num_hidden_layers"}); ++i) {
+    const std::string at = "layers." + std::to_string(i) + ".";
+    c.layer_type(i, {"full_attention"}, "full_attention");
+    const bool routed = (i + 1) % step == 0 && !c.lists("mlp_only_layers", i);
+    b.layer(at + "input_layernorm", b.attention(at + "self_attn", attention, attention_bias),
+            at + "post_attention_layernorm",
+            routed ? b.moe(at + "mlp", moe) : b.dense_mlp(at + "mlp", dense), norm);
   }
-  return parts;
+  b.head("norm", norm, "lm_head", c.tie_word_embeddings());
 }
+
+constexpr std::string_view kModelTypes[] = {"qwen3_moe"};
+
+}  // namespace
+
+extern const Architecture kQwen3Moe{kModelTypes, build};
 
 }  // namespace moe4

@@ -1,46 +1,13 @@
-// Runs an architecture's file against names instead of weights, and collects what it says.
+// Runs an architecture's file against a Describer, and collects what is wrong.
 #include "models/refusals.h"
 
-#include <fmt/format.h>
+#include <optional>
 
-#include <map>
-
-#include "checkpoint/ignored_tensors.h"
-#include "checkpoint/module_names.h"
-#include "models/architectures.h"
-#include "models/loader.h"
+#include "models/architecture.h"
+#include "models/describer.h"
+#include "models/settings.h"
 
 namespace moe4 {
-namespace {
-
-// Tensors that the architecture did not ask for, a refusal a kind.
-void report_unread(const Checkpoint& checkpoint, const TensorsAsked& asked,
-                   std::vector<Refusal>& refusals) {
-  struct Kind {
-    int64_t count = 0;
-    std::string first;
-  };
-  std::map<std::string, Kind> kinds;  // "model.layers.*.self_attn.sinks"
-  const int64_t num_layers = checkpoint.config().num_layers;
-  for (const std::string& name : checkpoint.tensor_names()) {
-    if (asked.contains(name) || ignored_because(name, num_layers) != nullptr) continue;
-    Kind& kind = kinds[generic_module(name)];
-    if (kind.count++ == 0) kind.first = name;
-  }
-  for (const auto& [generic, kind] : kinds) {
-    const std::string count =
-        kind.count == 1 ? "a tensor" : fmt::format("{} tensors ({})", kind.count, generic);
-    refusals.push_back(Refusal::from(
-        "unexpected-tensor",
-        {.what = count + " that " + checkpoint.config().model_type + " does not read",
-         .file = checkpoint.file_of(kind.first).string(),
-         .tensor = kind.first,
-         .hint = "leaving them out would change the numbers; moe4 plan and inspect still work"}));
-  }
-}
-
-}  // namespace
-
 Refusal Refusal::from(std::string code, const BadInput& details) {
   try {
     throw_bad_input(details);
@@ -56,26 +23,31 @@ std::vector<Refusal> refusals(const Checkpoint& checkpoint) {
     found.push_back(Refusal::from("unknown-architecture", unknown_architecture(checkpoint)));
     return found;
   }
-  const auto refuse_setting = [&](const BadInput& details) {
-    found.push_back(Refusal::from("unsupported-setting", details));
-  };
   check_transforms(checkpoint, [&](const BadInput& details) {
     found.push_back(Refusal::from("unsupported-transform", details));
   });
-  check_settings(checkpoint, architecture->computed, refuse_setting);
-  check_sliding_window(checkpoint, architecture->has_window_switch, refuse_setting);
-  if (!found.empty()) return found;  // the tensors may well be those of another model
-
-  TensorsAsked asked;
+  const ConfigReader config(checkpoint);
+  Describer describer(checkpoint);
+  std::optional<Refusal> broken;  // what is wrong with a value stops the architecture file
   try {
-    ModelLoader loader(checkpoint, asked, found);
-    architecture->load(loader);
+    architecture->build(config, describer);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kBadInput) throw;
-    found.push_back({"unsupported-setting", "config.json", error.what()});
-    return found;
+    broken = {"unsupported-setting", "config.json", error.what()};
   }
-  report_unread(checkpoint, asked, found);
+  found.insert(found.end(), config.refusals().begin(), config.refusals().end());
+  if (broken) {
+    found.push_back(*std::move(broken));
+    return found;  // what it would have read is not known
+  }
+  check_settings(checkpoint, config, [&](const BadInput& details) {
+    found.push_back(Refusal::from("unsupported-setting", details));
+  });
+  // With other settings, the tensors may well be those of another model.
+  const std::vector<Refusal> described = describer.refusals();
+  if (found.empty() || (!described.empty() && described.front().code == "unsupported-setting")) {
+    found.insert(found.end(), described.begin(), described.end());
+  }
   return found;
 }
 

@@ -11,7 +11,7 @@ namespace moe4 {
 
 struct Refusal {
   /// Stable, for scripts: "unknown-architecture", "unsupported-setting", "unsupported-transform",
-  /// "unexpected-tensor", "missing-tensor", "unusable-tensor".
+  /// "unsupported-problem", "unexpected-tensor", "missing-tensor", "unusable-tensor".
   std::string code;
   std::string where;    ///< key, tensor or module
   std::string message;  ///< the sentence that Model::load throws

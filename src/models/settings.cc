@@ -1,4 +1,4 @@
-// The table of settings, and the checks that one key alone cannot decide.
+// The table of settings.
 #include "models/settings.h"
 
 #include <fmt/format.h>
@@ -11,9 +11,10 @@ namespace {
 
 // Which values leave the numbers as they are. A key that is absent or null always does.
 enum class Off {
-  kZero,  // false, 0, "", [], {}, "none", and arrays of these
-  kOne,   // the number 1 and arrays of it
-  kTrue,  // true
+  kZero,   // false, 0, "", [], {}, "none", and arrays of these
+  kOne,    // the number 1 and arrays of it
+  kTrue,   // true
+  kEmpty,  // [], "" and {}
 };
 
 struct Setting {
@@ -79,7 +80,14 @@ constexpr Setting kSettings[] = {
     {"q_lora_rank"},
     {"qk_rope_head_dim"},
     {"v_head_dim"},
+    {"attention_bias"},
+    {"qkv_bias"},
+    {"use_qkv_bias"},
+    {"attn_output_gate"},
     // Positions.
+    {"rope_scaling", Off::kEmpty},
+    {"rope_parameters", Off::kEmpty},
+    {"partial_rotary_factor", Off::kOne},
     {"use_rope", Off::kTrue},
     {"no_rope_layers", Off::kOne},
     {"nope_layer_interval"},
@@ -121,7 +129,45 @@ constexpr Setting kSettings[] = {
     {"hidden_size_per_layer_input"},
     {"num_loops", Off::kOne},
     {"total_ut_steps", Off::kOne},
+    // Which parts a layer has.
+    {"layer_types", Off::kZero, "full_attention"},
+    {"layers_block_type", Off::kEmpty},
+    {"hybrid_override_pattern", Off::kEmpty},
+    {"mlp_layer_types", Off::kZero, "sparse"},
+    {"mlp_only_layers", Off::kEmpty},
+    {"moe_layers", Off::kEmpty},
+    {"moe_layers_enum", Off::kEmpty},
+    {"moe_layer_freq", Off::kOne},
+    {"moe_layer_interval", Off::kOne},
+    {"interleave_moe_layer_step", Off::kOne},
+    {"decoder_sparse_step", Off::kOne},
+    {"first_k_dense_replace"},
+    {"num_dense_layers"},
+    {"moe_layer_start_index"},
     // Routers and experts.
+    {"hidden_act", Off::kZero, "silu"},
+    {"mlp_hidden_act", Off::kZero, "silu"},
+    {"hidden_activation", Off::kZero, "silu"},
+    {"activation", Off::kZero, "silu"},
+    {"mlp_bias"},
+    {"scoring_func", Off::kZero, "softmax"},
+    {"score_func", Off::kZero, "softmax"},
+    {"score_function", Off::kZero, "softmax"},
+    {"moe_router_activation", Off::kZero, "softmax"},
+    {"routed_scaling_factor", Off::kOne},
+    {"moe_router_scaling_factor", Off::kOne},
+    {"moe_routed_scaling_factor", Off::kOne},
+    {"router_scaling_factor", Off::kOne},
+    {"n_group", Off::kOne},
+    {"num_expert_group", Off::kOne},
+    {"topk_group", Off::kOne},
+    {"shared_expert_intermediate_size"},
+    {"moe_shared_expert_intermediate_size"},
+    {"shared_intermediate_size"},
+    {"share_expert_dim"},
+    {"n_shared_experts"},
+    {"num_shared_experts"},
+    {"moe_num_shared_experts"},
     {"topk_method", Off::kZero, "greedy"},
     {"moe_router_logit_softcapping"},
     {"router_logit_softcapping"},
@@ -142,6 +188,7 @@ constexpr Setting kSettings[] = {
 
 bool is_off(const Json& value, const Setting& setting) {
   if (value.is_null()) return true;
+  if (setting.off == Off::kEmpty) return value.empty() || value == "";
   if (value.is_array()) {
     return std::all_of(value.begin(), value.end(),
                        [&](const Json& item) { return is_off(item, setting); });
@@ -158,6 +205,8 @@ bool is_off(const Json& value, const Setting& setting) {
       return value.is_number() && value == 1;
     case Off::kTrue:
       return value == true;
+    case Off::kEmpty:
+      break;
   }
   return false;
 }
@@ -171,198 +220,31 @@ std::string_view off_value(const Setting& setting) {
       return "absent, null or 1";
     case Off::kTrue:
       return "absent, null or true";
+    case Off::kEmpty:
+      return "absent, null or empty";
   }
   return "";
 }
 
-class Checker {
- public:
-  Checker(const Checkpoint& checkpoint, const ComputedSettings& computed,
-          const RefuseSetting& refuse)
-      : checkpoint_(checkpoint),
-        config_(checkpoint.config()),
-        text_(checkpoint.text_config()),
-        root_(checkpoint.root_config()),
-        computed_(computed),
-        refuse_(refuse) {}
-
-  void run() {
-    for (const Setting& setting : kSettings) check_table(setting);
-    check_layer_types();
-    check_rotary();
-    check_activation();
-    check_biases();
-    check_wrapper();
-  }
-
- private:
-  void refuse(const std::string& what, const std::string& key, const std::string& expected,
-              const std::string& found) const {
-    refuse_({.what = what,
-             .file = text_.file(),
-             .tensor = key,
-             .expected = expected,
-             .found = found,
-             .hint = "moe4 plan and inspect still work on this checkpoint"});
-  }
-  void unsupported(const JsonReader& reader, std::string_view key, const std::string& expected,
-                   const std::string& found) const {
-    refuse(fmt::format("unsupported {}", key), reader.path_of(key), expected, found);
-  }
-
-  bool is_wrapped() const { return &root_.json() != &text_.json(); }
-
-  // A value that says what moe4 computes anyway.
-  bool says_the_usual(std::string_view key, const Json& value) const {
-    if (key == "v_head_dim" || key == "query_pre_attn_scalar") return value == config_.head_dim;
-    if (key == "rotary_dim") {
-      return value == static_cast<int64_t>(static_cast<double>(config_.head_dim) *
-                                           config_.partial_rotary_factor);
-    }
-    if (key == "rotary_pct") return value == config_.partial_rotary_factor;
-    if (key == "rotary_emb_base") return value == config_.rope_theta;
-    return false;
-  }
-
-  void check_table(const Setting& setting) const {
-    const bool known = std::find(computed_.keys.begin(), computed_.keys.end(), setting.key) !=
-                       computed_.keys.end();
-    if (known) return;
-    const std::string key(setting.key);
-    const bool inside = text_.json().contains(key);
-    const JsonReader& reader = inside || !is_wrapped() ? text_ : root_;
-    const Json* value = reader.get(key.c_str());
-    if (value == nullptr || is_off(*value, setting) || says_the_usual(key, *value)) return;
-    unsupported(reader, key, std::string(off_value(setting)), describe(*value));
-  }
-
-  void check_layer_types() const {
-    const Json* types = text_.array("layer_types");
-    if (types == nullptr) return;
-    std::string expected;
-    for (std::string_view word : computed_.layer_types) {
-      expected += (expected.empty() ? "" : " or ") + std::string(word);
-    }
-    for (size_t i = 0; i < types->size(); ++i) {
-      const Json& type = (*types)[i];
-      const bool known =
-          type.is_string() &&
-          std::find(computed_.layer_types.begin(), computed_.layer_types.end(),
-                    type.get_ref<const std::string&>()) != computed_.layer_types.end();
-      if (known) continue;
-      unsupported(text_, "layer_types", expected, fmt::format("{} in layer {}", describe(type), i));
-      return;
-    }
-  }
-
-  void check_rotary() const {
-    if (config_.rope_type != "default") {
-      unsupported(text_, "rope_type", "default", config_.rope_type);
-      return;
-    }
-    // A factor without a type is what old exporters write for linear scaling.
-    for (const char* key : {"rope_scaling", "rope_parameters"}) {
-      const auto rope = text_.object(key);
-      if (!rope || rope->has("rope_type") || rope->has("type")) continue;
-      const Json* factor = rope->get("factor");
-      if (factor == nullptr || *factor == 1) continue;
-      unsupported(*rope, "factor", "1, or a rope_type", describe(*factor));
-    }
-  }
-
-  // Dense and shared MLPs multiply by SiLU; routed experts have what ActivationParams says.
-  void check_activation() const {
-    const Json* first = nullptr;
-    std::string first_key;
-    for (const char* key : {"mlp_hidden_act", "hidden_act", "hidden_activation", "activation"}) {
-      const Json* value = text_.get(key);
-      if (value == nullptr) continue;
-      if (first != nullptr && *first != *value) {
-        refuse("two activations", text_.path_of(key), describe(*first) + " as " + first_key,
-               describe(*value));
-      }
-      if (first == nullptr) {
-        first = value;
-        first_key = key;
-      }
-    }
-    const bool has_dense = std::find(config_.is_moe_layer.begin(), config_.is_moe_layer.end(),
-                                     false) != config_.is_moe_layer.end();
-    const bool has_shared = config_.shared_expert_intermediate_size > 0;
-    if (config_.moe.activation.kind == ActivationKind::kSilu || (!has_dense && !has_shared)) return;
-    unsupported(text_, first_key.empty() ? "hidden_act" : first_key,
-                fmt::format("silu in {}", has_dense ? "dense layers" : "shared experts"),
-                first == nullptr ? to_string(config_.moe.activation) : describe(*first));
-  }
-
-  // A bias that the configuration asks for and nobody stored, or the other way round.
-  void check_biases() const {
-    check_bias("attention_bias", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"});
-    check_bias("qkv_bias", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"});
-    check_bias("use_qkv_bias", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"});
-    check_bias("mlp_bias", {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
-  }
-
-  void check_bias(const char* key, std::initializer_list<const char*> modules) const {
-    const Json* value = text_.get(key);
-    if (value == nullptr || !value->is_boolean()) return;
-    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-      for (const char* suffix : modules) {
-        const std::string module = checkpoint_.layer_name(layer, suffix);
-        if (!checkpoint_.has_linear(module)) continue;
-        const std::string bias = module + ".bias";
-        if (checkpoint_.has_tensor(bias) == value->get<bool>()) continue;
-        refuse("configuration and tensors disagree about a bias", "tensor " + bias,
-               fmt::format("{} ({} is {})", value->get<bool>() ? "a bias" : "none",
-                           text_.path_of(key), value->get<bool>()),
-               value->get<bool>() ? "none" : "one");
-        return;
-      }
-    }
-  }
-
-  // Settings that every decoder reads, placed where it does not look.
-  void check_wrapper() const {
-    if (!is_wrapped()) return;
-    for (const char* key :
-         {"attention_bias", "attn_output_gate", "head_dim", "hidden_act", "layer_types",
-          "mlp_only_layers", "norm_topk_prob", "num_experts_per_tok", "partial_rotary_factor",
-          "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "routed_scaling_factor",
-          "scoring_func"}) {
-      const Json* value = root_.get(key);
-      if (value == nullptr || text_.json().contains(key)) continue;
-      refuse("setting of the text model outside of it", "key " + std::string(key),
-             "the key " + text_.path_of(key), describe(*value));
-    }
-  }
-
-  const Checkpoint& checkpoint_;
-  const ModelConfig& config_;
-  const JsonReader text_, root_;
-  const ComputedSettings& computed_;
-  const RefuseSetting& refuse_;
-};
-
 }  // namespace
 
-void check_settings(const Checkpoint& checkpoint, const ComputedSettings& computed,
+void check_settings(const Checkpoint& checkpoint, const ConfigReader& config,
                     const RefuseSetting& refuse) {
-  Checker(checkpoint, computed, refuse).run();
-}
-
-void check_sliding_window(const Checkpoint& checkpoint, bool has_switch,
-                          const RefuseSetting& refuse) {
-  const JsonReader text = checkpoint.text_config();
-  const Json* use = text.get("use_sliding_window");
-  const Json* window = text.get("sliding_window");
-  // transformers drops the window when the switch is off; switched on without a width is no window.
-  if (window == nullptr || (use == nullptr ? has_switch : *use == false)) return;
-  refuse({.what = "unsupported sliding_window",
-          .file = text.file(),
-          .tensor = text.path_of("sliding_window"),
-          .expected = "null, or use_sliding_window false",
-          .found = describe(*window),
-          .hint = "moe4 plan and inspect still work on this checkpoint"});
+  const JsonReader text = checkpoint.text_config(), root = checkpoint.root_config();
+  const bool is_wrapped = &root.json() != &text.json();
+  for (const Setting& setting : kSettings) {
+    if (config.was_read(setting.key)) continue;
+    const std::string key(setting.key);
+    const JsonReader& reader = text.json().contains(key) || !is_wrapped ? text : root;
+    const Json* value = reader.get(key.c_str());
+    if (value == nullptr || is_off(*value, setting)) continue;
+    refuse({.what = "unsupported " + key,
+            .file = reader.file(),
+            .tensor = reader.path_of(key),
+            .expected = std::string(off_value(setting)),
+            .found = describe(*value),
+            .hint = "moe4 plan and inspect still work on this checkpoint"});
+  }
 }
 
 }  // namespace moe4

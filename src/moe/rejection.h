@@ -22,6 +22,8 @@ struct Rejection {
   };
   Kind kind = Kind::kDevice;
   std::string message;
+
+  bool operator==(const Rejection&) const = default;
 };
 
 /// nullopt: supported.

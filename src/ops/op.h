@@ -88,6 +88,8 @@ std::span<const Implementation<Op>* const> implementations();
 struct OpVerdict {
   std::string_view implementation;
   Support verdict;  ///< nullopt: could do it
+
+  bool operator==(const OpVerdict&) const = default;
 };
 
 template <class Op>
@@ -102,17 +104,27 @@ namespace internal {
                              std::span<const OpVerdict> verdicts);
 }  // namespace internal
 
-/// The first implementation that can. Pure. Throws Error(kUnavailable) with all reasons.
+/// The first implementation that can, or null and everybody's reasons. Pure.
 template <class Op>
-OpSelection<Op> select(const typename Op::Problem& problem, const Device& device) {
+OpSelection<Op> ask(const typename Op::Problem& problem, const Device& device) {
   OpSelection<Op> selection;
   for (const Implementation<Op>* candidate : implementations<Op>()) {
     selection.verdicts.push_back({candidate->name(), candidate->supports(problem, device)});
     if (selection.verdicts.back().verdict) continue;
     selection.implementation = candidate;
-    return selection;
+    break;
   }
-  internal::nobody_can(Op::kName, device, selection.verdicts);
+  return selection;
+}
+
+/// The first implementation that can. Pure. Throws Error(kUnavailable) with all reasons.
+template <class Op>
+OpSelection<Op> select(const typename Op::Problem& problem, const Device& device) {
+  OpSelection<Op> selection = ask<Op>(problem, device);
+  if (selection.implementation == nullptr) {
+    internal::nobody_can(Op::kName, device, selection.verdicts);
+  }
+  return selection;
 }
 
 /// select() and prepare() in one.

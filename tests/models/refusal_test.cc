@@ -94,6 +94,13 @@ TEST(Refusal, SettingsThatChangeNumbersAreNamed) {
       {"moe_latent_size", 64},
       {"swiglu_limit", 7.0},
       {"mlp_multipliers", {1.0, 0.5}},
+      {"first_k_dense_replace", 1},
+      {"moe_layer_freq", {0, 1}},
+      {"mlp_layer_types", {"sparse", "dense"}},
+      {"routed_scaling_factor", 2.5},
+      {"n_group", 2},
+      {"n_shared_experts", 1},
+      {"use_qkv_bias", true},
   };
   for (const auto& [key, value] : on) {
     for (const char* name : {kQwen3, kQwen35}) {
@@ -120,6 +127,13 @@ TEST(Refusal, SettingsThatAreOffAreNoObstacle) {
     text["swiglu_limits"] = {0, nullptr};
     text["rope_interleave"] = false;
     text["something_unheard_of"] = 7;
+    text["n_group"] = 1;
+    text["routed_scaling_factor"] = 1.0;
+    text["scoring_func"] = "softmax";
+    text["moe_layer_freq"] = 1;
+    text["mlp_layer_types"] = {"sparse", "sparse"};
+    text["n_shared_experts"] = 0;
+    text["rope_scaling"] = json::object();
   });
   EXPECT_EQ(error, "");
 }
@@ -157,13 +171,17 @@ TEST(Refusal, LayerTypesAreThoseOfTheArchitecture) {
   }
 }
 
-TEST(Refusal, ScaledRotaryEmbeddingsAreNamed) {
-  EXPECT_THAT(error_with(kQwen3,
-                         [](json& text) {
-                           text["rope_parameters"]["rope_type"] = "yarn";
-                           text["rope_parameters"]["factor"] = 4.0;
-                         }),
-              AllOf(HasSubstr("rope_type"), HasSubstr("yarn"), HasSubstr("config.json")));
+TEST(Refusal, UnknownRotaryEmbeddingsAreNamed) {
+  const auto with = [](const char* type) {
+    return error_with(kQwen3, [&](json& text) {
+      text["rope_parameters"]["rope_type"] = type;
+      text["rope_parameters"]["factor"] = 4.0;
+      text["rope_parameters"]["original_max_position_embeddings"] = 128;
+    });
+  };
+  EXPECT_EQ(with("yarn"), "");
+  EXPECT_THAT(with("longrope"),
+              AllOf(HasSubstr("rope_type"), HasSubstr("longrope"), HasSubstr("config.json")));
   EXPECT_THAT(error_with(kQwen3,
                          [](json& text) {
                            text["rope_scaling"] = json{{"factor", 4.0}};
@@ -178,11 +196,14 @@ TEST(Refusal, UnknownRouterScoringIsNamed) {
 
 TEST(Refusal, SharedAndDenseMlpsHaveOneActivation) {
   EXPECT_THAT(error_with(kQwen35, [](json& text) { text["hidden_act"] = "gelu_pytorch_tanh"; }),
-              AllOf(HasSubstr("hidden_act"), HasSubstr("shared experts")));
+              AllOf(HasSubstr("shared_activation"), HasSubstr("gelu_tanh"), HasSubstr("silu")));
+  EXPECT_THAT(error_with("qwen3-fp8-block128",
+                         [](json& text) { text["hidden_act"] = "gelu_pytorch_tanh"; }),
+              AllOf(HasSubstr("layer 1, activation"), HasSubstr("gelu_tanh")));
   EXPECT_EQ(error_with(kQwen3, [](json& text) { text["hidden_act"] = "gelu_pytorch_tanh"; }), "");
   EXPECT_THAT(
       error_with(kQwen3, [](json& text) { text["hidden_activation"] = "gelu_pytorch_tanh"; }),
-      HasSubstr("two activations"));
+      AllOf(HasSubstr("hidden_activation"), HasSubstr("as hidden_act")));
 }
 
 TEST(Refusal, BiasesMustBeWhatTheConfigurationSays) {

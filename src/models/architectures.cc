@@ -1,0 +1,49 @@
+// Which architectures there are.
+#include <algorithm>
+
+#include "models/architecture.h"
+#include "models/model.h"
+
+namespace moe4 {
+
+extern const Architecture kQwen3Moe;
+extern const Architecture kQwen35Moe;
+
+namespace {
+
+constexpr const Architecture* kArchitectures[] = {
+    &kQwen3Moe,
+    &kQwen35Moe,
+};
+
+}  // namespace
+
+const Architecture* find_architecture(std::string_view model_type) {
+  for (const Architecture* architecture : kArchitectures) {
+    const auto& types = architecture->model_types;
+    if (std::find(types.begin(), types.end(), model_type) != types.end()) return architecture;
+  }
+  return nullptr;
+}
+
+BadInput unknown_architecture(const Checkpoint& checkpoint) {
+  std::string known;
+  for (const std::string& name : known_architectures()) {
+    known += (known.empty() ? "" : ", ") + name;
+  }
+  return {.what = "unknown architecture",
+          .file = (checkpoint.directory() / "config.json").string(),
+          .tensor = "model_type",
+          .expected = "one of " + known,
+          .found = checkpoint.config().model_type};
+}
+
+std::vector<std::string> known_architectures() {
+  std::vector<std::string> names;
+  for (const Architecture* architecture : kArchitectures) {
+    names.insert(names.end(), architecture->model_types.begin(), architecture->model_types.end());
+  }
+  return names;
+}
+
+}  // namespace moe4

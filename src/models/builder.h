@@ -1,0 +1,175 @@
+// The vocabulary that architecture files are written in. Who listens differs: the Loader packs
+// weights, the Describer writes down tensors, problems and who could do them.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "layers/attention.h"
+#include "layers/delta_net.h"
+#include "layers/feed_forward.h"
+#include "models/config_reader.h"
+#include "models/decoder.h"
+
+namespace moe4 {
+
+/// down(activation(gate(x), up(x))): `gate_proj`, `up_proj`, `down_proj` below its module.
+struct DenseMlpSpec {
+  int64_t intermediate_size = 0;
+  ActivationParams activation;
+  BiasRule bias;
+};
+
+/// An MLP beside the routed experts, for every token.
+struct SharedExpertSpec {
+  int64_t intermediate_size = 0;  ///< 0: there is none
+  ActivationParams activation;
+  std::string module = "shared_expert";  ///< below the block's
+  /// Linear [1, hidden_size] below the block's module whose sigmoid multiplies it; "": added as is.
+  std::string gate;
+};
+
+/// Router, routed experts, shared expert. Names are below the block's module.
+struct MoeSpec {
+  RouterConfig router;            ///< without correction_bias, whose values are a tensor's
+  int64_t intermediate_size = 0;  ///< of a routed expert
+  ActivationParams activation;    ///< of the routed experts
+  SharedExpertSpec shared;
+  std::string gate = "gate";    ///< the router's linear
+  std::string correction_bias;  ///< "gate.e_score_correction_bias": [num_experts]; "": none
+  std::string experts = "experts";
+};
+
+/// One decoder. Calls come in this order: embedding, rotary, then for every layer its parts and
+/// the layer itself, then head. Module names are full names without the prefix of the text model
+/// ("layers.0.self_attn"); where a module's tensors or linears have fixed names, the function says
+/// which. What a part lacks, a Describer notes and a Loader throws: Error(kBadInput) naming the
+/// tensor.
+class Builder {
+ public:
+  virtual ~Builder() = default;
+  Builder(const Builder&) = delete;
+  Builder& operator=(const Builder&) = delete;
+
+  /// [vocab_size, hidden_size]; the width of everything between layers.
+  void embedding(const std::string& module, int64_t vocab_size, int64_t hidden_size);
+  /// A rotary embedding of the model, made once a step for all layers that name it; the same one
+  /// for equal specs. For AttentionSpec::rotary.
+  size_t rotary(const RotarySpec& spec);
+
+  /// `{q,k,v,o}_proj` and `{q,k}_norm` below `module`; `bias` is about q, k and v.
+  std::unique_ptr<Mixer> attention(const std::string& module, AttentionSpec spec,
+                                   const BiasRule& bias = {});
+  /// `in_proj_{qkv,z,b,a}`, `out_proj`, `conv1d`, `A_log`, `dt_bias` and `norm` below `module`.
+  std::unique_ptr<Mixer> delta_net(const std::string& module, const DeltaNet::Problem& problem);
+  std::unique_ptr<FeedForward> dense_mlp(const std::string& module, const DenseMlpSpec& spec);
+  std::unique_ptr<FeedForward> moe(const std::string& module, const MoeSpec& spec);
+
+  /// h += mixer(norm(h)); h += feed_forward(norm(h)): two norms, `.weight` below their modules.
+  void layer(const std::string& mixer_norm, std::unique_ptr<Mixer> mixer,
+             const std::string& feed_forward_norm, std::unique_ptr<FeedForward> feed_forward,
+             const NormSpec& norm);
+  /// A layer of one part alone: h += mixer(norm(h)), or h += feed_forward(norm(h)).
+  void layer(const std::string& norm_module, std::unique_ptr<Mixer> mixer, const NormSpec& norm);
+  void layer(const std::string& norm_module, std::unique_ptr<FeedForward> feed_forward,
+             const NormSpec& norm);
+
+  /// Final norm and output head [vocab_size, hidden_size]; `module` may lie at the top or inside
+  /// the language model of a wrapper, whatever the text model's prefix is. `tied`: the embedding's
+  /// weights instead, and a stored copy is left unread.
+  void head(const std::string& norm_module, const NormSpec& norm, const std::string& module,
+            bool tied);
+  /// Tensors that are no part of this model, by full name with * and ?; all others that nobody
+  /// reads are refused. Parts that wrappers carry (vision, audio, draft layers) need no mention:
+  /// checkpoint/ignored_tensors.h.
+  void ignore(const std::string& glob) { ignored_.push_back(glob); }
+
+ protected:
+  struct Settings {
+    OpOptions ops;
+    LinearOptions linears;
+    DType cache_dtype = DType::kF16;
+  };
+  Builder(const Checkpoint& checkpoint, Settings settings);
+
+  /// A linear of a group, and what its checkpoint module must be.
+  struct LinearSpec {
+    std::string module;
+    int64_t out_features = 0;
+    BiasRule bias = {};
+    bool exact = false;  ///< its input is never quantised, whatever the options say
+  };
+  /// What was asked of an op, and what its implementations said.
+  struct OpChoice {
+    std::string role;  ///< "qkv_proj"
+    std::string_view op;
+    std::string_view implementation;  ///< "" when nobody can
+    std::vector<OpVerdict> verdicts;
+
+    bool operator==(const OpChoice&) const = default;
+  };
+
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const std::vector<std::string>& ignored() const { return ignored_; }
+  /// Layers begun so far: the number of the one whose parts are being made.
+  int64_t layer_number() const { return static_cast<int64_t>(parts_.layers.size()); }
+  DecoderParts& parts() { return parts_; }
+  /// What ops are prepared for.
+  const Device& device() const { return settings_.ops.device; }
+
+  // What the parts are made of; modules and tensors by full names.
+
+  /// The name with the text model's prefix.
+  std::string full_name(const std::string& name) const { return checkpoint_.text_prefix() + name; }
+  /// Linears that read the same rows, as one op. Null: describing, or some are missing.
+  std::unique_ptr<Prepared<LinearGroup>> linears(const std::string& role,
+                                                 const std::vector<LinearSpec>& specs,
+                                                 int64_t in_features);
+  /// A small tensor of this many elements; its view is empty while describing.
+  virtual TensorRef tensor(const std::string& name, int64_t num_elements) = 0;
+  /// The first implementation that can; null while describing.
+  template <class Op>
+  std::unique_ptr<Prepared<Op>> prepare(const std::string& role,
+                                        const typename Op::Problem& problem,
+                                        const typename Op::Weights& weights) {
+    OpSelection<Op> selection = ask<Op>(problem, device());
+    const Implementation<Op>* chosen = selection.implementation;
+    chose({.role = role,
+           .op = Op::kName,
+           .implementation = chosen != nullptr ? chosen->name() : std::string_view(),
+           .verdicts = std::move(selection.verdicts)});
+    return is_describing() ? nullptr : chosen->prepare(problem, weights, settings_.ops);
+  }
+
+  virtual bool is_describing() const = 0;
+  /// The linear with its sizes checked; nullopt when describing one that is missing.
+  virtual std::optional<LinearWeights> linear(const LinearSpec& spec, int64_t in_features) = 0;
+  /// Its weights are packed.
+  virtual void packed(const LinearWeights& weights) = 0;
+  /// The routed experts below `module`; null while describing.
+  virtual std::unique_ptr<HostExperts> experts(const std::string& module,
+                                               const MoeProblem& problem) = 0;
+  /// Throws Error(kUnavailable) when nobody can, unless it is describing.
+  virtual void chose(OpChoice choice) = 0;
+  /// The layer's parts are complete.
+  virtual void layer_done() {}
+
+ private:
+  std::unique_ptr<Prepared<AddNorm>> norm(const std::string& role, const std::string& module,
+                                          const NormSpec& spec);
+  void add_layer(DecoderLayer layer);
+
+  const Checkpoint& checkpoint_;
+  Settings settings_;
+  DecoderParts parts_;
+  std::vector<std::string> ignored_;
+  std::vector<RotarySpec> rotaries_;
+  std::string embedding_;  // full name of the module
+  int64_t vocab_size_ = 0, hidden_size_ = 0;
+};
+
+}  // namespace moe4

@@ -1,0 +1,25 @@
+// Grouped-query attention from a checkpoint's modules.
+#include "models/builder.h"
+
+namespace moe4 {
+
+std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSpec spec,
+                                          const BiasRule& bias) {
+  const std::string at = full_name(module) + ".";
+  spec.cache_dtype = settings_.cache_dtype;
+  AttentionParts parts;
+  parts.qkv_proj = linears("qkv_proj",
+                           {{at + "q_proj", spec.q_width() * (spec.output_gate ? 2 : 1), bias},
+                            {at + "k_proj", spec.kv_width(), bias},
+                            {at + "v_proj", spec.kv_width(), bias}},
+                           hidden_size_);
+  parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", spec.qkv_to_cache(),
+                                           {.q_norm = tensor(at + "q_norm.weight", spec.head_dim),
+                                            .k_norm = tensor(at + "k_norm.weight", spec.head_dim)});
+  parts.attention = prepare<PagedAttention>("attention", spec.attention(), {});
+  parts.o_proj = linears("o_proj", {{at + "o_proj", hidden_size_}}, spec.q_width());
+  if (is_describing()) return nullptr;
+  return std::make_unique<Attention>(spec, std::move(parts));
+}
+
+}  // namespace moe4

@@ -1,0 +1,60 @@
+// Dense MLPs and mixtures of experts from a checkpoint's modules.
+#include "models/builder.h"
+
+namespace moe4 {
+
+std::unique_ptr<FeedForward> Builder::dense_mlp(const std::string& module,
+                                                const DenseMlpSpec& spec) {
+  const std::string at = full_name(module) + ".";
+  const int64_t width = spec.intermediate_size;
+  DenseMlpParts parts;
+  parts.gate_up = linears(
+      "gate_up_proj", {{at + "gate_proj", width, spec.bias}, {at + "up_proj", width, spec.bias}},
+      hidden_size_);
+  parts.gated =
+      prepare<GatedRows>("activation", {.width = width, .activation = spec.activation}, {});
+  parts.down = linears("down_proj", {{at + "down_proj", hidden_size_, spec.bias}}, width);
+  if (is_describing()) return nullptr;
+  return std::make_unique<DenseMlp>(std::move(parts));
+}
+
+std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSpec& spec) {
+  const std::string at = full_name(module) + ".";
+  const SharedExpertSpec& shared = spec.shared;
+  MoeBlockParts parts;
+  parts.layer = layer_number();
+  // Routing stays exact: its input is not quantised whatever the options say.
+  std::vector<LinearSpec> inputs = {
+      {.module = at + spec.gate, .out_features = spec.router.num_experts, .exact = true}};
+  if (shared.intermediate_size > 0) {
+    const std::string expert = at + shared.module + ".";
+    inputs.push_back({expert + "gate_proj", shared.intermediate_size});
+    inputs.push_back({expert + "up_proj", shared.intermediate_size});
+    if (!shared.gate.empty()) inputs.push_back({at + shared.gate, 1});
+    parts.shared_down = linears("shared_down_proj", {{expert + "down_proj", hidden_size_}},
+                                shared.intermediate_size);
+    parts.shared_gated = prepare<GatedRows>(
+        "shared_activation", {.width = shared.intermediate_size, .activation = shared.activation},
+        {});
+    parts.add_shared = prepare<AddScaled>(
+        "add_shared", {.width = hidden_size_, .gated = !shared.gate.empty()}, {});
+  }
+  parts.inputs = linears("router", inputs, hidden_size_);
+  const RouterConfig& router = spec.router;
+  Route::Weights bias;
+  if (!spec.correction_bias.empty()) {
+    const TensorRef values = tensor(at + spec.correction_bias, router.num_experts);
+    if (!is_describing()) bias.correction_bias = float_vector(values, router.num_experts);
+  }
+  parts.route = prepare<Route>("route", router, bias);
+  parts.experts = experts(at + spec.experts, {.hidden_size = hidden_size_,
+                                              .intermediate_size = spec.intermediate_size,
+                                              .num_experts = router.num_experts,
+                                              .num_local_experts = router.num_experts,
+                                              .top_k = router.top_k,
+                                              .activation = spec.activation});
+  if (is_describing()) return nullptr;
+  return std::make_unique<MoeBlock>(std::move(parts));
+}
+
+}  // namespace moe4

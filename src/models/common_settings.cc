@@ -1,0 +1,51 @@
+// Spellings of attention, rotary embedding, norm and activation.
+#include "models/common_settings.h"
+
+#include "base/error.h"
+#include "models/rotary_config.h"
+
+namespace moe4 {
+
+NormSpec read_norm(const ConfigReader& c) {
+  return {.eps = static_cast<float>(c.number({"rms_norm_eps"}, 1e-6, 0.0, 1.0))};
+}
+
+AttentionSpec read_heads(const ConfigReader& c, int64_t hidden_size, int64_t head_dim) {
+  AttentionSpec spec{.num_heads = c.size({"num_attention_heads"})};
+  spec.num_kv_heads = c.size({"num_key_value_heads"}, spec.num_heads);
+  if (head_dim == 0 && hidden_size % spec.num_heads == 0) head_dim = hidden_size / spec.num_heads;
+  spec.head_dim = head_dim == 0 ? c.size({"head_dim"}) : c.size({"head_dim"}, head_dim);
+  c.require_multiple("num_attention_heads", spec.num_heads, spec.num_kv_heads);
+  // What some families say although it is so anyway.
+  c.require("v_head_dim", static_cast<double>(spec.head_dim));
+  c.require("query_pre_attn_scalar", static_cast<double>(spec.head_dim));
+  return spec;
+}
+
+RotarySpec read_rotary(const ConfigReader& c, int64_t head_dim, double partial) {
+  for (const char* key :
+       {"rope_theta", "partial_rotary_factor", "rope_scaling", "rope_parameters"}) {
+    (void)c.has(key);
+  }
+  const RotarySpec spec =
+      read_rotary_spec(c.json(), {.head_dim = head_dim, .partial_rotary_factor = partial});
+  // What some families say although it is so anyway.
+  c.require("rotary_dim", static_cast<double>(spec.dim));
+  c.require("rotary_pct", static_cast<double>(spec.dim) / static_cast<double>(head_dim));
+  c.require("rotary_emb_base", spec.theta);
+  return spec;
+}
+
+ActivationParams read_activation(const ConfigReader& c) {
+  const std::string word =
+      c.word({"hidden_act", "mlp_hidden_act", "hidden_activation", "activation"}, "silu");
+  if (word == "silu" || word == "swish" || word == "swiglu") return {};
+  if (word == "gelu_tanh" || word == "gelu_pytorch_tanh" || word == "gelu_new") {
+    return {.kind = ActivationKind::kGeluTanh};
+  }
+  if (word == "relu2") return {.kind = ActivationKind::kRelu2};
+  c.refuse("hidden_act", "silu, gelu_pytorch_tanh or relu2", printable(word, 80));
+  return {};
+}
+
+}  // namespace moe4

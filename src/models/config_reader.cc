@@ -1,0 +1,202 @@
+// Notes of keys and refusals around a JsonReader.
+#include "models/config_reader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+namespace moe4 {
+namespace {
+
+constexpr const char* kHint = "moe4 plan and inspect still work on this checkpoint";
+
+std::string any_of(std::initializer_list<std::string_view> words) {
+  return fmt::format("{}", fmt::join(words, " or "));
+}
+
+bool is_one_of(const Json& value, std::initializer_list<std::string_view> words) {
+  return value.is_string() &&
+         std::find(words.begin(), words.end(), value.get_ref<const std::string&>()) != words.end();
+}
+
+}  // namespace
+
+struct ConfigReader::Record {
+  std::set<std::string, std::less<>> read;     // paths
+  std::set<std::string, std::less<>> refused;  // paths
+  std::vector<Refusal> refusals;
+};
+
+ConfigReader::ConfigReader(const Checkpoint& checkpoint)
+    : reader_(checkpoint.text_config()), record_(std::make_shared<Record>()) {
+  const JsonReader root = checkpoint.root_config();
+  if (&root.json() != &reader_.json()) wrapper_ = root;
+}
+
+ConfigReader::ConfigReader(JsonReader reader, std::shared_ptr<Record> record)
+    : reader_(std::move(reader)), record_(std::move(record)) {}
+
+void ConfigReader::note(Keys keys) const {
+  const char* misplaced = nullptr;
+  bool found = false;
+  for (const char* key : keys) {
+    record_->read.insert(reader_.path_of(key));
+    found |= reader_.json().contains(key);
+    if (wrapper_ && misplaced == nullptr && wrapper_->has(key)) misplaced = key;
+  }
+  if (found || misplaced == nullptr) return;
+  if (!record_->refused.insert(misplaced).second) return;
+  record_->refusals.push_back(
+      Refusal::from("unsupported-setting", {.what = "setting of the text model outside of it",
+                                            .file = reader_.file(),
+                                            .tensor = "key " + std::string(misplaced),
+                                            .expected = "the key " + reader_.path_of(misplaced),
+                                            .found = describe(*wrapper_->get(misplaced)),
+                                            .hint = kHint}));
+}
+
+void ConfigReader::require_agreement(Keys keys) const {
+  const char* first = nullptr;
+  for (const char* key : keys) {
+    if (!reader_.has(key)) continue;
+    if (first == nullptr) {
+      first = key;
+    } else if (*reader_.get(key) != *reader_.get(first)) {
+      refuse(key, describe(*reader_.get(first)) + " as " + first, describe(*reader_.get(key)));
+    }
+  }
+}
+
+void ConfigReader::refuse(std::string_view key, const std::string& expected,
+                          const std::string& found) const {
+  const std::string path = reader_.path_of(key);
+  if (!record_->refused.insert(path).second) return;
+  record_->refusals.push_back(
+      Refusal::from("unsupported-setting", {.what = fmt::format("unsupported {}", key),
+                                            .file = reader_.file(),
+                                            .tensor = path,
+                                            .expected = expected,
+                                            .found = found,
+                                            .hint = kHint}));
+}
+
+bool ConfigReader::has(const char* key) const {
+  note({key});
+  return reader_.has(key);
+}
+
+int64_t ConfigReader::size(Keys keys, std::optional<int64_t> fallback) const {
+  note(keys);
+  return reader_.size(keys, fallback);
+}
+
+int64_t ConfigReader::integer(Keys keys, int64_t minimum, int64_t maximum,
+                              std::optional<int64_t> fallback) const {
+  note(keys);
+  return reader_.integer(keys, minimum, maximum, fallback);
+}
+
+double ConfigReader::number(Keys keys, double fallback, double minimum, double maximum) const {
+  note(keys);
+  require_agreement(keys);
+  return reader_.number(keys, fallback, minimum, maximum);
+}
+
+bool ConfigReader::flag(Keys keys, bool fallback) const {
+  note(keys);
+  require_agreement(keys);
+  return reader_.boolean(keys, fallback);
+}
+
+std::string ConfigReader::word(Keys keys, const std::string& fallback) const {
+  note(keys);
+  require_agreement(keys);
+  return reader_.string(keys, fallback);
+}
+
+std::optional<ConfigReader> ConfigReader::object(const char* key) const {
+  note({key});
+  std::optional<JsonReader> inner = reader_.object(key);
+  if (!inner) return std::nullopt;
+  return ConfigReader(*std::move(inner), record_);
+}
+
+bool ConfigReader::lists(const char* key, int64_t number) const {
+  note({key});
+  const Json* list = reader_.array(key);
+  return list != nullptr && std::find(list->begin(), list->end(), number) != list->end();
+}
+
+BiasRule ConfigReader::bias(Keys keys) const {
+  note(keys);
+  require_agreement(keys);
+  for (const char* key : keys) {
+    if (reader_.has(key)) return {reader_.path_of(key), reader_.boolean({key}, false)};
+  }
+  return {};
+}
+
+bool ConfigReader::tie_word_embeddings() const {
+  constexpr const char* kKey = "tie_word_embeddings";
+  record_->read.insert(reader_.path_of(kKey));
+  const bool own = reader_.boolean({kKey}, false);
+  return wrapper_ ? wrapper_->boolean({kKey}, own) : own;
+}
+
+std::string ConfigReader::layer_type(int64_t layer, std::initializer_list<std::string_view> words,
+                                     std::string_view otherwise, const char* key) const {
+  note({key});
+  const Json* types = reader_.array(key);
+  if (types == nullptr) return std::string(otherwise);
+  if (layer >= static_cast<int64_t>(types->size())) {
+    reader_.fail(key, "configuration array has the wrong length", "an entry a layer",
+                 std::to_string(types->size()));
+  }
+  const Json& word = (*types)[static_cast<size_t>(layer)];
+  if (is_one_of(word, words)) return word.get<std::string>();
+  refuse(key, any_of(words), fmt::format("{} in layer {}", describe(word), layer));
+  return std::string(otherwise);
+}
+
+void ConfigReader::require(const char* key, bool value) const {
+  note({key});
+  const Json* found = reader_.get(key);
+  if (found != nullptr && *found != value) refuse(key, value ? "true" : "false", describe(*found));
+}
+
+void ConfigReader::require(const char* key, double value) const {
+  note({key});
+  const Json* found = reader_.get(key);
+  if (found != nullptr && *found != value) refuse(key, fmt::format("{}", value), describe(*found));
+}
+
+void ConfigReader::require(const char* key, std::initializer_list<std::string_view> words) const {
+  note({key});
+  const Json* found = reader_.get(key);
+  if (found != nullptr && !is_one_of(*found, words)) refuse(key, any_of(words), describe(*found));
+}
+
+void ConfigReader::require_multiple(const char* key, int64_t value, int64_t factor) const {
+  if (value > 0 && value % factor == 0) return;
+  refuse(key, fmt::format("a positive multiple of {}", factor), std::to_string(value));
+}
+
+void ConfigReader::disregard(Keys keys) const {
+  for (const char* key : keys) record_->read.insert(reader_.path_of(key));
+}
+
+void ConfigReader::refuse_unread() const {
+  for (const auto& [key, value] : reader_.json().items()) {
+    if (!value.is_null() && !was_read(key)) refuse(key, "no such key", describe(value));
+  }
+}
+
+bool ConfigReader::was_read(std::string_view key) const {
+  return record_->read.contains(reader_.path_of(key));
+}
+
+const std::vector<Refusal>& ConfigReader::refusals() const { return record_->refusals; }
+
+}  // namespace moe4

@@ -1,0 +1,90 @@
+// The text model's configuration as architecture files read it: every key that is read is noted,
+// and what is not computed is refused by name.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/json_reader.h"
+#include "models/refusals.h"
+
+namespace moe4 {
+
+/// What the configuration says of the biases of some linears; tensors that disagree are refused.
+struct BiasRule {
+  std::string key;            ///< for the message: "attention_bias"
+  std::optional<bool> there;  ///< nullopt: it says nothing, the tensors decide
+};
+
+/// Values are read as JsonReader reads them: null counts as absent, and what has the wrong type or
+/// range throws Error(kBadInput) naming file and key. A *refusal* does not throw: it is noted, so
+/// that all of them can be listed, and the model is not loaded. Spellings of one key that disagree
+/// are refused, and keys that stand beside the text model's object instead of inside.
+///
+/// A key of the table in settings.cc (keys that change numbers) which is there, not off, and was
+/// read by nobody is refused: reading a key means computing it.
+class ConfigReader {
+ public:
+  using Keys = JsonReader::Keys;
+
+  /// Reads the checkpoint's text_config(). `checkpoint` outlives it.
+  explicit ConfigReader(const Checkpoint& checkpoint);
+
+  bool has(const char* key) const;
+  /// 1 to 2^31 - 1. Without a fallback the key is required.
+  int64_t size(Keys keys, std::optional<int64_t> fallback = std::nullopt) const;
+  /// A whole number in [minimum, maximum].
+  int64_t integer(Keys keys, int64_t minimum, int64_t maximum,
+                  std::optional<int64_t> fallback = std::nullopt) const;
+  double number(Keys keys, double fallback, double minimum, double maximum) const;
+  bool flag(Keys keys, bool fallback) const;
+  std::string word(Keys keys, const std::string& fallback) const;
+  /// The object under `key`; its keys are noted as "key.inner".
+  std::optional<ConfigReader> object(const char* key) const;
+  /// Whether the array under `key` holds the number.
+  bool lists(const char* key, int64_t number) const;
+  /// What the file says of biases under any of the keys.
+  BiasRule bias(Keys keys) const;
+  /// A wrapper's word counts before the text model's, as in transformers.
+  bool tie_word_embeddings() const;
+  /// Entry i of `layer_types` (or another key), refused unless it is one of `words`; `otherwise`
+  /// where there is no list or the word was refused.
+  std::string layer_type(int64_t layer, std::initializer_list<std::string_view> words,
+                         std::string_view otherwise, const char* key = "layer_types") const;
+
+  /// What `key` must be if it is there.
+  void require(const char* key, bool value) const;
+  void require(const char* key, double value) const;
+  void require(const char* key, std::initializer_list<std::string_view> words) const;
+  /// Refuses a value that is not a positive multiple; `key` names where it came from.
+  void require_multiple(const char* key, int64_t value, int64_t factor) const;
+  /// Keys that change nothing here, whatever they say (a window whose switch is off).
+  void disregard(Keys keys) const;
+  /// Refuses all keys of this object that nobody read.
+  void refuse_unread() const;
+  /// Notes a refusal, one a key.
+  void refuse(std::string_view key, const std::string& expected, const std::string& found) const;
+
+  /// The object itself, for readers that know nothing of notes; say has() of what they read.
+  const JsonReader& json() const { return reader_; }
+
+  bool was_read(std::string_view key) const;
+  /// All so far, those of nested objects too.
+  const std::vector<Refusal>& refusals() const;
+
+ private:
+  struct Record;
+  ConfigReader(JsonReader reader, std::shared_ptr<Record> record);
+  void note(Keys keys) const;
+  void require_agreement(Keys keys) const;
+
+  JsonReader reader_;
+  std::optional<JsonReader> wrapper_;  // the whole document, where it is another object
+  std::shared_ptr<Record> record_;
+};
+
+}  // namespace moe4

@@ -1,0 +1,152 @@
+// Names, sizes and verdicts from headers.
+#include "models/describer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "checkpoint/ignored_tensors.h"
+#include "checkpoint/module_names.h"
+#include "checkpoint/name_matcher.h"
+
+namespace moe4 {
+
+Describer::Describer(const Checkpoint& checkpoint) : Builder(checkpoint, {}) {}
+
+void Describer::refuse(const std::string& where, const Error& error) {
+  if (error.code() != ErrorCode::kBadInput) throw error;
+  // A tensor of an absent shard is not missing.
+  if (checkpoint().is_partial()) return;
+  const bool is_there = checkpoint().has_tensor(where) || checkpoint().has_linear(where);
+  wrong_tensors_.push_back({is_there ? "unusable-tensor" : "missing-tensor", where, error.what()});
+}
+
+// What is there in some unusable form is not unexpected as well.
+void Describer::ask_all_below(const std::string& prefix) {
+  const std::vector<std::string>& names = checkpoint().tensor_names();
+  for (auto it = std::lower_bound(names.begin(), names.end(), prefix);
+       it != names.end() && it->starts_with(prefix); ++it) {
+    tensors_.insert(*it);
+  }
+}
+
+TensorRef Describer::tensor(const std::string& name, int64_t num_elements) {
+  tensors_.insert(name);
+  try {
+    const TensorView view = checkpoint().tensor(name);
+    if (view.num_elements() != num_elements) {
+      throw_bad_input({.what = "wrong shape",
+                       .file = checkpoint().file_of(name).string(),
+                       .tensor = name,
+                       .expected = std::to_string(num_elements) + " elements",
+                       .found = shape_to_string(view.shape)});
+    }
+  } catch (const Error& error) {
+    refuse(name, error);
+  }
+  return {name, {}};
+}
+
+std::optional<LinearWeights> Describer::linear(const LinearSpec& spec, int64_t in_features) {
+  try {
+    for (std::string& name : checkpoint().tensors_of_linear(spec.module)) {
+      tensors_.insert(std::move(name));
+    }
+    check_bias(spec);
+    return checkpoint().linear_header(spec.module, spec.out_features, in_features);
+  } catch (const Error& error) {
+    refuse(spec.module, error);
+    ask_all_below(spec.module + ".");
+    return std::nullopt;
+  }
+}
+
+// A bias that the configuration asks for and nobody stored, or the other way round.
+void Describer::check_bias(const LinearSpec& spec) {
+  if (!spec.bias.there) return;
+  const bool wanted = *spec.bias.there;
+  const std::string bias = spec.module + ".bias";
+  if (checkpoint().has_tensor(bias) == wanted) return;
+  if (!disagreeing_keys_.insert(spec.bias.key).second) return;
+  settings_.push_back(Refusal::from(
+      "unsupported-setting",
+      {.what = "configuration and tensors disagree about a bias",
+       .file = (checkpoint().directory() / "config.json").string(),
+       .tensor = "tensor " + bias,
+       .expected = fmt::format("{} ({} is {})", wanted ? "a bias" : "none", spec.bias.key, wanted),
+       .found = wanted ? "none" : "one",
+       .hint = "moe4 plan and inspect still work on this checkpoint"}));
+}
+
+std::unique_ptr<HostExperts> Describer::experts(const std::string& module,
+                                                const MoeProblem& problem) {
+  try {
+    for (std::string& name : checkpoint().tensors_of_experts(module, problem)) {
+      tensors_.insert(std::move(name));
+    }
+  } catch (const Error& error) {
+    refuse(module, error);
+    ask_all_below(checkpoint().layer_name(layer_number(), ""));
+  }
+  return nullptr;
+}
+
+void Describer::chose(OpChoice choice) {
+  if (choice.implementation.empty()) {
+    try {
+      internal::nobody_can(choice.op, device(), choice.verdicts);
+    } catch (const Error& error) {
+      if (reasons_.insert(choice.role + error.what()).second) {
+        const std::string where = fmt::format("layer {}, {}", layer_number(), choice.role);
+        impossible_.push_back({"unsupported-problem", where, where + ": " + error.what()});
+      }
+    }
+  }
+  pending_.push_back(std::move(choice));
+}
+
+void Describer::layer_done() { layers_.push_back(std::move(pending_)); }
+
+std::vector<Refusal> Describer::unread() const {
+  struct Kind {
+    int64_t count = 0;
+    std::string first;
+  };
+  std::map<std::string, Kind> kinds;  // "model.layers.*.self_attn.sinks"
+  const ModelConfig& config = checkpoint().config();
+  const auto is_ignored = [&](const std::string& name) {
+    return ignored_because(name, config.num_layers) != nullptr ||
+           std::any_of(ignored().begin(), ignored().end(),
+                       [&](const std::string& glob) { return glob_matches(glob, name); });
+  };
+  for (const std::string& name : checkpoint().tensor_names()) {
+    if (tensors_.contains(name) || is_ignored(name)) continue;
+    Kind& kind = kinds[generic_module(name)];
+    if (kind.count++ == 0) kind.first = name;
+  }
+  std::vector<Refusal> found;
+  for (const auto& [generic, kind] : kinds) {
+    const std::string count =
+        kind.count == 1 ? "a tensor" : fmt::format("{} tensors ({})", kind.count, generic);
+    found.push_back(Refusal::from(
+        "unexpected-tensor",
+        {.what = count + " that " + config.model_type + " does not read",
+         .file = checkpoint().file_of(kind.first).string(),
+         .tensor = kind.first,
+         .hint = "leaving them out would change the numbers; moe4 plan and inspect still work"}));
+  }
+  return found;
+}
+
+std::vector<Refusal> Describer::refusals() const {
+  if (!settings_.empty()) return settings_;
+  std::vector<Refusal> found = wrong_tensors_;
+  found.insert(found.end(), impossible_.begin(), impossible_.end());
+  const std::vector<Refusal> rest = unread();
+  found.insert(found.end(), rest.begin(), rest.end());
+  return found;
+}
+
+}  // namespace moe4

@@ -1,0 +1,52 @@
+// A Builder that reads no weight: which tensors a model is made of, what is wrong with them, and
+// which implementation of every op would serve it.
+#pragma once
+
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "models/builder.h"
+#include "models/refusals.h"
+
+namespace moe4 {
+
+class Describer final : public Builder {
+ public:
+  using Builder::OpChoice;
+
+  /// Ops are asked on the CPU for default options. `checkpoint` outlives it; headers suffice.
+  explicit Describer(const Checkpoint& checkpoint);
+
+  /// Full names of all tensors that the architecture asks for, there or not.
+  const std::unordered_set<std::string>& tensors() const { return tensors_; }
+  /// What is wrong with settings (biases), then with tensors: missing, unusable, read by nobody;
+  /// then problems that no implementation takes. Call it after the architecture file.
+  std::vector<Refusal> refusals() const;
+  /// The ops of each layer in the order of their making, and those of the model outside layers.
+  const std::vector<std::vector<OpChoice>>& layers() const { return layers_; }
+  const std::vector<OpChoice>& outside() const { return pending_; }
+
+ private:
+  bool is_describing() const override { return true; }
+  TensorRef tensor(const std::string& name, int64_t num_elements) override;
+  std::optional<LinearWeights> linear(const LinearSpec& spec, int64_t in_features) override;
+  void packed(const LinearWeights&) override {}
+  std::unique_ptr<HostExperts> experts(const std::string& module,
+                                       const MoeProblem& problem) override;
+  void chose(OpChoice choice) override;
+  void layer_done() override;
+
+  void ask_all_below(const std::string& prefix);
+  void refuse(const std::string& where, const Error& error);
+  void check_bias(const LinearSpec& spec);
+  std::vector<Refusal> unread() const;
+
+  std::unordered_set<std::string> tensors_;
+  std::vector<Refusal> settings_, wrong_tensors_, impossible_;
+  std::unordered_set<std::string> disagreeing_keys_, reasons_;
+  std::vector<std::vector<OpChoice>> layers_;
+  std::vector<OpChoice> pending_;
+};
+
+}  // namespace moe4

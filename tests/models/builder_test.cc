@@ -1,0 +1,143 @@
+// Architecture files against checkpoints that transformers wrote: the same tensors, the same
+// layers; and layers of one part alone.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <string>
+
+#include "checkpoint/ignored_tensors.h"
+#include "engine/sequence.h"
+#include "experts/registry.h"
+#include "models/architecture.h"
+#include "models/common_settings.h"
+#include "models/decoder.h"
+#include "models/describer.h"
+#include "models/loader.h"
+#include "support/editable_checkpoint.h"
+#include "support/temp_dir.h"
+
+namespace moe4 {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::EditableCheckpoint;
+using testing::TempDir;
+using ::testing::UnorderedElementsAreArray;
+
+void build(const Checkpoint& checkpoint, Builder& builder) {
+  const ConfigReader config(checkpoint);
+  find_architecture(checkpoint.config().model_type)->build(config, builder);
+}
+
+// Calls fn with every checkpoint of tests/data whose architecture runs.
+template <typename Fn>
+void for_each_fixture(const Fn& fn) {
+  for (const auto& entry : fs::directory_iterator(fs::path(MOE4_TEST_DATA) / "checkpoints")) {
+    if (!fs::exists(entry.path() / "config.json")) continue;
+    const auto checkpoint = Checkpoint::open(entry.path(), {.headers_only = true});
+    if (find_architecture(checkpoint->config().model_type) == nullptr) continue;
+    SCOPED_TRACE(entry.path().filename().string());
+    fn(*checkpoint);
+  }
+}
+
+TEST(Builder, AsksForTheTensorsThatTheExporterWrote) {
+  std::set<const Architecture*> seen;
+  for_each_fixture([&](const Checkpoint& checkpoint) {
+    seen.insert(find_architecture(checkpoint.config().model_type));
+    Describer describer(checkpoint);
+    build(checkpoint, describer);
+    std::vector<std::string> expected;
+    for (const std::string& name : checkpoint.tensor_names()) {
+      if (ignored_because(name, checkpoint.config().num_layers) == nullptr) {
+        expected.push_back(name);
+      }
+    }
+    EXPECT_THAT(describer.tensors(), UnorderedElementsAreArray(expected));
+    EXPECT_THAT(describer.refusals(), ::testing::IsEmpty());
+  });
+  for (const std::string& type : known_architectures()) {
+    EXPECT_TRUE(seen.contains(find_architecture(type))) << "no checkpoint of " << type;
+  }
+}
+
+bool is_routed(const std::vector<Describer::OpChoice>& ops) {
+  return std::any_of(ops.begin(), ops.end(), [](const auto& op) { return op.op == "route"; });
+}
+
+void expect_layers_of_the_plan(const Checkpoint& checkpoint) {
+  const ModelConfig& config = checkpoint.config();
+  Describer describer(checkpoint);
+  build(checkpoint, describer);
+  ASSERT_EQ(static_cast<int64_t>(describer.layers().size()), config.num_layers);
+  for (size_t i = 0; i < describer.layers().size(); ++i) {
+    EXPECT_EQ(is_routed(describer.layers()[i]), config.is_moe_layer[i]) << "layer " << i;
+  }
+}
+
+// moe4 plan reads ModelConfig, the model its architecture file.
+TEST(Builder, RoutesWhereThePlanSaysSo) {
+  for_each_fixture(expect_layers_of_the_plan);
+  const std::pair<const char*, nlohmann::json> patterns[] = {
+      {"decoder_sparse_step", 2}, {"mlp_only_layers", {0}}, {"mlp_only_layers", {0, 1}}};
+  for (const auto& [key, value] : patterns) {
+    SCOPED_TRACE(key);
+    EditableCheckpoint editable("qwen3-modelopt-nvfp4");
+    editable.config[key] = value;
+    TempDir dir;
+    editable.write(dir.path());
+    expect_layers_of_the_plan(*Checkpoint::open(dir.path(), {.headers_only = true}));
+  }
+}
+
+std::vector<float> logits_of(const Model& model) {
+  const std::vector<int32_t> ids = {1, 2, 3, 300, 5};
+  Sequence sequence(model, static_cast<int64_t>(ids.size()));
+  std::vector<float> logits;
+  sequence.forward(ids, LogitsFor::kAllTokens, logits);
+  return logits;
+}
+
+// h += a(n(h)); h += b(n(h)) as one layer or as two.
+TEST(Builder, LayersOfOnePartAddUpToWholeOnes) {
+  register_builtin_backends();
+  ThreadPool threads(2);
+  const ModelOptions options{.threads = &threads};
+  const auto checkpoint =
+      Checkpoint::open(fs::path(MOE4_TEST_DATA) / "checkpoints/qwen3-modelopt-nvfp4");
+  Loader loader(*checkpoint, options);
+  const ConfigReader c(*checkpoint);
+  const int64_t hidden = c.size({"hidden_size"});
+  const NormSpec norm = read_norm(c);
+  loader.embedding("embed_tokens", c.size({"vocab_size"}), hidden);
+  AttentionSpec attention = read_heads(c, hidden);
+  attention.norm = norm;
+  const RotarySpec rotary = read_rotary(c, attention.head_dim);
+  attention.rotary = loader.rotary(rotary);
+  attention.rotary_dim = rotary.dim;
+  EXPECT_EQ(loader.rotary(rotary), attention.rotary) << "an equal one is made once";
+  MoeSpec moe;
+  moe.router.num_experts = c.size({"num_local_experts"});
+  moe.router.top_k = c.size({"num_experts_per_tok"});
+  moe.intermediate_size = c.size({"moe_intermediate_size"});
+  for (int64_t i = 0; i < c.size({"num_hidden_layers"}); ++i) {
+    const std::string at = "layers." + std::to_string(i) + ".";
+    loader.layer(at + "input_layernorm", loader.attention(at + "self_attn", attention), norm);
+    loader.layer(at + "post_attention_layernorm", loader.moe(at + "mlp", moe), norm);
+  }
+  loader.head("norm", norm, "lm_head", c.tie_word_embeddings());
+  const Decoder single(loader.take(), threads);
+
+  const auto whole = Model::load(*checkpoint, options);
+  EXPECT_EQ(logits_of(single), logits_of(*whole));
+  EXPECT_EQ(single.caches().size(), whole->caches().size());
+  EXPECT_EQ(single.bytes_per_token(), whole->bytes_per_token());
+  EXPECT_EQ(single.moe_block(0), nullptr);
+  EXPECT_NE(single.moe_block(1), nullptr);
+}
+
+}  // namespace
+}  // namespace moe4
