@@ -6,8 +6,8 @@
 
 namespace moe4 {
 
-/// Whether a token's output bits depend on its own inputs alone, for one layer whose weights,
-/// device and tuning stay the same.
+/// Whether a token's output bits depend on its own inputs alone, for one layer (experts or another
+/// op) whose weights, device and tuning stay the same.
 enum class BatchInvariance {
   kNone,  ///< no: how many tokens share the call decides the order of a sum
   /// One order for tokens that are being generated and one for tokens of a prompt, whatever shares

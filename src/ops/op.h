@@ -24,6 +24,7 @@
 
 #include "base/cpu_isa.h"
 #include "base/error.h"
+#include "moe/batch_invariance.h"
 #include "moe/quant.h"
 #include "moe/rejection.h"
 #include "ops/execution.h"
@@ -56,8 +57,8 @@ class Prepared {
   /// captured in a graph. `workspace` is 256-byte aligned and holds workspace_size() bytes.
   virtual void run(const typename Op::Args& args, std::span<std::byte> workspace,
                    const Stream& stream) const = 0;
-  /// Whether a row's result has the same bits whatever shares its call, for any number of threads.
-  virtual bool batch_invariant() const = 0;
+  /// Whether a row's bits depend on what shares its call, for any number of threads.
+  virtual BatchInvariance batch_invariant() const = 0;
   /// Weight bytes that one row reads.
   virtual int64_t weight_bytes() const = 0;
 

@@ -109,7 +109,7 @@ TEST(DeltaNet, ASequenceHasTheSameBitsHoweverItIsCutAndWhoeverIsBesideIt) {
   const Tensors tensors(problem);
   ThreadPool one(1), many(4);
   const auto op = prepare<DeltaNet>(problem, tensors.weights(), {.threads = &many});
-  ASSERT_TRUE(op->batch_invariant());
+  ASSERT_EQ(op->batch_invariant(), BatchInvariance::kFull);
   DeltaCase whole(problem, {{0, 70}}, 0);
   whole.run(*op, one);
   // In steps of several sizes, with a stranger before it.

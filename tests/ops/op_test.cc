@@ -33,7 +33,7 @@ class PreparedScale final : public Prepared<Scale> {
     *product = problem().factor * args.in;
     *args.out = *product;
   }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
 };
 

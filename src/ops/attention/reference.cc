@@ -16,7 +16,7 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
       : Prepared(problem) {}
 
   size_t workspace_size(const PagedAttention::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
 
   void run(const PagedAttention::Args& args, std::span<std::byte>, const Stream&) const override {

@@ -20,7 +20,7 @@ class ReferenceDeltaNet final : public Prepared<DeltaNet> {
         norm_(norm_weights(problem.norm, weights.norm, problem.value_dim)) {}
 
   size_t workspace_size(const DeltaNet::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return static_cast<int64_t>((conv_.size() + 2 * dt_bias_.size() + norm_.size()) *
                                 sizeof(float));

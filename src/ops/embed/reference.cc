@@ -16,7 +16,7 @@ class ReferenceEmbed final : public Prepared<Embed> {
   }
 
   size_t workspace_size(const Embed::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return problem().width * static_cast<int64_t>(sizeof(float));
   }

@@ -13,7 +13,7 @@ class ReferenceGatedRows final : public Prepared<GatedRows> {
       : Prepared(problem) {}
 
   size_t workspace_size(const GatedRows::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
 
   void run(const GatedRows::Args& args, std::span<std::byte>, const Stream&) const override {
@@ -32,7 +32,7 @@ class ReferenceAddScaled final : public Prepared<AddScaled> {
       : Prepared(problem) {}
 
   size_t workspace_size(const AddScaled::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
 
   void run(const AddScaled::Args& args, std::span<std::byte>, const Stream&) const override {

@@ -30,7 +30,7 @@ class ReferenceLinearGroup final : public Prepared<LinearGroup> {
   size_t workspace_size(const LinearGroup::Args& bound) const override {
     return static_cast<size_t>(bound.x.width) * sizeof(float);
   }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     size_t values = 0;
     for (const Member& m : members_) values += m.weight.size();

@@ -18,7 +18,7 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
         k_norm_(norm_weights(problem.norm, weights.k_norm, problem.head_dim)) {}
 
   size_t workspace_size(const QkvToCache::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return 2 * problem().head_dim * static_cast<int64_t>(sizeof(float));
   }

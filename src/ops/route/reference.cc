@@ -27,7 +27,7 @@ class ReferenceRoute final : public Prepared<Route> {
       : Prepared(problem), bias_(weights.correction_bias) {}
 
   size_t workspace_size(const Route::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return static_cast<int64_t>(bias_.size() * sizeof(float));
   }

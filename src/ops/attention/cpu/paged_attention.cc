@@ -73,7 +73,7 @@ class CpuPagedAttention final : public Prepared<PagedAttention> {
         threads_(options.threads != nullptr ? options.threads->size() : 1),
         group_(problem.num_heads / problem.num_kv_heads) {}
 
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
   size_t workspace_size(const PagedAttention::Args& bound) const override {
     Arena arena = Arena::measuring();

@@ -38,7 +38,7 @@ class CpuDeltaNet final : public Prepared<DeltaNet> {
     }
   }
 
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return static_cast<int64_t>((conv_.size() + 2 * dt_bias_.size() + norm_.size()) *
                                 sizeof(float));

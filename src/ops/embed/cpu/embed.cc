@@ -44,7 +44,7 @@ class CpuEmbedTable final : public Prepared<Embed> {
   }
 
   size_t workspace_size(const Embed::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return static_cast<int64_t>(data_.size() + scales_.size()) / problem().vocab_size;
   }
@@ -102,7 +102,7 @@ class CpuEmbedTied final : public Prepared<Embed> {
   }
 
   size_t workspace_size(const Embed::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return rows_.weight_bytes() / problem().vocab_size; }
   void run(const Embed::Args& args, std::span<std::byte>, const Stream& stream) const override {
     look_up_rows(problem(), args, stream,

@@ -17,7 +17,7 @@ class CpuGatedRows final : public Prepared<GatedRows> {
       : Prepared(problem), kernels_(op_kernels(options.isa)) {}
 
   size_t workspace_size(const GatedRows::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
 
   void run(const GatedRows::Args& args, std::span<std::byte>, const Stream& stream) const override {
@@ -49,7 +49,7 @@ class CpuAddScaled final : public Prepared<AddScaled> {
       : Prepared(problem), kernels_(op_kernels(options.isa)) {}
 
   size_t workspace_size(const AddScaled::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
 
   void run(const AddScaled::Args& args, std::span<std::byte>, const Stream& stream) const override {

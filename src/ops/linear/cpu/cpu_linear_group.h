@@ -16,7 +16,7 @@ class CpuLinearGroup final : public Prepared<LinearGroup> {
   size_t workspace_size(const LinearGroup::Args& bound) const override;
   void run(const LinearGroup::Args& args, std::span<std::byte> workspace,
            const Stream& stream) const override;
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override;
 
   /// Member `i`, for tables that share its weights (Embed).

@@ -17,7 +17,7 @@ class CpuAddNorm final : public Prepared<AddNorm> {
         weight_(norm_weights(problem.norm, weights.weight, problem.width)) {}
 
   size_t workspace_size(const AddNorm::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return problem().width * static_cast<int64_t>(sizeof(float));
   }

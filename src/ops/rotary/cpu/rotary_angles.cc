@@ -16,7 +16,7 @@ class CpuRotaryAngles final : public Prepared<RotaryAngles> {
       : Prepared(problem), frequencies_(inverse_frequencies(problem)) {}
 
   size_t workspace_size(const RotaryAngles::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override { return 0; }
 
   void run(const RotaryAngles::Args& args, std::span<std::byte>,

@@ -17,7 +17,7 @@ class CpuRoute final : public Prepared<Route> {
   }
 
   size_t workspace_size(const Route::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return static_cast<int64_t>(bias_.size() * sizeof(float));
   }
