@@ -24,7 +24,7 @@ std::string printable(const std::string& text, size_t max_bytes) {
   return out;
 }
 
-void throw_bad_input(const BadInput& details) {
+std::string to_string(const BadInput& details) {
   std::string message = details.what;
   if (!details.file.empty() || !details.tensor.empty()) {
     message += " (";
@@ -39,7 +39,11 @@ void throw_bad_input(const BadInput& details) {
     message += printable(details.found, 400);
   }
   if (!details.hint.empty()) message += "; " + details.hint;
-  throw Error(ErrorCode::kBadInput, message);
+  return message;
+}
+
+void throw_bad_input(const BadInput& details) {
+  throw Error(ErrorCode::kBadInput, to_string(details));
 }
 
 void check_failed(const char* expression, const char* file, int line) {

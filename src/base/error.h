@@ -23,6 +23,12 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
+/// Error(kBadInput) for a tensor that is not there, as opposed to one that cannot be used.
+class MissingTensor : public Error {
+ public:
+  explicit MissingTensor(const std::string& message) : Error(ErrorCode::kBadInput, message) {}
+};
+
 /// Everything one line about bad input must say. Empty fields are left out of the sentence.
 struct BadInput {
   std::string what;      ///< "truncated header"
@@ -33,9 +39,10 @@ struct BadInput {
   std::string hint;      ///< "download the file again"
 };
 
-/// Throws Error(kBadInput) with `what (file F, tensor T): expected X, found Y; hint`. Control
-/// characters in foreign names are escaped and very long names cut, so that the message is one safe
-/// line.
+/// `what (file F, tensor T): expected X, found Y; hint`. Control characters in foreign names are
+/// escaped and very long names cut, so that it is one safe line.
+std::string to_string(const BadInput& details);
+/// Throws Error(kBadInput) with that sentence.
 [[noreturn]] void throw_bad_input(const BadInput& details);
 
 /// Quotes text from a file for a one-line message: escapes control bytes, cuts after `max_bytes`.

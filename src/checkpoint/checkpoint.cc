@@ -240,10 +240,11 @@ std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& module,
                                                    const MoeProblem& problem) const {
   if (!tensors.has_prefix(module + ".")) {
     refuse_mlx_experts(tensors, module);
-    throw_bad_input({.what = "experts are missing",
-                     .file = tensors.main_file().string(),
-                     .tensor = fmt::format("tensor {}.0.{}.weight", module, config.up_projection),
-                     .expected = fmt::format("{} experts", problem.num_experts)});
+    throw MissingTensor(
+        to_string({.what = "experts are missing",
+                   .file = tensors.main_file().string(),
+                   .tensor = fmt::format("tensor {}.0.{}.weight", module, config.up_projection),
+                   .expected = fmt::format("{} experts", problem.num_experts)}));
   }
   return gather_experts(tensors, module,
                         {.num_experts = problem.num_experts,

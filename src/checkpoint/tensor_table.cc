@@ -238,10 +238,11 @@ const TensorTable::Entry& TensorTable::at(const std::string& name) const {
   const auto it = entries_.find(name);
   if (it == entries_.end()) {
     const std::string nearest = common_prefix_winner(name, names_);
-    throw_bad_input({.what = "tensor is missing",
-                     .file = main_file_.string(),
-                     .tensor = "tensor " + name,
-                     .hint = nearest.empty() ? "" : "the nearest name is " + printable(nearest)});
+    throw MissingTensor(
+        to_string({.what = "tensor is missing",
+                   .file = main_file_.string(),
+                   .tensor = "tensor " + name,
+                   .hint = nearest.empty() ? "" : "the nearest name is " + printable(nearest)}));
   }
   return it->second;
 }

@@ -8,10 +8,11 @@
 
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
+#include "cli/op_report.h"
 #include "cli/options.h"
 #include "cli/plan_report.h"
+#include "models/description.h"
 #include "models/missing_parts.h"
-#include "models/refusals.h"
 
 namespace moe4::cli {
 namespace {
@@ -67,7 +68,8 @@ void plan(const PlanFlags& flags) {
   const SelectorOptions options = selector_options(flags.backend, /*must_run=*/false);
   const auto checkpoint = Checkpoint::open(flags.model, {.headers_only = true});
   const std::vector<PlanGroup> groups = make_plan(*checkpoint, options);
-  const std::vector<Refusal> refused = refusals(*checkpoint);
+  const Description description = describe(*checkpoint);
+  const std::vector<Refusal>& refused = description.refusals;
   const ModelConfig& config = checkpoint->config();
   const std::string no_run = why_not_run(config);
   if (flags.json) {
@@ -82,8 +84,16 @@ void plan(const PlanFlags& flags) {
         {"batch_invariant", options.batch_invariant},
         {"run", {{"possible", refused.empty()}, {"missing", missing_parts(config)}}},
         {"groups", nlohmann::ordered_json::parse(plan_json(groups))},
+        {"ops", ops_json(description)},
         {"refusals", nlohmann::ordered_json::array()},
+        {"notes", nlohmann::ordered_json::array()},
     };
+    for (const CheckpointNote& note : checkpoint->notes()) {
+      const bool warning = note.level == CheckpointNote::Level::kWarning;
+      json["notes"].push_back({{"level", warning ? "warning" : "info"},
+                               {"where", note.where},
+                               {"message", note.message}});
+    }
     for (const Refusal& refusal : refused) {
       json["refusals"].push_back(
           {{"code", refusal.code}, {"where", refusal.where}, {"message", refusal.message}});
@@ -102,6 +112,10 @@ void plan(const PlanFlags& flags) {
       fmt::print("{}\n", kNoExperts);
     } else {
       fmt::print("router: {}\n", router_text(config));
+    }
+    fmt::print("{}", ops_text(description));
+    for (const CheckpointNote& note : checkpoint->notes()) {
+      fmt::print("note: {}: {}\n", printable(note.where), printable(note.message, 1000));
     }
     if (!no_run.empty()) fmt::print("run: not possible: {}\n", no_run);
     // An unknown architecture was said.

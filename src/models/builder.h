@@ -14,6 +14,7 @@
 #include "layers/feed_forward.h"
 #include "models/config_reader.h"
 #include "models/decoder.h"
+#include "models/description.h"
 
 namespace moe4 {
 
@@ -103,16 +104,6 @@ class Builder {
     BiasRule bias = {};
     bool exact = false;  ///< its input is never quantised, whatever the options say
   };
-  /// What was asked of an op, and what its implementations said.
-  struct OpChoice {
-    std::string role;  ///< "qkv_proj"
-    std::string_view op;
-    std::string_view implementation;  ///< "" when nobody can
-    std::vector<OpVerdict> verdicts;
-
-    bool operator==(const OpChoice&) const = default;
-  };
-
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const std::vector<std::string>& ignored() const { return ignored_; }
   /// Layers begun so far: the number of the one whose parts are being made.

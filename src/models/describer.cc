@@ -19,8 +19,9 @@ void Describer::refuse(const std::string& where, const Error& error) {
   if (error.code() != ErrorCode::kBadInput) throw error;
   // A tensor of an absent shard is not missing.
   if (checkpoint().is_partial()) return;
-  const bool is_there = checkpoint().has_tensor(where) || checkpoint().has_linear(where);
-  wrong_tensors_.push_back({is_there ? "unusable-tensor" : "missing-tensor", where, error.what()});
+  const bool is_missing = dynamic_cast<const MissingTensor*>(&error) != nullptr;
+  wrong_tensors_.push_back(
+      {is_missing ? "missing-tensor" : "unusable-tensor", where, error.what()});
 }
 
 // What is there in some unusable form is not unexpected as well.
@@ -140,13 +141,13 @@ std::vector<Refusal> Describer::unread() const {
   return found;
 }
 
-std::vector<Refusal> Describer::refusals() const {
-  if (!settings_.empty()) return settings_;
-  std::vector<Refusal> found = wrong_tensors_;
-  found.insert(found.end(), impossible_.begin(), impossible_.end());
-  const std::vector<Refusal> rest = unread();
-  found.insert(found.end(), rest.begin(), rest.end());
-  return found;
+Description Describer::description() const {
+  Description description{.refusals = settings_, .layers = layers_, .outside = pending_};
+  if (!settings_.empty()) return description;
+  for (const std::vector<Refusal>& found : {wrong_tensors_, impossible_, unread()}) {
+    description.refusals.insert(description.refusals.end(), found.begin(), found.end());
+  }
+  return description;
 }
 
 }  // namespace moe4

@@ -13,19 +13,15 @@ namespace moe4 {
 
 class Describer final : public Builder {
  public:
-  using Builder::OpChoice;
-
   /// Ops are asked on the CPU for default options. `checkpoint` outlives it; headers suffice.
   explicit Describer(const Checkpoint& checkpoint);
 
   /// Full names of all tensors that the architecture asks for, there or not.
   const std::unordered_set<std::string>& tensors() const { return tensors_; }
-  /// What is wrong with settings (biases), then with tensors: missing, unusable, read by nobody;
-  /// then problems that no implementation takes. Call it after the architecture file.
-  std::vector<Refusal> refusals() const;
-  /// The ops of each layer in the order of their making, and those of the model outside layers.
-  const std::vector<std::vector<OpChoice>>& layers() const { return layers_; }
-  const std::vector<OpChoice>& outside() const { return pending_; }
+  /// After the architecture file: its ops, and what is wrong with settings (biases), or if nothing
+  /// is, with tensors (missing, unusable), problems that no implementation takes, tensors that
+  /// nobody reads.
+  Description description() const;
 
  private:
   bool is_describing() const override { return true; }

@@ -5,24 +5,20 @@
 
 #include "models/architecture.h"
 #include "models/describer.h"
+#include "models/description.h"
 #include "models/settings.h"
 
 namespace moe4 {
 Refusal Refusal::from(std::string code, const BadInput& details) {
-  try {
-    throw_bad_input(details);
-  } catch (const Error& error) {
-    return {std::move(code), details.tensor, error.what()};
-  }
+  return {std::move(code), details.tensor, to_string(details)};
 }
 
-std::vector<Refusal> refusals(const Checkpoint& checkpoint) {
-  std::vector<Refusal> found;
+Description describe(const Checkpoint& checkpoint) {
   const Architecture* architecture = find_architecture(checkpoint.config().model_type);
   if (architecture == nullptr) {
-    found.push_back(Refusal::from("unknown-architecture", unknown_architecture(checkpoint)));
-    return found;
+    return {.refusals = {Refusal::from("unknown-architecture", unknown_architecture(checkpoint))}};
   }
+  std::vector<Refusal> found;
   check_transforms(checkpoint, [&](const BadInput& details) {
     found.push_back(Refusal::from("unsupported-transform", details));
   });
@@ -38,17 +34,22 @@ std::vector<Refusal> refusals(const Checkpoint& checkpoint) {
   found.insert(found.end(), config.refusals().begin(), config.refusals().end());
   if (broken) {
     found.push_back(*std::move(broken));
-    return found;  // what it would have read is not known
+    return {.refusals = std::move(found)};  // what it would have read is not known
   }
   check_settings(checkpoint, config, [&](const BadInput& details) {
     found.push_back(Refusal::from("unsupported-setting", details));
   });
+  Description description = describer.description();
+  if (found.empty()) return description;
   // With other settings, the tensors may well be those of another model.
-  const std::vector<Refusal> described = describer.refusals();
-  if (found.empty() || (!described.empty() && described.front().code == "unsupported-setting")) {
-    found.insert(found.end(), described.begin(), described.end());
-  }
-  return found;
+  std::erase_if(description.refusals,
+                [](const Refusal& refusal) { return refusal.code != "unsupported-setting"; });
+  description.refusals.insert(description.refusals.begin(), found.begin(), found.end());
+  return description;
+}
+
+std::vector<Refusal> refusals(const Checkpoint& checkpoint) {
+  return describe(checkpoint).refusals;
 }
 
 }  // namespace moe4

@@ -15,6 +15,7 @@ namespace moe4 {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using testing::ProgramResult;
 using testing::run_program;
@@ -241,6 +242,54 @@ TEST(Plan, ALimitThatNoKernelAppliesIsRefused) {
   const ProgramResult result = run_program({"plan", folder.path()});
   EXPECT_EQ(result.status, 4);
   EXPECT_THAT(result.err, HasSubstr("without the limit of 3"));
+}
+
+TEST(Plan, SaysWhichImplementationServesEveryOp) {
+  const json ops = plan(kModel, {})["ops"];
+  ASSERT_EQ(ops.size(), 3u);
+  EXPECT_EQ(ops[0]["layers"], (json{0, 1, 2}));
+  EXPECT_EQ(ops[0]["ops"][1]["op"], "delta_net");
+  EXPECT_EQ(ops[1]["layers"], json{3});
+  EXPECT_EQ(ops[1]["ops"][0]["role"], "qkv_proj");
+  EXPECT_FALSE(ops[2].contains("layers"));
+  const json embedding = ops[2]["ops"].back();
+  EXPECT_EQ(embedding["implementation"], "cpu-tied");
+  EXPECT_EQ(embedding["candidates"][0]["kind"], "scheme");
+  EXPECT_EQ(embedding["candidates"][1]["status"], "selected");
+  EXPECT_THAT(run_program({"plan", kModel}).out,
+              AllOf(HasSubstr("ops of layers 0-2: cpu: in_proj, delta_net, out_proj"),
+                    HasSubstr("ops of layer 3: cpu: qkv_proj, qkv_to_cache, attention, o_proj"),
+                    HasSubstr("cpu-tied: embedding (not cpu since the table is tied to lm_head)")));
+}
+
+TEST(Plan, AnOpThatNobodyCanDoIsARefusalAndThePlanGoesOn) {
+  const MetadataFolder folder(config_of("qwen3_moe", {{"head_dim", 24}}), kNvfp4);
+  const json report = plan(folder.path(), {});
+  EXPECT_EQ(report["groups"][0]["backend"], "cpu");
+  EXPECT_EQ(report["refusals"][0]["code"], "unsupported-problem");
+  EXPECT_THAT(report["refusals"][0]["message"],
+              AllOf(HasSubstr("layer 0, qkv_to_cache"), HasSubstr("24 is not a multiple of 16")));
+  EXPECT_THAT(run_program({"plan", folder.path()}).out,
+              HasSubstr("nobody: qkv_to_cache (not cpu since head_dim 24"));
+}
+
+TEST(Plan, AnUnknownKindOfLayerIsRefusedAndThePlanGoesOn) {
+  const json types = {"full_attention", "wavelet", "full_attention"};
+  const MetadataFolder known(config_of("qwen3_moe", {{"layer_types", types}}), kNvfp4);
+  const json report = plan(known.path(), {});
+  EXPECT_EQ(report["groups"][0]["backend"], "cpu");
+  EXPECT_EQ(report["refusals"].size(), 1u);
+  EXPECT_THAT(report["refusals"][0]["message"],
+              AllOf(HasSubstr("layer_types"), HasSubstr("\"wavelet\" in layer 1")));
+  const MetadataFolder unknown(config_of("some_moe", {{"layer_types", types}}), kNvfp4);
+  EXPECT_THAT(plan(unknown.path(), {})["run"]["missing"][0], "layers of an unknown kind");
+  EXPECT_EQ(run_program({"inspect", unknown.path()}).status, 0);
+}
+
+TEST(Plan, PrintsWhatOpeningNoticed) {
+  const MetadataFolder folder(config_of("qwen3_moe"), kNvfp4);
+  EXPECT_THAT(plan(folder.path(), {})["notes"][0]["message"], HasSubstr("no weights here"));
+  EXPECT_THAT(run_program({"plan", folder.path()}).out, HasSubstr("\nnote: " + folder.path()));
 }
 
 TEST(Inspect, LayersHaveTheirOwnMixersAndMayHaveNoFeedForward) {

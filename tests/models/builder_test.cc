@@ -24,6 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::EditableCheckpoint;
+using ::testing::ElementsAre;
 using testing::TempDir;
 using ::testing::UnorderedElementsAreArray;
 
@@ -57,24 +58,23 @@ TEST(Builder, AsksForTheTensorsThatTheExporterWrote) {
       }
     }
     EXPECT_THAT(describer.tensors(), UnorderedElementsAreArray(expected));
-    EXPECT_THAT(describer.refusals(), ::testing::IsEmpty());
+    EXPECT_THAT(describer.description().refusals, ::testing::IsEmpty());
   });
   for (const std::string& type : known_architectures()) {
     EXPECT_TRUE(seen.contains(find_architecture(type))) << "no checkpoint of " << type;
   }
 }
 
-bool is_routed(const std::vector<Describer::OpChoice>& ops) {
+bool is_routed(const std::vector<OpChoice>& ops) {
   return std::any_of(ops.begin(), ops.end(), [](const auto& op) { return op.op == "route"; });
 }
 
 void expect_layers_of_the_plan(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
-  Describer describer(checkpoint);
-  build(checkpoint, describer);
-  ASSERT_EQ(static_cast<int64_t>(describer.layers().size()), config.num_layers);
-  for (size_t i = 0; i < describer.layers().size(); ++i) {
-    EXPECT_EQ(is_routed(describer.layers()[i]), config.is_moe_layer[i]) << "layer " << i;
+  const Description description = describe(checkpoint);
+  ASSERT_EQ(static_cast<int64_t>(description.layers.size()), config.num_layers);
+  for (size_t i = 0; i < description.layers.size(); ++i) {
+    EXPECT_EQ(is_routed(description.layers[i]), config.is_moe_layer[i]) << "layer " << i;
   }
 }
 
@@ -91,6 +91,45 @@ TEST(Builder, RoutesWhereThePlanSaysSo) {
     editable.write(dir.path());
     expect_layers_of_the_plan(*Checkpoint::open(dir.path(), {.headers_only = true}));
   }
+}
+
+std::vector<std::string> roles_of(const std::vector<OpChoice>& ops) {
+  std::vector<std::string> roles;
+  for (const OpChoice& op : ops) roles.push_back(op.role + " by " + std::string(op.implementation));
+  return roles;
+}
+
+TEST(Builder, DescribesWhoServesWhichOp) {
+  const auto checkpoint =
+      Checkpoint::open(fs::path(MOE4_TEST_DATA) / "checkpoints/qwen3_5-ct-nvfp4a16");
+  const Description description = describe(*checkpoint);
+  ASSERT_EQ(description.layers.size(), 2u);
+  EXPECT_THAT(
+      roles_of(description.layers[0]),
+      ElementsAre("in_proj by cpu", "delta_net by cpu", "out_proj by cpu",
+                  "shared_down_proj by cpu", "shared_activation by cpu", "add_shared by cpu",
+                  "router by cpu", "route by cpu", "norm by cpu", "norm by cpu"));
+  EXPECT_THAT(
+      roles_of(description.outside),
+      ElementsAre("rotary by cpu", "final_norm by cpu", "lm_head by cpu", "embedding by cpu-tied"));
+  const OpChoice& embedding = description.outside.back();
+  ASSERT_EQ(embedding.verdicts.size(), 2u);
+  EXPECT_EQ(embedding.verdicts[0].implementation, "cpu");
+  EXPECT_EQ(embedding.verdicts[0].verdict->message, "the table is tied to lm_head");
+}
+
+// Where shards are absent, what they hold is neither missed nor known.
+TEST(Builder, DescribesWhatIsThereOfAPartialCheckpoint) {
+  EditableCheckpoint editable("qwen3-modelopt-nvfp4");
+  TempDir dir;
+  editable.write_config(dir.path());
+  const auto checkpoint = Checkpoint::open(dir.path(), {.headers_only = true});
+  ASSERT_TRUE(checkpoint->is_partial());
+  const Description description = describe(*checkpoint);
+  EXPECT_THAT(description.refusals, ::testing::IsEmpty());
+  EXPECT_THAT(roles_of(description.layers.at(0)),
+              ElementsAre("qkv_to_cache by cpu", "attention by cpu", "route by cpu", "norm by cpu",
+                          "norm by cpu"));
 }
 
 std::vector<float> logits_of(const Model& model) {

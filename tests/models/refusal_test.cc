@@ -362,6 +362,49 @@ TEST(Refusal, MissingTensorsAreNamed) {
   }
 }
 
+TEST(Refusal, AbsentAndUnusableTensorsHaveTheirOwnCodes) {
+  const auto code_after = [](const std::function<void(EditableCheckpoint&)>& change) {
+    EditableCheckpoint checkpoint(kQwen3);
+    change(checkpoint);
+    TempDir dir;
+    checkpoint.write(dir.path());
+    const auto found = refusals(*Checkpoint::open(dir.path(), {.headers_only = true}));
+    return found.empty() ? "none" : found.front().code;
+  };
+  const auto erased = [&](const std::string& part) {
+    return code_after([&](EditableCheckpoint& checkpoint) {
+      EXPECT_NE(std::erase_if(checkpoint.tensors,
+                              [&](const auto& tensor) {
+                                return tensor.first.find(part) != std::string::npos;
+                              }),
+                0u);
+    });
+  };
+  for (const char* part :
+       {"layers.1.mlp.experts.", "layers.1.mlp.experts.3.down_proj.weight",
+        "layers.0.self_attn.k_proj.", "layers.0.self_attn.k_norm", "mlp.gate."}) {
+    EXPECT_EQ(erased(part), "missing-tensor") << part;
+  }
+  EXPECT_EQ(code_after([](EditableCheckpoint& checkpoint) {
+              checkpoint.rename([](const std::string& name) {
+                return replaced(name, ".experts.", ".switch_mlp.");
+              });
+            }),
+            "unusable-tensor");
+  EXPECT_EQ(code_after([](EditableCheckpoint& checkpoint) {
+              checkpoint.add("model.layers.0.self_attn.q_norm.weight", {3}, {1, 1, 1});
+            }),
+            "unusable-tensor");
+  EXPECT_EQ(code_after([](EditableCheckpoint& checkpoint) {
+              checkpoint.add("model.layers.0.self_attn.q_proj.weight", {2, 2}, {1, 1, 1, 1});
+            }),
+            "unusable-tensor");
+  EXPECT_EQ(code_after([](EditableCheckpoint& checkpoint) {
+              checkpoint.add("model.layers.0.mlp.experts.2.up_proj.pre_quant_scale", {1}, {1});
+            }),
+            "unusable-tensor");
+}
+
 TEST(Refusal, ExpertsThatAreNowhereOrMlxsAreNamed) {
   EditableCheckpoint mlx(kQwen3);
   mlx.rename([](const std::string& name) { return replaced(name, ".experts.", ".switch_mlp."); });
