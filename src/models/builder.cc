@@ -22,6 +22,7 @@ size_t Builder::rotary(const RotarySpec& spec) {
   }
   rotaries_.push_back(spec);
   parts_.rotaries.push_back(prepare<RotaryAngles>("rotary", spec, {}));
+  complete(Whole::kModel);
   return rotaries_.size() - 1;
 }
 
@@ -49,17 +50,16 @@ std::unique_ptr<Prepared<AddNorm>> Builder::norm(const std::string& role, const 
 }
 
 void Builder::add_layer(DecoderLayer layer) {
-  layer_done();
+  complete(Whole::kLayer);
   parts_.layers.push_back(std::move(layer));
 }
 
-void Builder::layer(const std::string& mixer_norm, std::unique_ptr<Mixer> mixer,
-                    const std::string& feed_forward_norm, std::unique_ptr<FeedForward> feed_forward,
-                    const NormSpec& spec) {
+void Builder::layer(LayerSpec spec) {
   DecoderLayer layer;
-  layer.push_back({.norm = norm("norm", mixer_norm, spec), .mixer = std::move(mixer)});
   layer.push_back(
-      {.norm = norm("norm", feed_forward_norm, spec), .feed_forward = std::move(feed_forward)});
+      {.norm = norm("norm", spec.mixer_norm, spec.norm), .mixer = std::move(spec.mixer)});
+  layer.push_back({.norm = norm("norm", spec.feed_forward_norm, spec.norm),
+                   .feed_forward = std::move(spec.feed_forward)});
   add_layer(std::move(layer));
 }
 
@@ -91,12 +91,11 @@ void Builder::head(const std::string& norm_module, const NormSpec& spec, const s
     // A copy that some exporters write all the same; the configuration's word counts.
     ignore(head + ".*");
     parts_.embed_tokens = prepare<Embed>("embedding", table, {.lm_head = parts_.lm_head.get()});
-    return;
+  } else if (const auto weights = linear({embedding_, vocab_size_}, hidden_size_)) {
+    parts_.embed_tokens = prepare<Embed>("embedding", table, {.table = *weights});
+    packed(*weights);
   }
-  const std::optional<LinearWeights> weights = linear({embedding_, vocab_size_}, hidden_size_);
-  if (!weights) return;
-  parts_.embed_tokens = prepare<Embed>("embedding", table, {.table = *weights});
-  packed(*weights);
+  complete(Whole::kModel);
 }
 
 }  // namespace moe4

@@ -45,6 +45,15 @@ struct MoeSpec {
   std::string experts = "experts";
 };
 
+/// h += mixer(norm(h)); h += feed_forward(norm(h)).
+struct LayerSpec {
+  std::string mixer_norm;  ///< module of a norm: its tensor is `.weight` below
+  std::unique_ptr<Mixer> mixer;
+  std::string feed_forward_norm;
+  std::unique_ptr<FeedForward> feed_forward;
+  NormSpec norm;  ///< of both
+};
+
 /// One decoder. Calls come in this order: embedding, rotary, then for every layer its parts and
 /// the layer itself, then head. Module names are full names without the prefix of the text model
 /// ("layers.0.self_attn"); where a module's tensors or linears have fixed names, the function says
@@ -70,10 +79,7 @@ class Builder {
   std::unique_ptr<FeedForward> dense_mlp(const std::string& module, const DenseMlpSpec& spec);
   std::unique_ptr<FeedForward> moe(const std::string& module, const MoeSpec& spec);
 
-  /// h += mixer(norm(h)); h += feed_forward(norm(h)): two norms, `.weight` below their modules.
-  void layer(const std::string& mixer_norm, std::unique_ptr<Mixer> mixer,
-             const std::string& feed_forward_norm, std::unique_ptr<FeedForward> feed_forward,
-             const NormSpec& norm);
+  void layer(LayerSpec spec);
   /// A layer of one part alone: h += mixer(norm(h)), or h += feed_forward(norm(h)).
   void layer(const std::string& norm_module, std::unique_ptr<Mixer> mixer, const NormSpec& norm);
   void layer(const std::string& norm_module, std::unique_ptr<FeedForward> feed_forward,
@@ -146,8 +152,9 @@ class Builder {
                                                const MoeProblem& problem) = 0;
   /// Throws Error(kUnavailable) when nobody can, unless it is describing.
   virtual void chose(OpChoice choice) = 0;
-  /// The layer's parts are complete.
-  virtual void layer_done() {}
+  /// What was chosen since the last call is part of a layer, or of the model outside of layers.
+  enum class Whole { kLayer, kModel };
+  virtual void complete(Whole) {}
 
  private:
   std::unique_ptr<Prepared<AddNorm>> norm(const std::string& role, const std::string& module,

@@ -26,11 +26,16 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
   // Routing stays exact: its input is not quantised whatever the options say.
   std::vector<LinearSpec> inputs = {
       {.module = at + spec.gate, .out_features = spec.router.num_experts, .exact = true}};
-  if (shared.intermediate_size > 0) {
-    const std::string expert = at + shared.module + ".";
+  const std::string expert = at + shared.module + ".";
+  const bool has_shared = shared.intermediate_size > 0;
+  if (has_shared) {
     inputs.push_back({expert + "gate_proj", shared.intermediate_size});
     inputs.push_back({expert + "up_proj", shared.intermediate_size});
     if (!shared.gate.empty()) inputs.push_back({at + shared.gate, 1});
+  }
+  parts.inputs =
+      linears(has_shared ? "router_shared_gate_up_proj" : "router", inputs, hidden_size_);
+  if (has_shared) {
     parts.shared_down = linears("shared_down_proj", {{expert + "down_proj", hidden_size_}},
                                 shared.intermediate_size);
     parts.shared_gated = prepare<GatedRows>(
@@ -39,7 +44,6 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
     parts.add_shared = prepare<AddScaled>(
         "add_shared", {.width = hidden_size_, .gated = !shared.gate.empty()}, {});
   }
-  parts.inputs = linears("router", inputs, hidden_size_);
   const RouterConfig& router = spec.router;
   Route::Weights bias;
   if (!spec.correction_bias.empty()) {

@@ -108,7 +108,14 @@ void Describer::chose(OpChoice choice) {
   pending_.push_back(std::move(choice));
 }
 
-void Describer::layer_done() { layers_.push_back(std::move(pending_)); }
+void Describer::complete(Whole whole) {
+  if (whole == Whole::kLayer) {
+    layers_.push_back(std::move(pending_));
+  } else {
+    outside_.insert(outside_.end(), pending_.begin(), pending_.end());
+  }
+  pending_.clear();
+}
 
 std::vector<Refusal> Describer::unread() const {
   struct Kind {
@@ -142,7 +149,7 @@ std::vector<Refusal> Describer::unread() const {
 }
 
 Description Describer::description() const {
-  Description description{.refusals = settings_, .layers = layers_, .outside = pending_};
+  Description description{.refusals = settings_, .layers = layers_, .outside = outside_};
   if (!settings_.empty()) return description;
   for (const std::vector<Refusal>& found : {wrong_tensors_, impossible_, unread()}) {
     description.refusals.insert(description.refusals.end(), found.begin(), found.end());

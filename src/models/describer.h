@@ -31,7 +31,7 @@ class Describer final : public Builder {
   std::unique_ptr<HostExperts> experts(const std::string& module,
                                        const MoeProblem& problem) override;
   void chose(OpChoice choice) override;
-  void layer_done() override;
+  void complete(Whole whole) override;
 
   void ask_all_below(const std::string& prefix);
   void refuse(const std::string& where, const Error& error);
@@ -42,7 +42,7 @@ class Describer final : public Builder {
   std::vector<Refusal> settings_, wrong_tensors_, impossible_;
   std::unordered_set<std::string> disagreeing_keys_, reasons_;
   std::vector<std::vector<OpChoice>> layers_;
-  std::vector<OpChoice> pending_;
+  std::vector<OpChoice> outside_, pending_;
 };
 
 }  // namespace moe4

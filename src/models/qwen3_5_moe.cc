@@ -46,10 +46,12 @@ void build(const ConfigReader& c, Builder& b) {
         c.layer_type(i, {"linear_attention", "full_attention"},
                      (i + 1) % interval == 0 ? "full_attention" : "linear_attention") ==
         "full_attention";
-    b.layer(at + "input_layernorm",
-            full ? b.attention(at + "self_attn", attention, attention_bias)
-                 : b.delta_net(at + "linear_attn", delta_net),
-            at + "post_attention_layernorm", b.moe(at + "mlp", moe), norm);
+    b.layer({.mixer_norm = at + "input_layernorm",
+             .mixer = full ? b.attention(at + "self_attn", attention, attention_bias)
+                           : b.delta_net(at + "linear_attn", delta_net),
+             .feed_forward_norm = at + "post_attention_layernorm",
+             .feed_forward = b.moe(at + "mlp", moe),
+             .norm = norm});
   }
   b.head("norm", norm, "lm_head", c.tie_word_embeddings());
 }

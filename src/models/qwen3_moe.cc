@@ -35,9 +35,11 @@ void build(const ConfigReader& c, Builder& b) {
     const std::string at = "layers." + std::to_string(i) + ".";
     c.layer_type(i, {"full_attention"}, "full_attention");
     const bool routed = (i + 1) % step == 0 && !c.lists("mlp_only_layers", i);
-    b.layer(at + "input_layernorm", b.attention(at + "self_attn", attention, attention_bias),
-            at + "post_attention_layernorm",
-            routed ? b.moe(at + "mlp", moe) : b.dense_mlp(at + "mlp", dense), norm);
+    b.layer({.mixer_norm = at + "input_layernorm",
+             .mixer = b.attention(at + "self_attn", attention, attention_bias),
+             .feed_forward_norm = at + "post_attention_layernorm",
+             .feed_forward = routed ? b.moe(at + "mlp", moe) : b.dense_mlp(at + "mlp", dense),
+             .norm = norm});
   }
   b.head("norm", norm, "lm_head", c.tie_word_embeddings());
 }

@@ -262,6 +262,14 @@ TEST(Plan, SaysWhichImplementationServesEveryOp) {
                     HasSubstr("cpu-tied: embedding (not cpu since the table is tied to lm_head)")));
 }
 
+TEST(Plan, LayersWithEqualOpsAreOneLine) {
+  const json types = {"linear_attention", "full_attention", "linear_attention"};
+  const MetadataFolder folder(config_of("qwen3_5_moe_text", {{"layer_types", types}}), kNvfp4);
+  EXPECT_THAT(run_program({"plan", folder.path()}).out,
+              AllOf(HasSubstr("ops of layers 0, 2: cpu: delta_net, "),
+                    HasSubstr("ops of layer 1: cpu: qkv_to_cache, attention, ")));
+}
+
 TEST(Plan, AnOpThatNobodyCanDoIsARefusalAndThePlanGoesOn) {
   const MetadataFolder folder(config_of("qwen3_moe", {{"head_dim", 24}}), kNvfp4);
   const json report = plan(folder.path(), {});

@@ -104,11 +104,11 @@ TEST(Builder, DescribesWhoServesWhichOp) {
       Checkpoint::open(fs::path(MOE4_TEST_DATA) / "checkpoints/qwen3_5-ct-nvfp4a16");
   const Description description = describe(*checkpoint);
   ASSERT_EQ(description.layers.size(), 2u);
-  EXPECT_THAT(
-      roles_of(description.layers[0]),
-      ElementsAre("in_proj by cpu", "delta_net by cpu", "out_proj by cpu",
-                  "shared_down_proj by cpu", "shared_activation by cpu", "add_shared by cpu",
-                  "router by cpu", "route by cpu", "norm by cpu", "norm by cpu"));
+  EXPECT_THAT(roles_of(description.layers[0]),
+              ElementsAre("in_proj by cpu", "delta_net by cpu", "out_proj by cpu",
+                          "router_shared_gate_up_proj by cpu", "shared_down_proj by cpu",
+                          "shared_activation by cpu", "add_shared by cpu", "route by cpu",
+                          "norm by cpu", "norm by cpu"));
   EXPECT_THAT(
       roles_of(description.outside),
       ElementsAre("rotary by cpu", "final_norm by cpu", "lm_head by cpu", "embedding by cpu-tied"));
