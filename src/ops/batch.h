@@ -60,7 +60,8 @@ struct Batch {
 /// Attention that keeps keys and values of all (or a window of) positions in pages.
 ///
 /// Page p of a layer lies at data + p * page_bytes(spec): the keys [num_kv_heads, 64, key_dim],
-/// then the values [num_kv_heads, 64, value_dim].
+/// then the values [num_kv_heads, 64, value_dim]. Latent attention has one head of keys and no
+/// values (value_dim 0): they are the first elements of its keys.
 struct PagedSpec {
   int64_t num_kv_heads = 0;
   int64_t key_dim = 0;    ///< of a head

@@ -22,14 +22,16 @@ struct AttentionCase {
       : problem(problem),
         ragged(pieces, /*padding_seqs=*/2, /*padding_tokens=*/3),
         queries(ragged.batch.num_tokens, problem.num_heads * problem.head_dim, seed, 1.0f),
-        gates(ragged.batch.num_tokens, 2 * problem.num_heads * problem.head_dim, seed + 1, 2.0f) {
+        gates(ragged.batch.num_tokens, 2 * problem.num_heads * problem.value_dim(), seed + 1,
+              2.0f) {
     cache.unit_bytes = cache_unit_bytes(problem.cache());
     // Places that no token has filled hold NaN: nothing may read them.
     pages.assign(ragged.num_pages * cache.unit_bytes / 4 + 16, NAN);
     cache.data = reinterpret_cast<std::byte*>(pages.data());
     for (size_t s = 0; s < pieces.size(); ++s) {
       for (int64_t j = 0; j < pieces[s].context + pieces[s].tokens; ++j) {
-        for (int64_t array = 0; array < 2 * problem.num_kv_heads; ++array) {
+        const int64_t arrays = problem.num_kv_heads * (problem.latent_dim > 0 ? 1 : 2);
+        for (int64_t array = 0; array < arrays; ++array) {
           Random random(seed * 1000003 + s * 7919 + j * 31 + array);
           for (int64_t d = 0; d < problem.head_dim; ++d) {
             set(static_cast<int64_t>(s), j, array, d, random.normal());
@@ -52,7 +54,7 @@ struct AttentionCase {
   }
 
   std::vector<float> run(const Prepared<PagedAttention>& op, ThreadPool& threads) {
-    OwnedRows y(ragged.batch.num_tokens, problem.num_heads * problem.head_dim, -7.0f);
+    OwnedRows y(ragged.batch.num_tokens, problem.num_heads * problem.value_dim(), -7.0f);
     run_op(op,
            {.queries = queries.view(),
             .gates = problem.output_gate ? gates.view() : Rows{},
@@ -82,7 +84,8 @@ const PagedAttention::Problem kProblems[] = {
      .scale = 0.2f,
      .output_gate = true,
      .cache_dtype = DType::kF32},
-    {.num_heads = 3, .num_kv_heads = 3, .head_dim = 16, .scale = 0.25f, .output_gate = true}};
+    {.num_heads = 3, .num_kv_heads = 3, .head_dim = 16, .scale = 0.25f, .output_gate = true},
+    {.num_heads = 20, .num_kv_heads = 1, .head_dim = 80, .latent_dim = 48, .scale = 0.1f}};
 
 TEST(PagedAttention, EqualsFloat64OverRaggedBatches) {
   for (const PagedAttention::Problem& problem : kProblems) {

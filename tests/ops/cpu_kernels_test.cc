@@ -152,13 +152,70 @@ struct Pages {
     args.page_bytes = 2 * kKeyBlock * dim * 4;
     args.value_offset = kKeyBlock * dim * 4;
     args.kv_dtype = DType::kF32;
-    args.head_dim = dim;
+    args.key_dim = args.value_dim = args.value_stride = dim;
   }
 
   int64_t dim;
   std::vector<float> memory;
   std::vector<int32_t> blocks;
 };
+
+// x M and x M^T in float64.
+std::vector<float> product(const std::vector<float>& m, int64_t columns, bool transposed,
+                           const std::vector<float>& x, int64_t tokens) {
+  const auto rows = static_cast<int64_t>(m.size()) / columns;
+  const int64_t in = transposed ? columns : rows, out = transposed ? rows : columns;
+  std::vector<float> y(tokens * out);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t o = 0; o < out; ++o) {
+      double sum = 0;
+      for (int64_t i = 0; i < in; ++i) {
+        sum += double{x[t * in + i]} * m[transposed ? o * columns + i : i * columns + o];
+      }
+      y[t * out + o] = static_cast<float>(sum);
+    }
+  }
+  return y;
+}
+
+TEST_P(Kernels, MatrixProductsHaveTheSameBitsForAnyNumberOfTokens) {
+  for (const int64_t columns : {16, 80, 512}) {
+    for (const int64_t rows : {1, 7, 24}) {
+      std::vector<float> matrix = normals(rows * columns, 21);
+      std::vector<Bf16> half;
+      for (float& v : matrix) {
+        half.push_back(to_bf16(v));
+        v = to_float(half.back());
+      }
+      for (const bool transposed : {false, true}) {
+        const int64_t in = transposed ? columns : rows, out = transposed ? rows : columns;
+        const std::vector<float> x = normals(13 * in, 22);
+        const auto run = [&](DType dtype, int64_t first, int64_t tokens) {
+          std::vector<float> y(tokens * out);
+          MatrixArgs args{.matrix = matrix.data(),
+                          .dtype = dtype,
+                          .rows = rows,
+                          .columns = columns,
+                          .num_tokens = tokens,
+                          .x = x.data() + first * in,
+                          .y = y.data(),
+                          .x_stride = in,
+                          .y_stride = out};
+          if (dtype == DType::kBF16) args.matrix = half.data();
+          (transposed ? kernels().times_transposed : kernels().times_matrix)(args);
+          return y;
+        };
+        const std::vector<float> all = run(DType::kF32, 0, 13);
+        EXPECT_LT(relative_error(all, product(matrix, columns, transposed, x, 13)), 5e-7);
+        EXPECT_EQ(run(DType::kBF16, 0, 13), all);
+        for (int64_t t = 0; t < 13; ++t) {
+          const std::vector<float> alone = run(DType::kF32, t, 1);
+          EXPECT_TRUE(std::equal(alone.begin(), alone.end(), all.begin() + t * out)) << t;
+        }
+      }
+    }
+  }
+}
 
 TEST_P(Kernels, AttentionEqualsSoftmaxForAnyMixOfPositions) {
   for (int64_t dim : {16, 64, 80, 128}) {

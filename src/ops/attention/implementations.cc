@@ -4,8 +4,9 @@
 namespace moe4 {
 
 void PagedAttention::check(const Problem& problem, const Args& args) {
-  const int64_t width = problem.num_heads * problem.head_dim, tokens = args.batch->num_tokens;
-  MOE4_CHECK(args.queries.rows == tokens && args.queries.width == width);
+  const int64_t width = problem.num_heads * problem.value_dim(), tokens = args.batch->num_tokens;
+  MOE4_CHECK(args.queries.rows == tokens &&
+             args.queries.width == problem.num_heads * problem.head_dim);
   MOE4_CHECK(args.y.rows == tokens && args.y.width == width);
   MOE4_CHECK(!problem.output_gate || (args.gates.rows == tokens && args.gates.width == 2 * width));
   MOE4_CHECK(args.cache.unit_bytes >= cache_unit_bytes(problem.cache()));

@@ -18,24 +18,28 @@ struct PagedAttention {
     int64_t num_heads = 0;
     int64_t num_kv_heads = 0;  ///< divides num_heads
     int64_t head_dim = 0;
+    /// Not 0: a value is the first latent_dim elements of its key, and the cache holds keys alone
+    /// (latent attention in its absorbed form).
+    int64_t latent_dim = 0;
     float scale = 1.0f;
     bool output_gate = false;
     DType cache_dtype = DType::kF16;  ///< or kF32
 
+    int64_t value_dim() const { return latent_dim > 0 ? latent_dim : head_dim; }
     PagedSpec cache() const {
       return {.num_kv_heads = num_kv_heads,
               .key_dim = head_dim,
-              .value_dim = head_dim,
+              .value_dim = latent_dim > 0 ? 0 : head_dim,
               .dtype = cache_dtype};
     }
   };
   struct Weights {};
   struct Args {
     Rows queries;  ///< [T, num_heads * head_dim]
-    Rows gates;    ///< [T, num_heads * 2 * head_dim], [anything | gate] per head; empty without one
+    Rows gates;  ///< [T, num_heads * 2 * value_dim], [anything | gate] per head; empty without one
     const Batch* batch = nullptr;
     LayerCache cache;
-    Rows y;  ///< [T, num_heads * head_dim]; may not alias queries
+    Rows y;  ///< [T, num_heads * value_dim]; may not alias queries
   };
   static void check(const Problem& problem, const Args& args);
 };

@@ -43,15 +43,17 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
       top = std::max(top, scores[j]);
     }
     for (double& score : scores) sum += score = std::exp(score - top);
-    for (int64_t d = 0; d < p.head_dim; ++d) {
+    const int64_t value_dim = p.value_dim();
+    const int64_t values = p.latent_dim > 0 ? kv_head : p.num_kv_heads + kv_head;
+    for (int64_t d = 0; d < value_dim; ++d) {
       double y = 0;
       for (int64_t j = 0; j < keys; ++j) {
-        y += scores[j] / sum * cached(args, s, j, p.num_kv_heads + kv_head, d);
+        y += scores[j] / sum * cached(args, s, j, values, d);
       }
       if (p.output_gate) {
-        y /= 1.0 + std::exp(-static_cast<double>(args.gates.row(t)[(2 * h + 1) * p.head_dim + d]));
+        y /= 1.0 + std::exp(-static_cast<double>(args.gates.row(t)[(2 * h + 1) * value_dim + d]));
       }
-      args.y.row(t)[h * p.head_dim + d] = static_cast<float>(y);
+      args.y.row(t)[h * value_dim + d] = static_cast<float>(y);
     }
   }
 

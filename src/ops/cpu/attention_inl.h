@@ -12,9 +12,9 @@
 
 namespace moe4::MOE4_ISA {
 
-// out[r * C + c] = key r . query c, both of n elements.
+// out[r * C + c] = key r . query c, both of n elements; queries are `stride` apart.
 template <int R, int C, typename T>
-inline void dot_tile(const T* keys, const float* queries, int64_t n, float* out) {
+inline void dot_tile(const T* keys, const float* queries, int64_t stride, int64_t n, float* out) {
   Vec sum[R][C];
   for (auto& r : sum) {
     for (auto& s : r) s = zero();
@@ -23,7 +23,7 @@ inline void dot_tile(const T* keys, const float* queries, int64_t n, float* out)
     Vec key[R];
     for (int r = 0; r < R; ++r) key[r] = load(keys + r * n + d);
     for (int c = 0; c < C; ++c) {
-      const Vec query = load(queries + c * n + d);
+      const Vec query = load(queries + c * stride + d);
       for (int r = 0; r < R; ++r) sum[r][c] = fma(key[r], query, sum[r][c]);
     }
   }
@@ -45,14 +45,14 @@ inline void score_queries(const AttendArgs& a, const T* keys, int64_t num_keys, 
       }
     }
   };
-  const float* q = a.queries + query * a.head_dim;
+  const float* q = a.queries + query * a.key_dim;
   int64_t j = 0;
   for (; j + R <= num_keys; j += R) {
-    dot_tile<R, C>(keys + j * a.head_dim, q, a.head_dim, dots);
+    dot_tile<R, C>(keys + j * a.key_dim, q, a.key_dim, a.key_dim, dots);
     put(j, R);
   }
   for (; j < num_keys; ++j) {
-    dot_tile<1, C>(keys + j * a.head_dim, q, a.head_dim, dots);
+    dot_tile<1, C>(keys + j * a.key_dim, q, a.key_dim, a.key_dim, dots);
     put(j, 1);
   }
 }
@@ -90,16 +90,19 @@ inline void add_values(const T* values, int64_t stride, int64_t first, int64_t l
   }
 }
 
+// The same for all columns of query `query` and the Q - 1 that follow.
 template <int Q, typename T>
-inline void add_all_columns(const T* values, int64_t head_dim, int64_t first, int64_t last,
-                            const float* p, float* acc) {
+inline void add_all_columns(const AttendArgs& a, const T* values, int64_t first, int64_t last,
+                            const float* scores, int64_t query) {
   constexpr int W = kTileRows;
+  const float* p = scores + query * kKeyBlock;
+  float* acc = a.accumulators + query * a.value_dim;
   int64_t d = 0;
-  for (; d + 16 * W <= head_dim; d += 16 * W) {
-    add_values<Q, W>(values + d, head_dim, first, last, p, acc + d, head_dim);
+  for (; d + 16 * W <= a.value_dim; d += 16 * W) {
+    add_values<Q, W>(values + d, a.value_stride, first, last, p, acc + d, a.value_dim);
   }
-  for (; d < head_dim; d += 16) {
-    add_values<Q, 1>(values + d, head_dim, first, last, p, acc + d, head_dim);
+  for (; d < a.value_dim; d += 16) {
+    add_values<Q, 1>(values + d, a.value_stride, first, last, p, acc + d, a.value_dim);
   }
 }
 
@@ -110,7 +113,9 @@ inline void attend_keys(const AttendArgs& a) {
   for (int64_t q = 0; q < a.num_queries; ++q) {
     a.max_score[q] = minus_infinity;
     a.sum[q] = 0.0f;
-    for (int64_t d = 0; d < a.head_dim; d += 16) store(a.accumulators + q * a.head_dim + d, zero());
+    for (int64_t d = 0; d < a.value_dim; d += 16) {
+      store(a.accumulators + q * a.value_dim + d, zero());
+    }
   }
   for (int64_t begin = a.key_begin; begin < a.key_end; begin += kKeyBlock) {
     int64_t visible[kMaxQueries];  // keys of this block that a query sees
@@ -152,8 +157,8 @@ inline void attend_keys(const AttendArgs& a) {
       for (int64_t j = 0; j < kKeyBlock; j += 16) total = add(total, load(s + j));
       a.max_score[q] = new_max;
       a.sum[q] = a.sum[q] * correction[0] + reduce_add(total);
-      float* acc = a.accumulators + q * a.head_dim;
-      for (int64_t d = 0; d < a.head_dim; d += 16) {
+      float* acc = a.accumulators + q * a.value_dim;
+      for (int64_t d = 0; d < a.value_dim; d += 16) {
         store(acc + d, mul(load(acc + d), set(correction[0])));
       }
     }
@@ -161,17 +166,14 @@ inline void attend_keys(const AttendArgs& a) {
     constexpr int Q = kTileRows;
     int64_t q = 0;
     for (; q + Q <= a.num_queries; q += Q) {
-      add_all_columns<Q>(values, a.head_dim, 0, least, scores + q * kKeyBlock,
-                         a.accumulators + q * a.head_dim);
+      add_all_columns<Q>(a, values, 0, least, scores, q);
     }
     for (; q < a.num_queries; ++q) {
-      add_all_columns<1>(values, a.head_dim, 0, least, scores + q * kKeyBlock,
-                         a.accumulators + q * a.head_dim);
+      add_all_columns<1>(a, values, 0, least, scores, q);
     }
     for (q = 0; q < a.num_queries; ++q) {
       if (visible[q] > least) {
-        add_all_columns<1>(values, a.head_dim, least, visible[q], scores + q * kKeyBlock,
-                           a.accumulators + q * a.head_dim);
+        add_all_columns<1>(a, values, least, visible[q], scores, q);
       }
     }
   }

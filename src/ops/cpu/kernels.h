@@ -13,25 +13,40 @@ namespace moe4 {
 
 /// One pass of causal attention: some queries of one KV head over keys [key_begin, key_end).
 struct AttendArgs {
-  const float* queries = nullptr;      ///< [num_queries, head_dim], dense
+  const float* queries = nullptr;      ///< [num_queries, key_dim], dense
   const int64_t* positions = nullptr;  ///< [num_queries]: query i sees keys 0 .. positions[i]
   int64_t num_queries = 0;             ///< at most kMaxQueries
   /// Keys j of block b = j / kKeyBlock lie at pages + blocks[b] * page_bytes + key_offset, rows of
-  /// head_dim elements; values the same with value_offset.
+  /// key_dim elements; values the same with value_offset, rows `value_stride` elements apart (which
+  /// may be those of the keys).
   const std::byte* pages = nullptr;
   const int32_t* blocks = nullptr;
   int64_t page_bytes = 0, key_offset = 0, value_offset = 0;
   DType kv_dtype = DType::kF16;  ///< or kF32
-  int64_t head_dim = 0;          ///< multiple of 16
+  int64_t key_dim = 0;           ///< multiple of 16
+  int64_t value_dim = 0;         ///< multiple of 16
+  int64_t value_stride = 0;
   float scale = 1.0f;
   int64_t key_begin = 0;  ///< multiple of kKeyBlock
   int64_t key_end = 0;
-  float* accumulators = nullptr;  ///< out [num_queries, head_dim]: sum of p * v, not normalised
+  float* accumulators = nullptr;  ///< out [num_queries, value_dim]: sum of p * v, not normalised
   float* max_score = nullptr;     ///< out [num_queries]
   float* sum = nullptr;           ///< out [num_queries]: sum of p = exp(score - max_score)
 };
 inline constexpr int64_t kMaxQueries = 16;
 inline constexpr int64_t kKeyBlock = 64;
+
+/// A product of some tokens with a matrix.
+struct MatrixArgs {
+  const void* matrix = nullptr;  ///< [rows, columns], dense
+  DType dtype = DType::kF32;     ///< or kBF16
+  int64_t rows = 0;
+  int64_t columns = 0;  ///< multiple of 16
+  int64_t num_tokens = 0;
+  const float* x = nullptr;  ///< [num_tokens] rows `x_stride` apart
+  float* y = nullptr;        ///< [num_tokens] rows `y_stride` apart; does not alias x
+  int64_t x_stride = 0, y_stride = 0;
+};
 
 /// Gated delta rule of one value head over T tokens:
 ///   S <- decay S;  S <- S + k (beta (v - k^T S));  out = q^T S.
@@ -73,6 +88,10 @@ struct OpKernels {
                     int64_t taps, int64_t n, float* out);
   void (*attend)(const AttendArgs& args);
   void (*delta_rule)(const DeltaRuleArgs& args);
+  /// y = x M: [T, rows] -> [T, columns], rows added in order.
+  void (*times_matrix)(const MatrixArgs& args);
+  /// y = x M^T: [T, columns] -> [T, rows].
+  void (*times_transposed)(const MatrixArgs& args);
 };
 
 /// The table of an instruction set that this program was built with and this machine has.

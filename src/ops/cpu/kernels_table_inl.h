@@ -5,6 +5,7 @@
 #include "ops/cpu/attention_inl.h"
 #include "ops/cpu/delta_rule_inl.h"
 #include "ops/cpu/elementwise_inl.h"
+#include "ops/cpu/matrix_inl.h"
 
 namespace moe4::MOE4_ISA {
 
@@ -18,6 +19,8 @@ inline constexpr OpKernels kTable{.isa = kIsa,
                                   .to_f16 = convert_to_f16,
                                   .conv_silu = conv_silu,
                                   .attend = attend,
-                                  .delta_rule = delta_rule};
+                                  .delta_rule = delta_rule,
+                                  .times_matrix = times_matrix,
+                                  .times_transposed = times_transposed};
 
 }  // namespace moe4::MOE4_ISA

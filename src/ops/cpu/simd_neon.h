@@ -35,6 +35,10 @@ inline Vec load(const F16* p) {
   const auto* bits = reinterpret_cast<const uint16_t*>(p);
   return map([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(bits + 4 * i))); });
 }
+inline Vec load(const Bf16* p) {
+  const auto* bits = reinterpret_cast<const uint16_t*>(p);
+  return map([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(bits + 4 * i), 16)); });
+}
 inline void store(float* p, const Vec& a) {
   for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
 }

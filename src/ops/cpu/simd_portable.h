@@ -36,6 +36,9 @@ inline Vec load(const float* p) {
 inline Vec load(const F16* p) {
   return map([&](int i) { return to_float(p[i]); });
 }
+inline Vec load(const Bf16* p) {
+  return map([&](int i) { return to_float(p[i]); });
+}
 inline void store(float* p, const Vec& a) {
   for (int i = 0; i < 16; ++i) p[i] = a.v[i];
 }

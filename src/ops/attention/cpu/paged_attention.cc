@@ -28,27 +28,27 @@ constexpr int64_t kTilesPerThread = 4;
 
 // Unnormalised attention of some queries over some keys.
 struct Partial {
-  float* accumulators;  // [kQueryTile, head_dim]
+  float* accumulators;  // [kQueryTile, value_dim]
   float* max_score;     // [kQueryTile]
   float* sum;           // [kQueryTile]
 
-  static int64_t floats(int64_t head_dim) { return kQueryTile * (head_dim + 2); }
-  static Partial at(float* memory, int64_t head_dim) {
-    float* max_score = memory + kQueryTile * head_dim;
+  static int64_t floats(int64_t value_dim) { return kQueryTile * (value_dim + 2); }
+  static Partial at(float* memory, int64_t value_dim) {
+    float* max_score = memory + kQueryTile * value_dim;
     return {memory, max_score, max_score + kQueryTile};
   }
 };
 
 // into <- into merged with `next`, whose keys follow.
-void merge(const Partial& into, const Partial& next, int64_t num_queries, int64_t head_dim) {
+void merge(const Partial& into, const Partial& next, int64_t num_queries, int64_t value_dim) {
   for (int64_t q = 0; q < num_queries; ++q) {
     if (next.sum[q] == 0.0f) continue;  // sees no key of that segment
     const float top = std::max(into.max_score[q], next.max_score[q]);
     const float keep = std::exp(into.max_score[q] - top);
     const float add = std::exp(next.max_score[q] - top);
-    float* a = into.accumulators + q * head_dim;
-    const float* b = next.accumulators + q * head_dim;
-    for (int64_t d = 0; d < head_dim; ++d) a[d] = a[d] * keep + b[d] * add;
+    float* a = into.accumulators + q * value_dim;
+    const float* b = next.accumulators + q * value_dim;
+    for (int64_t d = 0; d < value_dim; ++d) a[d] = a[d] * keep + b[d] * add;
     into.sum[q] = into.sum[q] * keep + next.sum[q] * add;
     into.max_score[q] = top;
   }
@@ -86,7 +86,7 @@ class CpuPagedAttention final : public Prepared<PagedAttention> {
  private:
   struct Buffers {
     Tile* tiles;
-    float* gathered;  // [threads, kQueryTile, head_dim]
+    float* gathered;  // [threads, kQueryTile, dim]
     float* partials;
   };
   // One call: its arguments, memory and tiles.
@@ -107,9 +107,11 @@ class CpuPagedAttention final : public Prepared<PagedAttention> {
   void run_whole_tiles(const Step& step, const Stream& stream) const;
   void run_spread_segments(const Step& step, const Stream& stream) const;
 
-  int64_t dim() const { return problem().head_dim; }
+  int64_t dim() const { return problem().head_dim; }  // of queries and keys
+  int64_t value_dim() const { return problem().value_dim(); }
+  bool values_are_keys() const { return problem().latent_dim > 0; }
   Partial partial_at(const Step& step, int64_t i) const {
-    return Partial::at(step.memory.partials + i * Partial::floats(dim()), dim());
+    return Partial::at(step.memory.partials + i * Partial::floats(value_dim()), value_dim());
   }
   // Whether so few tiles of a KV head are spread over threads by segments.
   bool spreads(int64_t tiles) const {
@@ -133,13 +135,14 @@ CpuPagedAttention::Buffers CpuPagedAttention::take_buffers(Arena& arena, const B
   Buffers memory{};
   memory.tiles = arena.take<Tile>(tiles);
   memory.gathered = arena.take<float>(threads_ * kQueryTile * dim());
-  memory.partials = arena.take<float>(Partial::floats(dim()) * std::max(spread, 2 * threads_));
+  memory.partials =
+      arena.take<float>(Partial::floats(value_dim()) * std::max(spread, 2 * threads_));
   return memory;
 }
 
 void CpuPagedAttention::make_tiles(Step& step) const {
   const Batch& batch = *step.args.batch;
-  const int64_t row_bytes = 2 * dim() * size_of(problem().cache_dtype);
+  const int64_t row_bytes = (dim() + value_dim()) * size_of(problem().cache_dtype);
   for (int64_t s = 0; s < batch.num_seqs; ++s) {
     const int64_t first = batch.query_start[s];
     const int64_t queries = (batch.query_start[s + 1] - first) * group_;
@@ -182,22 +185,25 @@ void CpuPagedAttention::attend(const Step& step, const Tile& tile, int64_t head,
     queries = gathered;
   }
   const int64_t num_keys = positions[tile.num_queries - 1] + 1;
-  kernels_.attend({.queries = queries,
-                   .positions = positions,
-                   .num_queries = tile.num_queries,
-                   .pages = step.args.cache.data,
-                   .blocks = table.blocks + tile.sequence * table.max_blocks,
-                   .page_bytes = step.args.cache.unit_bytes,
-                   .key_offset = head * head_bytes,
-                   .value_offset = (problem().num_kv_heads + head) * head_bytes,
-                   .kv_dtype = problem().cache_dtype,
-                   .head_dim = dim(),
-                   .scale = problem().scale,
-                   .key_begin = segment * kSegment,
-                   .key_end = std::min((segment + 1) * kSegment, num_keys),
-                   .accumulators = into.accumulators,
-                   .max_score = into.max_score,
-                   .sum = into.sum});
+  kernels_.attend(
+      {.queries = queries,
+       .positions = positions,
+       .num_queries = tile.num_queries,
+       .pages = step.args.cache.data,
+       .blocks = table.blocks + tile.sequence * table.max_blocks,
+       .page_bytes = step.args.cache.unit_bytes,
+       .key_offset = head * head_bytes,
+       .value_offset = (values_are_keys() ? head : problem().num_kv_heads + head) * head_bytes,
+       .kv_dtype = problem().cache_dtype,
+       .key_dim = dim(),
+       .value_dim = value_dim(),
+       .value_stride = dim(),
+       .scale = problem().scale,
+       .key_begin = segment * kSegment,
+       .key_end = std::min((segment + 1) * kSegment, num_keys),
+       .accumulators = into.accumulators,
+       .max_score = into.max_score,
+       .sum = into.sum});
 }
 
 // Divides by the sum, applies the gate and stores the heads.
@@ -207,12 +213,12 @@ void CpuPagedAttention::finish(const Step& step, const Tile& tile, int64_t head,
   for (int64_t i = 0; i < tile.num_queries; ++i) {
     const int64_t q = tile.first_query + i;
     const int64_t t = first + q / group_, h = head * group_ + q % group_;
-    float* out = step.args.y.row(t) + h * dim();
-    const float* from = total.accumulators + i * dim();
+    float* out = step.args.y.row(t) + h * value_dim();
+    const float* from = total.accumulators + i * value_dim();
     const float inverse = 1.0f / total.sum[i];
-    for (int64_t d = 0; d < dim(); ++d) out[d] = from[d] * inverse;
+    for (int64_t d = 0; d < value_dim(); ++d) out[d] = from[d] * inverse;
     if (problem().output_gate) {
-      kernels_.sigmoid_mul(out, step.args.gates.row(t) + (2 * h + 1) * dim(), dim());
+      kernels_.sigmoid_mul(out, step.args.gates.row(t) + (2 * h + 1) * value_dim(), value_dim());
     }
   }
 }
@@ -228,7 +234,7 @@ void CpuPagedAttention::run_whole_tiles(const Step& step, const Stream& stream) 
       attend(step, tile, head, 0, thread, total);
       for (int64_t s = 1; s < tile.segments; ++s) {
         attend(step, tile, head, s, thread, next);
-        merge(total, next, tile.num_queries, dim());
+        merge(total, next, tile.num_queries, value_dim());
       }
       finish(step, tile, head, total);
     }
@@ -252,7 +258,7 @@ void CpuPagedAttention::run_spread_segments(const Step& step, const Stream& stre
       const int64_t first = head * step.num_partials + tile.partial;
       const Partial total = partial_at(step, first);
       for (int64_t s = 1; s < tile.segments; ++s) {
-        merge(total, partial_at(step, first + s), tile.num_queries, dim());
+        merge(total, partial_at(step, first + s), tile.num_queries, value_dim());
       }
       finish(step, tile, head, total);
     }
@@ -274,7 +280,8 @@ void CpuPagedAttention::run(const PagedAttention::Args& args, std::span<std::byt
 }
 
 Support accepts(const PagedAttention::Problem& problem) {
-  return require_multiple_of_16("head_dim", problem.head_dim);
+  if (Support no = require_multiple_of_16("head_dim", problem.head_dim)) return no;
+  return require_multiple_of_16("latent_dim", problem.value_dim());
 }
 
 }  // namespace

@@ -1,18 +1,13 @@
 // QkvToCache on the CPU: a token at a time, heads in order.
 #include "ops/qkv_to_cache/qkv_to_cache.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
+#include "ops/cpu/cache_row.h"
 #include "ops/cpu/implementation.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/parallel.h"
 
 namespace moe4 {
 namespace {
-
-constexpr float kLargest = std::numeric_limits<float>::max();
 
 void rotate(const float* angles, int64_t half, float* head) {
   for (int64_t i = 0; i < half; ++i) {
@@ -75,17 +70,7 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
   }
 
   void store(const float* head, std::byte* to) const {
-    if (problem().cache_dtype == DType::kF16) {
-      const int64_t dim = problem().head_dim;
-      auto* row = reinterpret_cast<F16*>(to);
-      kernels_.to_f16(head, dim, row);
-      // The conversion saturates, and infinity must not pass for a large number.
-      bool infinite = false;
-      for (int64_t d = 0; d < dim; ++d) infinite |= std::abs(head[d]) > kLargest;
-      if (infinite) std::fill_n(row, dim, to_f16(std::numeric_limits<float>::quiet_NaN()));
-    } else {
-      std::copy_n(head, problem().head_dim, reinterpret_cast<float*>(to));
-    }
+    store_cache_row(kernels_, head, problem().head_dim, problem().cache_dtype, to);
   }
 
   const OpKernels& kernels_;

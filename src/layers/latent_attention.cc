@@ -1,0 +1,71 @@
+// The composition of multi-head latent attention.
+#include "layers/latent_attention.h"
+
+#include "base/error.h"
+
+namespace moe4 {
+
+LatentToCache::Problem LatentAttentionSpec::latent_to_cache() const {
+  return {.q_latent_dim = q_latent_dim,
+          .latent_dim = latent_dim,
+          .rope_dim = rope_dim,
+          .norm = norm,
+          .cache_dtype = cache_dtype};
+}
+
+LatentAttention::Problem LatentAttentionSpec::attention() const {
+  return {.num_heads = num_heads,
+          .nope_dim = nope_dim,
+          .rope_dim = rope_dim,
+          .latent_dim = latent_dim,
+          .value_dim = value_dim,
+          .scale = scale,
+          .cache_dtype = cache_dtype};
+}
+
+LatentAttentionMixer::LatentAttentionMixer(const LatentAttentionSpec& spec,
+                                           LatentAttentionParts parts)
+    : spec_(spec), parts_(std::move(parts)) {
+  MOE4_CHECK((parts_.q_b != nullptr) == (spec_.q_latent_dim > 0));
+}
+
+int64_t LatentAttentionMixer::weight_bytes() const {
+  const int64_t q_b = parts_.q_b != nullptr ? parts_.q_b->weight_bytes() : 0;
+  return parts_.inputs->weight_bytes() + parts_.latent_to_cache->weight_bytes() + q_b +
+         parts_.attention->weight_bytes() + parts_.o_proj->weight_bytes();
+}
+
+void LatentAttentionMixer::forward(const LayerStep& step, const Rows& x,
+                                   std::span<const LayerCache> caches, const Rows& y) const {
+  Execution& execution = step.execution;
+  Arena& arena = execution.arena;
+  Arena::Frame frame(arena);
+  const int64_t tokens = x.rows;
+  const LayerCache& cache = caches.front();
+  const Rows& angles = step.angles[spec_.rotary];
+  const LatentAttention::Problem& problem = parts_.attention->problem();
+  const bool has_q_latent = parts_.q_b != nullptr;
+
+  const Rows inputs[] = {
+      take_rows(arena, tokens, has_q_latent ? spec_.q_latent_dim : problem.q_width()),
+      take_rows(arena, tokens, spec_.latent_dim + spec_.rope_dim)};
+  Rows q = inputs[0];
+  run(*parts_.inputs, {.x = x, .y = inputs}, execution);
+  run(*parts_.latent_to_cache,
+      {.q_latent = has_q_latent ? inputs[0] : Rows{},
+       .kv = inputs[1],
+       .angles = angles,
+       .slots = step.batch.tables[cache.table].slots,
+       .cache = cache},
+      execution);
+  if (has_q_latent) {
+    q = take_rows(arena, tokens, problem.q_width());
+    run(*parts_.q_b, {.x = inputs[0], .y = {&q, 1}}, execution);
+  }
+  const Rows merged = take_rows(arena, tokens, problem.y_width());
+  run(*parts_.attention,
+      {.q = q, .angles = angles, .batch = &step.batch, .cache = cache, .y = merged}, execution);
+  run(*parts_.o_proj, {.x = merged, .y = {&y, 1}}, execution);
+}
+
+}  // namespace moe4

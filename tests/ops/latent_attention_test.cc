@@ -1,0 +1,360 @@
+// LatentToCache and LatentAttention over ragged batches.
+#include "ops/latent_attention/latent_attention.h"
+
+#include <gtest/gtest.h>
+
+#include "numerics/f16.h"
+#include "ops/conformance.h"
+#include "ops/latent_to_cache/latent_to_cache.h"
+
+namespace moe4 {
+namespace {
+
+using namespace moe4::testing;
+
+// Decodes first, one of them past a segment of 1024 keys; an empty sequence; prompts that end
+// inside a page, on its edge, in one step of their own, and in the middle of the tokens that go
+// through an implementation together.
+const std::vector<Piece> kPieces = {{5, 1},  {1100, 1}, {63, 1},   {64, 1},  {70, 0},
+                                    {0, 65}, {64, 64},  {128, 90}, {1020, 9}};
+
+struct Format {
+  const char* name;
+  QuantScheme scheme;
+  DType float_dtype = DType::kBF16;
+};
+const Format kFormats[] = {
+    {"bf16", kUnquantized, DType::kBF16},
+    {"f32", kUnquantized, DType::kF32},
+    {"fp8_block", {{QuantFormat::kFp8Block128, false}, QuantKey{QuantFormat::kFp8Block128, true}}},
+    {"nvfp4", kW4A16},
+};
+
+// 20 heads share no tile of queries evenly; 24 is no multiple of 16.
+const LatentAttention::Problem kProblems[] = {{.num_heads = 20,
+                                               .nope_dim = 24,
+                                               .rope_dim = 16,
+                                               .latent_dim = 64,
+                                               .value_dim = 20,
+                                               .scale = 0.21f},
+                                              {.num_heads = 3,
+                                               .nope_dim = 16,
+                                               .rope_dim = 32,
+                                               .latent_dim = 48,
+                                               .value_dim = 48,
+                                               .scale = 0.15f,
+                                               .cache_dtype = DType::kF32}};
+
+struct AttentionCase {
+  explicit AttentionCase(const LatentAttention::Problem& p, const Format& format = kFormats[0],
+                         const std::vector<Piece>& pieces = kPieces)
+      : problem(p),
+        ragged(pieces, /*padding_seqs=*/2, /*padding_tokens=*/3),
+        q(ragged.batch.num_tokens, p.q_width(), 31, 1.0f),
+        angles(ragged.batch.num_tokens, p.rope_dim, 32, 0.8f) {
+    Random random(33);
+    RandomMoeOptions options{.scheme = format.scheme};
+    options.float_dtype = format.float_dtype;
+    weights.kv_b = moe4::testing::internal::random_linear(memory, options, random, "kv_b_proj",
+                                                          p.num_heads * (p.nope_dim + p.value_dim),
+                                                          p.latent_dim, 1.0f);
+    cache.unit_bytes = (p.latent_dim + p.rope_dim) * kPageTokens * size_of(p.cache_dtype);
+    // Places that no token has filled hold NaN: nothing may read them.
+    pages.assign(ragged.num_pages * cache.unit_bytes / 4 + 16, NAN);
+    cache.data = reinterpret_cast<std::byte*>(pages.data());
+    for (size_t s = 0; s < pieces.size(); ++s) {
+      for (int64_t j = 0; j < pieces[s].context + pieces[s].tokens; ++j) {
+        Random values(s * 7919 + j * 31 + 1);
+        for (int64_t d = 0; d < p.latent_dim + p.rope_dim; ++d) {
+          set(static_cast<int64_t>(s), j, d, values.normal());
+        }
+      }
+    }
+  }
+
+  void set(int64_t s, int64_t position, int64_t d, float x) {
+    const int64_t block = ragged.table.blocks[s * ragged.table.max_blocks + position / kPageTokens];
+    std::byte* page = cache.data + block * cache.unit_bytes;
+    const int64_t i = position % kPageTokens * (problem.latent_dim + problem.rope_dim) + d;
+    if (problem.cache_dtype == DType::kF16) {
+      reinterpret_cast<F16*>(page)[i] = to_f16(x);
+    } else {
+      reinterpret_cast<float*>(page)[i] = x;
+    }
+  }
+
+  std::unique_ptr<Prepared<LatentAttention>> prepared(ThreadPool& threads) const {
+    return prepare<LatentAttention>(problem, weights, {.threads = &threads});
+  }
+  OwnedRows run_all(const Prepared<LatentAttention>& op, ThreadPool& threads) {
+    OwnedRows y(ragged.batch.num_tokens, problem.y_width(), -7.0f);
+    run_op(op,
+           {.q = q.view(),
+            .angles = angles.view(),
+            .batch = &ragged.batch,
+            .cache = cache,
+            .y = y.view()},
+           threads);
+    return y;
+  }
+  // Without rows of padding.
+  std::vector<float> run(const Prepared<LatentAttention>& op, ThreadPool& threads) {
+    OwnedRows y = run_all(op, threads);
+    y.rows = ragged.real_tokens();
+    return y.dense();
+  }
+
+  LatentAttention::Problem problem;
+  RandomMoe memory;
+  LatentAttention::Weights weights;
+  RaggedBatch ragged;
+  OwnedRows q, angles;
+  std::vector<float> pages;
+  LayerCache cache;
+};
+
+TEST(LatentAttention, AbsorbedEqualsExpandedFloat64OverRaggedBatches) {
+  for (const LatentAttention::Problem& problem : kProblems) {
+    for (const Format& format : kFormats) {
+      SCOPED_TRACE(format.name);
+      ThreadPool threads(format.float_dtype == DType::kF32 ? 1 : 5);
+      AttentionCase c(problem, format);
+      const auto reference = reference_of<LatentAttention>().prepare(problem, c.weights, {});
+      const std::vector<float> expected = c.run(*reference, threads);
+      each_implementation<LatentAttention>(
+          problem,
+          [&](const Implementation<LatentAttention>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare(problem, c.weights, options);
+            EXPECT_LT(relative_error(c.run(*op, threads), expected), 3e-6);
+          },
+          threads);
+    }
+  }
+}
+
+TEST(LatentAttention, ABatchWithoutTokensIsFine) {
+  ThreadPool threads(2);
+  AttentionCase c(kProblems[0], kFormats[0], {{64, 0}});
+  EXPECT_TRUE(c.run(*c.prepared(threads), threads).empty());
+}
+
+TEST(LatentAttention, ASequenceHasTheSameBitsAloneOnAnyNumberOfThreads) {
+  const LatentAttention::Problem& problem = kProblems[0];
+  ThreadPool many(4), one(1);
+  AttentionCase all(problem);
+  const auto op = all.prepared(many);
+  ASSERT_EQ(op->batch_invariant(), BatchInvariance::kFull);
+  const std::vector<float> together = all.run(*op, many);
+  EXPECT_TRUE(same_bits(all.run(*op, one), together));
+  for (int64_t s = 0; s < static_cast<int64_t>(kPieces.size()); ++s) {
+    // The same step with all other sequences empty.
+    AttentionCase alone(problem);
+    const int64_t first = all.ragged.query_start[s], last = all.ragged.query_start[s + 1];
+    for (int32_t& start : alone.ragged.query_start) {
+      start = static_cast<int32_t>(std::clamp<int64_t>(start, first, last));
+    }
+    OwnedRows y = alone.run_all(*op, many);
+    for (int64_t t = first; t < last; ++t) {
+      EXPECT_TRUE(same_bits(y.row(t),
+                            std::span(together).subspan(t * problem.y_width(), problem.y_width())))
+          << "sequence " << s << " token " << t;
+    }
+  }
+}
+
+TEST(LatentAttention, APromptHasTheSameBitsInOnePieceAndInTokens) {
+  const LatentAttention::Problem& problem = kProblems[0];
+  ThreadPool threads(3);
+  AttentionCase whole(problem, kFormats[0], {{0, 150}});
+  const auto op = whole.prepared(threads);
+  const std::vector<float> together = whole.run(*op, threads);
+  for (int64_t t = 0; t < 150; t += 7) {
+    AttentionCase single(problem, kFormats[0], {{0, 150}});
+    single.ragged.query_start[0] = static_cast<int32_t>(t);
+    for (size_t i = 1; i < single.ragged.query_start.size(); ++i) {
+      single.ragged.query_start[i] = static_cast<int32_t>(t + 1);
+    }
+    OwnedRows y = single.run_all(*op, threads);
+    EXPECT_TRUE(
+        same_bits(y.row(t), std::span(together).subspan(t * problem.y_width(), problem.y_width())))
+        << t;
+  }
+}
+
+TEST(LatentAttention, OneWrongLatentOrRotatedKeyIsSeen) {
+  const LatentAttention::Problem& problem = kProblems[0];
+  ThreadPool threads(2);
+  AttentionCase c(problem);
+  const auto op = c.prepared(threads);
+  const std::vector<float> right = c.run(*op, threads);
+  for (const int64_t d : {int64_t{0}, problem.latent_dim + problem.rope_dim - 1}) {
+    AttentionCase wrong(problem);
+    wrong.set(/*s=*/5, /*position=*/40, d, 9.0f);
+    EXPECT_GT(relative_error(wrong.run(*op, threads), right), 1e-4) << d;
+  }
+}
+
+TEST(LatentAttention, TheRotatedPartOfAQueryTurnsByPairs) {
+  // One key, one query, a score each way: turning (2i, 2i + 1) is not turning (i, i + dim / 2).
+  const LatentAttention::Problem problem{.num_heads = 1,
+                                         .nope_dim = 16,
+                                         .rope_dim = 16,
+                                         .latent_dim = 16,
+                                         .value_dim = 16,
+                                         .scale = 1.0f,
+                                         .cache_dtype = DType::kF32};
+  ThreadPool threads(1);
+  AttentionCase c(problem, kFormats[1], {{1, 1}});
+  std::fill(c.q.values.begin(), c.q.values.end(), 0.0f);
+  std::fill(c.angles.values.begin(), c.angles.values.end(), 0.0f);
+  c.q.view().row(0)[16 + 2] = 1.0f;      // element 2 turns with 3, by the angle of pair 1
+  c.angles.view().row(0)[8 + 1] = 1.0f;  // a quarter turn: 2 becomes 3
+  for (const int64_t position : {0, 1}) {
+    for (int64_t d = 0; d < 32; ++d) c.set(0, position, d, d < 16 ? 1.0f - 2.0f * position : 0.0f);
+  }
+  c.set(0, 0, 16 + 3, 50.0f);  // only the first position is seen
+  OwnedRows y = c.run_all(*c.prepared(threads), threads);
+  for (int64_t d = 0; d < 16; ++d) c.set(0, 1, d, 1.0f);  // as if the second were the first
+  OwnedRows first = c.run_all(*c.prepared(threads), threads);
+  EXPECT_LT(relative_error(y.row(0), first.row(0)), 1e-6);
+}
+
+TEST(LatentAttention, UnusableUpProjectionsAreRefusedByName) {
+  ThreadPool threads(1);
+  AttentionCase c(kProblems[0], kFormats[1]);
+  const auto expect_refused = [&](const LinearWeights& kv_b, const char* what) {
+    try {
+      prepare<LatentAttention>(c.problem, {.kv_b = kv_b}, {.threads = &threads});
+      ADD_FAILURE() << what;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      EXPECT_NE(std::string(error.what()).find("kv_b_proj"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+    }
+  };
+  LinearWeights biased = c.weights.kv_b, narrow = c.weights.kv_b, broken = c.weights.kv_b;
+  const std::vector<float> bias(biased.out_features);
+  biased.bias = {.data = bias.data(), .dtype = DType::kF32, .shape = {biased.out_features}};
+  expect_refused(biased, "bias");
+  narrow.out_features -= 1;
+  expect_refused(narrow, "wrong shape");
+  std::vector<float> values(broken.out_features * broken.in_features, 1.0f);
+  values[77] = NAN;
+  broken.weight.data = values.data();
+  expect_refused(broken, "no number");
+}
+
+struct CacheCase {
+  explicit CacheCase(const LatentToCache::Problem& p)
+      : problem(p),
+        ragged(kPieces, 1, 2),
+        q(tokens(), std::max<int64_t>(p.q_latent_dim, 1), 41, 1.0f),
+        kv(tokens(), p.latent_dim + p.rope_dim, 42, 1.0f),
+        angles(tokens(), p.rope_dim, 43, 0.5f),
+        q_norm(normals(p.q_latent_dim, 44, 0.3f, 1.0f)),
+        kv_norm(normals(p.latent_dim, 45, 0.3f, 1.0f)),
+        pages(ragged.num_pages * cache_unit_bytes(p.cache())) {}
+
+  int64_t tokens() const { return ragged.batch.num_tokens; }
+  LatentToCache::Weights weights() const {
+    return {.q_norm = tensor_of(q_norm), .kv_norm = tensor_of(kv_norm)};
+  }
+  void run(const Prepared<LatentToCache>& op, ThreadPool& threads) {
+    run_op(op,
+           {.q_latent = problem.q_latent_dim > 0 ? q.view() : Rows{},
+            .kv = kv.view(),
+            .angles = angles.view(),
+            .slots = ragged.table.slots,
+            .cache = {pages.data(), cache_unit_bytes(problem.cache()), 0}},
+           threads);
+  }
+  // What the pages hold, as floats.
+  std::vector<float> cached() const {
+    std::vector<float> values;
+    for (size_t i = 0; i < pages.size(); i += size_of(problem.cache_dtype)) {
+      if (problem.cache_dtype == DType::kF16) {
+        values.push_back(to_float(*reinterpret_cast<const F16*>(pages.data() + i)));
+      } else {
+        values.push_back(*reinterpret_cast<const float*>(pages.data() + i));
+      }
+    }
+    return values;
+  }
+
+  LatentToCache::Problem problem;
+  RaggedBatch ragged;
+  OwnedRows q, kv, angles;
+  std::vector<float> q_norm, kv_norm;
+  std::vector<std::byte> pages;
+};
+
+const LatentToCache::Problem kCacheProblems[] = {
+    {.q_latent_dim = 48, .latent_dim = 64, .rope_dim = 16, .norm = {.eps = 1e-3f}},
+    {.latent_dim = 32, .rope_dim = 32, .norm = {.eps = 1e-5f}, .cache_dtype = DType::kF32}};
+
+TEST(LatentToCache, EqualsFloat64AndWritesNothingElse) {
+  ThreadPool threads(3);
+  for (const LatentToCache::Problem& problem : kCacheProblems) {
+    CacheCase expected(problem);
+    expected.run(*reference_of<LatentToCache>().prepare(problem, expected.weights(), {}), threads);
+    const std::vector<float> cached = expected.cached();
+    each_implementation<LatentToCache>(
+        problem,
+        [&](const Implementation<LatentToCache>& implementation, const OpOptions& options) {
+          CacheCase c(problem);
+          c.run(*implementation.prepare(problem, c.weights(), options), threads);
+          EXPECT_LT(relative_error(c.q.dense(), expected.q.dense()), 1e-6);
+          // F16 rounds to 2^-11; the same places are zero.
+          const std::vector<float> found = c.cached();
+          EXPECT_LT(relative_error(found, cached),
+                    problem.cache_dtype == DType::kF16 ? 1e-4 : 1e-6);
+          for (size_t i = 0; i < cached.size(); ++i) {
+            ASSERT_EQ(found[i] == 0.0f, cached[i] == 0.0f) << i;
+          }
+        },
+        threads);
+  }
+}
+
+TEST(LatentToCache, ARowIsTheNormalisedLatentThenTheKeyTurnedByPairs) {
+  ThreadPool threads(1);
+  const LatentToCache::Problem problem{
+      .latent_dim = 16, .rope_dim = 16, .norm = {.eps = 3.0f}, .cache_dtype = DType::kF32};
+  for (const bool reference : {false, true}) {
+    CacheCase c(problem);
+    for (int64_t d = 0; d < 32; ++d) c.kv.view().row(0)[d] = d < 16 ? 1.0f : 0.0f;
+    c.kv.view().row(0)[16 + 2] = 1.0f;
+    for (int64_t i = 0; i < 16; ++i) c.angles.view().row(0)[i] = 0.0f;
+    c.angles.view().row(0)[8 + 1] = 1.0f;  // pair 1 makes a quarter turn
+    c.run(reference ? *reference_of<LatentToCache>().prepare(problem, c.weights(), {})
+                    : *prepare<LatentToCache>(problem, c.weights(), {.threads = &threads}),
+          threads);
+    const std::vector<float> cached = c.cached();
+    const float* row = cached.data() + c.ragged.slots[0] * 32;
+    // 1 / sqrt(1 + 3) * weight: eps counts, and the key is not part of the mean.
+    for (int64_t d = 0; d < 16; ++d) EXPECT_FLOAT_EQ(row[d], 0.5f * c.kv_norm[d]) << d;
+    for (int64_t d = 0; d < 16; ++d) EXPECT_EQ(row[16 + d], d == 3 ? 1.0f : 0.0f) << d;
+  }
+}
+
+TEST(LatentToCache, AnInfiniteElementMakesTheRowNoNumber) {
+  ThreadPool threads(1);
+  for (const bool reference : {false, true}) {
+    CacheCase c(kCacheProblems[0]);
+    // Finite, and infinite once turned.
+    c.kv.view().row(2)[64] = c.kv.view().row(2)[65] = 3e38f;
+    c.angles.view().row(2)[0] = 3.0f;
+    c.angles.view().row(2)[8] = 0.0f;
+    const auto op = reference
+                        ? reference_of<LatentToCache>().prepare(c.problem, c.weights(), {})
+                        : prepare<LatentToCache>(c.problem, c.weights(), {.threads = &threads});
+    c.run(*op, threads);
+    const std::vector<float> cached = c.cached();
+    const auto nans =
+        std::count_if(cached.begin(), cached.end(), [](float x) { return std::isnan(x); });
+    EXPECT_EQ(nans, c.problem.latent_dim + c.problem.rope_dim);
+  }
+}
+
+}  // namespace
+}  // namespace moe4
