@@ -55,6 +55,13 @@ BpeModel::BpeModel(const TokenizerJson& json, bool ignore_merges, const std::str
   add_merges(json, name);
 }
 
+BpeModel BpeModel::of_ranks(const TokenizerJson& json, const std::string& name) {
+  BpeModel model(/*ignore_merges=*/true);
+  model.add_vocab(json, name);
+  model.add_all_merges();
+  return model;
+}
+
 void BpeModel::add_vocab(const TokenizerJson& json, const std::string& name) {
   if (json.vocab.empty()) {
     throw_bad_input({.what = "vocabulary is empty", .file = name, .tensor = "model.vocab"});
@@ -122,6 +129,26 @@ void BpeModel::add_merges(const TokenizerJson& json, const std::string& name) {
     const int32_t right_id = known(right);
     merges_.insert(left_id, right_id, {rank, known(joined)});
     ++rank;
+  }
+}
+
+// Every cut of every token into two tokens.
+void BpeModel::add_all_merges() {
+  struct Cut {
+    int32_t left, right, result;
+  };
+  std::vector<Cut> cuts;
+  for (size_t id = 0; id < bytes_of_id_.size(); ++id) {
+    const std::string_view whole = bytes_of_id_[id];
+    for (size_t at = 1; at < whole.size(); ++at) {
+      const int32_t left = id_of_bytes_.find(whole.substr(0, at));
+      const int32_t right = left < 0 ? -1 : id_of_bytes_.find(whole.substr(at));
+      if (right >= 0) cuts.push_back({left, right, static_cast<int32_t>(id)});
+    }
+  }
+  merges_.reserve(cuts.size());
+  for (const Cut& cut : cuts) {
+    merges_.insert(cut.left, cut.right, {static_cast<uint32_t>(cut.result), cut.result});
   }
 }
 

@@ -18,7 +18,7 @@ namespace moe4 {
 class MergeTable {
  public:
   struct Merge {
-    uint32_t rank;   // position in the list of merges; lower merges first
+    uint32_t rank;   // position in the list of merges, or a token's id; lower merges first
     int32_t result;  // id of the joined token
   };
 
@@ -63,6 +63,9 @@ class BpeModel {
   /// `name` is for messages. Throws Error(kBadInput) for ids given twice, far-away ids, and merges
   /// of unknown tokens.
   BpeModel(const TokenizerJson& json, bool ignore_merges, const std::string& name);
+  /// tiktoken's rule: two neighbours merge where their bytes together are a token of the
+  /// vocabulary, the lowest id first; a piece that is a token is taken whole. Reads no merges.
+  static BpeModel of_ranks(const TokenizerJson& json, const std::string& name);
 
   BpeModel(BpeModel&&) = default;
   BpeModel& operator=(BpeModel&&) = default;
@@ -80,12 +83,14 @@ class BpeModel {
   int64_t id_limit() const { return static_cast<int64_t>(bytes_of_id_.size()); }
 
  private:
+  explicit BpeModel(bool ignore_merges) : ignore_merges_(ignore_merges) {}
   void add_vocab(const TokenizerJson& json, const std::string& name);
   void add_merges(const TokenizerJson& json, const std::string& name);
+  void add_all_merges();
 
   std::vector<std::string> bytes_of_id_;
   StringTable id_of_spelling_;
-  StringTable id_of_bytes_;                // filled for ignore_merges only
+  StringTable id_of_bytes_;                // filled for ignore_merges_ only
   std::array<int32_t, 256> id_of_byte_{};  // -1: no such token
   MergeTable merges_;
   bool ignore_merges_;

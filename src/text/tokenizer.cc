@@ -7,6 +7,7 @@
 #include "text/byte_alphabet.h"
 #include "text/normalizer.h"
 #include "text/read_text_file.h"
+#include "text/tiktoken_model.h"
 #include "text/tokenizer_parts.h"
 #include "text/utf8.h"
 
@@ -27,12 +28,17 @@ Tokenizer::~Tokenizer() = default;
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / "tokenizer.json";
   const auto text = read_text_file(path, kMaxFileBytes);
-  if (!text) {
-    throw_bad_input({.what = "tokenizer is missing",
-                     .file = path.string(),
-                     .hint = "download tokenizer.json of the checkpoint"});
+  if (text) return parse(*text, path.string());
+  const std::filesystem::path ranks_path = directory / "tiktoken.model";
+  if (const auto ranks = read_text_file(ranks_path, kMaxFileBytes)) {
+    const std::filesystem::path config_path = directory / "tokenizer_config.json";
+    const std::string config = read_text_file(config_path, kMaxFileBytes).value_or("{}");
+    return std::unique_ptr<Tokenizer>(new Tokenizer(std::make_unique<Impl>(
+        Impl{read_tiktoken_model({*ranks, ranks_path.string()}, {config, config_path.string()})})));
   }
-  return parse(*text, path.string());
+  throw_bad_input({.what = "tokenizer is missing",
+                   .file = path.string(),
+                   .hint = "download tokenizer.json of the checkpoint (Kimi: tiktoken.model)"});
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::parse(std::string_view json, const std::string& name) {

@@ -1,4 +1,4 @@
-// Byte-level BPE from a Hugging Face tokenizer.json.
+// Byte-level BPE from a Hugging Face tokenizer.json, or Kimi's tiktoken.model.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ namespace moe4 {
 class Tokenizer {
  public:
   /// Reads tokenizer.json (model BPE, NFC normaliser, Split/ByteLevel pre-tokenizers, added tokens)
-  /// from a folder. Throws Error(kBadInput) naming any construct it does not know.
+  /// from a folder; without one, tiktoken.model (text/tiktoken_model.h). Throws Error(kBadInput)
+  /// naming any construct it does not know.
   static std::unique_ptr<Tokenizer> load(const std::filesystem::path& directory);
   /// From the text of a tokenizer.json; `name` is for messages.
   static std::unique_ptr<Tokenizer> parse(std::string_view json, const std::string& name);
