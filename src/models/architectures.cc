@@ -6,12 +6,14 @@
 
 namespace moe4 {
 
+extern const Architecture kDeepseekV3;
 extern const Architecture kQwen3Moe;
 extern const Architecture kQwen35Moe;
 
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
+    &kDeepseekV3,
     &kQwen3Moe,
     &kQwen35Moe,
 };

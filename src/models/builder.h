@@ -12,6 +12,7 @@
 #include "layers/attention.h"
 #include "layers/delta_net.h"
 #include "layers/feed_forward.h"
+#include "layers/latent_attention.h"
 #include "models/config_reader.h"
 #include "models/decoder.h"
 #include "models/description.h"
@@ -74,6 +75,11 @@ class Builder {
   /// `{q,k,v,o}_proj` and `{q,k}_norm` below `module`; `bias` is about q, k and v.
   std::unique_ptr<Mixer> attention(const std::string& module, AttentionSpec spec,
                                    const BiasRule& bias = {});
+  /// `kv_a_proj_with_mqa`, `kv_a_layernorm`, `kv_b_proj` and `o_proj` below `module`, with
+  /// `q_a_proj`, `q_a_layernorm` and `q_b_proj`, or `q_proj` where queries have no latent; `bias`
+  /// is about the two down projections and o_proj.
+  std::unique_ptr<Mixer> latent_attention(const std::string& module, LatentAttentionSpec spec,
+                                          const BiasRule& bias = {});
   /// `in_proj_{qkv,z,b,a}`, `out_proj`, `conv1d`, `A_log`, `dt_bias` and `norm` below `module`.
   std::unique_ptr<Mixer> delta_net(const std::string& module, const DeltaNet::Problem& problem);
   std::unique_ptr<FeedForward> dense_mlp(const std::string& module, const DenseMlpSpec& spec);
