@@ -60,8 +60,8 @@ std::string batch_remark(const BatchBehavior& batch) {
     case BatchInvariance::kByPhase:
       return fmt::format(
           "a token's bits depend on whether it is generated or of the prompt, not on what shares "
-          "its call, since {}",
-          batch.why);
+          "its call, since {}{}{}",
+          batch.why, batch.cost.empty() ? "" : "; that costs ", batch.cost);
     case BatchInvariance::kNone:
       break;
   }
@@ -82,7 +82,8 @@ std::string remark(const Selection& selection, const Candidate& candidate) {
 
 }  // namespace
 
-std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, const SelectorOptions& options) {
+std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions options) {
+  options.says_phase = true;  // as models do
   std::vector<PlanGroup> groups;
   const ModelConfig& config = checkpoint.config();
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {

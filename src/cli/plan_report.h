@@ -29,7 +29,7 @@ struct PlanGroup {
 std::string scheme_text(const PlanGroup& group);
 
 /// Selects every MoE layer; a layer that nothing can run keeps its error instead of throwing.
-std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, const SelectorOptions& options);
+std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions options);
 /// Groups what a loaded model chose.
 std::vector<PlanGroup> group_plan(const std::vector<MoeLayerPlan>& layers);
 

@@ -10,7 +10,8 @@ int64_t DenseMlp::weight_bytes() const {
   return parts_.gate_up->weight_bytes() + parts_.down->weight_bytes();
 }
 
-void DenseMlp::forward(const Rows& x, const Rows& y, Execution& execution) const {
+void DenseMlp::forward(const LayerStep& step, const Rows& x, const Rows& y) const {
+  Execution& execution = step.execution;
   Arena::Frame frame(execution.arena);
   const int64_t width = parts_.gated->problem().width;
   const Rows gate_up[] = {take_rows(execution.arena, x.rows, width),
@@ -50,7 +51,8 @@ void MoeBlock::route(const Rows& x, int32_t* topk_ids, float* topk_weights,
       {.logits = inputs[kRouter], .topk_ids = topk_ids, .topk_weights = topk_weights}, execution);
 }
 
-void MoeBlock::forward(const Rows& x, const Rows& y, Execution& execution) const {
+void MoeBlock::forward(const LayerStep& step, const Rows& x, const Rows& y) const {
+  Execution& execution = step.execution;
   Arena& arena = execution.arena;
   Arena::Frame frame(arena);
   auto* ids = arena.take<int32_t>(x.rows * top_k());
@@ -68,6 +70,7 @@ void MoeBlock::forward(const Rows& x, const Rows& y, Execution& execution) const
                .topk_ids = ids,
                .topk_weights = weights,
                .y = y,
+               .num_decode_tokens = step.batch.num_decodes * step.batch.query_of_decode,
                .unrouted_is_nan = true},
               execution);
   if (parts_.shared_down == nullptr) return;

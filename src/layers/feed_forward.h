@@ -23,7 +23,7 @@ struct DenseMlpParts {
 class DenseMlp final : public FeedForward {
  public:
   explicit DenseMlp(DenseMlpParts parts) : parts_(std::move(parts)) {}
-  void forward(const Rows& x, const Rows& y, Execution& execution) const override;
+  void forward(const LayerStep& step, const Rows& x, const Rows& y) const override;
   int64_t weight_bytes() const override;
 
  private:
@@ -47,7 +47,7 @@ struct MoeBlockParts {
 class MoeBlock final : public FeedForward {
  public:
   explicit MoeBlock(MoeBlockParts parts);
-  void forward(const Rows& x, const Rows& y, Execution& execution) const override;
+  void forward(const LayerStep& step, const Rows& x, const Rows& y) const override;
   int64_t weight_bytes() const override;
 
   int64_t top_k() const { return parts_.route->problem().top_k; }

@@ -36,8 +36,8 @@ class Mixer {
 class FeedForward {
  public:
   virtual ~FeedForward() = default;
-  /// x, y: [T, hidden_size]; y is overwritten and does not alias x.
-  virtual void forward(const Rows& x, const Rows& y, Execution& execution) const = 0;
+  /// x, y: [T, hidden_size] of the step's tokens; y is overwritten and does not alias x.
+  virtual void forward(const LayerStep& step, const Rows& x, const Rows& y) const = 0;
   /// Weight bytes read for one token.
   virtual int64_t weight_bytes() const = 0;
 };

@@ -72,7 +72,7 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
         const size_t first = first_cache_[i], count = first_cache_[i + 1] - first;
         block.mixer->forward(step, x, caches.subspan(first, count), delta);
       } else {
-        block.feed_forward->forward(x, delta, execution);
+        block.feed_forward->forward(step, x, delta);
       }
       waiting = delta;
     }

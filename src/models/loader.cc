@@ -86,7 +86,9 @@ void Loader::chose(OpChoice choice) {
 
 std::unique_ptr<HostExperts> Loader::experts(const std::string& module, const MoeProblem& problem) {
   const MoeLayerWeights weights = checkpoint().experts(module, problem);
-  Selection selection = select_backend(weights.problem, weights.scheme, options_.moe);
+  SelectorOptions asked = options_.moe;
+  asked.says_phase = true;  // MoeBlock::forward() does
+  Selection selection = select_backend(weights.problem, weights.scheme, asked);
   if (const Support absent = selection.backend->runnable(selection.device)) {
     throw Error(ErrorCode::kUnavailable, "layer " + std::to_string(layer_number()) + ": backend '" +
                                              std::string(selection.backend->name()) +

@@ -24,7 +24,9 @@ std::string_view to_string(BatchInvariance invariance);
 struct BatchBehavior {
   BatchInvariance invariance = BatchInvariance::kFull;
   std::string why;   ///< below kFull: what decides the order; reads well after "since"
-  std::string cost;  ///< below kFull: the measured price of asking for invariance; "" if unknown
+  /// The measured price of invariance, "" if unknown: kByPhase what is paid, kNone what asking for
+  /// it would take.
+  std::string cost;
 };
 
 }  // namespace moe4

@@ -28,6 +28,9 @@ struct ExpertsQuery {
   ActivationPrecision precision = ActivationPrecision::kBf16;
   Device device;
   Parallel parallel;
+  /// Calls will say which tokens were generated (ExpertsArgs::num_decode_tokens), as steps of
+  /// models do.
+  bool says_phase = false;
 };
 
 struct PrepareOptions {
@@ -87,8 +90,9 @@ class ExpertsBackend {
   virtual std::string_view name() const = 0;
   /// Pure and cheap: no device needed.
   virtual Support supports(const ExpertsQuery& query) const = 0;
-  /// What batch_invariant() of a layer prepared without tuning will say at least, and why. Pure
-  /// like supports(), and only asked about what that takes.
+  /// What batch_invariant() of a layer prepared without tuning will say at least, and why; more
+  /// where query.says_phase and a backend has an order of sums for each phase. Pure like
+  /// supports(), and only asked about what that takes.
   virtual BatchBehavior batch_behavior(const ExpertsQuery& query) const = 0;
   /// What PrepareOptions::tuning may hold for this backend.
   virtual std::span<const TuningOption> tuning_options() const { return {}; }

@@ -157,7 +157,8 @@ class LayerSelector {
                .scheme = scheme,
                .precision = wanted_.front(),
                .device = options.device,
-               .parallel = options.parallel} {
+               .parallel = options.parallel,
+               .says_phase = options.says_phase} {
     for (const ExpertsBackend* backend : registry()) candidates_.push_back(judge_here(backend));
   }
 

@@ -16,6 +16,8 @@ struct SelectorOptions {
   Parallel parallel;
   /// Only backends whose batch_behavior() is better than kNone (`--batch-invariant`).
   bool batch_invariant = false;
+  /// ExpertsQuery::says_phase; models set it.
+  bool says_phase = false;
   /// Also ask runnable(): a backend that this program cannot run here and now is rejected with its
   /// reason. Off for plans of absent devices.
   bool must_run = false;

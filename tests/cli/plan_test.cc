@@ -52,25 +52,23 @@ TEST(Plan, EveryDeviceGetsItsBackend) {
   }
 }
 
-TEST(Plan, SaysWhetherATokensBitsDependOnItsBatchAndWhatItCosts) {
-  const json hopper = plan(kModel, {"--device", "sm_90"})["groups"][0];
-  EXPECT_EQ(hopper["batch_invariant"], "no");
-  EXPECT_THAT(hopper["batch_dependence"].get<std::string>(), HasSubstr("wgmma"));
-  EXPECT_THAT(hopper["batch_invariant_cost"].get<std::string>(), HasSubstr("marlin"));
-  const json report = plan(kModel, {"--device", "sm_90", "--batch-invariant"});
-  EXPECT_EQ(report["batch_invariant"], true);
-  const json marlin = report["groups"][0];
-  EXPECT_EQ(marlin["backend"], "marlin");
-  EXPECT_EQ(marlin["batch_invariant"], "yes");
-  for (const json& candidate : marlin["candidates"]) {
-    if (candidate["backend"] == "hopper") {
-      EXPECT_EQ(candidate["kind"], "batch");
-    }
+TEST(Plan, SaysWhatATokensBitsDependOnAndWhatThatCosts) {
+  // Steps of a model say which tokens were generated, so hopper's phases hold.
+  for (const bool asked : {false, true}) {
+    std::vector<std::string> flags = {"--device", "sm_90"};
+    if (asked) flags.emplace_back("--batch-invariant");
+    const json report = plan(kModel, flags);
+    EXPECT_EQ(report["batch_invariant"], asked);
+    const json hopper = report["groups"][0];
+    EXPECT_EQ(hopper["backend"], "hopper");
+    EXPECT_EQ(hopper["batch_invariant"], "by phase");
+    EXPECT_THAT(hopper["batch_dependence"].get<std::string>(), HasSubstr("runs of columns"));
+    EXPECT_THAT(hopper["batch_invariant_cost"].get<std::string>(), HasSubstr("1.6 %"));
   }
   const ProgramResult text = run_program({"plan", kModel, "--device", "sm_90"});
-  EXPECT_THAT(text.out, HasSubstr("batch invariant: no"));
-  EXPECT_THAT(text.out, HasSubstr("a token's bits depend on how many tokens share its call"));
-  EXPECT_THAT(text.out, HasSubstr("--batch-invariant takes marlin"));
+  EXPECT_THAT(text.out, HasSubstr("batch invariant: by phase"));
+  EXPECT_THAT(text.out, HasSubstr("a token's bits depend on whether it is generated"));
+  EXPECT_THAT(text.out, HasSubstr("that costs at most 1.6 %"));
   EXPECT_THAT(run_program({"plan", kModel}).out, HasSubstr("batch invariant: yes"));
 }
 

@@ -347,6 +347,17 @@ TEST_F(SelectorTest, BatchInvarianceWhenAskedForRejectsHopperAndTakesMarlin) {
               AllOf(HasSubstr("since a token's bits depend on its batch"), HasSubstr("marlin")));
 }
 
+TEST_F(SelectorTest, HopperIsInvariantByPhaseForWhoSaysThePhaseAndNamesWhatThatCosts) {
+  SelectorOptions options = on(Device::cuda_sm(90));
+  options.says_phase = true;
+  options.batch_invariant = true;
+  const Selection selection = select_backend(qwen3_6(), kW4A16, options);
+  EXPECT_EQ(name_of(selection), "hopper");
+  EXPECT_EQ(selection.batch.invariance, BatchInvariance::kByPhase);
+  EXPECT_THAT(selection.batch.why, HasSubstr("generated tokens"));
+  EXPECT_THAT(selection.batch.cost, HasSubstr("1.6 %"));
+}
+
 TEST_F(SelectorTest, BackendsOfTheCpuAndB12xAreBatchInvariantAsTheyAre) {
   for (const auto& [device, name] : std::vector<std::pair<Device, std::string>>{
            {Device::cpu(), "cpu"}, {Device::cpu(), "reference"}, {Device::cuda_sm(121), "b12x"}}) {

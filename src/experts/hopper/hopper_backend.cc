@@ -33,8 +33,8 @@ class PreparedHopper final : public PreparedExperts {
 
 Support HopperBackend::supports(const ExpertsQuery& query) const { return hopper_supports(query); }
 
-BatchBehavior HopperBackend::batch_behavior(const ExpertsQuery&) const {
-  return hopper_batch_behavior();
+BatchBehavior HopperBackend::batch_behavior(const ExpertsQuery& query) const {
+  return hopper_batch_behavior(query);
 }
 
 std::span<const TuningOption> HopperBackend::tuning_options() const { return kHopperTuning; }

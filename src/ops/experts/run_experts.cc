@@ -27,6 +27,7 @@ void run_experts(HostExperts& experts, const ExpertsCall& call, Execution& execu
                    .topk_weights = call.topk_weights,
                    .output = call.y.data,
                    .output_dtype = DType::kF32,
+                   .num_decode_tokens = call.num_decode_tokens,
                    .workspace = {workspace, size}};
   if (float32) {
     experts.run(args);
