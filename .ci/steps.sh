@@ -101,6 +101,13 @@ fuzz_smoke() {
   done
 }
 
+# Schedules of requests other than those of every run.
+many_schedules() {
+  cmake --preset release || return 1
+  cmake --build --preset release --target engine_test || return 1
+  build/release/bin/engine_test --gtest_filter='*Random*' --gtest_repeat=20 --gtest_shuffle --gtest_random_seed=1 --gtest_brief=1
+}
+
 neon_under_qemu() {
   cmake -S tests/aarch64 -B build/aarch64 -G Ninja --toolchain "$PWD/cmake/toolchains/aarch64.cmake" \
     -DCMAKE_BUILD_TYPE=Release -DMOE4_WERROR=ON || return 1

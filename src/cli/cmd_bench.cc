@@ -1,15 +1,14 @@
-// moe4 bench: prompt and generation speed per backend and activation mode, as a Markdown table that
-// llama-bench users know.
+// moe4 bench: prompt and generation speed per backend and activation mode, alone and together with
+// other requests, as Markdown tables that llama-bench users know.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
-#include <cmath>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 
+#include "cli/bench_runs.h"
 #include "cli/commands.h"
 #include "cli/memory_words.h"
 #include "cli/number_flags.h"
@@ -20,7 +19,6 @@
 #include "cli/table.h"
 #include "cli/tensor_io.h"
 #include "engine/generator.h"
-#include "engine/sequence.h"
 
 namespace moe4::cli {
 namespace {
@@ -29,66 +27,22 @@ struct BenchFlags {
   std::string model;
   std::vector<std::string> backends = {"auto"};
   std::vector<std::string> activations = {"auto"};
-  int64_t prompt = 512;
-  int64_t generate = 128;
-  int64_t chunk = 512;
-  int repetitions = 3;
+  RunLengths lengths;
+  std::vector<int64_t> requests;
   TokenSource source;
   bool json = false;
   MachineFlags machine;
 };
 
-struct Rate {
-  double mean = 0, deviation = 0;  // tokens per second
-};
-
 // One backend with one activation mode.
 struct BenchResult {
   std::string backend, activations;
-  std::optional<Rate> prompt, generation;
+  AloneResult alone;
+  std::vector<TogetherResult> together;
   std::optional<PerplexityResult> quality;
   double gb_per_token = 0;
   double load_seconds = 0;
 };
-
-Rate rate_of(const std::vector<double>& seconds, int64_t tokens) {
-  Rate rate;
-  for (double s : seconds) rate.mean += static_cast<double>(tokens) / s;
-  rate.mean /= static_cast<double>(seconds.size());
-  for (double s : seconds)
-    rate.deviation += std::pow(static_cast<double>(tokens) / s - rate.mean, 2);
-  if (seconds.size() > 1)
-    rate.deviation = std::sqrt(rate.deviation / static_cast<double>(seconds.size() - 1));
-  return rate;
-}
-
-std::vector<int32_t> random_tokens(int64_t n, int64_t vocab_size) {
-  std::mt19937 rng(1);
-  std::vector<int32_t> ids(n);
-  for (int32_t& id : ids) id = static_cast<int32_t>(rng() % vocab_size);
-  return ids;
-}
-
-double time_prompt(Sequence& sequence, const std::vector<int32_t>& ids, int64_t chunk) {
-  sequence.clear();
-  std::vector<float> logits;
-  const auto start = std::chrono::steady_clock::now();
-  for (size_t at = 0; at < ids.size(); at += chunk) {
-    const size_t n = std::min<size_t>(chunk, ids.size() - at);
-    const bool last = at + n == ids.size();
-    sequence.forward({ids.data() + at, n}, last ? LogitsFor::kLastToken : LogitsFor::kNone, logits);
-  }
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// Tokens are fed one by one; which ones does not matter to the speed.
-double time_generation(Sequence& sequence, const std::vector<int32_t>& ids) {
-  sequence.clear();
-  std::vector<float> logits;
-  const auto start = std::chrono::steady_clock::now();
-  for (const int32_t& id : ids) sequence.forward({&id, 1}, LogitsFor::kLastToken, logits);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // The fewest details that tell layers apart: "cpu", or "cpu, reference" in a mixed checkpoint.
 std::string chosen_names(const Model& model, bool precision) {
@@ -104,35 +58,20 @@ std::string chosen_names(const Model& model, bool precision) {
 BenchResult measure(Session& session, const BenchFlags& flags,
                     const std::vector<std::vector<int32_t>>& rows) {
   const Model& model = *session.model;
-  Sequence sequence(model, std::max<int64_t>({flags.prompt, flags.generate, 16}));
-  const int64_t vocab = model.config().vocab_size;
   BenchResult result{.backend = chosen_names(model, false),
                      .activations = chosen_names(model, true),
                      .gb_per_token = static_cast<double>(model.bytes_per_token()) * 1e-9,
                      .load_seconds = session.load_seconds};
   Progress progress(result.backend + " " + result.activations);
-  const int64_t steps = 2 * flags.repetitions + (rows.empty() ? 0 : 1);
+  const auto runs = static_cast<int64_t>(2 + flags.requests.size());
+  const int64_t steps = runs * flags.lengths.repetitions + (rows.empty() ? 0 : 1);
   int64_t done = 0;
-  const auto repeat = [&](int64_t tokens, const auto& run) {
-    std::vector<double> seconds;
-    run(random_tokens(std::min<int64_t>(tokens, 16), vocab));  // warm caches and threads
-    for (int i = 0; i < flags.repetitions; ++i) {
-      seconds.push_back(run(random_tokens(tokens, vocab)));
-      progress.update(++done, steps);
-    }
-    return rate_of(seconds, tokens);
-  };
-  if (flags.prompt > 0) {
-    result.prompt = repeat(flags.prompt, [&](const std::vector<int32_t>& ids) {
-      return time_prompt(sequence, ids, flags.chunk);
-    });
+  const auto on_run = [&] { progress.update(++done, steps); };
+  result.alone = measure_alone(model, flags.lengths, on_run);
+  for (const int64_t requests : flags.requests) {
+    result.together.push_back(measure_together(model, flags.lengths, requests, on_run));
   }
-  if (flags.generate > 0) {
-    result.generation = repeat(flags.generate, [&](const std::vector<int32_t>& ids) {
-      return time_generation(sequence, ids);
-    });
-  }
-  if (!rows.empty()) result.quality = perplexity(model, rows, flags.chunk);
+  if (!rows.empty()) result.quality = perplexity(model, rows, flags.lengths.chunk);
   return result;
 }
 
@@ -161,8 +100,16 @@ void print_json(const Session& session, const BenchFlags& flags,
       entry[test] = {
           {"tokens", tokens}, {"tokens_per_second", rate->mean}, {"deviation", rate->deviation}};
     };
-    add("prompt", flags.prompt, result.prompt);
-    add("generation", flags.generate, result.generation);
+    add("prompt", flags.lengths.prompt, result.alone.prompt);
+    add("generation", flags.lengths.generate, result.alone.generation);
+    for (const TogetherResult& together : result.together) {
+      entry["together"].push_back(
+          {{"requests", together.requests},
+           {"tokens_per_second", together.generation.mean},
+           {"deviation", together.generation.deviation},
+           {"longest_pause_ms", together.longest_pause_ms},
+           {"prompt_tokens_per_second", together.prompt_tokens_per_second}});
+    }
     if (result.quality) {
       entry["perplexity"] = result.quality->perplexity;
       entry["predictions"] = result.quality->predictions;
@@ -176,7 +123,8 @@ void print_json(const Session& session, const BenchFlags& flags,
       {"device", flags.machine.backend.device},
       {"dtype", flags.machine.dtype},
       {"threads", session.threads->size()},
-      {"repetitions", flags.repetitions},
+      {"repetitions", flags.lengths.repetitions},
+      {"chunk", flags.lengths.chunk},
       {"memory_read_gbs", memory_gbs},
       {"results", list},
   };
@@ -191,8 +139,8 @@ void print_table(const Session& session, const BenchFlags& flags,
   const bool quality = !results.empty() && results.front().quality.has_value();
   std::vector<std::string> header = {"backend",
                                      "activations",
-                                     fmt::format("pp{} tok/s", flags.prompt),
-                                     fmt::format("tg{} tok/s", flags.generate),
+                                     fmt::format("pp{} tok/s", flags.lengths.prompt),
+                                     fmt::format("tg{} tok/s", flags.lengths.generate),
                                      "GB/token",
                                      "GB/s",
                                      "of memory"};
@@ -201,13 +149,13 @@ void print_table(const Session& session, const BenchFlags& flags,
   for (const BenchResult& result : results) {
     std::vector<std::string> row = {result.backend,
                                     result.activations,
-                                    cell(result.prompt),
-                                    cell(result.generation),
+                                    cell(result.alone.prompt),
+                                    cell(result.alone.generation),
                                     fmt::format("{:.5f}", result.gb_per_token),
                                     "-",
                                     "-"};
-    if (result.generation) {
-      const double gbs = result.gb_per_token * result.generation->mean;
+    if (result.alone.generation) {
+      const double gbs = result.gb_per_token * result.alone.generation->mean;
       row[5] = fmt::format("{:.2f}", gbs);
       if (memory_gbs > 0) row[6] = fmt::format("{:.0f}%", 100 * gbs / memory_gbs);
     }
@@ -224,6 +172,25 @@ void print_table(const Session& session, const BenchFlags& flags,
              table.to_string());
 }
 
+void print_together(const BenchFlags& flags, const std::vector<BenchResult>& results) {
+  Table table({"backend", "activations", "requests",
+               fmt::format("tg{} tok/s of all", flags.lengths.generate), "tok/s of each",
+               fmt::format("longest pause ms as pp{} comes in", flags.lengths.prompt),
+               "its tok/s"});
+  for (const BenchResult& result : results) {
+    for (const TogetherResult& one : result.together) {
+      const bool prompt = one.prompt_tokens_per_second > 0;
+      table.add({result.backend, result.activations, std::to_string(one.requests),
+                 fmt::format("{:.1f} ± {:.1f}", one.generation.mean, one.generation.deviation),
+                 fmt::format("{:.1f}", one.generation.mean / static_cast<double>(one.requests)),
+                 prompt ? fmt::format("{:.1f}", one.longest_pause_ms) : "-",
+                 prompt ? fmt::format("{:.1f}", one.prompt_tokens_per_second) : "-"});
+    }
+  }
+  fmt::print("\nRequests at once, {} prompt tokens a step:\n\n{}", flags.lengths.chunk,
+             table.to_string());
+}
+
 void bench(BenchFlags flags) {
   const std::vector<std::string> backends = expand(flags.backends, all_backends());
   const std::vector<std::string> modes = expand(flags.activations, {"bf16", "fp4", "fp4-static"});
@@ -231,6 +198,8 @@ void bench(BenchFlags flags) {
   for (const std::string& backend : backends) resolve_backend_name(backend);
   for (const std::string& mode : modes) parse_activation_mode(mode);
   check_token_source(flags.source);
+  if (!flags.requests.empty() && flags.lengths.generate == 0)
+    throw Error(ErrorCode::kUsage, "--requests needs tokens to generate: give -n above 0");
   const bool scored = !flags.source.tokens.empty() || !flags.source.text.empty();
   Session session;
   std::vector<std::vector<int32_t>> rows;
@@ -256,8 +225,11 @@ void bench(BenchFlags flags) {
         if (!flags.machine.quiet) fmt::print(stderr, "skipped: {}\n", error.what());
         continue;
       }
-      const MemoryUse use{.tokens = std::max(flags.prompt, flags.generate),
-                          .advice = "lower -p or -n"};
+      const int64_t most = flags.requests.empty() ? 0 : 1 + std::ranges::max(flags.requests);
+      const MemoryUse use{
+          .tokens =
+              std::max(flags.lengths.prompt, flags.lengths.generate) * std::max<int64_t>(most, 1),
+          .advice = flags.requests.empty() ? "lower -p or -n" : "lower -p, -n or --requests"};
       results.push_back(with_memory_words(session, flags.machine, use,
                                           [&] { return measure(session, flags, rows); }));
     }
@@ -271,6 +243,7 @@ void bench(BenchFlags flags) {
     print_json(session, flags, results, memory_gbs);
   } else {
     print_table(session, flags, results, memory_gbs);
+    if (!flags.requests.empty()) print_together(flags, results);
   }
 }
 
@@ -280,14 +253,25 @@ void add_bench(CLI::App& app) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* command = app.add_subcommand("bench", "Prompt and generation speed per backend");
   command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
-  with_env(command->add_option("-p,--prompt-tokens", flags->prompt, "Prompt length; 0 to skip")
-               ->check(whole_number(0)));
-  with_env(command->add_option("-n,--max-tokens", flags->generate, "Tokens to generate; 0 to skip")
-               ->check(whole_number(0)));
-  with_env(command->add_option("-r,--repetitions", flags->repetitions, "Runs of each test")
+  with_env(
+      command->add_option("-p,--prompt-tokens", flags->lengths.prompt, "Prompt length; 0 to skip")
+          ->check(whole_number(0)));
+  with_env(
+      command
+          ->add_option("-n,--max-tokens", flags->lengths.generate, "Tokens to generate; 0 to skip")
+          ->check(whole_number(0)));
+  with_env(command->add_option("-r,--repetitions", flags->lengths.repetitions, "Runs of each test")
                ->check(whole_number(1, 1000)));
-  with_env(command->add_option("--chunk", flags->chunk, "Prompt tokens a forward pass")
+  with_env(command
+               ->add_option("--chunk", flags->lengths.chunk,
+                            "Prompt tokens a step; from 64 on in whole pages of 64")
                ->check(whole_number(1, 1 << 20)));
+  with_env(command
+               ->add_option("--requests", flags->requests,
+                            "Also so many requests at once, e.g. 1,4,16,64")
+               ->delimiter(',')
+               ->allow_extra_args(false)
+               ->check(whole_number(1, 1024)));
   add_token_source(*command, flags->source);
   add_machine_flags(*command, flags->machine, BackendNames::kSeveral);
   command->add_option("--moe-backend", flags->backends, "Names, or all")

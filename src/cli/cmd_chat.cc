@@ -19,6 +19,7 @@
 #include "cli/speed.h"
 #include "cli/standard_streams.h"
 #include "cli/template_flags.h"
+#include "engine/engine.h"
 
 namespace moe4::cli {
 namespace {
@@ -87,6 +88,33 @@ std::optional<GenerateRequest> fitting_request(const ChatFlags& flags, const Ses
   }
 }
 
+// The engine of a conversation: turns go on from what those before had computed, answers included.
+// One with twice the room is made when a turn does not fit, and computes it from its beginning.
+class ChatEngine {
+ public:
+  Engine& with_room_for(const Model& model, const GenerateRequest& request) {
+    const int64_t most = context_limit(model.config(), request.context);
+    const int64_t tokens =
+        std::min(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens, most);
+    if (!engine_ || engine_->limits().max_context < tokens) {
+      engine_.reset();  // memory for one at a time
+      const int64_t room = std::min(std::max(2 * tokens, kLeastRoom), most);
+      engine_.emplace(model, EngineLimits{.max_tokens = request.prefill_chunk + 1,
+                                          .max_seqs = 1,
+                                          .prompt_chunk = request.prefill_chunk,
+                                          .max_context = room,
+                                          .cache_tokens = room,
+                                          .cache_generated = true});
+    }
+    return *engine_;
+  }
+
+ private:
+  static constexpr int64_t kLeastRoom = 4096;
+
+  std::optional<Engine> engine_;
+};
+
 void chat(const ChatFlags& flags) {
   TemplateArguments arguments = template_arguments(flags.variables);
   Session session;
@@ -101,6 +129,7 @@ void chat(const ChatFlags& flags) {
   restart();
   const bool terminal = isatty(STDIN_FILENO) == 1;
   if (terminal) fmt::print(stderr, "/clear forgets the conversation, /exit or Ctrl-D ends it.\n");
+  ChatEngine engine;
   for (std::string line;;) {
     if (terminal) fmt::print(stderr, "> ");
     if (!read_line(line) || line == "/exit") break;
@@ -118,8 +147,8 @@ void chat(const ChatFlags& flags) {
         .advice = "lower -n or --ctx"};
     const InterruptGuard guard;
     const GenerateResult result = with_memory_words(session, flags.machine, use, [&] {
-      return generate(*session.model, session.tokenizer.get(), *request,
-                      [](const std::string& piece) {
+      return generate(engine.with_room_for(*session.model, *request), session.tokenizer.get(),
+                      *request, [](const std::string& piece) {
                         write_streamed(piece);
                         return true;
                       });

@@ -15,9 +15,10 @@
 #include "cli/session.h"
 #include "cli/table.h"
 #include "cli/tensor_io.h"
+#include "engine/evaluator.h"
 #include "engine/finite.h"
+#include "engine/hidden_states.h"
 #include "engine/layer_experts.h"
-#include "engine/sequence.h"
 
 namespace moe4::cli {
 namespace {
@@ -103,11 +104,13 @@ Subject measure(const Model& model, const std::string& label,
   Progress progress(label);
   int64_t done = 0;
   for (const std::vector<int32_t>& row : rows) {
-    Sequence sequence(model, static_cast<int64_t>(row.size()));
     const bool first = done == 0;
     std::vector<float> logits;
-    HiddenStates hidden;
-    sequence.forward(row, LogitsFor::kAllTokens, logits, first ? &hidden : nullptr);
+    HiddenStates hidden(model.config().num_layers);
+    const auto keep = [&](int64_t, std::span<const float> some) {
+      logits.insert(logits.end(), some.begin(), some.end());
+    };
+    Evaluator(model, static_cast<int64_t>(row.size())).run(row, keep, first ? &hidden : nullptr);
     require_finite_logits(model, row, logits, 0, label + ", row " + std::to_string(done));
     const std::span<const float> reference =
         base != nullptr ? std::span<const float>(base->logits[done]) : std::span<const float>();

@@ -11,8 +11,9 @@
 #include "cli/output_path.h"
 #include "cli/session.h"
 #include "cli/tensor_io.h"
+#include "engine/evaluator.h"
 #include "engine/finite.h"
-#include "engine/sequence.h"
+#include "engine/hidden_states.h"
 
 namespace moe4::cli {
 namespace {
@@ -38,13 +39,16 @@ void forward(const ForwardFlags& flags) {
   const auto tokens = static_cast<int64_t>(ids.size());
   reload_model(session, flags.machine);
   std::vector<float> logits;
-  HiddenStates hidden;
+  HiddenStates hidden(config.num_layers);
   const MemoryUse use{.tokens = tokens,
                       .result_bytes = tokens * config.vocab_size * int64_t{sizeof(float)},
                       .advice = "give fewer --ids"};
   with_memory_words(session, flags.machine, use, [&] {
-    Sequence sequence(*session.model, tokens);
-    sequence.forward(ids, LogitsFor::kAllTokens, logits, flags.hidden ? &hidden : nullptr);
+    logits.reserve(static_cast<size_t>(tokens * config.vocab_size));
+    const auto keep = [&](int64_t, std::span<const float> rows) {
+      logits.insert(logits.end(), rows.begin(), rows.end());
+    };
+    Evaluator(*session.model, tokens).run(ids, keep, flags.hidden ? &hidden : nullptr);
   });
   require_finite_logits(*session.model, ids, logits, 0);
   session.checkpoint->check_unchanged();

@@ -16,13 +16,17 @@ uint64_t mix(uint64_t x) {
 
 }  // namespace
 
+std::optional<PageHash> PageHasher::push(int32_t id) {
+  const uint64_t x = static_cast<uint64_t>(static_cast<uint32_t>(id)) + 1;
+  hash_ = {mix(hash_.low ^ x), mix(hash_.high + x * 0x9fb21c651e98df25u) ^ hash_.low};
+  return ++tokens_ % kPageTokens == 0 ? std::optional(hash_) : std::nullopt;
+}
+
 std::vector<PageHash> page_hashes(const std::vector<int32_t>& ids) {
   std::vector<PageHash> hashes;
-  PageHash h{0x9e3779b97f4a7c15u, 0xd1b54a32d192ed03u};
-  for (size_t i = 0; i < ids.size(); ++i) {
-    const auto id = static_cast<uint64_t>(static_cast<uint32_t>(ids[i])) + 1;
-    h = {mix(h.low ^ id), mix(h.high + id * 0x9fb21c651e98df25u) ^ h.low};
-    if ((i + 1) % kPageTokens == 0) hashes.push_back(h);
+  PageHasher hasher;
+  for (const int32_t id : ids) {
+    if (const auto hash = hasher.push(id)) hashes.push_back(*hash);
   }
   return hashes;
 }

@@ -14,9 +14,25 @@ struct PageHash {
   bool operator==(const PageHash&) const = default;
 };
 
-/// Hashes of the full pages of some token ids, in order; each depends on all ids up to its end.
+/// Hashes the pages of one sequence as its tokens come; each hash depends on all ids up to its end.
 /// 128 bits: pages that are found are not compared token by token.
+class PageHasher {
+ public:
+  /// The next token; a hash when it fills a page.
+  std::optional<PageHash> push(int32_t id);
+
+ private:
+  PageHash hash_{0x9e3779b97f4a7c15u, 0xd1b54a32d192ed03u};
+  int64_t tokens_ = 0;
+};
+
+/// Of the full pages of some token ids, in order.
 std::vector<PageHash> page_hashes(const std::vector<int32_t>& ids);
+
+/// For tables with pages as keys.
+struct PageHashHasher {
+  size_t operator()(const PageHash& h) const { return static_cast<size_t>(h.low); }
+};
 
 /// Pages are shared by sequences with a common prefix and counted. A page that nobody holds is
 /// free; it keeps its hash until it is taken for something else, the longest unused first. Pure
@@ -49,15 +65,12 @@ class BlockPool {
     std::optional<PageHash> hash;
     int32_t before = -1, after = -1;  // in the list of free pages
   };
-  struct Hasher {
-    size_t operator()(const PageHash& h) const { return static_cast<size_t>(h.low); }
-  };
 
   void push_free(int32_t page);
   void unlink(int32_t page);
 
   std::vector<Page> pages_;
-  std::unordered_map<PageHash, int32_t, Hasher> known_;
+  std::unordered_map<PageHash, int32_t, PageHashHasher> known_;
   int32_t oldest_ = -1, newest_ = -1;  // free pages in the order in which they became free
   int64_t num_free_ = 0;
 };

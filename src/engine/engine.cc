@@ -3,24 +3,49 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
 namespace moe4 {
 namespace {
 
-RunnerLimits runner_limits(const EngineLimits& limits) {
-  return {.step = {.max_tokens = limits.scheduler.max_tokens,
-                   .max_seqs = limits.scheduler.max_seqs,
-                   .max_context = limits.max_context,
-                   .max_logits = limits.scheduler.max_seqs},
-          .num_pages = ceil_div(limits.cache_tokens, kPageTokens),
-          .num_state_slots = limits.scheduler.max_seqs};
+// Bytes of all recurrent layers' states of one sequence.
+int64_t state_bytes(const Model& model) {
+  int64_t bytes = 0;
+  for (const CacheSpec& spec : model.caches()) {
+    if (std::holds_alternative<RecurrentSpec>(spec)) bytes += cache_unit_bytes(spec);
+  }
+  return bytes;
 }
 
-bool only_pages(const Model& model) {
-  return std::all_of(model.caches().begin(), model.caches().end(),
-                     [](const CacheSpec& spec) { return std::holds_alternative<PagedSpec>(spec); });
+int64_t snapshots_within(const Model& model, const EngineLimits& limits) {
+  const int64_t bytes = state_bytes(model);
+  return limits.prefix_cache && bytes > 0 ? limits.snapshot_bytes / bytes : 0;
+}
+
+int64_t logits_rows(const EngineLimits& limits) {
+  return limits.prompt_logits ? limits.max_tokens : limits.max_seqs;
+}
+
+RunnerLimits runner_limits(const EngineLimits& limits, int64_t num_snapshots) {
+  if (limits.max_context <= 0) {
+    throw Error(ErrorCode::kUsage, "a request needs room for at least one token");
+  }
+  return {.step = {.max_tokens = limits.max_tokens,
+                   .max_seqs = limits.max_seqs,
+                   .max_context = limits.max_context,
+                   .max_logits = logits_rows(limits)},
+          .num_pages = ceil_div(limits.cache_tokens, kPageTokens),
+          .num_state_slots = limits.max_seqs + num_snapshots};
+}
+
+SchedulerLimits scheduler_limits(const EngineLimits& limits, bool has_state,
+                                 int64_t num_snapshots) {
+  return {.max_tokens = limits.max_tokens,
+          .max_seqs = limits.max_seqs,
+          .prompt_chunk = limits.prompt_chunk,
+          .num_snapshots = has_state ? std::optional(num_snapshots) : std::nullopt};
 }
 
 }  // namespace
@@ -28,14 +53,17 @@ bool only_pages(const Model& model) {
 Engine::Engine(const Model& model, const EngineLimits& limits)
     : model_(model),
       limits_(limits),
-      reuses_prefixes_(limits.prefix_cache && only_pages(model)),
-      runner_(model, runner_limits(limits)),
-      scheduler_(limits.scheduler, ceil_div(limits.cache_tokens, kPageTokens)),
-      logits_(static_cast<size_t>(limits.scheduler.max_seqs * model.config().vocab_size)) {}
+      num_snapshots_(snapshots_within(model, limits)),
+      has_state_(state_bytes(model) > 0),
+      runner_(model, runner_limits(limits, num_snapshots_)),
+      scheduler_(scheduler_limits(limits, has_state_, num_snapshots_),
+                 ceil_div(limits.cache_tokens, kPageTokens)),
+      logits_(static_cast<size_t>(logits_rows(limits) * model.config().vocab_size)) {}
 
 RequestId Engine::submit(EngineRequest request) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
-  MOE4_CHECK(request.next_token && request.max_new_tokens > 0);
+  MOE4_CHECK(request.max_new_tokens == 0 || (request.max_new_tokens > 0 && request.next_token));
+  MOE4_CHECK(!request.prompt_logits || limits_.prompt_logits);
   if (prompt == 0) throw Error(ErrorCode::kUsage, "the prompt is empty: give at least one token");
   if (request.max_new_tokens > limits_.max_context - prompt) {
     throw Error(ErrorCode::kUsage, "the prompt has " + std::to_string(prompt) + " tokens and " +
@@ -44,13 +72,19 @@ RequestId Engine::submit(EngineRequest request) {
                                        std::to_string(limits_.max_context));
   }
   runner_.check_ids(request.prompt, 0);
+  Active active{.ids = request.prompt,
+                .reuses = limits_.prefix_cache && !request.prompt_logits &&
+                          (!has_state_ || num_snapshots_ > 0)};
+  std::vector<PageHash> prefix;
+  for (const int32_t id : active.ids) {
+    if (!active.reuses) break;
+    if (const auto page = active.pages.push(id)) prefix.push_back(*page);
+  }
   // The last token is only sampled, never computed.
-  const RequestId id =
-      scheduler_.add(prompt, prompt + request.max_new_tokens - 1,
-                     reuses_prefixes_ ? page_hashes(request.prompt) : std::vector<PageHash>{});
-  Active& active = requests_[id];
-  active.ids = request.prompt;
+  const int64_t computed = prompt + std::max<int64_t>(request.max_new_tokens - 1, 0);
+  const RequestId id = scheduler_.add(prompt, computed, std::move(prefix));
   active.request = std::move(request);
+  requests_.emplace(id, std::move(active));
   return id;
 }
 
@@ -58,66 +92,112 @@ void Engine::cancel(RequestId id) {
   if (requests_.erase(id) > 0) scheduler_.finish(id);
 }
 
-void Engine::finish(RequestId id, std::exception_ptr error) {
-  const auto found = requests_.find(id);
-  const auto on_end = std::move(found->second.request.on_end);
-  requests_.erase(found);
+void Engine::call_end(Active active, const RequestEnd& end) {
+  if (active.request.on_end) active.request.on_end(end);
+}
+
+void Engine::end(RequestId id, std::exception_ptr error) {
+  const RequestEnd end{std::move(error), scheduler_.cached_tokens(id)};
+  Active active = std::move(requests_.at(id));
+  requests_.erase(id);
   scheduler_.finish(id);
-  if (on_end) on_end(std::move(error));
+  call_end(std::move(active), end);
 }
 
-void Engine::take_token(RequestId id, std::span<float> logits) {
-  Active& active = requests_.at(id);
-  std::optional<int32_t> token;
-  std::exception_ptr error;
-  try {
-    token = active.request.next_token(logits);
-    if (token) runner_.check_ids({&*token, 1}, static_cast<int64_t>(active.ids.size()));
-  } catch (...) {
-    error = std::current_exception();
-  }
-  // A callback may have cancelled its own request.
-  if (!requests_.contains(id)) return;
-  if (token && !error) active.ids.push_back(*token);
-  const auto made = static_cast<int64_t>(active.ids.size() - active.request.prompt.size());
-  if (error || !token || made == active.request.max_new_tokens) {
-    finish(id, error);
-    return;
-  }
-  scheduler_.add_token(id);
+int64_t Engine::wanted_logits(const ScheduledPiece& piece) const {
+  const EngineRequest& request = requests_.at(piece.id).request;
+  if (request.prompt_logits && !piece.is_decode) return piece.tokens;
+  return piece.wants_logits && request.max_new_tokens > 0 ? 1 : 0;
 }
 
-bool Engine::step() {
-  if (requests_.empty()) return false;
-  const Step step = scheduler_.next();
+void Engine::move_caches(const Step& step) {
   for (const CacheMove& move : step.copy_out) {
-    runner_.save(move.pages, move.state_slot, requests_.at(move.id).saved);
     ++num_preemptions_;
+    try {
+      runner_.save(move.pages, move.state_slot, requests_.at(move.id).saved);
+    } catch (...) {  // no memory for the copy
+      end(move.id, std::current_exception());
+    }
   }
   for (const CacheMove& move : step.copy_in) {
     std::vector<std::byte>& saved = requests_.at(move.id).saved;
     runner_.restore(move.pages, move.state_slot, saved);
     saved = {};
   }
+  for (const StateCopy& copy : step.resumed) runner_.copy_state(copy.from, copy.to);
+}
+
+void Engine::run_pieces(const Step& step, Observer* observer) {
+  if (step.pieces.empty()) return;
   pieces_.clear();
-  sampled_.clear();
+  int64_t rows = 0;
   for (const ScheduledPiece& piece : step.pieces) {
-    const Active& active = requests_.at(piece.id);
-    if (piece.context == scheduler_.cached_tokens(piece.id)) num_cached_tokens_ += piece.context;
-    pieces_.push_back({.token_ids = std::span(active.ids).subspan(piece.context, piece.tokens),
-                       .context = piece.context,
-                       .pages = scheduler_.pages(piece.id),
-                       .state_slot = scheduler_.state_slot(piece.id),
-                       .is_decode = piece.is_decode,
-                       .num_logits = piece.wants_logits ? 1 : 0});
-    if (piece.wants_logits) sampled_.push_back(piece.id);
+    pieces_.push_back(
+        {.token_ids = std::span(requests_.at(piece.id).ids).subspan(piece.context, piece.tokens),
+         .context = piece.context,
+         .pages = scheduler_.pages(piece.id),
+         .state_slot = scheduler_.state_slot(piece.id),
+         .is_decode = piece.is_decode,
+         .num_logits = wanted_logits(piece)});
+    rows += pieces_.back().num_logits;
   }
-  const int64_t vocab = model_.config().vocab_size;
-  const auto rows = static_cast<int64_t>(sampled_.size());
-  if (!pieces_.empty()) runner_.run(pieces_, Rows::dense(logits_.data(), rows, vocab));
-  for (int64_t i = 0; i < rows; ++i) {
-    const RequestId id = sampled_[i];
-    if (requests_.contains(id)) take_token(id, std::span(logits_).subspan(i * vocab, vocab));
+  runner_.run(pieces_, Rows::dense(logits_.data(), rows, model_.config().vocab_size), observer);
+  for (const StateCopy& copy : step.kept) runner_.copy_state(copy.from, copy.to);
+}
+
+void Engine::take_token(RequestId id, Active& active, std::span<float> logits) {
+  const std::optional<int32_t> token = active.request.next_token(logits);
+  if (!token) return end(id, nullptr);
+  runner_.check_ids({&*token, 1}, static_cast<int64_t>(active.ids.size()));
+  active.ids.push_back(*token);
+  const auto made = static_cast<int64_t>(active.ids.size() - active.request.prompt.size());
+  if (made == active.request.max_new_tokens) return end(id, nullptr);
+  std::optional<PageHash> page;
+  if (active.reuses && limits_.cache_generated) page = active.pages.push(*token);
+  scheduler_.add_token(id, page);
+}
+
+// `logits`: the rows of a piece.
+void Engine::take_logits(const ScheduledPiece& piece, std::span<float> logits) {
+  const auto found = requests_.find(piece.id);
+  if (found == requests_.end()) return;  // cancelled by the callback of another
+  Active& active = found->second;
+  const auto vocab = static_cast<size_t>(model_.config().vocab_size);
+  try {
+    if (active.request.prompt_logits && !piece.is_decode) {
+      active.request.prompt_logits(piece.context, logits);
+    }
+    if (!piece.wants_logits) return;
+    if (active.request.max_new_tokens == 0) return end(piece.id, nullptr);
+    take_token(piece.id, active, logits.last(vocab));
+  } catch (...) {
+    end(piece.id, std::current_exception());
+  }
+}
+
+bool Engine::step(Observer* observer) {
+  if (requests_.empty()) return false;
+  const Step step = scheduler_.next();
+  move_caches(step);
+  try {
+    run_pieces(step, observer);
+  } catch (...) {
+    std::vector<std::pair<Active, RequestEnd>> ended;
+    for (const ScheduledPiece& piece : step.pieces) {
+      const RequestEnd end{std::current_exception(), scheduler_.cached_tokens(piece.id)};
+      ended.emplace_back(std::move(requests_.at(piece.id)), end);
+      requests_.erase(piece.id);
+    }
+    scheduler_.fail(step);
+    for (auto& [active, end] : ended) call_end(std::move(active), end);
+    return true;
+  }
+  const auto vocab = static_cast<size_t>(model_.config().vocab_size);
+  size_t row = 0;
+  for (size_t i = 0; i < step.pieces.size(); ++i) {
+    const auto rows = static_cast<size_t>(pieces_[i].num_logits);
+    take_logits(step.pieces[i], std::span(logits_).subspan(row * vocab, rows * vocab));
+    row += rows;
   }
   return true;
 }

@@ -16,63 +16,94 @@
 namespace moe4 {
 
 struct EngineLimits {
-  SchedulerLimits scheduler;
+  int64_t max_tokens = 512;  ///< of a step; at least max_seqs + kPageTokens
+  int64_t max_seqs = 64;     ///< that take part in a step
+  int64_t prompt_chunk = 0;  ///< as in SchedulerLimits
   int64_t max_context = 0;   ///< tokens of a request, prompt and generated
   int64_t cache_tokens = 0;  ///< of all requests together that run at once; whole pages
-  /// Prompts reuse pages of equal beginnings. Models with recurrent layers compute all of theirs:
-  /// a page says nothing of the state at its end.
+  /// Prompts go on from what was computed of an equal beginning.
   bool prefix_cache = true;
+  /// Memory for snapshots of recurrent states, beside those of running requests; the longest unused
+  /// makes room. Without a single one, models with recurrent layers compute all of every prompt.
+  int64_t snapshot_bytes = int64_t{256} << 20;
+  /// Prompts also go on from what was computed while generating. Off by default: where generated
+  /// tokens have kernels of their own, its bits are not those of a prompt.
+  bool cache_generated = false;
+  /// Room for the logits of all tokens of a step, which EngineRequest::prompt_logits needs.
+  bool prompt_logits = false;
+};
+
+/// How a request ended.
+struct RequestEnd {
+  std::exception_ptr error;   ///< null: as it should
+  int64_t cached_tokens = 0;  ///< of its prompt, computed by others before
 };
 
 struct EngineRequest {
   std::vector<int32_t> prompt;
-  int64_t max_new_tokens = 0;
+  int64_t max_new_tokens = 0;  ///< 0: the prompt is computed, and that is all
   /// The next token from logits [vocab_size] of all tokens so far; nothing: the request ends. The
   /// logits may be changed in place. What it throws ends this request and no other.
   std::function<std::optional<int32_t>(std::span<float> logits)> next_token;
-  /// Called once when the request has ended by itself; not after cancel(). May be empty.
-  std::function<void(std::exception_ptr error)> on_end;
+  /// Called with the logits of the prompt's tokens, [n, vocab_size] of those at `first` and after,
+  /// in order. A request that has it computes all of its prompt. May be empty.
+  std::function<void(int64_t first, std::span<const float> logits)> prompt_logits;
+  /// Called once when the request has ended by itself; not after cancel(). Must not throw. May be
+  /// empty.
+  std::function<void(const RequestEnd& end)> on_end;
 };
 
-/// Not thread-safe: one thread submits, steps and cancels; callbacks run inside step().
+/// Not thread-safe: one thread submits, steps and cancels. Callbacks run inside step(); they may
+/// submit, and cancel requests other than their own.
 class Engine {
  public:
-  /// Throws Error(kUnavailable) when memory is short. `model` must outlive it.
+  /// Throws Error(kUsage) without room for a token, Error(kUnavailable) when memory is short.
+  /// `model` must outlive it.
   Engine(const Model& model, const EngineLimits& limits);
+
+  const Model& model() const { return model_; }
+  const EngineLimits& limits() const { return limits_; }
 
   /// Throws Error(kUsage) for an empty prompt or one that the limits cannot hold, Error(kBadInput)
   /// for an id outside the vocabulary.
   RequestId submit(EngineRequest request);
   /// Ends a request without a callback; takes effect at once. Nothing for one that has ended.
   void cancel(RequestId id);
-  /// One step of the model for the requests there are; false when there are none.
-  bool step();
+  /// One step of the model for the requests there are; false when there are none. A step that the
+  /// model throws out of ends the requests that took part in it. `observer` sees all tokens of the
+  /// step.
+  bool step(Observer* observer = nullptr);
 
   int64_t num_requests() const { return static_cast<int64_t>(requests_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
-  /// Prompt tokens that were not computed since others had.
-  int64_t num_cached_tokens() const { return num_cached_tokens_; }
 
  private:
   struct Active {
     EngineRequest request;
-    std::vector<int32_t> ids;      // prompt and generated
+    std::vector<int32_t> ids;  // prompt and generated
+    PageHasher pages;          // of ids
+    bool reuses = false;
     std::vector<std::byte> saved;  // caches while it is preempted
   };
 
-  void finish(RequestId id, std::exception_ptr error);
-  void take_token(RequestId id, std::span<float> logits);
+  int64_t wanted_logits(const ScheduledPiece& piece) const;
+  void move_caches(const Step& step);
+  void run_pieces(const Step& step, Observer* observer);
+  void take_logits(const ScheduledPiece& piece, std::span<float> logits);
+  void take_token(RequestId id, Active& active, std::span<float> logits);
+  void end(RequestId id, std::exception_ptr error);
+  static void call_end(Active active, const RequestEnd& end);
 
   const Model& model_;
   EngineLimits limits_;
-  bool reuses_prefixes_;
+  int64_t num_snapshots_;  // state slots for them
+  bool has_state_;         // of recurrent layers
   Runner runner_;
   Scheduler scheduler_;
   std::map<RequestId, Active> requests_;
   std::vector<SequencePiece> pieces_;
-  std::vector<RequestId> sampled_;  // whose logits the step makes, in order
-  std::vector<float> logits_;       // [max_seqs, vocab_size]
-  int64_t num_preemptions_ = 0, num_cached_tokens_ = 0;
+  std::vector<float> logits_;  // of a step, [rows, vocab_size]
+  int64_t num_preemptions_ = 0;
 };
 
 }  // namespace moe4

@@ -9,13 +9,14 @@
 #include <vector>
 
 #include "base/error.h"
-#include "engine/sequence.h"
+#include "engine/evaluator.h"
+#include "engine/hidden_states.h"
 
 namespace moe4 {
 namespace {
 
-// Tokens of a piece when a sequence is run again: bounds the memory of its hidden states.
-constexpr int64_t kPiece = 128;
+// Tokens of a step when a sequence is run again: bounds the memory of its hidden states.
+constexpr int64_t kStepTokens = 128;
 
 bool all_finite(std::span<const float> values) {
   // One comparison for NaN and both infinities; no dependence from one element to the next.
@@ -30,29 +31,43 @@ struct Origin {
   int64_t position;  // of the token
 };
 
-// The first place whose output is not finite, going through tokens piece by piece.
-std::optional<Origin> find_origin(const Model& model, std::span<const int32_t> tokens) {
-  const auto size = static_cast<int64_t>(tokens.size());
-  Sequence sequence(model, size);
-  const int64_t width = model.config().hidden_size;
-  std::vector<float> logits;
-  for (int64_t begin = 0; begin < size; begin += kPiece) {
-    HiddenStates hidden;
-    sequence.forward(tokens.subspan(begin, std::min(kPiece, size - begin)), LogitsFor::kNone,
-                     logits, &hidden);
-    const auto look = [&](std::span<const float> values,
-                          const std::string& place) -> std::optional<Origin> {
-      const auto at = first_not_finite(values);
-      if (!at) return std::nullopt;
-      return Origin{place, begin + static_cast<int64_t>(*at) / width};
-    };
-    if (auto found = look(hidden.embed, "the embedding")) return found;
-    for (size_t layer = 0; layer < hidden.layers.size(); ++layer) {
-      if (auto found = look(hidden.layers[layer], fmt::format("layer {}", layer))) return found;
+// Keeps the hidden states of a step and looks at them when the step is over: the first place whose
+// output is not finite comes first in a layer, not in a token.
+class OriginFinder final : public Observer {
+ public:
+  OriginFinder(int64_t num_layers, int64_t width) : hidden_(num_layers), width_(width) {}
+
+  void see(Point point, int64_t layer, const Rows& rows) override {
+    if (point == Point::kRouter || found_) return;
+    hidden_.see(point, layer, rows);
+    if (point != Point::kFinalNorm) return;
+    look(hidden_.embed, "the embedding");
+    for (size_t i = 0; i < hidden_.layers.size(); ++i) {
+      look(hidden_.layers[i], fmt::format("layer {}", i));
     }
-    if (auto found = look(hidden.final_norm, "the final norm")) return found;
+    look(hidden_.final_norm, "the final norm");
+    first_ += rows.rows;
+    hidden_.clear(static_cast<int64_t>(hidden_.layers.size()));
   }
-  return std::nullopt;
+  const std::optional<Origin>& found() const { return found_; }
+
+ private:
+  void look(std::span<const float> values, const std::string& place) {
+    const auto at = found_ ? std::nullopt : first_not_finite(values);
+    if (at) found_ = Origin{place, first_ + static_cast<int64_t>(*at) / width_};
+  }
+
+  HiddenStates hidden_;
+  int64_t width_;
+  int64_t first_ = 0;  // position of the step's first token
+  std::optional<Origin> found_;
+};
+
+// The first place whose output is not finite, going through tokens step by step.
+std::optional<Origin> find_origin(const Model& model, std::span<const int32_t> tokens) {
+  OriginFinder finder(model.config().num_layers, model.config().hidden_size);
+  Evaluator(model, static_cast<int64_t>(tokens.size()), kStepTokens).run(tokens, {}, &finder);
+  return finder.found();
 }
 
 }  // namespace

@@ -1,13 +1,13 @@
-// The loop of one request.
+// The choice of tokens, their text, and where it ends.
 #include "engine/generator.h"
 
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/finite.h"
-#include "engine/sequence.h"
 #include "engine/stop_strings.h"
 
 namespace moe4 {
@@ -27,8 +27,8 @@ class Stopwatch {
 class TextOutput {
  public:
   TextOutput(const Tokenizer* tokenizer, const std::vector<std::string>& stop_strings,
-             const TextCallback& callback, std::string& text)
-      : stop_strings_(stop_strings), callback_(callback), text_(text) {
+             TextCallback callback, std::string& text)
+      : stop_strings_(stop_strings), callback_(std::move(callback)), text_(text) {
     if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
   }
 
@@ -53,24 +53,10 @@ class TextOutput {
 
   std::optional<StreamDecoder> decoder_;
   StopStrings stop_strings_;
-  const TextCallback& callback_;
+  TextCallback callback_;
   std::string& text_;
   bool cancelled_ = false;
 };
-
-// Feeds the prompt in chunks; only the last token's logits are made. False: cancelled.
-bool prefill(Sequence& sequence, const GenerateRequest& request, std::vector<float>& logits) {
-  const std::span<const int32_t> prompt(request.prompt);
-  const auto size = static_cast<int64_t>(prompt.size());
-  for (int64_t begin = 0; begin < size; begin += request.prefill_chunk) {
-    if (request.cancel != nullptr && request.cancel->load()) return false;
-    const int64_t n = std::min(request.prefill_chunk, size - begin);
-    const bool last = begin + n == size;
-    sequence.forward(prompt.subspan(begin, n), last ? LogitsFor::kLastToken : LogitsFor::kNone,
-                     logits);
-  }
-  return true;
-}
 
 void check(const Model& model, const Tokenizer* tokenizer, const GenerateRequest& request) {
   const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
@@ -99,62 +85,166 @@ int64_t context_limit(const ModelConfig& config, int64_t asked) {
   return asked > 0 ? std::min(asked, own) : own;
 }
 
+class Generation::Impl {
+ public:
+  Impl(const Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
+       TextCallback on_text)
+      : model_(model),
+        request_(request),
+        prompt_tokens_(static_cast<int64_t>(request.prompt.size())),
+        limit_(std::min(request.max_new_tokens,
+                        context_limit(model.config(), request.context) - prompt_tokens_)),
+        rng_(request.sampling.seed),
+        history_(request.prompt),
+        text_(tokenizer, request.stop_strings, std::move(on_text), result_.text) {
+    result_.prompt_tokens = prompt_tokens_;
+    is_done_ = request.max_new_tokens <= 0;
+    if (!request.ignore_eos) stops_ = request.stop_token_ids;
+    if (!is_done_) history_.reserve(history_.size() + static_cast<size_t>(limit_));
+  }
+
+  int64_t max_tokens() const { return prompt_tokens_ + std::max<int64_t>(limit_, 0); }
+  bool is_done() const { return is_done_; }
+
+  EngineRequest engine_request() {
+    watch_ = {};
+    return {.prompt = request_.prompt,
+            .max_new_tokens = limit_,
+            .next_token = [this](std::span<float> logits) { return next_token(logits); },
+            .on_end =
+                [this](const RequestEnd& end) {
+                  result_.cached_tokens = end.cached_tokens;
+                  finish(end.error);
+                }};
+  }
+
+  void cancel() {
+    is_cancelled_ = true;
+    if (!has_logits_) result_.prefill_seconds = watch_.seconds();
+    finish(nullptr);
+  }
+
+  GenerateResult take_result() {
+    MOE4_CHECK(is_done_);
+    if (error_) std::rethrow_exception(error_);
+    return std::move(result_);
+  }
+
+ private:
+  std::optional<int32_t> next_token(std::span<const float> logits) {
+    if (!has_logits_) {
+      has_logits_ = true;
+      result_.prefill_seconds = watch_.seconds();
+      watch_ = {};
+    }
+    const auto generated = static_cast<int64_t>(result_.tokens.size());
+    require_finite_logits(model_, history_, logits, prompt_tokens_ + generated - 1);
+    const bool may_stop = generated >= request_.min_new_tokens;
+    const int32_t token =
+        sampler_.sample(logits,
+                        {.tokens = history_,
+                         .prompt_tokens = request_.prompt.size(),
+                         .forbidden = may_stop ? std::span<const int32_t>() : stops_},
+                        request_.sampling, rng_);
+    if (std::find(stops_.begin(), stops_.end(), token) != stops_.end()) {
+      result_.reason = StopReason::kStopToken;
+      return std::nullopt;
+    }
+    result_.tokens.push_back(token);
+    history_.push_back(token);
+    text_.push(token, may_stop);
+    if (text_.stopped() || text_.cancelled()) return std::nullopt;
+    if (generated + 1 == limit_ && limit_ < request_.max_new_tokens) {
+      result_.reason = StopReason::kContextFull;
+    }
+    return token;
+  }
+
+  void finish(std::exception_ptr error) {
+    is_done_ = true;
+    error_ = std::move(error);
+    try {
+      if (!error_ && !text_.cancelled()) text_.finish();
+    } catch (...) {
+      error_ = std::current_exception();
+    }
+    if (text_.stopped()) result_.reason = StopReason::kStopString;
+    if (is_cancelled_ || text_.cancelled()) result_.reason = StopReason::kCancelled;
+    if (has_logits_) result_.decode_seconds = watch_.seconds();
+  }
+
+  const Model& model_;
+  const GenerateRequest& request_;
+  int64_t prompt_tokens_;
+  int64_t limit_;  // new tokens
+  std::mt19937_64 rng_;
+  Sampler sampler_;
+  std::vector<int32_t> history_;
+  std::span<const int32_t> stops_;
+  GenerateResult result_;
+  TextOutput text_;
+  Stopwatch watch_;
+  bool has_logits_ = false;
+  bool is_done_ = false, is_cancelled_ = false;
+  std::exception_ptr error_;
+};
+
+Generation::Generation(const Model& model, const Tokenizer* tokenizer,
+                       const GenerateRequest& request, TextCallback on_text) {
+  check(model, tokenizer, request);
+  impl_ = std::make_unique<Impl>(model, tokenizer, request, std::move(on_text));
+}
+Generation::~Generation() = default;
+
+int64_t Generation::max_tokens() const { return impl_->max_tokens(); }
+EngineRequest Generation::engine_request() { return impl_->engine_request(); }
+bool Generation::is_done() const { return impl_->is_done(); }
+void Generation::cancel() { impl_->cancel(); }
+GenerateResult Generation::take_result() { return impl_->take_result(); }
+
+namespace {
+
+GenerateResult run(Engine& engine, Generation& generation, const std::atomic<bool>* cancel) {
+  const RequestId id = engine.submit(generation.engine_request());
+  try {
+    while (!generation.is_done()) {
+      if (cancel != nullptr && cancel->load()) {
+        engine.cancel(id);
+        generation.cancel();
+        break;
+      }
+      engine.step();
+    }
+  } catch (...) {
+    engine.cancel(id);
+    throw;
+  }
+  return generation.take_result();
+}
+
+}  // namespace
+
+GenerateResult generate(Engine& engine, const Tokenizer* tokenizer, const GenerateRequest& request,
+                        const TextCallback& on_text) {
+  Generation generation(engine.model(), tokenizer, request, on_text);
+  if (generation.is_done()) return generation.take_result();
+  return run(engine, generation, request.cancel);
+}
+
 GenerateResult generate(const Model& model, const Tokenizer* tokenizer,
                         const GenerateRequest& request, const TextCallback& on_text) {
-  check(model, tokenizer, request);
-  const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  GenerateResult result;
-  result.prompt_tokens = prompt_tokens;
-  if (request.max_new_tokens <= 0) return result;
-
-  const int64_t room = context_limit(model.config(), request.context) - prompt_tokens;
-  const int64_t limit = std::min(request.max_new_tokens, room);
-  Sequence sequence(model, prompt_tokens + limit);
-  std::mt19937_64 rng(request.sampling.seed);
-  Sampler sampler;
-  std::vector<int32_t> history = request.prompt;
-  history.reserve(history.size() + static_cast<size_t>(limit));
-  std::vector<float> logits;
-  TextOutput text(tokenizer, request.stop_strings, on_text, result.text);
-  const std::span<const int32_t> stops =
-      request.ignore_eos ? std::span<const int32_t>() : std::span(request.stop_token_ids);
-
-  const Stopwatch prefill_time;
-  bool cancelled = !prefill(sequence, request, logits);
-  result.prefill_seconds = prefill_time.seconds();
-
-  const Stopwatch decode_time;
-  while (!cancelled) {
-    const auto generated = static_cast<int64_t>(result.tokens.size());
-    require_finite_logits(model, history, logits, prompt_tokens + generated - 1);
-    const bool may_stop = generated >= request.min_new_tokens;
-    const int32_t token =
-        sampler.sample(logits,
-                       {.tokens = history,
-                        .prompt_tokens = request.prompt.size(),
-                        .forbidden = may_stop ? std::span<const int32_t>() : stops},
-                       request.sampling, rng);
-    if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
-      result.reason = StopReason::kStopToken;
-      break;
-    }
-    result.tokens.push_back(token);
-    history.push_back(token);
-    text.push(token, may_stop);
-    if (text.stopped() || text.cancelled()) break;
-    if (generated + 1 == limit) {
-      result.reason =
-          limit < request.max_new_tokens ? StopReason::kContextFull : StopReason::kLength;
-      break;
-    }
-    cancelled = request.cancel != nullptr && request.cancel->load();
-    if (!cancelled) sequence.forward({&token, 1}, LogitsFor::kLastToken, logits);
-  }
-  if (!text.cancelled()) text.finish();
-  if (text.stopped()) result.reason = StopReason::kStopString;
-  if (cancelled || text.cancelled()) result.reason = StopReason::kCancelled;
-  result.decode_seconds = decode_time.seconds();
-  return result;
+  Generation generation(model, tokenizer, request, on_text);
+  if (generation.is_done()) return generation.take_result();
+  const int64_t tokens = generation.max_tokens();
+  const int64_t chunk =
+      std::min(request.prefill_chunk, static_cast<int64_t>(request.prompt.size()));
+  Engine engine(model, {.max_tokens = std::max(chunk, kPageTokens) + 1,
+                        .max_seqs = 1,
+                        .prompt_chunk = chunk,
+                        .max_context = tokens,
+                        .cache_tokens = tokens,
+                        .prefix_cache = false});
+  return run(engine, generation, request.cancel);
 }
 
 }  // namespace moe4

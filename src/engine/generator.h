@@ -1,4 +1,4 @@
-// Generation of one sequence: chunked prefill, decode, sampling, stopping.
+// Generation: what a request asks for, the choice of its tokens from logits, and its end.
 #pragma once
 
 #include <atomic>
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/engine.h"
 #include "engine/sampler.h"
 #include "models/model.h"
 #include "text/tokenizer.h"
@@ -25,8 +26,8 @@ struct GenerateRequest {
   std::vector<int32_t> stop_token_ids;    ///< end tokens of the model and of the request
   std::vector<std::string> stop_strings;  ///< cut from the text
   bool ignore_eos = false;                ///< go on past stop_token_ids (benchmarks)
-  int64_t prefill_chunk = 256;
-  /// Looked at before every forward pass: true ends the request. May be null; of the caller.
+  int64_t prefill_chunk = 256;  ///< prompt tokens of a step, in an engine of the request's own
+  /// Looked at before every step: true ends the request. May be null; of the caller.
   const std::atomic<bool>* cancel = nullptr;
 };
 
@@ -44,14 +45,44 @@ struct GenerateResult {
   double prefill_seconds = 0;  ///< the prompt, up to the first token's logits
   double decode_seconds = 0;   ///< all tokens after the first
   int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;  ///< of the prompt, that were not computed again
 };
 
 /// Called with text as it becomes complete; return false to stop.
 using TextCallback = std::function<bool(const std::string& piece)>;
 
-/// Runs one request. `tokenizer` may be null when only ids are wanted (no stop strings then).
-/// Throws Error(kUsage) for an empty prompt, one that leaves no room for an answer in the context,
-/// or parameters out of range; Error(kBadInput) when the model's numbers are not finite.
+/// One request on its way through an engine: samples its tokens, hands out its text, finds its end.
+/// The engine's request refers to it, so it stays where it is until that has ended.
+class Generation {
+ public:
+  /// `tokenizer` may be null when only ids are wanted (no stop strings then). `request` and
+  /// `tokenizer` outlive it. Throws Error(kUsage) for an empty prompt, one that leaves no room for
+  /// an answer in the context, or parameters out of range.
+  Generation(const Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
+             TextCallback on_text = {});
+  ~Generation();
+
+  /// Tokens that it may have in all, for an engine's limits.
+  int64_t max_tokens() const;
+  /// To be submitted once, to an engine of this model.
+  EngineRequest engine_request();
+  /// Nothing more comes.
+  bool is_done() const;
+  /// Ends it; the engine's request has been cancelled.
+  void cancel();
+  /// Of one that is done. Throws what ended it: Error(kBadInput) when the model's numbers were not
+  /// finite, or what `on_text` threw.
+  GenerateResult take_result();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Runs one request in `engine`, together with others that it may have. Throws as Generation.
+GenerateResult generate(Engine& engine, const Tokenizer* tokenizer, const GenerateRequest& request,
+                        const TextCallback& on_text = {});
+/// The same in an engine of its own.
 GenerateResult generate(const Model& model, const Tokenizer* tokenizer,
                         const GenerateRequest& request, const TextCallback& on_text = {});
 

@@ -4,15 +4,12 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "engine/evaluator.h"
 #include "engine/finite.h"
 #include "engine/generator.h"
-#include "engine/sequence.h"
 
 namespace moe4 {
 namespace {
-
-// Logits of a chunk are held at once; large vocabularies get shorter chunks.
-constexpr int64_t kMaxLogitBytes = int64_t{128} << 20;
 
 double log_probability(std::span<const float> logits, int32_t token) {
   const double top = *std::max_element(logits.begin(), logits.end());
@@ -39,38 +36,34 @@ PerplexityResult perplexity(const Model& model, const std::vector<std::vector<in
                             int64_t chunk, const std::function<void(int64_t, int64_t)>& progress) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t vocab = model.config().vocab_size;
-  chunk =
-      std::clamp<int64_t>(chunk, 1, std::max<int64_t>(1, kMaxLogitBytes / (vocab * int64_t{4})));
   int64_t total = 0, done = 0, longest = 1;
   for (const auto& row : rows) {
     total += static_cast<int64_t>(row.size());
     longest = std::max(longest, static_cast<int64_t>(row.size()));
   }
-  Sequence sequence(model, longest);
+  Evaluator evaluator(model, longest, chunk);
 
   PerplexityResult result;
   double sum = 0;
-  std::vector<float> logits;
   for (size_t r = 0; r < rows.size(); ++r) {
     const std::vector<int32_t>& row = rows[r];
     const auto size = static_cast<int64_t>(row.size());
-    if (size >= 2) {
-      sequence.clear();
-      for (int64_t begin = 0; begin < size - 1; begin += chunk) {
-        const int64_t n = std::min(chunk, size - 1 - begin);  // the last token predicts nothing
-        sequence.forward(std::span(row).subspan(begin, n), LogitsFor::kAllTokens, logits);
-        require_finite_logits(model, row, logits, begin, "row " + std::to_string(r));
-        for (int64_t t = 0; t < n; ++t) {
-          const int32_t next = row[begin + t + 1];
-          if (next < 0 || next >= vocab) {
-            throw_bad_input({.what = "token id outside the vocabulary",
-                             .expected = "0 to " + std::to_string(vocab - 1),
-                             .found = std::to_string(next)});
-          }
-          sum += log_probability(std::span(logits).subspan(t * vocab, vocab), next);
+    const auto score = [&](int64_t first, std::span<const float> logits) {
+      require_finite_logits(model, row, logits, first, "row " + std::to_string(r));
+      const auto n = static_cast<int64_t>(logits.size()) / vocab;
+      for (int64_t t = 0; t < n; ++t) {
+        const int32_t next = row[first + t + 1];
+        if (next < 0 || next >= vocab) {
+          throw_bad_input({.what = "token id outside the vocabulary",
+                           .expected = "0 to " + std::to_string(vocab - 1),
+                           .found = std::to_string(next)});
         }
-        if (progress) progress(done + begin + n, total);
+        sum += log_probability(logits.subspan(t * vocab, vocab), next);
       }
+      if (progress) progress(done + first + n, total);
+    };
+    if (size >= 2) {
+      evaluator.run(std::span(row).first(size - 1), score);  // the last token predicts nothing
       result.predictions += size - 1;
     }
     done += size;

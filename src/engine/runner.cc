@@ -140,6 +140,16 @@ void Runner::restore(std::span<const int32_t> pages, int32_t state_slot,
   MOE4_CHECK(at == from.size());
 }
 
+void Runner::copy_state(int32_t from, int32_t to) {
+  MOE4_CHECK(from >= 0 && from < limits_.num_state_slots);
+  MOE4_CHECK(to >= 0 && to < limits_.num_state_slots && to != from);
+  for (const LayerCache& cache : caches_) {
+    if (cache.table != kStateTable) continue;
+    std::copy_n(cache.data + from * cache.unit_bytes, cache.unit_bytes,
+                cache.data + to * cache.unit_bytes);
+  }
+}
+
 void Runner::run(std::span<const SequencePiece> pieces, const Rows& logits, Observer* observer) {
   const Batch batch = make_batch(pieces);
   Arena arena = Arena::within({workspace_.data(), workspace_.size()});

@@ -14,7 +14,7 @@ namespace moe4 {
 struct RunnerLimits {
   StepLimits step;
   int64_t num_pages = 0;        ///< of kPageTokens tokens, for all sequences together
-  int64_t num_state_slots = 0;  ///< sequences that can have a recurrent state
+  int64_t num_state_slots = 0;  ///< recurrent states, of sequences and snapshots together
 };
 
 /// The part of one sequence that a step computes.
@@ -49,6 +49,8 @@ class Runner {
   /// slot, and with the same bits.
   void save(std::span<const int32_t> pages, int32_t state_slot, std::vector<std::byte>& to) const;
   void restore(std::span<const int32_t> pages, int32_t state_slot, std::span<const std::byte> from);
+  /// Copies the state of one slot to another.
+  void copy_state(int32_t from, int32_t to);
 
  private:
   // Calls visit(begin, bytes) for every piece of memory that belongs to these pages and this slot.

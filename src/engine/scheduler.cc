@@ -11,7 +11,10 @@
 namespace moe4 {
 
 Scheduler::Scheduler(const SchedulerLimits& limits, int64_t num_pages)
-    : limits_(limits), pool_(num_pages) {
+    : limits_(limits),
+      pool_(num_pages),
+      snapshots_(static_cast<int32_t>(limits.max_seqs), limits.num_snapshots.value_or(0)) {
+  MOE4_CHECK(limits.prompt_chunk >= 0);
   // Room for a page of a prompt beside as many decodes as there can be.
   MOE4_CHECK(limits.max_seqs > 0 && limits.max_tokens >= limits.max_seqs + kPageTokens);
   for (int64_t s = limits.max_seqs - 1; s >= 0; --s) free_slots_.push_back(static_cast<int32_t>(s));
@@ -78,25 +81,60 @@ void Scheduler::release(Request& request) {
   request.state_slot = -1;
 }
 
-// How much of a prompt fits the budget: to its end, or to a multiple of kPageTokens.
-int64_t Scheduler::piece_tokens(const Request& request, int64_t budget) {
-  const int64_t left = request.known - request.context;
+// How much of a prompt fits the budget: to its end, to the next snapshot, or to a multiple of
+// kPageTokens.
+int64_t Scheduler::piece_tokens(const Request& request, int64_t budget) const {
+  int64_t left = request.known - request.context;
+  for (int64_t end = (request.context / kPageTokens + 1) * kPageTokens;
+       end < std::min(request.context + budget + 1, request.known); end += kPageTokens) {
+    if (!wants_snapshot(request, end)) continue;
+    left = end - request.context;
+    break;
+  }
   if (left <= budget) return left;
-  return std::max<int64_t>(
-      0, (request.context + budget) / kPageTokens * kPageTokens - request.context);
+  const int64_t whole = (request.context + budget) / kPageTokens * kPageTokens - request.context;
+  if (whole > 0) return whole;
+  return limits_.prompt_chunk > 0 && budget == limits_.prompt_chunk ? budget : 0;
 }
 
-void Scheduler::take_prefix(Request& request) {
-  // The last token is computed in any case: its logits are wanted.
-  const int64_t most = (request.prompt - 1) / kPageTokens;
-  for (const PageHash& hash : request.prefix) {
-    if (static_cast<int64_t>(request.pages.size()) == most) break;
-    const auto page = pool_.share(hash);
-    if (!page) break;
-    request.pages.push_back(*page);
+// Whether the state at this end of a piece is worth keeping and not kept yet.
+bool Scheduler::wants_snapshot(const Request& request, int64_t end) const {
+  if (snapshots_.num_slots() == 0 || end % kPageTokens != 0) return false;
+  const int64_t page = end / kPageTokens;
+  if (page > static_cast<int64_t>(request.prefix.size())) return false;
+  const bool is_point = end == (request.prompt - 1) / kPageTokens * kPageTokens ||
+                        end == request.parting || end % kSnapshotTokens == 0 ||
+                        end > request.prompt;
+  return is_point && !snapshots_.has(request.prefix[page - 1]);
+}
+
+void Scheduler::keep_snapshot(const Request& request, Step& step) {
+  const int64_t page = request.context / kPageTokens;
+  // Of what a request generates the last state is enough.
+  const int64_t before = request.context - kPageTokens;
+  if (before > request.prompt && before % kSnapshotTokens != 0) {
+    snapshots_.forget(request.prefix[page - 2]);
   }
-  request.context = request.cached = static_cast<int64_t>(request.pages.size()) * kPageTokens;
-  request.published = request.pages.size();
+  const auto slot = snapshots_.take(request.prefix[page - 1]);
+  if (slot) step.kept.push_back({.from = request.state_slot, .to = *slot});
+}
+
+// Pages, and with a recurrent state the snapshot to go on from, of the longest known beginning.
+std::optional<int32_t> Scheduler::take_prefix(Request& request) {
+  // The last token is computed in any case: its logits are wanted.
+  const auto most =
+      std::min(static_cast<size_t>((request.prompt - 1) / kPageTokens), request.prefix.size());
+  size_t known = 0;
+  while (known < most && pool_.find(request.prefix[known]) != BlockPool::Found::kNo) ++known;
+  request.parting = static_cast<int64_t>(known) * kPageTokens;
+  std::optional<int32_t> snapshot;
+  if (limits_.num_snapshots) {
+    while (known > 0 && !(snapshot = snapshots_.find(request.prefix[known - 1]))) --known;
+  }
+  for (size_t i = 0; i < known; ++i) request.pages.push_back(*pool_.share(request.prefix[i]));
+  request.context = request.cached = static_cast<int64_t>(known) * kPageTokens;
+  request.published = known;
+  return snapshot;
 }
 
 // Moves the oldest waiting request to the running ones if there are pages for what it holds, for
@@ -106,7 +144,8 @@ int64_t Scheduler::admit(RequestId id, int64_t budget, Step& step) {
   if (free_slots_.empty()) return 0;
   Request& request = requests_.at(id);
   const bool fresh = request.context == 0;
-  if (fresh) take_prefix(request);
+  std::optional<int32_t> snapshot;
+  if (fresh) snapshot = take_prefix(request);
   const int64_t tokens = piece_tokens(request, budget);
   const int64_t needed =
       ceil_div(request.context + tokens, kPageTokens) - static_cast<int64_t>(request.pages.size());
@@ -130,8 +169,10 @@ int64_t Scheduler::admit(RequestId id, int64_t budget, Step& step) {
                             {request.pages.begin(), request.pages.begin() + held},
                             request.state_slot});
     request.saved = false;
-    request.published = request.prefix.size();  // its pages are copies now: others keep theirs
+    // Pages that it had are copies now: others keep theirs.
+    request.published = static_cast<size_t>(request.context / kPageTokens);
   }
+  if (snapshot) step.resumed.push_back({.from = *snapshot, .to = request.state_slot});
   running_.insert(std::upper_bound(running_.begin(), running_.end(), id), id);
   schedule(id, tokens, step);
   return tokens;
@@ -148,9 +189,10 @@ void Scheduler::schedule(RequestId id, int64_t tokens, Step& step) {
                                          [](const ScheduledPiece& p) { return !p.is_decode; });
   step.pieces.insert(piece.is_decode ? first_prompt : step.pieces.end(), piece);
   request.context += tokens;
+  if (wants_snapshot(request, request.context)) keep_snapshot(request, step);
 }
 
-// Pages of the prompt that have been computed can be found by others from now on.
+// Pages that have been computed can be found by others from now on.
 void Scheduler::publish(Request& request) {
   const size_t full =
       std::min(static_cast<size_t>(request.context / kPageTokens), request.prefix.size());
@@ -161,6 +203,7 @@ void Scheduler::publish(Request& request) {
 
 Step Scheduler::next() {
   Step step;
+  snapshots_.commit();
   for (const RequestId id : running_) publish(requests_.at(id));
   // A token of every request that generates has its place before any prompt.
   int64_t budget = limits_.max_tokens;
@@ -168,6 +211,7 @@ Step Scheduler::next() {
     const Request& request = requests_.at(id);
     budget -= request.decodes() && request.context < request.known ? 1 : 0;
   }
+  if (limits_.prompt_chunk > 0) budget = std::min(budget, limits_.prompt_chunk);
   // The oldest first: it takes pages from the youngest, who has no piece yet.
   for (size_t i = 0; i < running_.size(); ++i) {
     const RequestId id = running_[i];
@@ -190,20 +234,31 @@ Step Scheduler::next() {
   return step;
 }
 
-void Scheduler::add_token(RequestId id) {
+void Scheduler::add_token(RequestId id, const std::optional<PageHash>& page) {
   Request& request = requests_.at(id);
   MOE4_CHECK(request.context == request.known && request.known < request.most);
   ++request.known;
+  if (!page) return;
+  request.prefix.push_back(*page);
+  MOE4_CHECK(static_cast<int64_t>(request.prefix.size()) * kPageTokens == request.known);
 }
 
 void Scheduler::finish(RequestId id) {
-  const auto found = requests_.find(id);
-  MOE4_CHECK(found != requests_.end());
-  if (!found->second.pages.empty()) publish(found->second);
-  release(found->second);
+  Request& request = requests_.at(id);
+  if (!request.pages.empty()) publish(request);
+  remove(id);
+}
+
+void Scheduler::fail(const Step& step) {
+  snapshots_.discard();
+  for (const ScheduledPiece& piece : step.pieces) remove(piece.id);
+}
+
+void Scheduler::remove(RequestId id) {
+  release(requests_.at(id));
   std::erase(running_, id);
   std::erase(waiting_, id);
-  requests_.erase(found);
+  requests_.erase(id);
 }
 
 }  // namespace moe4

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "engine/block_pool.h"
+#include "engine/snapshot_pool.h"
 
 namespace moe4 {
 
@@ -14,8 +16,17 @@ using RequestId = int64_t;
 
 struct SchedulerLimits {
   int64_t max_tokens = 512;  ///< of a step; at least max_seqs + kPageTokens
-  int64_t max_seqs = 64;     ///< that take part in a step, and state slots
+  int64_t max_seqs = 64;     ///< that take part in a step, and state slots of running requests
+  /// Tokens of prompts in a step; 0: what generated ones leave of max_tokens. Below kPageTokens
+  /// pieces of prompts end anywhere.
+  int64_t prompt_chunk = 0;
+  /// State slots for snapshots, numbered from max_seqs on. Nothing: the model has no recurrent
+  /// state, and pages alone are enough to go on from.
+  std::optional<int64_t> num_snapshots;
 };
+
+/// The recurrent state is kept at every multiple of so many tokens of a prompt.
+inline constexpr int64_t kSnapshotTokens = 4096;
 
 /// The part of a request that a step computes.
 struct ScheduledPiece {
@@ -34,10 +45,18 @@ struct CacheMove {
   int32_t state_slot = 0;
 };
 
-/// To be done in this order: copy out, copy in, run the pieces (decodes come first).
+/// The recurrent state of one slot to another.
+struct StateCopy {
+  int32_t from = 0, to = 0;
+};
+
+/// To be done in this order: copy out, copy in, resume from snapshots, run the pieces (decodes come
+/// first), keep snapshots.
 struct Step {
   std::vector<CacheMove> copy_out, copy_in;
+  std::vector<StateCopy> resumed;
   std::vector<ScheduledPiece> pieces;
+  std::vector<StateCopy> kept;
 };
 
 /// First come, first served. Every step takes the next token of every request that generates, then
@@ -46,23 +65,33 @@ struct Step {
 /// youngest running request is preempted: its caches are copied out, and back in when there is
 /// room, rather than computed again. The oldest request is never preempted, so everyone finishes.
 ///
+/// Prompts with an equal beginning share its pages. With a recurrent state that is not enough: a
+/// request goes on from the longest beginning of which a snapshot was kept too. One is kept at the
+/// last multiple of kPageTokens before a prompt's last token, where a prompt leaves the pages that
+/// others had computed, and at every multiple of kSnapshotTokens; pieces end there.
+///
 /// Pure bookkeeping, no model: data in, Step out. Not thread-safe.
 class Scheduler {
  public:
   Scheduler(const SchedulerLimits& limits, int64_t num_pages);
 
   /// Adds a request of `prompt_tokens` > 0 tokens that will have `max_tokens` in all. `prefix`:
-  /// hashes of the prompt's full pages; where the pool has them they are not computed again. Empty:
-  /// no reuse. Throws Error(kUsage) when it could never be run within the pool.
+  /// hashes of the prompt's full pages; where they are known they are not computed again. Empty: no
+  /// reuse. Throws Error(kUsage) when it could never be run within the pool.
   RequestId add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix = {});
 
   /// The next step; its pieces count as computed from now on. Empty when there is nothing to do
   /// until a token is added.
   Step next();
-  /// A request whose logits were wanted has one token more.
-  void add_token(RequestId id);
+  /// A request whose logits were wanted has one token more. `page`: of the page that it fills;
+  /// given for every such page from the prompt's end on, others may go on from what decoding
+  /// computed.
+  void add_token(RequestId id, const std::optional<PageHash>& page = {});
   /// The request is done or unwanted: gives everything back. Any time, also while it waits.
   void finish(RequestId id);
+  /// The last step's pieces were not computed: ends their requests and forgets what the step was to
+  /// leave behind.
+  void fail(const Step& step);
 
   bool has(RequestId id) const { return requests_.contains(id); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
@@ -82,6 +111,7 @@ class Scheduler {
     int64_t cached = 0;
     std::vector<PageHash> prefix;
     size_t published = 0;  // pages of `prefix` that the pool knows from here
+    int64_t parting = 0;   // where the pages that others had computed end
     std::vector<int32_t> pages;
     int32_t state_slot = -1;
     bool saved = false;  // copied out
@@ -93,14 +123,18 @@ class Scheduler {
   bool grow_or_preempt(RequestId id, int64_t tokens, Step& step);
   void preempt(RequestId id, Step& step);
   int64_t admit(RequestId id, int64_t budget, Step& step);
-  void take_prefix(Request& request);
+  std::optional<int32_t> take_prefix(Request& request);
   void schedule(RequestId id, int64_t tokens, Step& step);
+  bool wants_snapshot(const Request& request, int64_t end) const;
+  void keep_snapshot(const Request& request, Step& step);
   void publish(Request& request);
   void release(Request& request);
-  static int64_t piece_tokens(const Request& request, int64_t budget);
+  void remove(RequestId id);
+  int64_t piece_tokens(const Request& request, int64_t budget) const;
 
   SchedulerLimits limits_;
   BlockPool pool_;
+  SnapshotPool snapshots_;
   RequestId next_id_ = 0;
   std::map<RequestId, Request> requests_;
   std::deque<RequestId> waiting_;   // in order of arrival; ids rise

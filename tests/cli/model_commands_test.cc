@@ -106,6 +106,19 @@ TEST_F(ModelCommands, ChatAnswersEachLineOfAConversation) {
   EXPECT_EQ(answers, 2u) << result.err;
 }
 
+TEST_F(ModelCommands, ATurnOfAChatGoesOnFromThoseBefore) {
+  std::string longer = "And";
+  for (int i = 0; i < 80; ++i) longer += " light";
+  const ProgramResult result = run_program({"chat", kModel, "-n", "8", "--temperature", "0"}, {},
+                                           longer + "\nAnd what is dark?\n/clear\nhello\n");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::string kept = " of them kept from before";
+  const size_t second = result.err.find(kept);
+  ASSERT_NE(second, std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find(kept, second + 1), std::string::npos) << result.err;
+  EXPECT_GT(second, result.err.find("generation: ")) << "the first turn has nothing to go on from";
+}
+
 TEST_F(ModelCommands, EvalScoresTokenRowsAndText) {
   const json rows = run_json({"eval", kModel, "--tokens", kTokens, "--rows", "2"});
   EXPECT_EQ(rows["rows"], 2);
@@ -294,6 +307,21 @@ TEST_F(ModelCommands, BenchPrintsAMarkdownTable) {
       {"bench", kModel, "--moe-backend", "all", "-p", "8", "-n", "2", "-r", "1", "--quiet"});
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_THAT(result.out, AllOf(HasSubstr("| backend"), HasSubstr("| cpu"), HasSubstr("|--")));
+}
+
+TEST_F(ModelCommands, BenchRunsManyRequestsAtOnce) {
+  const std::vector<std::string> command = {"bench", kModel, "-p",         "100", "-n",      "4",
+                                            "-r",    "1",    "--requests", "1,5", "--chunk", "64"};
+  const json row = run_json(command)["results"].at(0);
+  ASSERT_EQ(row["together"].size(), 2u);
+  EXPECT_EQ(row["together"][1]["requests"], 5);
+  for (const json& one : row["together"]) {
+    EXPECT_GT(one["tokens_per_second"], 0);
+    EXPECT_GT(one["longest_pause_ms"], 0);
+    EXPECT_GT(one["prompt_tokens_per_second"], 0);
+  }
+  EXPECT_THAT(run_program(command).out, HasSubstr("| requests | tg4 tok/s of all"));
+  EXPECT_EQ(run_program({"bench", kModel, "-n", "0", "--requests", "2"}).status, 2);
 }
 
 TEST_F(ModelCommands, ASyntheticCheckpointRuns) {

@@ -14,6 +14,7 @@
 namespace moe4 {
 namespace {
 
+using testing::LogitsFor;
 using testing::only;
 using testing::ScriptedModel;
 

@@ -1,7 +1,9 @@
-// The scheduler without a model: a memory that remembers which token each place of each page holds
-// is written as steps say, and must hold what every piece counts on.
+// The scheduler without a model: a memory that remembers which token each place of each page holds,
+// and which tokens each recurrent state has seen, is written as steps say, and must hold what every
+// piece counts on.
 #include "engine/scheduler.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,22 +18,44 @@
 namespace moe4 {
 namespace {
 
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::Pair;
 using testing::Random;
+
+// A token of a text, wherever it comes from. Texts 2 and 3 begin as texts 0 and 1 do.
+int32_t token_of(int32_t text, int64_t position) {
+  if (text >= 2 && position < 100) text -= 2;
+  return static_cast<int32_t>((text * 37 + position * 11) % 997);
+}
+
+std::vector<int32_t> prompt_of(int32_t text, int64_t tokens) {
+  std::vector<int32_t> ids(tokens);
+  for (int64_t t = 0; t < tokens; ++t) ids[t] = token_of(text, t);
+  return ids;
+}
 
 // Runs requests to their ends and checks every step.
 class Simulation {
  public:
-  Simulation(const SchedulerLimits& limits, int64_t num_pages)
-      : limits_(limits), scheduler_(limits, num_pages) {
+  // `cache_generated`: pages and states of generated tokens can be found, too.
+  Simulation(const SchedulerLimits& limits, int64_t num_pages, bool cache_generated = false)
+      : limits_(limits), cache_generated_(cache_generated), scheduler_(limits, num_pages) {
     memory_.assign(num_pages * kPageTokens, -1);
-    states_.assign(limits.max_seqs, {});
+    states_.assign(limits.max_seqs + limits.num_snapshots.value_or(0), {});
   }
 
-  RequestId add(std::vector<int32_t> prompt, int64_t total, bool reuse) {
-    const auto tokens = static_cast<int64_t>(prompt.size());
-    const RequestId id =
-        scheduler_.add(tokens, total, reuse ? page_hashes(prompt) : std::vector<PageHash>{});
-    requests_[id] = {std::move(prompt), total};
+  // A prompt of the text's first tokens; what it generates are the next.
+  RequestId add(int32_t text, int64_t prompt, int64_t total, bool reuse) {
+    Request request{.text = text, .total = total, .reuse = reuse};
+    std::vector<PageHash> prefix;
+    for (const int32_t id : prompt_of(text, prompt)) {
+      request.ids.push_back(id);
+      const auto page = request.pages.push(id);
+      if (page && reuse) prefix.push_back(*page);
+    }
+    const RequestId id = scheduler_.add(prompt, total, std::move(prefix));
+    requests_[id] = std::move(request);
     return id;
   }
   void cancel(RequestId id) {
@@ -47,33 +71,46 @@ class Simulation {
   Scheduler& scheduler() { return scheduler_; }
   int64_t preemptions() const { return preemptions_; }
   int64_t cached() const { return cached_; }
+  // Snapshots of all steps so far: whose, and of how many tokens.
+  const std::vector<std::pair<RequestId, int64_t>>& kept() const { return kept_; }
+  // Tokens that requests found computed when they began.
+  const std::map<RequestId, int64_t>& found() const { return found_; }
 
   // One step; false when it had no piece.
   bool step() {
     const Step step = scheduler_.next();
     move_caches(step);
-    int64_t tokens = 0;
+    int64_t tokens = 0, prompt_tokens = 0;
     bool prompts = false;
     std::set<RequestId> seen;
     for (const ScheduledPiece& piece : step.pieces) {
       tokens += piece.tokens;
       EXPECT_FALSE(piece.is_decode && prompts) << "decodes come first";
       prompts = prompts || !piece.is_decode;
+      prompt_tokens += piece.is_decode ? 0 : piece.tokens;
       EXPECT_TRUE(seen.insert(piece.id).second);
       check_and_write(piece);
     }
     EXPECT_LE(tokens, limits_.max_tokens);
     EXPECT_LE(static_cast<int64_t>(step.pieces.size()), limits_.max_seqs);
+    if (limits_.prompt_chunk > 0) {
+      EXPECT_LE(prompt_tokens, limits_.prompt_chunk);
+    }
     check_pages();
+    keep_states(step);
     for (const ScheduledPiece& piece : step.pieces) sample(piece);
     return !step.pieces.empty();
   }
 
  private:
   struct Request {
+    int32_t text = 0;
     std::vector<int32_t> ids;
+    PageHasher pages;
     int64_t total = 0;
+    bool reuse = false;
     int64_t context = 0;
+    bool began = false;
     std::vector<int32_t> saved;  // tokens of its pages while it is preempted
     std::vector<int32_t> saved_state;
   };
@@ -98,25 +135,54 @@ class Simulation {
       for (int64_t t = 0; t < move.context; ++t) at(move.pages, t) = r.saved[t];
       states_.at(move.state_slot) = r.saved_state;
     }
+    for (const StateCopy& copy : step.resumed) {
+      EXPECT_GE(copy.from, limits_.max_seqs);
+      EXPECT_LT(copy.to, limits_.max_seqs);
+      states_.at(copy.to) = states_.at(copy.from);
+    }
   }
+
+  void keep_states(const Step& step) {
+    std::set<int32_t> written;
+    for (const StateCopy& copy : step.kept) {
+      EXPECT_LT(copy.from, limits_.max_seqs);
+      EXPECT_GE(copy.to, limits_.max_seqs);
+      EXPECT_TRUE(written.insert(copy.to).second) << "two snapshots in one slot";
+      states_.at(copy.to) = states_.at(copy.from);
+      for (const ScheduledPiece& piece : step.pieces) {
+        if (scheduler_.state_slot(piece.id) == copy.from) {
+          kept_.emplace_back(piece.id, piece.context + piece.tokens);
+        }
+      }
+    }
+  }
+
+  bool is_recurrent() const { return limits_.num_snapshots.has_value(); }
 
   void check_and_write(const ScheduledPiece& piece) {
     Request& r = requests_.at(piece.id);
     const std::vector<int32_t>& pages = scheduler_.pages(piece.id);
     std::vector<int32_t>& state = states_.at(scheduler_.state_slot(piece.id));
-    if (r.context == 0) {
-      // What was found of another's prompt; a state begins anew.
+    if (!r.began) {
+      // What was found of another's prompt. From nothing a state begins anew, else it was resumed;
+      // without one there is nothing to go by.
+      r.began = true;
       cached_ += piece.context;
+      found_[piece.id] = piece.context;
       r.context = piece.context;
       EXPECT_EQ(scheduler_.cached_tokens(piece.id), piece.context);
-      state.assign(r.ids.begin(), r.ids.begin() + piece.context);
+      if (piece.context == 0) state.clear();
+      if (!is_recurrent()) state.assign(r.ids.begin(), r.ids.begin() + piece.context);
     }
+    ASSERT_EQ(static_cast<int64_t>(state.size()), piece.context);
     EXPECT_EQ(piece.context, r.context);
     EXPECT_GT(piece.tokens, 0);
     const int64_t end = piece.context + piece.tokens;
     ASSERT_LE(end, static_cast<int64_t>(r.ids.size()));
     EXPECT_EQ(piece.wants_logits, end == static_cast<int64_t>(r.ids.size()));
-    EXPECT_TRUE(piece.wants_logits || end % kPageTokens == 0) << "cut in the middle of a page";
+    if (limits_.prompt_chunk == 0 || limits_.prompt_chunk >= kPageTokens) {
+      EXPECT_TRUE(piece.wants_logits || end % kPageTokens == 0) << "cut in the middle of a page";
+    }
     ASSERT_GE(static_cast<int64_t>(pages.size()), ceil_div(end, kPageTokens));
     for (int64_t t = 0; t < piece.context; ++t) {
       ASSERT_EQ(at(pages, t), r.ids[t]) << "request " << piece.id << " position " << t;
@@ -160,33 +226,35 @@ class Simulation {
       requests_.erase(piece.id);
       return;
     }
-    r.ids.push_back(static_cast<int32_t>(1000 + piece.id));
-    scheduler_.add_token(piece.id);
+    r.ids.push_back(token_of(r.text, static_cast<int64_t>(r.ids.size())));
+    const auto page = r.pages.push(r.ids.back());
+    scheduler_.add_token(piece.id, cache_generated_ && r.reuse ? page : std::optional<PageHash>());
   }
 
   SchedulerLimits limits_;
+  bool cache_generated_;
   Scheduler scheduler_;
   std::map<RequestId, Request> requests_;
   std::vector<int32_t> memory_;               // [pages * 64]: the token that a place holds
   std::vector<std::vector<int32_t>> states_;  // [slots]: the tokens that a state has seen
   int64_t preemptions_ = 0, cached_ = 0;
+  std::vector<std::pair<RequestId, int64_t>> kept_;
+  std::map<RequestId, int64_t> found_;
 };
 
-std::vector<int32_t> prompt_of(int32_t text, int64_t tokens) {
-  std::vector<int32_t> ids(tokens);
-  for (int64_t t = 0; t < tokens; ++t) ids[t] = static_cast<int32_t>((text * 37 + t * 11) % 997);
-  return ids;
-}
-
 TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
-  int64_t preemptions = 0, cached = 0;
-  for (uint64_t seed = 0; seed < 10000; ++seed) {
+  int64_t preemptions = 0, cached = 0, resumed = 0, kept = 0;
+  // With --gtest_shuffle --gtest_repeat others each time (.ci/extended).
+  const auto round = static_cast<uint64_t>(::testing::UnitTest::GetInstance()->random_seed());
+  for (uint64_t seed = 10000 * round; seed < 10000 * (round + 1); ++seed) {
     SCOPED_TRACE(seed);
     Random random(seed);
-    const SchedulerLimits limits{.max_tokens = 72 + random.below(120),
-                                 .max_seqs = 1 + random.below(8)};
+    SchedulerLimits limits{.max_tokens = 72 + random.below(120), .max_seqs = 1 + random.below(8)};
     const int64_t pages = 3 + random.below(10);
-    Simulation simulation(limits, pages);
+    if (random.below(3) == 0) limits.prompt_chunk = 1 + random.below(100);
+    const bool recurrent = random.below(2) == 0;
+    if (recurrent) limits.num_snapshots = random.below(5);
+    Simulation simulation(limits, pages, random.below(2) == 0);
     int64_t arrivals = 2 + random.below(8);
     int64_t idle = 0;
     for (int64_t steps = 0; arrivals > 0 || !simulation.done(); ++steps) {
@@ -194,9 +262,8 @@ TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
       if (arrivals > 0 && random.below(4) == 0) {
         --arrivals;
         const int64_t total = 1 + random.below(std::min<int64_t>(pages, 5) * kPageTokens);
-        const int64_t prompt = std::max<int64_t>(1, total - random.below(40));
-        simulation.add(prompt_of(static_cast<int32_t>(random.below(2)), prompt), total,
-                       random.below(3) > 0);
+        const int64_t prompt = std::max<int64_t>(1, total - random.below(100));
+        simulation.add(static_cast<int32_t>(random.below(4)), prompt, total, random.below(3) > 0);
       }
       if (random.below(60) == 0 && !simulation.done()) {
         const std::vector<RequestId> ids = simulation.ids();
@@ -210,24 +277,166 @@ TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
     }
     EXPECT_EQ(simulation.scheduler().pool().num_free(), pages);
     preemptions += simulation.preemptions();
-    cached += simulation.cached();
+    (recurrent ? resumed : cached) += simulation.cached();
+    kept += static_cast<int64_t>(simulation.kept().size());
   }
   EXPECT_GT(preemptions, 1000) << "the schedules were too easy";
-  EXPECT_GT(cached, 10000);
+  EXPECT_GT(cached, 100000);
+  EXPECT_GT(resumed, 100000);
+  EXPECT_GT(kept, 1000);
 }
 
-TEST(Scheduler, ALongPromptDoesNotStopWhoGenerates) {
-  Simulation simulation({.max_tokens = 128, .max_seqs = 4}, 40);
-  simulation.add(prompt_of(0, 5), 30, false);
-  simulation.step();
-  simulation.add(prompt_of(1, 1000), 1001, false);
-  for (int i = 0; i < 10; ++i) {
-    const Step step = simulation.scheduler().next();
-    ASSERT_EQ(step.pieces.size(), 2u);
-    EXPECT_TRUE(step.pieces[0].is_decode);
-    EXPECT_EQ(step.pieces[1].tokens, 64);  // 127 of the budget are left: one whole page
-    simulation.scheduler().add_token(step.pieces[0].id);
+TEST(Scheduler, ALongPromptDelaysWhoGeneratesByOneChunkAtMost) {
+  for (const int64_t chunk : {0, 256}) {
+    Simulation simulation(
+        {.max_tokens = chunk == 0 ? 128 : 1000, .max_seqs = 4, .prompt_chunk = chunk}, 40);
+    simulation.add(0, 5, 30, false);
+    simulation.step();
+    simulation.add(1, 1000, 1001, false);
+    for (int64_t left = 1000; left > 0;) {
+      const Step step = simulation.scheduler().next();
+      ASSERT_EQ(step.pieces.size(), 2u);
+      EXPECT_TRUE(step.pieces[0].is_decode);
+      // Of a budget of 127 a whole page, or the prompt's end.
+      const int64_t piece = chunk == 0 ? (left > 127 ? 64 : left) : std::min<int64_t>(left, 256);
+      EXPECT_EQ(step.pieces[1].tokens, piece);
+      left -= step.pieces[1].tokens;
+      simulation.scheduler().add_token(step.pieces[0].id);
+    }
   }
+}
+
+// Steps until nobody has work.
+void run_all(Simulation& simulation) {
+  while (!simulation.done()) simulation.step();
+}
+
+TEST(Snapshots, AreKeptWherePromptsEndWhereTwoPartAndEvery4096Tokens) {
+  Simulation simulation({.max_tokens = 600, .max_seqs = 2, .num_snapshots = 20}, 400);
+  const RequestId first = simulation.add(0, 200, 210, true);
+  run_all(simulation);
+  EXPECT_THAT(simulation.kept(), ElementsAre(Pair(first, 192)));
+  // A page and 36 tokens in common: the page is known, a state at its end is not.
+  const RequestId second = simulation.add(2, 300, 310, true);
+  run_all(simulation);
+  EXPECT_EQ(simulation.found().at(second), 0);
+  EXPECT_THAT(simulation.kept(),
+              ElementsAre(Pair(first, 192), Pair(second, 64), Pair(second, 256)));
+  // From here on it is.
+  const RequestId third = simulation.add(0, 130, 131, true);
+  run_all(simulation);
+  EXPECT_EQ(simulation.found().at(third), 64) << "192 are longer than its prompt";
+  EXPECT_EQ(simulation.kept().size(), 4u);
+  EXPECT_EQ(simulation.kept().back(), std::pair(third, int64_t{128}));
+  const RequestId again = simulation.add(0, 200, 201, true);
+  run_all(simulation);
+  EXPECT_EQ(simulation.found().at(again), 192);
+  EXPECT_EQ(simulation.kept().size(), 4u) << "it was there";
+
+  const RequestId longest = simulation.add(1, 9000, 9001, true);
+  run_all(simulation);
+  EXPECT_THAT(std::vector(simulation.kept().begin() + 4, simulation.kept().end()),
+              ElementsAre(Pair(longest, 4096), Pair(longest, 8192), Pair(longest, 8960)));
+}
+
+TEST(Snapshots, AnEqualPromptGoesOnFromItsLastPageAlsoWhenItEndsThere) {
+  Simulation simulation({.max_tokens = 600, .max_seqs = 2, .num_snapshots = 20}, 400);
+  simulation.add(0, 128, 129, true);
+  run_all(simulation);
+  const RequestId again = simulation.add(0, 128, 129, true);
+  run_all(simulation);
+  EXPECT_EQ(simulation.found().at(again), 64);
+}
+
+TEST(Snapshots, TheNearestOneBelowIsTakenWhenTheBestIsGone) {
+  // Two slots: text 1 drives out what was not used for longest.
+  Simulation simulation({.max_tokens = 600, .max_seqs = 1, .num_snapshots = 2}, 400);
+  simulation.add(0, 65, 66, true);    // keeps 64
+  simulation.add(0, 200, 201, true);  // goes on from 64, keeps 192
+  run_all(simulation);
+  const RequestId both = simulation.add(0, 200, 201, true);
+  simulation.add(0, 100, 101, true);  // uses 64 last
+  run_all(simulation);
+  EXPECT_EQ(simulation.found().at(both), 192);
+  simulation.add(1, 65, 66, true);
+  run_all(simulation);
+  const RequestId after = simulation.add(0, 200, 201, true);
+  run_all(simulation);
+  EXPECT_EQ(simulation.found().at(after), 64);
+}
+
+TEST(Snapshots, WithoutASlotNothingIsReused) {
+  Simulation simulation({.max_tokens = 600, .max_seqs = 1, .num_snapshots = 0}, 400);
+  simulation.add(0, 200, 201, true);
+  const RequestId again = simulation.add(0, 200, 201, true);
+  run_all(simulation);
+  EXPECT_EQ(simulation.found().at(again), 0);
+  EXPECT_THAT(simulation.kept(), IsEmpty());
+}
+
+TEST(Snapshots, OfGeneratedTokensOnlyOnRequestAndOnlyTheLast) {
+  for (const bool cache_generated : {false, true}) {
+    Simulation simulation({.max_tokens = 600, .max_seqs = 1, .num_snapshots = 20}, 400,
+                          cache_generated);
+    const RequestId first = simulation.add(0, 100, 400, true);
+    run_all(simulation);
+    EXPECT_EQ(simulation.kept().front(), std::pair(first, int64_t{64}));
+    EXPECT_EQ(simulation.kept().size(), cache_generated ? 1u + 5u : 1u);  // 128, 192 ... 384
+    // The prompt's own, the last of the answer, and not those between.
+    const RequestId whole = simulation.add(0, 390, 391, true);
+    run_all(simulation);
+    EXPECT_EQ(simulation.found().at(whole), cache_generated ? 384 : 64);
+    const RequestId part = simulation.add(0, 300, 301, true);
+    run_all(simulation);
+    EXPECT_EQ(simulation.found().at(part), 64);
+  }
+  // Pages alone are enough without a state.
+  for (const bool cache_generated : {false, true}) {
+    Simulation simulation({.max_tokens = 600, .max_seqs = 1}, 400, cache_generated);
+    simulation.add(0, 100, 400, true);
+    run_all(simulation);
+    const RequestId part = simulation.add(0, 300, 301, true);
+    run_all(simulation);
+    EXPECT_EQ(simulation.found().at(part), cache_generated ? 256 : 64);
+  }
+}
+
+TEST(Scheduler, WhatAFailedStepWasToLeaveBehindIsNotFound) {
+  for (const std::optional<int64_t> snapshots : {std::optional<int64_t>(), {4}}) {
+    Scheduler scheduler({.max_tokens = 600, .max_seqs = 2, .num_snapshots = snapshots}, 40);
+    const std::vector<PageHash> pages = page_hashes(prompt_of(0, 200));
+    scheduler.add(200, 210, pages);
+    const Step failed = scheduler.next();
+    ASSERT_EQ(failed.pieces.size(), 1u);
+    scheduler.fail(failed);
+    EXPECT_FALSE(scheduler.has(failed.pieces[0].id));
+    EXPECT_EQ(scheduler.pool().num_free(), 40);
+    const RequestId again = scheduler.add(200, 210, pages);
+    EXPECT_EQ(scheduler.next().pieces.at(0).context, 0);
+    EXPECT_EQ(scheduler.cached_tokens(again), 0);
+  }
+}
+
+TEST(SnapshotPool, TakesTheLongestUnusedSlotAndNoneTwiceInAStep) {
+  const std::vector<PageHash> pages = page_hashes(prompt_of(0, 5 * kPageTokens));
+  SnapshotPool pool(7, 2);
+  EXPECT_EQ(pool.take(pages[0]), 7);
+  EXPECT_FALSE(pool.find(pages[0])) << "it is not written yet";
+  EXPECT_FALSE(pool.take(pages[0])) << "it will be there";
+  EXPECT_EQ(pool.take(pages[1]), 8);
+  EXPECT_FALSE(pool.take(pages[2])) << "both are promised";
+  pool.commit();
+  EXPECT_EQ(pool.find(pages[0]), 7);  // used later than 8
+  EXPECT_EQ(pool.take(pages[2]), 8);
+  EXPECT_FALSE(pool.has(pages[1]));
+  EXPECT_EQ(pool.take(pages[3]), 7);
+  pool.discard();
+  EXPECT_FALSE(pool.has(pages[0]));
+  EXPECT_FALSE(pool.has(pages[3]));
+  EXPECT_TRUE(pool.take(pages[3]));
+  pool.commit();
+  pool.forget(pages[3]);
+  EXPECT_FALSE(pool.find(pages[3]));
 }
 
 TEST(Scheduler, ARequestLargerThanTheCacheIsRefusedWithWhatToDo) {

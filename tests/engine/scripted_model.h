@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "engine/sequence.h"
 #include "models/model.h"
+#include "support/sequence.h"
 
 namespace moe4::testing {
 

@@ -6,13 +6,16 @@
 #include <filesystem>
 #include <numeric>
 
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "support/allocations.h"
 #include "support/random_moe.h"
+#include "support/sequence.h"
 
 namespace moe4 {
 namespace {
+
+using testing::LogitsFor;
+using testing::Sequence;
 
 namespace fs = std::filesystem;
 

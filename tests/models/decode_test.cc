@@ -4,13 +4,15 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/error.h"
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "support/golden.h"
+#include "support/sequence.h"
 
 namespace moe4 {
 namespace {
+
+using testing::LogitsFor;
+using testing::Sequence;
 
 namespace fs = std::filesystem;
 
@@ -117,32 +119,6 @@ TEST_P(Decode, LastTokenLogitsAreTheLastOfAllAndHiddenStatesChangeNothing) {
   }
   EXPECT_EQ(hidden.layers.size(), static_cast<size_t>(model->config().num_layers));
   EXPECT_EQ(hidden.final_norm.size(), ids.size() * model->config().hidden_size);
-}
-
-TEST_P(Decode, CapacityAndVocabularyAreLimitsWithAnErrorAndNoEffect) {
-  ThreadPool threads(1);
-  const auto model = load(GetParam(), threads);
-  Sequence sequence(*model, 4);
-  const std::vector<int32_t> ids = make_ids(5);
-  std::vector<float> logits;
-  try {
-    sequence.forward(ids, LogitsFor::kLastToken, logits);
-    FAIL() << "five tokens went into a state of four";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUsage);
-  }
-  for (int32_t bad : {-1, static_cast<int32_t>(model->config().vocab_size)}) {
-    try {
-      sequence.forward({&bad, 1}, LogitsFor::kLastToken, logits);
-      FAIL() << "id " << bad << " was taken";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-    }
-  }
-  EXPECT_EQ(sequence.length(), 0);
-  sequence.forward(std::span(ids).first(4), LogitsFor::kLastToken, logits);
-  EXPECT_EQ(sequence.length(), sequence.capacity());
-  EXPECT_EQ(logits.size(), static_cast<size_t>(model->config().vocab_size));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Decode,

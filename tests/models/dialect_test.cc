@@ -5,13 +5,16 @@
 #include <algorithm>
 
 #include "engine/layer_experts.h"
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/model.h"
 #include "support/golden.h"
+#include "support/sequence.h"
 
 namespace moe4 {
 namespace {
+
+using testing::LogitsFor;
+using testing::Sequence;
 
 using testing::Golden;
 using testing::relative_error;

@@ -7,13 +7,16 @@
 #include <numeric>
 
 #include "engine/layer_experts.h"
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/model.h"
+#include "support/sequence.h"
 #include "support/shared_models.h"
 
 namespace moe4 {
 namespace {
+
+using testing::LogitsFor;
+using testing::Sequence;
 
 using testing::Golden;
 using testing::relative_error;

@@ -6,13 +6,16 @@
 #include <cmath>
 
 #include "engine/generator.h"
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/model.h"
 #include "support/golden.h"
+#include "support/sequence.h"
 
 namespace moe4 {
 namespace {
+
+using testing::LogitsFor;
+using testing::Sequence;
 
 namespace fs = std::filesystem;
 

@@ -3,13 +3,16 @@
 
 #include <string>
 
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "support/editable_checkpoint.h"
+#include "support/sequence.h"
 #include "support/temp_dir.h"
 
 namespace moe4 {
 namespace {
+
+using testing::LogitsFor;
+using testing::Sequence;
 
 using testing::EditableCheckpoint;
 using testing::replaced;

@@ -1,0 +1,185 @@
+// Requests whose tokens are given, so that speed is all that is measured.
+#include "cli/bench_runs.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace moe4::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+Rate rate_of(const std::vector<double>& seconds, int64_t tokens) {
+  const auto count = static_cast<double>(seconds.size());
+  Rate rate;
+  for (double s : seconds) rate.mean += static_cast<double>(tokens) / s / count;
+  for (double s : seconds)
+    rate.deviation += std::pow(static_cast<double>(tokens) / s - rate.mean, 2);
+  if (seconds.size() > 1) rate.deviation = std::sqrt(rate.deviation / (count - 1));
+  return rate;
+}
+
+std::vector<int32_t> random_tokens(int64_t n, int64_t vocab_size, uint32_t seed = 1) {
+  std::mt19937 rng(seed);
+  std::vector<int32_t> ids(n);
+  for (int32_t& id : ids) id = static_cast<int32_t>(rng() % vocab_size);
+  return ids;
+}
+
+// An engine in which nothing is computed for later.
+Engine make_engine(const Model& model, const RunLengths& lengths, int64_t requests) {
+  const int64_t chunk = std::min(lengths.chunk, std::max<int64_t>(lengths.prompt, 1));
+  // Two tokens before a prompt comes in, one a step while it does.
+  const int64_t context = std::max(lengths.prompt, lengths.generate) + 3;
+  const int64_t pages = ceil_div(context, kPageTokens);
+  return Engine(model, {.max_tokens = std::max(chunk, kPageTokens) + requests,
+                        .max_seqs = requests,
+                        .prompt_chunk = chunk,
+                        .max_context = context,
+                        .cache_tokens = requests * pages * kPageTokens,
+                        .prefix_cache = false});
+}
+
+// Tokens are fed one by one; which ones does not matter to the speed.
+EngineRequest feeding(std::vector<int32_t> ids, std::exception_ptr& error) {
+  EngineRequest request{.prompt = {ids.front()},
+                        .max_new_tokens = static_cast<int64_t>(ids.size())};
+  request.next_token = [ids = std::move(ids), at = size_t{0}](std::span<float>) mutable {
+    return ++at < ids.size() ? std::optional(ids[at]) : std::nullopt;
+  };
+  request.on_end = [&error](const RequestEnd& end) {
+    if (end.error) error = end.error;
+  };
+  return request;
+}
+
+// A prompt up to the logits of its last token; `done` is set then.
+EngineRequest prompt_only(std::vector<int32_t> ids, std::exception_ptr& error, bool& done) {
+  return {.prompt = std::move(ids),
+          .max_new_tokens = 1,
+          .next_token = [](std::span<float>) { return std::optional<int32_t>(); },
+          .on_end =
+              [&](const RequestEnd& end) {
+                done = true;
+                if (end.error) error = end.error;
+              }};
+}
+
+double time_steps(Engine& engine, const std::exception_ptr& error) {
+  const auto start = Clock::now();
+  while (engine.step()) {
+  }
+  if (error) std::rethrow_exception(error);
+  return seconds_since(start);
+}
+
+double time_prompt(Engine& engine, int64_t tokens) {
+  std::exception_ptr error;
+  bool done = false;
+  engine.submit(
+      prompt_only(random_tokens(tokens, engine.model().config().vocab_size), error, done));
+  return time_steps(engine, error);
+}
+
+double time_generation(Engine& engine, int64_t requests, int64_t tokens) {
+  std::exception_ptr error;
+  for (int64_t r = 0; r < requests; ++r) {
+    engine.submit(feeding(
+        random_tokens(tokens, engine.model().config().vocab_size, 1 + static_cast<uint32_t>(r)),
+        error));
+  }
+  return time_steps(engine, error);
+}
+
+struct Interruption {
+  double longest_step = 0, seconds = 0;
+};
+
+// `requests` generate, and a prompt comes in: every step has a token of each of them.
+Interruption time_interruption(Engine& engine, const RunLengths& lengths, int64_t requests) {
+  const int64_t vocab = engine.model().config().vocab_size;
+  std::exception_ptr error;
+  std::vector<RequestId> running;
+  for (int64_t r = 0; r < requests; ++r) {
+    running.push_back(engine.submit(
+        feeding(random_tokens(engine.limits().max_context - 1, vocab, 1 + static_cast<uint32_t>(r)),
+                error)));
+  }
+  for (int i = 0; i < 2; ++i) engine.step();
+  bool done = false;
+  engine.submit(prompt_only(random_tokens(lengths.prompt, vocab), error, done));
+  Interruption result;
+  while (!done) {
+    const auto start = Clock::now();
+    engine.step();
+    const double seconds = seconds_since(start);
+    result.seconds += seconds;
+    result.longest_step = std::max(result.longest_step, seconds);
+  }
+  for (const RequestId id : running) engine.cancel(id);
+  if (error) std::rethrow_exception(error);
+  return result;
+}
+
+template <typename Run>
+Rate repeat(const RunLengths& lengths, int64_t tokens, const std::function<void()>& on_run,
+            const Run& run) {
+  std::vector<double> seconds;
+  for (int i = 0; i < lengths.repetitions; ++i) {
+    seconds.push_back(run());
+    on_run();
+  }
+  return rate_of(seconds, tokens);
+}
+
+// Tokens that warm caches and threads.
+int64_t few(int64_t tokens) { return std::min<int64_t>(tokens, 16); }
+
+}  // namespace
+
+AloneResult measure_alone(const Model& model, const RunLengths& lengths,
+                          const std::function<void()>& on_run) {
+  Engine engine = make_engine(model, lengths, 1);
+  AloneResult result;
+  if (lengths.prompt > 0) {
+    time_prompt(engine, few(lengths.prompt));
+    result.prompt = repeat(lengths, lengths.prompt, on_run,
+                           [&] { return time_prompt(engine, lengths.prompt); });
+  }
+  if (lengths.generate > 0) {
+    time_generation(engine, 1, few(lengths.generate));
+    result.generation = repeat(lengths, lengths.generate, on_run,
+                               [&] { return time_generation(engine, 1, lengths.generate); });
+  }
+  return result;
+}
+
+TogetherResult measure_together(const Model& model, const RunLengths& lengths, int64_t requests,
+                                const std::function<void()>& on_run) {
+  Engine engine = make_engine(model, lengths, requests + 1);
+  TogetherResult result{.requests = requests};
+  time_generation(engine, requests, few(lengths.generate));
+  result.generation = repeat(lengths, requests * lengths.generate, on_run,
+                             [&] { return time_generation(engine, requests, lengths.generate); });
+  if (lengths.prompt == 0) return result;
+  double seconds = 0;
+  for (int i = 0; i < lengths.repetitions; ++i) {
+    const Interruption one = time_interruption(engine, lengths, requests);
+    result.longest_pause_ms = std::max(result.longest_pause_ms, 1e3 * one.longest_step);
+    seconds += one.seconds;
+  }
+  result.prompt_tokens_per_second =
+      static_cast<double>(lengths.prompt * lengths.repetitions) / seconds;
+  return result;
+}
+
+}  // namespace moe4::cli
