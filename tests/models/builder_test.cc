@@ -9,7 +9,6 @@
 #include <string>
 
 #include "checkpoint/ignored_tensors.h"
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/architecture.h"
 #include "models/common_settings.h"
@@ -17,6 +16,7 @@
 #include "models/describer.h"
 #include "models/loader.h"
 #include "support/editable_checkpoint.h"
+#include "support/sequence.h"
 #include "support/temp_dir.h"
 
 namespace moe4 {
@@ -25,6 +25,8 @@ namespace {
 namespace fs = std::filesystem;
 using testing::EditableCheckpoint;
 using ::testing::ElementsAre;
+using testing::LogitsFor;
+using testing::Sequence;
 using testing::TempDir;
 using ::testing::UnorderedElementsAreArray;
 
