@@ -8,7 +8,7 @@
 namespace moe4::cli {
 
 struct Speed {
-  double prompt_tokens_per_second = 0;  ///< of those that were computed
+  double prompt_tokens_per_second = 0;      ///< of those that were computed
   double generation_tokens_per_second = 0;  ///< 0 when nothing was generated after the first token
   double gb_per_token = 0;                  ///< weight bytes a generated token reads, 10^9 bytes
   double gb_per_second = 0;                 ///< of weights, while generating

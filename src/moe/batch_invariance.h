@@ -23,7 +23,7 @@ std::string_view to_string(BatchInvariance invariance);
 /// What a backend would do with a layer's batches, for plans.
 struct BatchBehavior {
   BatchInvariance invariance = BatchInvariance::kFull;
-  std::string why;   ///< below kFull: what decides the order; reads well after "since"
+  std::string why;  ///< below kFull: what decides the order; reads well after "since"
   /// The measured price of invariance, "" if unknown: kByPhase what is paid, kNone what asking for
   /// it would take.
   std::string cost;

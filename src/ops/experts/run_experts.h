@@ -13,7 +13,7 @@ struct ExpertsCall {
   int64_t top_k = 0;
   const int32_t* topk_ids = nullptr;
   const float* topk_weights = nullptr;
-  Rows y;  ///< overwritten; rows dense, as those of x
+  Rows y;                          ///< overwritten; rows dense, as those of x
   int64_t num_decode_tokens = -1;  ///< of the first rows: ExpertsArgs::num_decode_tokens
   /// Rows whose first id is -1 become NaN instead of zeros: the router had logits that are no
   /// numbers, and broken weights must not pass for a token that needs no expert.
