@@ -98,8 +98,8 @@ TEST(Phases, EveryCallOfTheExpertsSaysHowManyOfItsTokensWereGenerated) {
   expect_step(4, 0);
   submit(150);
   expect_step(2 + 64, 2);
-  expect_step(2 + 64, 2);
-  expect_step(2 + 22, 2);
+  expect_step(2 + 86, 2);
+  expect_step(3, 3);
   expect_step(1, 1);
 }
 
