@@ -7,17 +7,20 @@
 #include <cmath>
 #include <cstring>
 
-#include "engine/sequence.h"
 #include "experts/registry.h"
 #include "models/model.h"
 #include "models/refusals.h"
 #include "numerics/bf16.h"
 #include "support/editable_checkpoint.h"
 #include "support/golden.h"
+#include "support/sequence.h"
 #include "support/temp_dir.h"
 
 namespace moe4 {
 namespace {
+
+using testing::LogitsFor;
+using testing::Sequence;
 
 using nlohmann::json;
 using testing::EditableCheckpoint;
