@@ -166,7 +166,7 @@ TEST_F(HopperOnGpu, GeneratedTokensGetTheSameBitsFromMarlinAndWgmma) {
       {.kind = ActivationKind::kGeluTanh},
       {.kind = ActivationKind::kRelu2},
   };
-  // The second is summed in single chains, the third in runs of three units.
+  // The second is summed in single chains (by wgmma alone), the third in runs of three units.
   for (const auto& [hidden, width, experts, top_k] : std::vector<std::array<int64_t, 4>>{
            {2048, 512, 8, 4}, {1024, 256, 64, 64}, {2880, 320, 4, 2}}) {
     for (const ActivationParams& activation : activations) {

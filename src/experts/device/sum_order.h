@@ -30,7 +30,7 @@ constexpr int choose_runs(int k_units) {
   return 1;
 }
 
-/// The quickest order for few tokens. FC2's units are apart up to 8, which is how the
+/// marlin's order, the quickest for few tokens. FC2's units are apart up to 8, which is how the
 /// row-stationary kernel adds.
 inline SumOrder quick_order(const MoeProblem& problem) {
   const auto fc1_units = static_cast<int>(ceil_div(problem.hidden_size, int64_t{kUnitK}));
@@ -39,8 +39,8 @@ inline SumOrder quick_order(const MoeProblem& problem) {
 }
 
 /// One order for any number of generated tokens: the quick one where narrow tiles of wgmma can take
-/// hundreds of them, single chains, which all tiles have, where one token alone has m32 steps for
-/// nearly all warps of a large GPU, so that none is missed (DeepSeek-V3).
+/// hundreds of them; single chains, which all tiles have, where one token alone has m32 steps for
+/// nearly all warps of a large GPU (DeepSeek-V3), so that few tokens lose little by them.
 inline SumOrder decode_order(const MoeProblem& problem) {
   constexpr int64_t kManySteps = 900;
   const auto steps = [&](const PackedShape& shape) { return shape.tiles / 2 * problem.top_k; };

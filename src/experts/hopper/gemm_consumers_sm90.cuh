@@ -105,8 +105,10 @@ __device__ __forceinline__ void multiply_narrow(int steps, int run_units, Consum
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) acc[i] = total[i] = 0.0f;
   }
-  // Sets of A registers. ptxas gives the loops of both widths their own accumulators and sets.
-  constexpr int kSets = Shape::kMaxTokens > 24 ? 1 : 2;
+  // Sets of A registers. ptxas gives the loops of both widths their own accumulators and sets; with
+  // runs `total` lives beside them, and a second set in tiles of 24 tokens would spill (6 % of a
+  // layer at 16 tokens an expert).
+  constexpr int kSets = Shape::kMaxTokens > (Shape::kRuns ? 16 : 24) ? 1 : 2;
   uint32_t a[kSets][16];
   uint32_t used = 0;
   const int chunks = 2 * steps;

@@ -20,7 +20,7 @@ namespace {
 using hopper::TileConfig;
 
 // Mean tokens an expert from which wgmma is ahead of marlin (H200; docs/hopper.md).
-constexpr int64_t kMinMeanTokens = 3;
+constexpr int64_t min_mean_tokens(SumOrder decode) { return decode.single_chains() ? 1 : 3; }
 // Tiles by mean tokens an expert, up to and with (H200; docs/hopper.md): room for nearly all
 // experts in one tile, since a second decodes the weights again.
 struct TilesUpTo {
@@ -71,12 +71,11 @@ std::optional<TileConfig> forced_tiles(const Tuning& tuning) {
 HopperLayer::HopperLayer(const PackedLayer& layer, const Tuning& tuning)
     : layer_(layer),
       order_(decode_order(layer.problem())),
-      quick_(layer, tuning),
-      decode_(layer, order_, order_.single_chains(), tuning),
+      few_(layer, tuning),
       sm_count_(multiprocessors()),
       forced_config_(forced_tiles(tuning)) {
   const PackedLayerView& view = layer.view();
-  const int64_t measured = ceil_div(kMinMeanTokens * view.num_experts, view.top_k);
+  const int64_t measured = ceil_div(min_mean_tokens(order_) * view.num_experts, view.top_k);
   min_tokens_ = forced_min_tokens(tuning).value_or(measured);
   hopper::prepare_grouped_gemms(view.format);
 }
@@ -106,7 +105,7 @@ int64_t HopperLayer::slice_tokens(Sums sums) const {
 
 size_t HopperLayer::workspace_size(int64_t max_tokens) const {
   const int64_t few = std::min(max_tokens, std::max<int64_t>(min_tokens_ - 1, 0));
-  size_t bytes = std::max(quick_.workspace_size(few), decode_.workspace_size(few));
+  size_t bytes = few_.workspace_size(few);
   for (const Sums sums : {Sums::kChains, Sums::kRuns}) {
     WorkspaceCarver carver;
     hopper::carve_scratch(carver, layer_.view(), std::min(max_tokens, slice_tokens(sums)),
@@ -123,16 +122,17 @@ void HopperLayer::apply(const ExpertsArgs& args) const {
                                                args.num_decode_tokens, args.num_tokens));
   }
   if (args.num_decode_tokens < 0) {
-    if (args.num_tokens < min_tokens_) return quick_.apply(args);
+    if (args.num_tokens < min_tokens_) return few_.apply(args);
     return apply_wgmma(args, Sums::kChains, 0, args.num_tokens);
   }
+  if (order_.single_chains()) return apply_wgmma(args, Sums::kChains, 0, args.num_tokens);
   const int64_t decode = args.num_decode_tokens;
   if (decode >= min_tokens_) {
-    apply_wgmma(args, order_.single_chains() ? Sums::kChains : Sums::kRuns, 0, decode);
+    apply_wgmma(args, Sums::kRuns, 0, decode);
   } else {
     ExpertsArgs part = args;
     part.num_tokens = decode;
-    decode_.apply(part);
+    few_.apply(part);
   }
   apply_wgmma(args, Sums::kChains, decode, args.num_tokens);
 }

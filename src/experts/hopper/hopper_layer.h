@@ -16,8 +16,9 @@ namespace moe4::cuda {
 ///
 /// Generated tokens are added up in runs of K (device/sum_order.h), by marlin's kernels or by wgmma
 /// with narrow tiles, prompts in single chains by wgmma: a token's bits depend on its phase alone
-/// (ExpertsArgs::num_decode_tokens). Where the phase is unknown, calls below min_tokens() take
-/// marlin's quickest order, others single chains.
+/// (ExpertsArgs::num_decode_tokens). Where decode_order() is single chains, wgmma takes both phases
+/// at any number of tokens. Where the phase is unknown, calls below min_tokens() take marlin's
+/// order, others single chains.
 class HopperLayer {
  public:
   /// Throws Error(kUsage) for a value of "hopper.*" that it does not know.
@@ -26,8 +27,9 @@ class HopperLayer {
   size_t workspace_size(int64_t max_tokens) const;
   void apply(const ExpertsArgs& args) const;
 
-  /// Calls of at least this many tokens take wgmma. Measured default: a mean of 3 tokens an
-  /// expert; "hopper.min_tokens" overrides it.
+  /// Calls of at least this many tokens take wgmma, as far as marlin has their order. Measured
+  /// default: a mean of 3 tokens an expert, 1 where decode_order() is single chains (large layers);
+  /// "hopper.min_tokens" overrides it.
   int64_t min_tokens() const { return min_tokens_; }
   hopper::TileConfig tile_config(int64_t num_tokens) const;
   /// For callers that may not say the phase: every call takes the same path only where the
@@ -48,9 +50,8 @@ class HopperLayer {
   void apply_wgmma(const ExpertsArgs& args, Sums sums, int64_t begin, int64_t end) const;
 
   const PackedLayer& layer_;
-  SumOrder order_;
-  MarlinLayer quick_;   // the phase is unknown
-  MarlinLayer decode_;  // generated tokens
+  SumOrder order_;  // of generated tokens; marlin's, unless it is single chains
+  MarlinLayer few_;
   int sm_count_;
   int64_t min_tokens_;
   std::optional<hopper::TileConfig> forced_config_;  // "hopper.tiles"

@@ -40,7 +40,8 @@ BatchBehavior hopper_batch_behavior(const ExpertsQuery& query) {
   return {
       .invariance = BatchInvariance::kNone,
       .why =
-          "calls below a mean of 3 tokens an expert take marlin's kernels and larger ones "
+          "calls below a mean of 3 tokens an expert (large layers: 1) take marlin's kernels and "
+          "larger ones "
           "wgmma, which add in another order, unless the caller says which tokens are generated",
       .cost =
           "marlin instead: 171 us a layer where hopper takes 123 (256 tokens of "

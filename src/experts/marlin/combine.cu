@@ -1,9 +1,7 @@
 // The weighted sum over a token's slots, and the weighting of inputs that some models want instead.
 #include "experts/device/launch.h"
 #include "experts/device/memory.cuh"
-#include "experts/device/pair_output.cuh"
 #include "experts/marlin/marlin_kernels.h"
-#include "experts/marlin/quad_rows.cuh"
 
 namespace moe4::cuda {
 namespace {
@@ -67,41 +65,6 @@ __global__ __launch_bounds__(kThreads) void combine_kernel(const __grid_constant
   out[1] = __floats2bfloat162_rn(sum.z, sum.w);
 }
 
-// One thread: one quad of a token's row.
-__global__ __launch_bounds__(kThreads) void combine_quads_kernel(
-    const __grid_constant__ MarlinParams p) {
-  const PackedLayerView& layer = p.layer;
-  const int quads = layer.fc2_tiles * 4;
-  const int64_t id = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t token = id / quads;
-  const int quad = static_cast<int>(id - token * quads);
-  SlotWeights slots;
-  if (token < p.num_tokens) slots.load(p, token, 0);
-  wait_for_previous_kernel();
-  launch_dependents();
-  if (token >= p.num_tokens) return;
-  float sum[4] = {};
-  for (int first = 0; first < layer.top_k; first += kBatch) {
-    if (first > 0) slots.load(p, token, first);
-    uint2 y[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (slots.counts[i]) y[i] = quads_of_pair(p, token * layer.top_k + first + i)[quad];
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (slots.counts[i]) add_quad(y[i], quad_weight(slots.weight[i]), sum);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = quad / 8 * 32 + quad % 8 + 8 * i;
-    if (row < layer.hidden_size) {
-      p.out[token * layer.hidden_size + row] = __float2bfloat16(sum[i]);
-    }
-  }
-}
-
 __global__ __launch_bounds__(kThreads) void scale_input_kernel(
     const __grid_constant__ MarlinParams p, const __nv_bfloat16* x, __nv_bfloat16* scaled) {
   wait_for_previous_kernel();
@@ -121,10 +84,8 @@ unsigned blocks_for(int64_t threads) {
 }  // namespace
 
 void launch_combine(const MarlinParams& params, cudaStream_t stream, bool dependent) {
-  const int64_t quads =
-      params.quad_outputs ? params.layer.fc2_tiles * 4 : params.layer.hidden_size / 4;
-  const int64_t threads = params.num_tokens * quads;
-  launch(params.quad_outputs ? combine_quads_kernel : combine_kernel,
+  const int64_t threads = int64_t{params.num_tokens} * (params.layer.hidden_size / 4);
+  launch(combine_kernel,
          {.grid = dim3(blocks_for(threads)),
           .block = dim3(kThreads),
           .stream = stream,

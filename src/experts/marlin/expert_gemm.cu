@@ -26,11 +26,9 @@
 #include "experts/device/barrier.cuh"
 #include "experts/device/block_routing.cuh"
 #include "experts/device/launch.h"
-#include "experts/device/pair_output.cuh"
 #include "experts/device/warp_arrival.cuh"
 #include "experts/marlin/fc1_activation.cuh"
 #include "experts/marlin/marlin_kernels.h"
-#include "experts/marlin/quad_rows.cuh"
 #include "experts/marlin/step_stream.cuh"
 #include "experts/marlin/weight_step.cuh"
 #include "experts/marlin/work_split.cuh"
@@ -174,32 +172,6 @@ class TileOutput {
         p.y[static_cast<int64_t>(pairs_[q]) * layer.hidden_size + h] =
             fmaf(half == 0 ? top[q] : bottom[q], scales_.up, bias);
       }
-    }
-  }
-
-  // FC2: rows g, g + 8 of both m16 tiles of a step, as hopper's kernels round them.
-  __device__ __forceinline__ void store_quads(const MarlinParams& p, int step, int lane,
-                                              float (&acc)[2][4]) const {
-    const PackedLayerView& layer = p.layer;
-    if (step * 2 * kTileRows >= layer.hidden_size) return;  // a tile of padding
-    const int g = lane / 4;
-    float alpha = scales_.up;
-    if (layer.bias_down != nullptr) {
-      const int64_t expert_row = static_cast<int64_t>(expert_) * layer.hidden_size;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int row = step * 2 * kTileRows + i / 4 * kTileRows + g + (i % 4 < 2 ? 0 : 8);
-        const float bias = row < layer.hidden_size ? layer.bias_down[expert_row + row] : 0.0f;
-        acc[i / 4][i % 4] = fmaf(acc[i / 4][i % 4], alpha, bias);
-      }
-      alpha = 1.0f;
-    }
-    const QuadEncoder encoder(alpha);
-#pragma unroll
-    for (int q = 0; q < 2; ++q) {
-      if (pairs_[q] < 0) continue;
-      quads_of_pair(p, pairs_[q])[step * 8 + g] =
-          encoder.encode(acc[0][q], acc[0][2 + q], acc[1][q], acc[1][2 + q]);
     }
   }
 
@@ -361,14 +333,10 @@ __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert
     }
     if constexpr (Config::split == 1) {
       if (new_tile) output.enter(p, list, tile, lane);
-      if (!Config::fc1 && p.quad_outputs) {
-        output.store_quads(p, step, lane, acc);
-      } else {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          output.store(p, step * 2 + half, lane,
-                       make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]));
-        }
+      for (int half = 0; half < 2; ++half) {
+        output.store(p, step * 2 + half, lane,
+                     make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]));
       }
     } else {
       if (n > 0) reduce(n - 1, (step == 0 ? steps : step) - 1);

@@ -52,12 +52,7 @@ struct MarlinLayer::Workspace {
 };
 
 MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning)
-    : MarlinLayer(layer, quick_order(layer.problem()), false, tuning) {}
-
-MarlinLayer::MarlinLayer(const PackedLayer& layer, SumOrder order, bool quad_outputs,
-                         const Tuning& tuning)
-    : layer_(layer), order_(order), quad_outputs_(quad_outputs) {
-  MOE4_CHECK(!quad_outputs || order.single_chains());
+    : layer_(layer), order_(quick_order(layer.problem())) {
   const PackedLayerView& view = layer.view();
   if (view.num_local_experts > kMaxLocalExperts) {
     throw Error(ErrorCode::kUnavailable,
@@ -72,8 +67,7 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer, SumOrder order, bool quad_out
   const int rounds = static_cast<int>(ceil_div(row_tiles, sm_count_));
   forced_structure_ = forced_structure(tuning);
   // It sums units apart.
-  can_rows_ =
-      view.fc2_k_units <= kMaxRowKUnits && order_.fc2_runs == view.fc2_k_units && !quad_outputs_;
+  can_rows_ = view.fc2_k_units <= kMaxRowKUnits && order_.fc2_runs == view.fc2_k_units;
   rows_fill_device_ = row_tiles >= kMinRowOccupancy * rounds * sm_count_;
   max_row_shared_bytes_ = std::min<size_t>(
       kMaxRowSharedBytes, device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
@@ -86,7 +80,6 @@ MarlinParams MarlinLayer::base_params() const {
   return {.layer = view,
           .fc1_split = order_.fc1_runs,
           .fc2_split = order_.fc2_runs,
-          .quad_outputs = quad_outputs_,
           .bulk_copies = bulk_copies_,
           .sm_count = sm_count_,
           .top_k = FastDivisor(view.top_k)};
@@ -119,7 +112,7 @@ MarlinLayer::Workspace MarlinLayer::carve(std::byte* base, int64_t num_tokens) c
   at.tables = carve_routing_tables(carver, pairs, view.num_local_experts, kTileTokens);
   if (view.weight_on_input) at.scaled = carver.take<__nv_bfloat16>(pairs * view.hidden_size);
   at.act = carver.take<__nv_bfloat16>(pairs * view.intermediate_size);
-  at.y = carver.take<float>(pairs * std::max(view.hidden_size, view.fc2_tiles * 8));
+  at.y = carver.take<float>(pairs * view.hidden_size);
   at.bytes = carver.used();
   return at;
 }

@@ -23,9 +23,6 @@ class MarlinLayer {
   /// Throws Error(kUsage) for a value of "marlin.fc2" that it does not know. A forced structure
   /// takes one token through the kernels of larger batches too.
   explicit MarlinLayer(const PackedLayer& layer, const Tuning& tuning = {});
-  /// Sums in `order` instead of quick_order(). `quad_outputs`, for single chains alone: FC2's
-  /// outputs are rounded between the launches as those of wgmma are.
-  MarlinLayer(const PackedLayer& layer, SumOrder order, bool quad_outputs, const Tuning& tuning);
 
   size_t workspace_size(int64_t max_tokens) const;
   void apply(const ExpertsArgs& args) const;
@@ -45,7 +42,6 @@ class MarlinLayer {
 
   const PackedLayer& layer_;
   SumOrder order_;
-  bool quad_outputs_;
   int sm_count_;
   // Whether the row-stationary FC2 exists for this shape, and is worth it.
   bool can_rows_, rows_fill_device_;

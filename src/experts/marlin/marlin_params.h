@@ -38,15 +38,14 @@ struct MarlinParams {
   const int32_t* topk_ids = nullptr;    ///< [T, k]
   const float* topk_weights = nullptr;  ///< [T, k]
   __nv_bfloat16* act = nullptr;         ///< [P, I]; rows of skipped pairs are never written
-  float* y = nullptr;                   ///< [P, H]; experts structure only; or quads
+  float* y = nullptr;                   ///< [P, H]; experts structure only
   __nv_bfloat16* out = nullptr;         ///< [T, H]
   int32_t num_tokens = 0;
   int32_t num_pairs = 0;
-  int32_t fc1_split = 1;      ///< warps that share the K of an FC1 step (sum_order.h): 1, 2, 4 or 8
-  int32_t fc2_split = 1;      ///< likewise of an FC2 step: 1 .. 8
-  bool quad_outputs = false;  ///< y as quads (quad_rows.cuh): fc2_split is 1
-  bool bulk_copies = false;   ///< as step_stream.cuh was compiled for the device
-  int32_t sm_count = 0;       ///< blocks of FC1 and of the expert-wise FC2
+  int32_t fc1_split = 1;     ///< warps that share the K of an FC1 step (sum_order.h): 1, 2, 4 or 8
+  int32_t fc2_split = 1;     ///< likewise of an FC2 step: 1 .. 8
+  bool bulk_copies = false;  ///< as step_stream.cuh was compiled for the device
+  int32_t sm_count = 0;      ///< blocks of FC1 and of the expert-wise FC2
   FastDivisor top_k;
   FastDivisor groups, steps;  ///< of the kernel at hand; set by its launcher
   /// Tables made by an earlier kernel, with tiles of 8; null: every block routes for itself.
