@@ -15,10 +15,10 @@
 #include <vector>
 
 #include "base/error.h"
-#include "experts/bench/gpu_moe_bench.h"
-#include "experts/device/cuda_device.h"
-#include "experts/registry.h"
 #include "moe/selector.h"
+#include "ops/experts/bench/gpu_moe_bench.h"
+#include "ops/experts/gpu/cuda_device.h"
+#include "ops/experts/registry.h"
 
 namespace {
 

@@ -22,7 +22,7 @@ trap 'rm -rf "$work"' EXIT
 
 for arch in "$@"; do
   "$nvcc" -std=c++20 --expt-relaxed-constexpr -I"$root/src" -cubin -o "$work/kernels.cubin" \
-    -gencode "arch=compute_${arch#sm_},code=$arch" "$root/src/experts/b12x/kernels.cu"
+    -gencode "arch=compute_${arch#sm_},code=$arch" "$root/src/ops/experts/b12x/kernels.cu"
   "$cuobjdump" -sass "$work/kernels.cubin" >"$work/kernels.sass"
   echo "$arch: $(grep -o 'OMMA[A-Z0-9.]*' "$work/kernels.sass" | sort | uniq -c | tr -s ' ')"
   # Mangled names: a product is (decode|prefill|few_tokens_fc2)_kernel with bool 1 (FP4) or 0 first.

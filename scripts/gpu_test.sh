@@ -17,7 +17,7 @@ pack() {
   dir=$1
   cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMOE4_CUDA=ON \
     -DMOE4_CUDA_ARCHITECTURES="${MOE4_GPU_ARCH:-90a}" >/dev/null
-  tests=$(cat "$root"/tests/*/CMakeLists.txt | sed -n 's/^ *moe4_test(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\1/p')
+  tests=$(find "$root/tests" -name CMakeLists.txt -exec cat {} + | sed -n 's/^ *moe4_test(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\1/p')
   # shellcheck disable=SC2086
   cmake --build "$build" --target $tests moe4 gpu_moe_bench
   mkdir -p "$dir/lib" "$dir/data" "$dir/models" "$dir/racecheck"
@@ -26,7 +26,7 @@ pack() {
     ldd "$build/bin/$program" | awk '/libfmt|libgtest|libgmock|libpcre2|libutf8proc/ {print $3}' |
       xargs -r -I{} cp -L {} "$dir/lib/"
   done
-  # The same tests with kernels that racecheck understands (src/experts/device/warp_arrival.cuh).
+  # The same tests with kernels that racecheck understands (src/device/cuda/ptx/warp_arrival.cuh).
   raced=$(sh "$root/scripts/gpu_sanitize.sh" programs)
   cmake -S "$root" -B "$build/racecheck" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMOE4_CUDA=ON \
     -DMOE4_RACECHECK=ON -DMOE4_CUDA_ARCHITECTURES="${MOE4_GPU_ARCH:-90a}" >/dev/null

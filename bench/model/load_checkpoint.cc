@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "experts/registry.h"
 #include "models/model.h"
+#include "ops/experts/registry.h"
 
 namespace {
 

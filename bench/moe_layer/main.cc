@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "bench/moe_bench.h"
-#include "experts/cpu/cpu_backend.h"
+#include "ops/experts/cpu/cpu_backend.h"
 
 namespace {
 

@@ -12,9 +12,9 @@
 #include "base/aligned_buffer.h"
 #include "base/checked_math.h"
 #include "base/error.h"
-#include "experts/reference/reference_backend.h"
 #include "numerics/bf16.h"
 #include "numerics/e4m3.h"
+#include "ops/experts/reference/reference_backend.h"
 
 namespace moe4 {
 namespace {

@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "base/error.h"
-#include "experts/registry.h"
 #include "moe/selector.h"
 #include "moe/shard.h"
 #include "moe4/moe4.h"
+#include "ops/experts/registry.h"
 #ifdef MOE4_WITH_CUDA
-#include "experts/device/cuda_check.h"
-#include "experts/device/cuda_device.h"
+#include "device/cuda/cuda_check.h"
+#include "ops/experts/gpu/cuda_device.h"
 #endif
 
 struct moe4_layer {

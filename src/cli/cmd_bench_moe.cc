@@ -11,8 +11,8 @@
 #include "cli/commands.h"
 #include "cli/number_flags.h"
 #include "cli/options.h"
-#include "experts/bench/gpu_moe_bench.h"
 #include "moe/selector.h"
+#include "ops/experts/bench/gpu_moe_bench.h"
 
 namespace moe4::cli {
 namespace {

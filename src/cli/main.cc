@@ -12,7 +12,7 @@
 #include "cli/progress.h"
 #include "cli/signals.h"
 #include "cli/standard_streams.h"
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 
 namespace {
 

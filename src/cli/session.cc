@@ -10,7 +10,7 @@
 #include "cli/memory_words.h"
 #include "cli/plan_report.h"
 #include "cli/progress.h"
-#include "experts/host_bridge.h"
+#include "ops/experts/offload/host_bridge.h"
 
 namespace moe4::cli {
 

@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "experts/reference/reference_backend.h"
 #include "moe4/moe4.h"
+#include "ops/experts/reference/reference_backend.h"
 #include "support/c_layer.h"
 #include "support/golden.h"
 

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "experts/device/cuda_device.h"
-#include "experts/device/device_buffer.h"
-#include "experts/reference/reference_backend.h"
+#include "device/cuda/device_buffer.h"
 #include "moe4/moe4.h"
+#include "ops/experts/gpu/cuda_device.h"
+#include "ops/experts/reference/reference_backend.h"
 #include "support/c_layer.h"
 #include "support/golden.h"
 

@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "engine/scripted_model.h"
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 #include "support/random_moe.h"
 #include "support/sequence.h"
 

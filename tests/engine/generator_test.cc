@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 #include "support/golden.h"
 
 namespace moe4 {

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "engine/engine.h"
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 
 namespace moe4 {
 namespace {

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <numeric>
 
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 #include "support/allocations.h"
 #include "support/random_moe.h"
 #include "support/sequence.h"

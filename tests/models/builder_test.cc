@@ -9,12 +9,12 @@
 #include <string>
 
 #include "checkpoint/ignored_tensors.h"
-#include "experts/registry.h"
 #include "models/architecture.h"
 #include "models/common_settings.h"
 #include "models/decoder.h"
 #include "models/describer.h"
 #include "models/loader.h"
+#include "ops/experts/registry.h"
 #include "support/editable_checkpoint.h"
 #include "support/sequence.h"
 #include "support/temp_dir.h"

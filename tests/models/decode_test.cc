@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 #include "support/golden.h"
 #include "support/sequence.h"
 

@@ -7,10 +7,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "experts/registry.h"
 #include "models/model.h"
 #include "models/refusals.h"
 #include "numerics/bf16.h"
+#include "ops/experts/registry.h"
 #include "support/editable_checkpoint.h"
 #include "support/golden.h"
 #include "support/sequence.h"

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "engine/layer_experts.h"
-#include "experts/registry.h"
 #include "models/model.h"
+#include "ops/experts/registry.h"
 #include "support/golden.h"
 #include "support/sequence.h"
 

@@ -7,8 +7,8 @@
 #include <numeric>
 
 #include "engine/layer_experts.h"
-#include "experts/registry.h"
 #include "models/model.h"
+#include "ops/experts/registry.h"
 #include "support/sequence.h"
 #include "support/shared_models.h"
 

@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "engine/generator.h"
-#include "experts/registry.h"
 #include "models/model.h"
+#include "ops/experts/registry.h"
 #include "support/golden.h"
 #include "support/sequence.h"
 

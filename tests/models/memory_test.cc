@@ -6,8 +6,8 @@
 #include <sstream>
 #include <string>
 
-#include "experts/registry.h"
 #include "models/model.h"
+#include "ops/experts/registry.h"
 
 namespace moe4 {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 #include "support/editable_checkpoint.h"
 #include "support/sequence.h"
 #include "support/temp_dir.h"

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "engine/generator.h"
-#include "experts/registry.h"
 #include "models/model.h"
+#include "ops/experts/registry.h"
 #include "support/golden.h"
 #include "support/shared_models.h"
 

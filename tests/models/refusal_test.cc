@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <string>
 
-#include "experts/registry.h"
 #include "models/model.h"
 #include "models/refusals.h"
+#include "ops/experts/registry.h"
 #include "support/editable_checkpoint.h"
 #include "support/temp_dir.h"
 

@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "experts/registry.h"
+#include "ops/experts/registry.h"
 
 namespace moe4 {
 namespace {

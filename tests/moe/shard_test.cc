@@ -8,9 +8,9 @@
 
 #include "base/aligned_buffer.h"
 #include "base/error.h"
-#include "experts/cpu/cpu_backend.h"
-#include "experts/reference/reference_backend.h"
 #include "moe/dequantize.h"
+#include "ops/experts/cpu/cpu_backend.h"
+#include "ops/experts/reference/reference_backend.h"
 #include "support/golden.h"
 #include "support/random_moe.h"
 

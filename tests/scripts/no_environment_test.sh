@@ -5,7 +5,7 @@
 #   no_environment_test.sh SOURCE_ROOT
 set -eu
 cd "$1"
-[ -n "$(ls src/experts/*/*.cc)" ] || { echo "FAILED: no sources in $1"; exit 1; }
+[ -n "$(ls src/ops/experts/*/*.cc)" ] || { echo "FAILED: no sources in $1"; exit 1; }
 if grep -rnE '\b(secure_)?getenv *\(|\benviron\b' src include | grep -vE '^src/cli/[^:]*:.*getenv *\("(TERM|COLUMNS|NO_COLOR)"\)'; then
   echo "FAILED: these read the environment"
   exit 1

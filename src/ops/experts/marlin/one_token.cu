@@ -1,0 +1,180 @@
+// One token: both products as straight-line code. The ids are the list of experts, so there is no
+// routing and no loop; every warp asks for all of its weights at once, and what is left is the
+// chain of latencies: ids -> weights -> sums -> act -> sums.
+//
+//   FC1  a block of 8 warps: up to three m16 tiles of one slot's expert, warp s has unit s of K
+//   FC2  a block: 16 output rows of all slots, a warp for each (slot, unit of K)
+//
+// Sums are added in the order of expert_gemm.cu and row_stationary.cu: a token gets the same bits.
+// The token is column 0 of the products, so the sums of lanes 4g are the ones that count.
+#include "device/cuda/launch.h"
+#include "ops/experts/marlin/fc1_activation.cuh"
+#include "ops/experts/marlin/marlin_kernels.h"
+#include "ops/experts/marlin/weight_step.cuh"
+#include "ops/experts/marlin/work_split.cuh"
+
+namespace moe4::cuda {
+namespace {
+
+constexpr int kFc1Split = 8;
+constexpr int kFc1Threads = 32 * kFc1Split;
+constexpr int kMaxFc2Warps = 24;  // at most 80 registers a thread
+
+// m16 tiles of an expert's FC1, `kTiles` at a time.
+template <WeightFormat Format, int kTiles>
+__global__ __launch_bounds__(kFc1Threads,
+                             2) void one_token_fc1_kernel(const __grid_constant__ MarlinParams p) {
+  using Unit = UnitLayout<Format>;
+  __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
+  const PackedLayerView& layer = p.layer;
+  const int lane = lane_id(), g = lane / 4, warp = threadIdx.x / 32;
+  const int blocks_a_slot = layer.fc1_tiles / kTiles;
+  const int slot = blockIdx.x / blocks_a_slot;
+  const int first_tile = (blockIdx.x - slot * blocks_a_slot) * kTiles;
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int expert = layer.local_expert(p.topk_ids[slot]);
+  if (expert < 0) return;
+
+  WeightFragments<kTiles> weights;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const uint8_t* const unit =
+        layer.fc1 +
+        unit_index(layer.fc1_tiles, kFc1Split, expert, first_tile + tile, warp) * Unit::kBytes;
+    weights.scales[tile] = load_streaming8(unit + Unit::scales(lane));
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      weights.words[tile][chunk] = load_streaming16(unit + chunk * 512 + lane * 16);
+    }
+  }
+  const __nv_bfloat16* const row =
+      p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size;
+  TokenFragments tokens = {};
+  load_tokens(tokens, g == 0 ? row : nullptr, warp * kUnitK, layer.hidden_size - 16, lane);
+  const Fc1Scales scales = fc1_scales(layer, expert);
+  float acc[kTiles][4] = {};
+  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (lane % 4 == 0) partial[tile][warp][g] = make_float2(acc[tile][0], acc[tile][2]);
+  }
+  __syncthreads();
+  if (warp >= kTiles || lane >= 8) return;
+  float top[1] = {partial[warp][0][lane].x}, bottom[1] = {partial[warp][0][lane].y};
+#pragma unroll
+  for (int s = 1; s < kFc1Split; ++s) {
+    top[0] += partial[warp][s][lane].x;
+    bottom[0] += partial[warp][s][lane].y;
+  }
+  const int pairs[1] = {slot};
+  store_activations(layer, p.act, expert, scales, first_tile + warp, lane, pairs, top, bottom);
+}
+
+// 16 output rows a block, top_k * fc2_k_units warps.
+template <WeightFormat Format>
+__global__ __launch_bounds__(32 * kMaxFc2Warps,
+                             1) void one_token_fc2_kernel(const __grid_constant__ MarlinParams p) {
+  __shared__ float products[kMaxFc2Warps][kTileRows];  // [slot][unit of K][row]
+  __shared__ float y[kMaxFc2Warps][kTileRows];         // [slot][row], weighted when summed
+  __shared__ float slot_weights[kMaxFc2Warps];
+  __shared__ bool slot_counts[kMaxFc2Warps];
+  const PackedLayerView& layer = p.layer;
+  const int lane = lane_id(), g = lane / 4, warp = threadIdx.x / 32;
+  const int slot = warp / layer.fc2_k_units, k_unit = warp - slot * layer.fc2_k_units;
+  const int expert = layer.local_expert(p.topk_ids[slot]);
+  WeightFragments<1> weights = {};
+  load_weights<Format>(weights, fc2_unit<Format>(layer, max(expert, 0), blockIdx.x, k_unit),
+                       expert >= 0, lane);
+
+  // While the weights come: thread i later makes row i % 16 of slot i / 16.
+  const int y_slot = threadIdx.x / kTileRows, y_row = threadIdx.x % kTileRows;
+  const int h = blockIdx.x * kTileRows + y_row;
+  const int y_expert = y_slot < layer.top_k ? layer.local_expert(p.topk_ids[y_slot]) : -1;
+  float alpha = 0.0f, bias = 0.0f, weight = 1.0f;
+  if (y_expert >= 0) {
+    alpha = layer.alpha_down[y_expert];
+    if (layer.bias_down != nullptr) {
+      bias = layer.bias_down[static_cast<int64_t>(y_expert) * layer.hidden_size + h];
+    }
+    if (!layer.weight_on_input) weight = p.topk_weights[y_slot];
+  }
+  wait_for_previous_kernel();
+  launch_dependents();
+  TokenFragments tokens = {};
+  const __nv_bfloat16* const row = p.act + static_cast<int64_t>(slot) * layer.intermediate_size;
+  load_tokens(tokens, expert >= 0 && g == 0 ? row : nullptr, k_unit * kUnitK,
+              layer.intermediate_size - 16, lane);
+  float acc[1][4] = {};
+  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
+  if (lane % 4 == 0) {
+    products[warp][g] = acc[0][0];
+    products[warp][g + 8] = acc[0][2];
+  }
+  if (y_row == 0 && y_slot < layer.top_k) {
+    slot_weights[y_slot] = weight;
+    slot_counts[y_slot] = y_expert >= 0;
+  }
+  __syncthreads();
+  if (y_expert >= 0) {
+    float product = 0.0f;
+    for (int ku = 0; ku < layer.fc2_k_units; ++ku) {
+      product += products[y_slot * layer.fc2_k_units + ku][y_row];
+    }
+    y[y_slot][y_row] = fmaf(product, alpha, bias);
+  }
+  __syncthreads();
+  if (threadIdx.x >= kTileRows) return;
+  float sum = 0.0f;
+#pragma unroll 8
+  for (int s = 0; s < layer.top_k; ++s) {
+    const float next = fmaf(slot_weights[s], y[s][y_row], sum);
+    sum = slot_counts[s] ? next : sum;
+  }
+  p.out[h] = __float2bfloat16(sum);
+}
+
+template <int kTiles>
+bool fits(const MarlinParams& p) {
+  return p.layer.fc1_tiles % kTiles == 0 &&
+         p.layer.top_k * (p.layer.fc1_tiles / kTiles) <= 2 * p.sm_count;
+}
+
+}  // namespace
+
+int one_token_tiles(const MarlinParams& p) {
+  const PackedLayerView& layer = p.layer;
+  if (p.fc1_split != kFc1Split || layer.fc1_k_units != kFc1Split) return 0;
+  if (p.fc2_split != layer.fc2_k_units || layer.top_k * layer.fc2_k_units > kMaxFc2Warps) return 0;
+  if (layer.hidden_size / kTileRows > p.sm_count) return 0;
+  return fits<1>(p) ? 1 : fits<2>(p) ? 2 : fits<3>(p) ? 3 : 0;
+}
+
+void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent) {
+  constexpr auto kNvfp4 = WeightFormat::kNvfp4, kMxfp4 = WeightFormat::kMxfp4;
+  constexpr void (*kKernels[2][3])(MarlinParams) = {
+      {one_token_fc1_kernel<kNvfp4, 1>, one_token_fc1_kernel<kNvfp4, 2>,
+       one_token_fc1_kernel<kNvfp4, 3>},
+      {one_token_fc1_kernel<kMxfp4, 1>, one_token_fc1_kernel<kMxfp4, 2>,
+       one_token_fc1_kernel<kMxfp4, 3>}};
+  const int tiles = one_token_tiles(params);
+  launch(
+      kKernels[params.layer.format == kMxfp4][tiles - 1],
+      {.grid = dim3(static_cast<unsigned>(params.layer.top_k * (params.layer.fc1_tiles / tiles))),
+       .block = dim3(kFc1Threads),
+       .stream = stream,
+       .dependent = dependent},
+      params);
+}
+
+void launch_one_token_fc2(const MarlinParams& params, cudaStream_t stream, bool dependent) {
+  launch(params.layer.format == WeightFormat::kMxfp4 ? one_token_fc2_kernel<WeightFormat::kMxfp4>
+                                                     : one_token_fc2_kernel<WeightFormat::kNvfp4>,
+         {.grid = dim3(static_cast<unsigned>(params.layer.hidden_size / kTileRows)),
+          .block = dim3(static_cast<unsigned>(32 * params.layer.top_k * params.layer.fc2_k_units)),
+          .stream = stream,
+          .dependent = dependent},
+         params);
+}
+
+}  // namespace moe4::cuda
