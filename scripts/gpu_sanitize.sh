@@ -44,7 +44,7 @@ verdict() {
   begin=$(date +%s)
   build=$dir
   case $1 in
-    # What these two cannot see of a kernel is done in plain ways there (warp_arrival.cuh, sm90_ptx.cuh).
+    # What these two cannot see of a kernel is done in plain ways there (device/cuda/ptx: barrier.cuh, copy.cuh).
     racecheck | initcheck) [ ! -e "$dir/racecheck/$2" ] || build=$dir/racecheck ;;
   esac
   timeout "$limit" compute-sanitizer --tool "$1" "$build/$2" --gtest_brief=1 --gtest_filter="$4" >"$log" 2>&1

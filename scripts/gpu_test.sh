@@ -26,7 +26,7 @@ pack() {
     ldd "$build/bin/$program" | awk '/libfmt|libgtest|libgmock|libpcre2|libutf8proc/ {print $3}' |
       xargs -r -I{} cp -L {} "$dir/lib/"
   done
-  # The same tests with kernels that racecheck understands (src/device/cuda/ptx/warp_arrival.cuh).
+  # The same tests with kernels that racecheck understands (src/device/cuda/ptx/barrier.cuh).
   raced=$(sh "$root/scripts/gpu_sanitize.sh" programs)
   cmake -S "$root" -B "$build/racecheck" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMOE4_CUDA=ON \
     -DMOE4_RACECHECK=ON -DMOE4_CUDA_ARCHITECTURES="${MOE4_GPU_ARCH:-90a}" >/dev/null

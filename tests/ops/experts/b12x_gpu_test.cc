@@ -172,7 +172,8 @@ TEST_F(B12xOnGpu, HiddenStatesAreQuantisedToTheBit) {
     MOE4_CUDA_CHECK(cudaDeviceSynchronize());
     const bool by_pair = precision == ActivationPrecision::kFp4Static;
     const int64_t variants = by_pair ? 2 : 1, rows = by_pair ? 24 * 2 * variants : 24;
-    const QuantisedRows staged(layer->carve(24, call.args().workspace.data()).staged, rows);
+    Arena arena(call.args().workspace);
+    const QuantisedRows staged(layer->take_workspace(arena, 24).staged, rows);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t token = by_pair ? row / (2 * variants) : row;
       float global = 1.0f;
@@ -208,7 +209,8 @@ TEST_F(B12xOnGpu, TheFc2InputDiffersFromTheReferenceWithinTheNibbleBudget) {
     DeviceCall call(*layer, input);
     call.apply();
     MOE4_CUDA_CHECK(cudaDeviceSynchronize());
-    const auto at = layer->carve(tokens, call.args().workspace.data());
+    Arena arena(call.args().workspace);
+    const auto at = layer->take_workspace(arena, tokens);
     const int64_t pairs = tokens * p.top_k;
     const QuantisedRows rows(at.intermediate, pairs);
     const std::vector<int32_t> sorted = download(at.tables.sorted_pairs, pairs);
@@ -310,14 +312,15 @@ TEST_F(B12xOnGpu, PartialOutputsInSlabsOfColumnsGiveTheSameAnswer) {
   const RandomMoe moe = make_random_moe({.problem = p});
   const auto layer = prepare(moe.weights, ActivationPrecision::kFp4);
   const HostInput whole = make_input(p, 3000, RoutingCase::kUniform, 9);
-  EXPECT_LT(layer->carve(3000, nullptr).partial_columns, 1024);
+  Arena for_many = Arena::measuring(), for_few = Arena::measuring();
+  EXPECT_LT(layer->take_workspace(for_many, 3000).partial_columns, 1024);
   const std::vector<float> y = adapter_->apply(*layer, whole);
   HostInput part = whole;
   part.num_tokens = 40;
   part.hidden_states.resize(40 * 1024);
   part.routing.ids.resize(40 * 8);
   part.routing.weights.resize(40 * 8);
-  EXPECT_EQ(layer->carve(40, nullptr).partial_columns, 1024);
+  EXPECT_EQ(layer->take_workspace(for_few, 40).partial_columns, 1024);
   const std::vector<float> few = adapter_->apply(*layer, part);
   for (size_t i = 0; i < few.size(); ++i) ASSERT_EQ(few[i], y[i]);
 }

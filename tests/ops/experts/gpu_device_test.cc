@@ -55,12 +55,12 @@ TEST_F(DeviceTest, RoutingTablesHoldEveryLocalPairOnce) {
         }
         MOE4_CUDA_CHECK(
             cudaMemcpy(device_map.get(), map.data(), experts * 4, cudaMemcpyHostToDevice));
-        WorkspaceCarver measure;
-        carve_routing_tables(measure, pairs, local, 8);
-        auto memory = allocate_device<std::byte>(static_cast<int64_t>(measure.used()));
-        MOE4_CUDA_CHECK(cudaMemset(memory.get(), 0xff, measure.used()));
-        WorkspaceCarver carver(memory.get());
-        const RoutingTables tables = carve_routing_tables(carver, pairs, local, 8);
+        Arena measure = Arena::measuring();
+        take_routing_tables(measure, pairs, local, 8);
+        auto memory = allocate_device<std::byte>(static_cast<int64_t>(measure.peak()));
+        MOE4_CUDA_CHECK(cudaMemset(memory.get(), 0xff, measure.peak()));
+        Arena arena({memory.get(), measure.peak()});
+        const RoutingTables tables = take_routing_tables(arena, pairs, local, 8);
         build_routing_tables({.topk_ids = ids.get(),
                               .num_pairs = pairs,
                               .num_experts = static_cast<int32_t>(experts),

@@ -1,4 +1,4 @@
-// mbarrier objects in shared memory.
+// mbarrier objects in shared memory, by their addresses there.
 #pragma once
 
 #include <cstdint>
@@ -10,61 +10,75 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 }
 
 /// `arrivals` complete a phase. Visible to the block after __syncthreads().
-__device__ __forceinline__ void barrier_init(uint64_t* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
-               : "memory");
+__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+/// SM90. After barrier_init: makes the barriers visible to the copy engine and to other threads
+/// (with the __syncthreads() that follows; at once to this thread).
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(
-                   shared_address(barrier))
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier)
+               : "memory");
+}
+/// SM90, one thread: its only arrival, and the bytes that bulk copies will bring.
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
 
 /// Returns once the phase of this parity has completed; a fresh barrier is in phase 0, so waiting
-/// for parity 1 returns at once.
-__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
-  const uint32_t address = shared_address(barrier);
-  uint32_t done = 0;
-  while (!done) {
+/// for parity 1 returns at once. From SM90 it sleeps as long as it takes: polling would cost the
+/// multiplying warps issue slots.
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(address), "r"(parity)
-        : "memory");
-#else
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(address), "r"(parity)
-        : "memory");
-#endif
-  }
-}
-
-#if __CUDA_ARCH__ >= 900
-/// Copies `bytes` (a multiple of 16, addresses too) from global to shared memory; the barrier's
-/// phase, of one arrival, completes when they are there. One thread calls it.
-__device__ __forceinline__ void bulk_load(void* shared, const void* global, uint32_t bytes,
-                                          uint64_t* barrier) {
-  const uint32_t at = shared_address(barrier);
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
-               : "memory");
+  constexpr uint32_t kNanoseconds = 10'000'000;  // of a try
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(at)
+      "{\n"
+      ".reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n"
+      "@done bra.uni finished;\n"
+      "bra.uni again;\n"
+      "finished:\n"
+      "}" ::"r"(barrier),
+      "r"(parity), "n"(kNanoseconds)
       : "memory");
+#else
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again: mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+      "@done bra.uni finished;\n"
+      "bra.uni again;\n"
+      "finished:\n"
+      "}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+#endif
 }
 
-/// Between barrier_init() and the first bulk_load() that uses the barrier, same thread.
-__device__ __forceinline__ void fence_barrier_init() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async;" ::: "memory");
-}
+// ---- one lane's arrival for its whole warp, or every lane's own where a tool needs it
+// ------------
+//
+// After a __syncwarp() lane 0 may arrive for all. That costs a converged warp no instruction, so
+// compute-sanitizer's racecheck cannot see it: it takes the other 31 lanes' accesses for unordered.
+// In a build for racecheck (MOE4_RACECHECK) all lanes arrive, at the same places; barriers expect
+// kWarpArrivals for a warp.
+
+#ifdef MOE4_RACECHECK
+inline constexpr bool kEveryLaneArrives = true;
+#else
+inline constexpr bool kEveryLaneArrives = false;
 #endif
+inline constexpr int kWarpArrivals = kEveryLaneArrives ? 32 : 1;
+
+/// The warp's kWarpArrivals on a barrier in shared memory. All lanes call it, converged and with
+/// what the arrival reports behind a __syncwarp() or a warp-wide wait; `leader` in one of them.
+__device__ __forceinline__ void warp_arrive(uint32_t barrier, bool leader) {
+  if (kEveryLaneArrives || leader) barrier_arrive(barrier);
+}
 
 }  // namespace moe4::cuda

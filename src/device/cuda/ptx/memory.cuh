@@ -1,4 +1,4 @@
-// Loads with a caching policy, and programmatic dependent launch from the device's side.
+// Loads and stores with a caching policy, shared memory by address, and counters that CTAs share.
 #pragma once
 
 #include <cstdint>
@@ -46,11 +46,11 @@ __device__ __forceinline__ void load_cached16_if(bool condition, const void* p, 
       : "l"(p), "r"(static_cast<int>(condition)));
 }
 
-/// The lane's number, in a register of its own (threadIdx is read anew at every use).
-__device__ __forceinline__ int lane_id() {
-  int lane;
-  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-  return lane;
+/// For what is read once or seldom: it leaves L2 before everything else.
+__device__ __forceinline__ uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
 }
 
 /// What another kernel of the same chain wrote: from L2, never from a stale L1 line or the
@@ -70,6 +70,17 @@ __device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uin
       : "memory");
 }
 
+/// With a policy for the L2 (evict_first_policy()).
+__device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uint64_t policy,
+                                              uint4& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
+      "@p ld.global.cg.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %6;\n}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(p), "r"(static_cast<int>(condition)), "l"(policy)
+      : "memory");
+}
+
 __device__ __forceinline__ uint2 load_l2_8(const void* p) {
   uint2 v;
   asm volatile("ld.global.cg.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
@@ -80,6 +91,36 @@ __device__ __forceinline__ uint32_t load_l2_4(const void* p) {
   asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
 }
+
+// ---- shared memory by address ------------------------------------------------------------------
+
+__device__ __forceinline__ uint4 load_shared16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address));
+  return v;
+}
+__device__ __forceinline__ uint2 load_shared8(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
+  return v;
+}
+__device__ __forceinline__ void store_shared8(uint32_t address, uint2 v) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(v.x), "r"(v.y) : "memory");
+}
+__device__ __forceinline__ void store_shared16(uint32_t address, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ uint32_t load_shared2(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(address));
+  return v;
+}
+
+// ---- counters ----------------------------------------------------------------------------------
 
 /// CTAs of one kernel tell each other by counters that something they wrote is there: whoever reads
 /// the sum with load_acquire() sees what was written before the fence_release() in front of each
@@ -92,20 +133,6 @@ __device__ __forceinline__ int32_t load_acquire(const int32_t* p) {
   int32_t v;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
-}
-
-/// Lets the next kernel of the stream start its prologue. Does nothing before SM90.
-__device__ __forceinline__ void launch_dependents() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-/// Waits until every kernel before this one has finished and its writes are visible.
-__device__ __forceinline__ void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 
 }  // namespace moe4::cuda

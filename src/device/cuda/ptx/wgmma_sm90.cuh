@@ -9,7 +9,13 @@
 
 #include <cstdint>
 
-namespace moe4::cuda::sm90 {
+namespace moe4::cuda {
+
+/// All but the last `Pending` groups of products of this warpgroup are done.
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
 
 /// Low word of the descriptor of a B tile [n][64] in the 128-byte swizzle: rows of 128 bytes,
 /// groups of 8 rows 1024 bytes apart. Add 2 for each further k16 of the 64 columns, bytes / 16 for
@@ -210,4 +216,4 @@ MOE4_FIXED_WIDTH(40, MOE4_D4, MOE4_R4, "%20, %21, %22, %23", "%24, %25, %26, %27
 #undef MOE4_D19
 #undef MOE4_R19
 
-}  // namespace moe4::cuda::sm90
+}  // namespace moe4::cuda

@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "device/cuda/ptx/launch.cuh"
 #include "ops/experts/b12x/epilogue.cuh"
 #include "ops/experts/b12x/operands.cuh"
 #include "ops/experts/b12x/top_k.cuh"

@@ -4,6 +4,7 @@
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
 #include "ops/experts/b12x/decode_gemm.cuh"
 #include "ops/experts/b12x/kernels.h"
 #include "ops/experts/b12x/prefill_gemm.cuh"

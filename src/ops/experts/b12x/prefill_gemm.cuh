@@ -17,6 +17,9 @@
 
 #include <cstdint>
 
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/copy.cuh"
+#include "device/cuda/ptx/launch.cuh"
 #include "ops/experts/b12x/epilogue.cuh"
 #include "ops/experts/b12x/operands.cuh"
 #include "ops/experts/b12x/top_k.cuh"
@@ -44,26 +47,6 @@ struct Stages {
   }
 };
 
-/// 16-byte asynchronous copy of which only the first `valid` bytes are read; the rest become zero.
-__device__ __forceinline__ void copy_async16(void* shared, const void* global, int valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(global), "r"(valid)
-               : "memory");
-}
-/// The same for 4 bytes, or none of them.
-__device__ __forceinline__ void copy_async4(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(global), "r"(valid ? 4 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
-template <int kPending>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 /// Copies one slice of the tile's token rows; rows[r] < 0 and columns past K become zeros.
 template <bool kFp4>
 __device__ __forceinline__ void stage_slice(const GemmArgs& args, const int64_t* rows, int slice,
@@ -71,7 +54,7 @@ __device__ __forceinline__ void stage_slice(const GemmArgs& args, const int64_t*
   constexpr int kPieces = Stages<kFp4>::kRowBytes / 16;
   const int chunks = min(kSliceChunks, args.chunks - slice * kSliceChunks);
   for (int variant = 0; variant < (kFp4 ? args.variants : 1); ++variant) {
-    uint8_t* to = stage + variant * Stages<kFp4>::kVariantBytes;
+    const uint32_t to = cuda::shared_address(stage) + variant * Stages<kFp4>::kVariantBytes;
 #pragma unroll
     for (int i = threadIdx.x; i < kPrefillTokens * kPieces; i += kThreads) {
       const int r = i / kPieces, piece = i % kPieces;
@@ -81,13 +64,13 @@ __device__ __forceinline__ void stage_slice(const GemmArgs& args, const int64_t*
         const bool inside = live && piece / 2 < chunks;
         const uint8_t* from = args.tokens.codes + row * args.tokens.code_stride +
                               slice * kSliceChunks * kTokenChunkBytes + piece * 16;
-        copy_async16(to + Stages<kFp4>::offset(r, piece), inside ? from : args.tokens.codes,
+        cuda::copy16(to + Stages<kFp4>::offset(r, piece), inside ? from : args.tokens.codes,
                      inside ? 16 : 0);
       } else {
         const int k = slice * kSliceChunks * kChunkK + piece * 8;
         const bool inside = live && k < args.k;
         const uint16_t* from = args.tokens.values + row * args.tokens.value_stride + k;
-        copy_async16(to + Stages<kFp4>::offset(r, piece), inside ? from : args.tokens.values,
+        cuda::copy16(to + Stages<kFp4>::offset(r, piece), inside ? from : args.tokens.values,
                      inside ? 16 : 0);
       }
     }
@@ -98,7 +81,7 @@ __device__ __forceinline__ void stage_slice(const GemmArgs& args, const int64_t*
         const bool inside = rows[r] >= 0 && chunk < chunks;
         const uint8_t* from = args.tokens.scales + (rows[r] + variant) * args.tokens.scale_stride +
                               (slice * kSliceChunks + chunk) * kBlocksPerChunk;
-        copy_async4(to + Stages<kFp4>::kScaleOffset + i * kBlocksPerChunk,
+        cuda::copy4(to + Stages<kFp4>::kScaleOffset + i * kBlocksPerChunk,
                     inside ? from : args.tokens.scales, inside);
       }
     }
@@ -163,18 +146,18 @@ __global__ __launch_bounds__(kThreads,
   const bool two_inputs = kFp4 && kGemm == Gemm::kFc1 && args.variants == 2;
   for (int slice = 0; slice < Stage::kCount - 1; ++slice) {
     if (slice < slices) stage_slice<kFp4>(args, rows, slice, stages + slice * stage_bytes);
-    commit_copies();
+    cuda::copy_commit();
   }
 
   Accumulators total[kColumns] = {};
   for (int slice = 0; slice < slices; ++slice) {
-    wait_for_copies<Stage::kCount - 2>();
+    cuda::copy_wait<Stage::kCount - 2>();
     __syncthreads();  // the slice is there, and everybody is done with the stage refilled next
     const int ahead = slice + Stage::kCount - 1;
     if (ahead < slices) {
       stage_slice<kFp4>(args, rows, ahead, stages + ahead % Stage::kCount * stage_bytes);
     }
-    commit_copies();
+    cuda::copy_commit();
     if (!active) continue;
     const uint8_t* stage = stages + slice % Stage::kCount * stage_bytes;
     const int chunks = min(kSliceChunks, args.chunks - slice * kSliceChunks);

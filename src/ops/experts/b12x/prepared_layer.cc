@@ -5,7 +5,6 @@
 #include <string>
 
 #include "base/error.h"
-#include "device/cuda/workspace.h"
 #include "ops/experts/gpu/download.h"
 #include "ops/experts/gpu/pack_weights.h"
 
@@ -121,17 +120,16 @@ Path PreparedLayer::path(int64_t num_tokens) const {
   return few ? Path::kDecode : Path::kPrefill;
 }
 
-PreparedLayer::Workspace PreparedLayer::carve(int64_t num_tokens, std::byte* base) const {
+PreparedLayer::Workspace PreparedLayer::take_workspace(Arena& arena, int64_t num_tokens) const {
   const int64_t pairs = num_tokens * problem_.top_k;
-  cuda::WorkspaceCarver carver(base);
   Workspace at;
-  at.tables = cuda::carve_routing_tables(carver, pairs, num_local_experts());
+  at.tables = cuda::take_routing_tables(arena, pairs, num_local_experts());
   const auto take_fp4_rows = [&](int64_t rows, int64_t chunks) {
     TokenRows t;
     t.code_stride = chunks * kTokenChunkBytes;
     t.scale_stride = token_scale_bytes(chunks);
-    t.codes = carver.take<uint8_t>(rows * t.code_stride);
-    t.scales = carver.take<uint8_t>(rows * t.scale_stride);
+    t.codes = arena.take<uint8_t>(rows * t.code_stride);
+    t.scales = arena.take<uint8_t>(rows * t.scale_stride);
     return t;
   };
   if (fp4_) {
@@ -139,9 +137,9 @@ PreparedLayer::Workspace PreparedLayer::carve(int64_t num_tokens, std::byte* bas
     at.staged = take_fp4_rows(rows, fc1_.chunks);
     at.intermediate = take_fp4_rows(pairs, fc2_.chunks);
   } else {
-    if (row_per_pair()) at.scaled_values = carver.take<uint16_t>(pairs * problem_.hidden_size);
+    if (row_per_pair()) at.scaled_values = arena.take<uint16_t>(pairs * problem_.hidden_size);
     at.intermediate.value_stride = fc2_.chunks * kChunkK;
-    at.intermediate_values = carver.take<uint16_t>(pairs * at.intermediate.value_stride);
+    at.intermediate_values = arena.take<uint16_t>(pairs * at.intermediate.value_stride);
     at.intermediate.values = at.intermediate_values;
   }
   // Grows with the number of tokens, so that a workspace for more tokens serves fewer.
@@ -152,13 +150,14 @@ PreparedLayer::Workspace PreparedLayer::carve(int64_t num_tokens, std::byte* bas
       pairs == 0 ? row_columns
                  : std::min(row_columns,
                             std::max<int64_t>(1, bytes / pair_bytes / kSlabColumns) * kSlabColumns);
-  at.partial = carver.take<float>(bytes / static_cast<int64_t>(sizeof(float)));
-  at.bytes = carver.used();
+  at.partial = arena.take<float>(bytes / static_cast<int64_t>(sizeof(float)));
   return at;
 }
 
 size_t PreparedLayer::workspace_size(int64_t max_tokens) const {
-  return carve(max_tokens, nullptr).bytes;
+  Arena arena = Arena::measuring();
+  take_workspace(arena, max_tokens);
+  return arena.peak();
 }
 
 void PreparedLayer::apply(const ExpertsArgs& args) const {
@@ -167,11 +166,13 @@ void PreparedLayer::apply(const ExpertsArgs& args) const {
   }
   const int64_t tokens = args.num_tokens, top_k = problem_.top_k, pairs = tokens * top_k;
   if (tokens == 0) return;
-  const Workspace at = carve(tokens, args.workspace.data());
-  if (args.workspace.size() < at.bytes) {
+  const size_t bytes = workspace_size(tokens);
+  if (args.workspace.size() < bytes) {
     throw_usage("workspace of " + std::to_string(args.workspace.size()) + " bytes, needs " +
-                std::to_string(at.bytes));
+                std::to_string(bytes));
   }
+  Arena arena(args.workspace);
+  const Workspace at = take_workspace(arena, tokens);
   const auto stream = static_cast<cudaStream_t>(args.stream);
   const auto* hidden = static_cast<const uint16_t*>(args.hidden_states);
   const Path launch_path = path(tokens);

@@ -35,9 +35,8 @@ class PreparedLayer final : public PreparedExperts {
     uint16_t* intermediate_values = nullptr;
     float* partial = nullptr;
     int64_t partial_columns = 0;  ///< columns of a slab
-    size_t bytes = 0;
   };
-  Workspace carve(int64_t num_tokens, std::byte* base) const;
+  Workspace take_workspace(Arena& arena, int64_t num_tokens) const;
 
   /// Which launch shape a batch takes.
   Path path(int64_t num_tokens) const;

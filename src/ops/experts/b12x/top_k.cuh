@@ -20,12 +20,7 @@ __device__ __forceinline__ int local_expert(const TopK& top_k, int64_t pair) {
                             top_k.num_local_experts);
 }
 
-/// Up to 8 or 64 sorted pairs of one expert.
-struct TokenTile {
-  int expert;
-  int first;  ///< position of its first pair
-  int count;
-};
+using cuda::TokenTile;
 
 /// Token tile `index` of the routing tables; false for a surplus block. All threads call it.
 __device__ __forceinline__ bool find_tile(const GemmArgs& args, int index, int tokens_per_tile,
@@ -37,9 +32,8 @@ __device__ __forceinline__ bool find_tile(const GemmArgs& args, int index, int t
     const int begin = __ldcg(offsets + e), end = __ldcg(offsets + e + 1);
     if (begin <= index && index < end) {
       const int first = __ldcg(args.tables.expert_offsets + e) + (index - begin) * tokens_per_tile;
-      tile.expert = e;
-      tile.first = first;
-      tile.count = min(tokens_per_tile, __ldcg(args.tables.expert_offsets + e + 1) - first);
+      tile = cuda::make_token_tile(
+          e, first, min(tokens_per_tile, __ldcg(args.tables.expert_offsets + e + 1) - first));
     }
   }
   __syncthreads();
@@ -84,7 +78,7 @@ __device__ __forceinline__ void sort_few_pairs(const TopK& top_k, FewPairs& few)
   if (starts) {
     int index = 0;
     for (int p = 0; p < position; ++p) index += few.starts_tile[p];
-    few.tiles[index] = {expert, position, min(kTile, same - rank)};
+    few.tiles[index] = cuda::make_token_tile(expert, position, min(kTile, same - rank));
   }
   if (threadIdx.x == 0) few.num_tiles = tiles;
   __syncthreads();

@@ -73,7 +73,8 @@ __device__ __forceinline__ int route_in_warp(const PackedLayerView& layer, const
     const int tile = count_bits(leaders & (leader - 1));
     pairs[tile * kTileTokens + rank[i] % kTileTokens] = lane + 32 * i;
     if (is[i]) {
-      tiles[tile] = {expert[i], tile * kTileTokens, min(kTileTokens, count_bits(from_leader))};
+      tiles[tile] =
+          make_token_tile(expert[i], tile * kTileTokens, min(kTileTokens, count_bits(from_leader)));
     }
   }
   return count_bits(leaders);
@@ -136,7 +137,7 @@ __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer,
   for (int e = begin; e < end; ++e) {
     sum += counts[e] | (((counts[e] + kTileTokens - 1) / kTileTokens) << 16);
   }
-  const int before = exclusive_scan(sum, warp_sums);
+  const int before = exclusive_scan<kThreads / 32>(sum, warp_sums);
   int first = before & 0xffff, tile = before >> 16;
   bool crowded = false;
 #pragma unroll 1
@@ -145,7 +146,7 @@ __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer,
     first_pair[e] = first;
 #pragma unroll 1
     for (int i = 0; i < count; i += kTileTokens) {
-      tiles[tile++] = {e, first + i, min(kTileTokens, count - i)};
+      tiles[tile++] = make_token_tile(e, first + i, min(kTileTokens, count - i));
     }
     first += count;
     crowded |= count > kTileTokens;

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "device/cuda/block_scan.cuh"
 #include "device/cuda/launch.h"
-#include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/launch.cuh"
 #include "moe/expert_map.h"
 #include "ops/experts/gpu/routing_tables.h"
 
@@ -47,15 +47,15 @@ __global__ __launch_bounds__(kThreads) void routing_kernel(RoutingArgs args, int
   const bool mine = thread < args.num_local_experts;
   const int count = mine ? before[thread] + rest[thread] : 0;
   const int tiles = (count + args.tile_tokens - 1) / args.tile_tokens;
-  const int first_pair = exclusive_scan(count, warp_sums);
-  const int first_tile = exclusive_scan(tiles, warp_sums);
+  const int first_pair = exclusive_scan<kThreads / 32>(count, warp_sums);
+  const int first_tile = exclusive_scan<kThreads / 32>(tiles, warp_sums);
   if (mine) {
     before[thread] += first_pair;
     if (args.tables.tiles != nullptr && thread % gridDim.x == blockIdx.x) {
       for (int i = 0; i < tiles; ++i) {
         const int skip = i * args.tile_tokens;
-        args.tables.tiles[first_tile + i] = {thread, first_pair + skip,
-                                             min(args.tile_tokens, count - skip)};
+        args.tables.tiles[first_tile + i] =
+            make_token_tile(thread, first_pair + skip, min(args.tile_tokens, count - skip));
       }
     }
     if (blockIdx.x == 0) {
@@ -77,16 +77,16 @@ __global__ __launch_bounds__(kThreads) void routing_kernel(RoutingArgs args, int
 
 }  // namespace
 
-RoutingTables carve_routing_tables(WorkspaceCarver& carver, int64_t num_pairs,
-                                   int64_t num_local_experts, int64_t tile_tokens) {
+RoutingTables take_routing_tables(Arena& arena, int64_t num_pairs, int64_t num_local_experts,
+                                  int64_t tile_tokens) {
   RoutingTables tables;
-  tables.expert_offsets = carver.take<int32_t>(num_local_experts + 1);
-  tables.tile_offsets = carver.take<int32_t>(num_local_experts + 1);
+  tables.expert_offsets = arena.take<int32_t>(num_local_experts + 1);
+  tables.tile_offsets = arena.take<int32_t>(num_local_experts + 1);
   if (tile_tokens > 0) {
     tables.tiles =
-        carver.take<TokenTile>(max_token_tiles(num_pairs, num_local_experts, tile_tokens));
+        arena.take<TokenTile>(max_token_tiles(num_pairs, num_local_experts, tile_tokens));
   }
-  tables.sorted_pairs = carver.take<int32_t>(num_pairs);
+  tables.sorted_pairs = arena.take<int32_t>(num_pairs);
   return tables;
 }
 

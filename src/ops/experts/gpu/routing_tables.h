@@ -5,17 +5,10 @@
 
 #include <cstdint>
 
-#include "device/cuda/workspace.h"
+#include "device/arena.h"
+#include "ops/experts/gpu/token_tile.h"
 
 namespace moe4::cuda {
-
-/// Up to `tile_tokens` pairs of one expert: what a kernel multiplies with one pass over its
-/// weights.
-struct TokenTile {
-  int32_t expert;  ///< local index
-  int32_t first;   ///< index of its first pair in the list of pairs
-  int32_t count;
-};
 
 /// Device arrays. A pair is token * top_k + slot.
 struct RoutingTables {
@@ -50,8 +43,8 @@ constexpr int64_t max_token_tiles(int64_t num_pairs, int64_t num_local_experts,
 }
 
 /// With `tile_tokens` the tables get a list of tiles.
-RoutingTables carve_routing_tables(WorkspaceCarver& carver, int64_t num_pairs,
-                                   int64_t num_local_experts, int64_t tile_tokens = 0);
+RoutingTables take_routing_tables(Arena& arena, int64_t num_pairs, int64_t num_local_experts,
+                                  int64_t tile_tokens = 0);
 
 /// One launch, no scratch memory, no host synchronisation. `dependent`: overlap with the kernel
 /// before (SM90). The kernel calls launch_dependents() at its start, so a dependent successor must

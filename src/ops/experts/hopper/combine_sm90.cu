@@ -4,8 +4,8 @@
 #include "base/checked_math.h"
 #include "device/cuda/divisor.h"
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
 #include "device/cuda/ptx/memory.cuh"
-#include "device/cuda/ptx/sm90_ptx.cuh"
 #include "ops/experts/hopper/hopper_kernels.h"
 #include "ops/experts/hopper/pack_bf16.cuh"
 #include "ops/experts/hopper/pair_output.cuh"
@@ -52,17 +52,6 @@ __device__ __forceinline__ uint4 gather_rows(const float (&sum)[8]) {
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-/// load_l2_16_if() with a policy.
-__device__ __forceinline__ void load_l2_16_if(bool condition, const void* p, uint64_t policy,
-                                              uint4& v) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
-      "@p ld.global.cg.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %6;\n}"
-      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-      : "l"(p), "r"(static_cast<int>(condition)), "l"(policy)
-      : "memory");
-}
-
 // A warp adds 32 units of 16 bytes of a token: 8 slots are on their way together, with the places
 // and weights of its next ones. Slots of other devices' experts have no place.
 __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
@@ -90,7 +79,7 @@ __global__ __launch_bounds__(kThreads, kBlocksPerSm) void combine_kernel(
   load_slots(token, 0);
   // Outputs are read once, so they leave L2 first: what FC2 wrote last is still there when its turn
   // comes.
-  const uint64_t policy = sm90::evict_first_policy();
+  const uint64_t policy = evict_first_policy();
   wait_for_previous_kernel();
   while (token < args.num_tokens) {
     const int unit = span * 32 + lane;

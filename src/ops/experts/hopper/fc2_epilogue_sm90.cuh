@@ -1,6 +1,8 @@
 // FC2: the down projection of every (token, slot) pair.
 #pragma once
 
+#include "device/cuda/ptx/copy.cuh"
+#include "device/cuda/ptx/memory.cuh"
 #include "ops/experts/hopper/gemm_rings_sm90.cuh"
 #include "ops/experts/hopper/gemm_staging_sm90.cuh"
 #include "ops/experts/hopper/pair_output.cuh"

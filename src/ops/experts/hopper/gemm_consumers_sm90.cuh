@@ -1,6 +1,8 @@
 // The warps of the grouped GEMMs that decode weights and multiply, a loop for each kind of tile.
 #pragma once
 
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/memory.cuh"
 #include "device/cuda/ptx/wgmma_sm90.cuh"
 #include "ops/experts/gpu/decode.cuh"
 #include "ops/experts/hopper/gemm_rings_sm90.cuh"

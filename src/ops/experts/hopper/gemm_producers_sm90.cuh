@@ -1,6 +1,10 @@
 // The warps of the grouped GEMMs that bring weights and tokens to shared memory.
 #pragma once
 
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/copy.cuh"
+#include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/warp.cuh"
 #include "ops/experts/hopper/gemm_rings_sm90.cuh"
 
 namespace moe4::cuda::hopper {

@@ -1,14 +1,11 @@
 // Rings of stages in shared memory: tokens, weights, and the tiles that a CTA has taken.
 #pragma once
 
+#include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/memory.cuh"
-#include "device/cuda/ptx/sm90_ptx.cuh"
-#include "device/cuda/ptx/warp_arrival.cuh"
 #include "ops/experts/hopper/gemm_shape_sm90.cuh"
 
 namespace moe4::cuda::hopper {
-
-using namespace sm90;
 
 // A ring of stages in shared memory: their addresses, barriers, and a place in the ring. A stage
 // may have several strands, parts with barriers of their own that other consumers use.

@@ -4,12 +4,12 @@
 
 #include <type_traits>
 
-#include "device/cuda/ptx/sm90_ptx.cuh"
+#include "device/cuda/ptx/copy.cuh"
+#include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/warp.cuh"
 #include "ops/experts/hopper/gemm_shape_sm90.cuh"
 
 namespace moe4::cuda::hopper {
-
-using namespace sm90;
 
 // Large tiles: a consumer group's way out. Its four warps write a slot, the copy engine sends it
 // while they write the next ones or multiply. (Stores of their own stand in front of everything

@@ -32,6 +32,9 @@
 // tile, row tile), then FC2's, row tiles fastest, so that neighbours share tokens in L2.
 #include "base/checked_math.h"
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/warp.cuh"
 #include "ops/experts/hopper/fc1_epilogue_sm90.cuh"
 #include "ops/experts/hopper/fc2_epilogue_sm90.cuh"
 #include "ops/experts/hopper/gemm_consumers_sm90.cuh"

@@ -5,9 +5,10 @@
 
 #include <cstdint>
 
-#include "device/cuda/workspace.h"
+#include "device/arena.h"
 #include "ops/experts/gpu/packed_layer.h"
 #include "ops/experts/gpu/sum_order.h"
+#include "ops/experts/gpu/token_tile.h"
 #include "ops/experts/hopper/tile_configs.h"
 
 namespace moe4::cuda::hopper {
@@ -21,14 +22,6 @@ constexpr int output_blocks(int hidden_size) {
   return (hidden_size + kOutputBlockRows - 1) / kOutputBlockRows;
 }
 
-/// Some tokens of one expert, for both GEMMs. Positions count rows of the sorted list of pairs;
-/// each expert's first position is a multiple of 8.
-struct TokenTile {
-  int32_t first_position;
-  uint16_t expert;
-  uint16_t rows;  ///< 1 .. max_tile_tokens()
-};
-
 /// The arrays between the launches.
 struct Scratch {
   /// BF16 [rows, hidden_steps * 128], permuted (prologue_sm90.cu); a row is a token, or a pair with
@@ -36,6 +29,8 @@ struct Scratch {
   void* hidden = nullptr;
   int32_t* sorted_pairs = nullptr;        ///< [positions] token * top_k + slot, nothing in padding
   int32_t* positions_of_pairs = nullptr;  ///< [T * top_k], -1 for experts of other devices
+  /// Up to max_tile_tokens() pairs each, for both GEMMs; places are positions in `sorted_pairs`,
+  /// the first of each expert a multiple of 8.
   TokenTile* tiles = nullptr;
   int32_t* num_tiles = nullptr;         ///< [1]
   int32_t* taken = nullptr;             ///< [1] CTA tiles of both GEMMs that CTAs have taken
@@ -50,8 +45,7 @@ struct Scratch {
   int hidden_steps = 0;        ///< K of FC1 in steps
   int intermediate_steps = 0;  ///< K of FC2 in steps
 };
-Scratch carve_scratch(WorkspaceCarver& carver, const PackedLayerView& layer, int64_t num_tokens,
-                      bool runs);
+Scratch take_scratch(Arena& arena, const PackedLayerView& layer, int64_t num_tokens, bool runs);
 
 /// One call; pointers as in ExpertsArgs. num_tokens * top_k is below 2^31.
 struct Call {

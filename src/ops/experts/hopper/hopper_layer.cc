@@ -1,4 +1,4 @@
-// Chooses path and tiles by the number of tokens, carves the workspace and launches.
+// Chooses path and tiles by the number of tokens, divides the workspace and launches.
 #include "ops/experts/hopper/hopper_layer.h"
 
 #include <fmt/format.h>
@@ -107,10 +107,10 @@ size_t HopperLayer::workspace_size(int64_t max_tokens) const {
   const int64_t few = std::min(max_tokens, std::max<int64_t>(min_tokens_ - 1, 0));
   size_t bytes = few_.workspace_size(few);
   for (const Sums sums : {Sums::kChains, Sums::kRuns}) {
-    WorkspaceCarver carver;
-    hopper::carve_scratch(carver, layer_.view(), std::min(max_tokens, slice_tokens(sums)),
-                          sums == Sums::kRuns);
-    bytes = std::max(bytes, carver.used());
+    Arena arena = Arena::measuring();
+    hopper::take_scratch(arena, layer_.view(), std::min(max_tokens, slice_tokens(sums)),
+                         sums == Sums::kRuns);
+    bytes = std::max(bytes, arena.peak());
   }
   return bytes;
 }
@@ -145,7 +145,7 @@ void HopperLayer::apply_wgmma(const ExpertsArgs& args, Sums sums, int64_t begin,
   const auto stream = static_cast<cudaStream_t>(args.stream);
   for (; begin < end; begin += slice) {
     const int64_t num_tokens = std::min(slice, end - begin);
-    WorkspaceCarver carver(args.workspace.data());
+    Arena arena(args.workspace);
     const hopper::Call call{
         .layer = view,
         .num_tokens = num_tokens,
@@ -156,7 +156,7 @@ void HopperLayer::apply_wgmma(const ExpertsArgs& args, Sums sums, int64_t begin,
         .config = sums == Sums::kRuns ? decode_config(num_tokens) : tile_config(num_tokens),
         .runs = sums == Sums::kRuns,
         .order = order_,
-        .scratch = hopper::carve_scratch(carver, view, num_tokens, sums == Sums::kRuns),
+        .scratch = hopper::take_scratch(arena, view, num_tokens, sums == Sums::kRuns),
         .sm_count = sm_count_,
     };
     hopper::launch_prologue(call, stream);

@@ -6,16 +6,16 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "device/cuda/block_scan.cuh"
 #include "device/cuda/launch.h"
-#include "device/cuda/ptx/memory.cuh"
-#include "device/cuda/ptx/sm90_ptx.cuh"
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/cluster.cuh"
+#include "device/cuda/ptx/launch.cuh"
 #include "ops/experts/gpu/routing_tables.h"
 #include "ops/experts/hopper/hopper_kernels.h"
 
 namespace moe4::cuda::hopper {
 namespace {
-
-using namespace sm90;
 
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
@@ -37,69 +37,7 @@ struct PrologueArgs {
   Scratch scratch;
 };
 
-// ---- what the blocks of a cluster tell each other ----------------------------------------------
-//
-// A block's counts go to all others by stores that report to the receiver's barrier: one way, where
-// a cluster barrier waits for every write to memory and loads from afar come after it.
-
-__device__ __forceinline__ uint32_t address_in_block(uint32_t address, uint32_t rank) {
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  return there;
-}
-__device__ __forceinline__ void store_in_cluster16(uint32_t address, int4 v, uint32_t barrier) {
-  asm volatile(
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.s32 [%0], {%1, %2, %3, %4}, "
-      "[%5];" ::"r"(address),
-      "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
-      : "memory");
-}
-__device__ __forceinline__ void wait_for_cluster_stores(uint32_t barrier) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n"
-      "@done bra.uni finished;\n"
-      "bra.uni again;\n"
-      "finished:\n"
-      "}" ::"r"(barrier)
-      : "memory");
-}
-// The first orders barrier initialisation alone (fence_barrier_init).
-__device__ __forceinline__ void arrive_in_cluster() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void wait_for_cluster() {
-  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-}
-
 // ---- sorting -----------------------------------------------------------------------------------
-
-// Exclusive prefix sums of N values a thread; `sums` gets those of the warps.
-template <int N>
-__device__ __forceinline__ void exclusive_scans(int (&values)[N], int (&sums)[N][kWarps]) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int sum[N];
-#pragma unroll
-  for (int n = 0; n < N; ++n) sum[n] = values[n];
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const int other = __shfl_up_sync(~0u, sum[n], distance);
-      if (lane >= distance) sum[n] += other;
-    }
-  }
-  if (lane == 31) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) sums[n][warp] = sum[n];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    values[n] = __reduce_add_sync(~0u, lane < warp ? sums[n][lane] : 0) + sum[n] - values[n];
-  }
-}
 
 // Tiles of one expert are equally long, in multiples of 8.
 struct Tiles {
@@ -132,7 +70,7 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   constexpr bool kInOrder = kBatch > 1;
   __shared__ __align__(16) int counts[kMaxLocalExperts];
   __shared__ Place places[kMaxLocalExperts];
-  __shared__ int warp_sums[1 + kInOrder][kWarps];
+  __shared__ int warp_sums[(1 + kInOrder) * kWarps];
   __shared__ int tiles_of_length[kLengths];
   __shared__ __align__(16) union {
     int counts[kRanks][kMaxLocalExperts];              // of every block
@@ -230,7 +168,7 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   int starts[1 + kInOrder];
   starts[0] = (count + 7) / 8 * 8;
   if constexpr (kInOrder) starts[1] = own;
-  exclusive_scans(starts, warp_sums);
+  exclusive_scans<kWarps>(starts, warp_sums);
   const int first_position = starts[0];
   const int first_place = kInOrder ? starts[kInOrder] : 0;
   places[thread] = {first_place, first_position + before - first_place};
@@ -257,7 +195,7 @@ __device__ void sort_pairs(const PrologueArgs& args) {
       if (pair < end) scratch.positions_of_pairs[pair] = positions[i];
     }
     if constexpr (kInOrder) {
-      const int sorted = __reduce_add_sync(~0u, warp_sums[1][lane]);
+      const int sorted = __reduce_add_sync(~0u, warp_sums[kWarps + lane]);
       __syncthreads();
       uint32_t words[kBatch];
 #pragma unroll
@@ -304,8 +242,8 @@ __device__ void sort_pairs(const PrologueArgs& args) {
   for (int i = 0; i < tiles.number; ++i) {
     const int skip = i * tiles.length;
     scratch.stored_of_tokens[first_tile + i] = 0;
-    scratch.tiles[first_tile + i] = {first_position + skip, static_cast<uint16_t>(thread),
-                                     static_cast<uint16_t>(min(tiles.length, count - skip))};
+    scratch.tiles[first_tile + i] =
+        make_token_tile(thread, first_position + skip, min(tiles.length, count - skip));
   }
   if (thread == 0) {
     *scratch.num_tiles = at_least;

@@ -1,6 +1,6 @@
 // The weighted sum over a token's slots, and the weighting of inputs that some models want instead.
 #include "device/cuda/launch.h"
-#include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/launch.cuh"
 #include "ops/experts/marlin/marlin_kernels.h"
 
 namespace moe4::cuda {

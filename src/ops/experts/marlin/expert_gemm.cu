@@ -25,7 +25,8 @@
 // 2 KB for the reduction, up to 47 KB a block for the routing.
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/barrier.cuh"
-#include "device/cuda/ptx/warp_arrival.cuh"
+#include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/warp.cuh"
 #include "ops/experts/gpu/block_routing.cuh"
 #include "ops/experts/marlin/fc1_activation.cuh"
 #include "ops/experts/marlin/marlin_kernels.h"
@@ -122,7 +123,7 @@ __device__ __forceinline__ const __nv_bfloat16* find_token_row(const MarlinParam
   if (lane / 4 >= tile.count) return nullptr;
   const int pair = list.pairs[tile.first + lane / 4];
   if constexpr (Config::fc1) {
-    const int row = p.layer.weight_on_input ? pair : p.top_k.quotient(pair);
+    const int row = p.layer.weight_on_input ? pair : static_cast<int>(p.top_k.divide(pair));
     return p.x + static_cast<int64_t>(row) * p.layer.hidden_size;
   } else {
     return p.act + static_cast<int64_t>(pair) * p.layer.intermediate_size;
@@ -198,7 +199,7 @@ class GroupReduction {
     const int tile = turn_, buffer = n & 1;
     turn_ = turn_ < 2 ? turn_ + split - 2 : turn_ - 2;
     if (tile >= 2) return;
-    barrier_wait(&full_[buffer], (n >> 1) & 1);
+    barrier_wait(shared_address(&full_[buffer]), (n >> 1) & 1);
     const float4(*from)[32] = partial_ + (buffer * 2 + tile) * split;
     float4 sum = from[0][lane_];
 #pragma unroll
@@ -216,7 +217,7 @@ class GroupReduction {
 
   __device__ __forceinline__ void write(int n, int split, int warp, const float (&acc)[2][4]) {
     const int buffer = n & 1;
-    barrier_wait(&empty_[buffer], ((n >> 1) & 1) ^ 1);
+    barrier_wait(shared_address(&empty_[buffer]), ((n >> 1) & 1) ^ 1);
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       partial_[(buffer * 2 + tile) * split + warp][lane_] =
@@ -243,8 +244,10 @@ __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert
   const int split = split_of<Config>(p), lane = lane_id();
   Stream stream(shared, lane);
   if (threadIdx.x < Config::warps / split * 2) {
-    barrier_init(&buffers.full[threadIdx.x / 2][threadIdx.x % 2], split * kWarpArrivals);
-    barrier_init(&buffers.empty[threadIdx.x / 2][threadIdx.x % 2], 2 * kWarpArrivals);
+    barrier_init(shared_address(&buffers.full[threadIdx.x / 2][threadIdx.x % 2]),
+                 split * kWarpArrivals);
+    barrier_init(shared_address(&buffers.empty[threadIdx.x / 2][threadIdx.x % 2]),
+                 2 * kWarpArrivals);
   }
   // FC1 follows whatever made x and the ids, FC2 follows FC1: by the time FC2 runs its prologue all
   // that FC1 waited for is done, so only `act` has to be waited for.
@@ -265,7 +268,8 @@ __global__ __launch_bounds__(32 * Config::warps, 16 / Config::warps) void expert
   const int steps = (Config::fc1 ? p.layer.fc1_tiles : p.layer.fc2_tiles) / 2;
   const int last_block = (Config::fc1 ? p.layer.hidden_size : p.layer.intermediate_size) - 16;
   const GroupWork work = divide_items<Config::warps>(p.groups, split, list.num_tiles * steps);
-  int tile = p.steps.quotient(work.first), step = work.first - tile * steps;  // of the item at hand
+  int tile = static_cast<int>(p.steps.divide(work.first)),
+      step = work.first - tile * steps;  // of the item at hand
   WeightCursor<Config> cursor(p, list, work, tile, step);
   const int units = work.count * cursor.my_units();
   stream.start(0, cursor.weights(), units > 0);
@@ -404,8 +408,8 @@ size_t gemm_shared_bytes(const ExpertGemm& gemm, const MarlinParams& p) {
 void launch_expert_gemm(const ExpertGemm& gemm, int split, int tiles, MarlinParams params,
                         cudaStream_t stream, bool dependent) {
   const int blocks = params.sm_count * (16 / gemm.warps);
-  params.groups = FastDivisor(blocks * (gemm.warps / split));
-  params.steps = FastDivisor(tiles / 2);
+  params.groups = Divisor(blocks * (gemm.warps / split));
+  params.steps = Divisor(tiles / 2);
   launch(gemm.kernel,
          {.grid = dim3(static_cast<unsigned>(blocks)),
           .block = dim3(static_cast<unsigned>(32 * gemm.warps)),

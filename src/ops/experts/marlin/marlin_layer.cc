@@ -1,4 +1,4 @@
-// Chooses structure, grid and K split, carves the workspace and launches.
+// Chooses structure, grid and K split, divides the workspace and launches.
 #include "ops/experts/marlin/marlin_layer.h"
 
 #include <fmt/format.h>
@@ -48,7 +48,6 @@ struct MarlinLayer::Workspace {
   __nv_bfloat16* scaled = nullptr;
   __nv_bfloat16* act = nullptr;
   float* y = nullptr;
-  size_t bytes = 0;
 };
 
 MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning)
@@ -82,7 +81,7 @@ MarlinParams MarlinLayer::base_params() const {
           .fc2_split = order_.fc2_runs,
           .bulk_copies = bulk_copies_,
           .sm_count = sm_count_,
-          .top_k = FastDivisor(view.top_k)};
+          .top_k = Divisor(view.top_k)};
 }
 
 Fc2Structure MarlinLayer::structure(int64_t num_tokens) const {
@@ -104,21 +103,21 @@ int64_t MarlinLayer::chunk_tokens() const {
   return std::max<int64_t>(1, kMaxChunkPairs / layer_.view().top_k);
 }
 
-MarlinLayer::Workspace MarlinLayer::carve(std::byte* base, int64_t num_tokens) const {
+MarlinLayer::Workspace MarlinLayer::take_workspace(Arena& arena, int64_t num_tokens) const {
   const PackedLayerView& view = layer_.view();
   const int64_t pairs = std::min(num_tokens, chunk_tokens()) * view.top_k;
-  WorkspaceCarver carver(base);
   Workspace at;
-  at.tables = carve_routing_tables(carver, pairs, view.num_local_experts, kTileTokens);
-  if (view.weight_on_input) at.scaled = carver.take<__nv_bfloat16>(pairs * view.hidden_size);
-  at.act = carver.take<__nv_bfloat16>(pairs * view.intermediate_size);
-  at.y = carver.take<float>(pairs * view.hidden_size);
-  at.bytes = carver.used();
+  at.tables = take_routing_tables(arena, pairs, view.num_local_experts, kTileTokens);
+  if (view.weight_on_input) at.scaled = arena.take<__nv_bfloat16>(pairs * view.hidden_size);
+  at.act = arena.take<__nv_bfloat16>(pairs * view.intermediate_size);
+  at.y = arena.take<float>(pairs * view.hidden_size);
   return at;
 }
 
 size_t MarlinLayer::workspace_size(int64_t max_tokens) const {
-  return carve(nullptr, max_tokens).bytes;
+  Arena arena = Arena::measuring();
+  take_workspace(arena, max_tokens);
+  return arena.peak();
 }
 
 void MarlinLayer::apply(const ExpertsArgs& args) const {
@@ -131,7 +130,8 @@ void MarlinLayer::apply(const ExpertsArgs& args) const {
 
 void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t num_tokens) const {
   const PackedLayerView& view = layer_.view();
-  const Workspace at = carve(args.workspace.data(), num_tokens);
+  Arena arena(args.workspace);
+  const Workspace at = take_workspace(arena, num_tokens);
   const auto stream = static_cast<cudaStream_t>(args.stream);
   const int64_t hidden = view.hidden_size;
   const auto* x = static_cast<const __nv_bfloat16*>(args.hidden_states) + begin * hidden;

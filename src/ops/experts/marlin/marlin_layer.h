@@ -31,7 +31,7 @@ class MarlinLayer {
 
  private:
   struct Workspace;
-  Workspace carve(std::byte* base, int64_t num_tokens) const;
+  Workspace take_workspace(Arena& arena, int64_t num_tokens) const;
   int64_t chunk_tokens() const;
   size_t row_shared_bytes(int64_t num_pairs) const;
   void apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t num_tokens) const;

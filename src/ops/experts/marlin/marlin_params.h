@@ -5,31 +5,12 @@
 
 #include <cstdint>
 
+#include "device/cuda/divisor.h"
 #include "ops/experts/gpu/packed_layer.h"
 #include "ops/experts/gpu/routing_tables.h"
 #include "ops/experts/gpu/sum_order.h"
 
 namespace moe4::cuda {
-
-/// Division of 32-bit integers by a number that the host knows.
-struct FastDivisor {
-  uint32_t value = 1;
-  uint32_t reciprocal = 0;  ///< ceil(2^32 / value); 0 stands for 2^32
-
-  FastDivisor() = default;
-  explicit FastDivisor(int64_t divisor)
-      : value(static_cast<uint32_t>(divisor)),
-        reciprocal(static_cast<uint32_t>(((uint64_t{1} << 32) + divisor - 1) / divisor)) {}
-
-#if defined(__CUDACC__)
-  /// n / value: the product is at most one too large, and exact for n * value < 2^32.
-  __device__ __forceinline__ int quotient(int n) const {
-    if (reciprocal == 0) return n;
-    const uint32_t q = __umulhi(static_cast<uint32_t>(n), reciprocal);
-    return static_cast<int>(q * value > static_cast<uint32_t>(n) ? q - 1 : q);
-  }
-#endif
-};
 
 /// One chunk of tokens of one apply(). P = num_tokens * top_k pairs.
 struct MarlinParams {
@@ -46,8 +27,8 @@ struct MarlinParams {
   int32_t fc2_split = 1;     ///< likewise of an FC2 step: 1 .. 8
   bool bulk_copies = false;  ///< as step_stream.cuh was compiled for the device
   int32_t sm_count = 0;      ///< blocks of FC1 and of the expert-wise FC2
-  FastDivisor top_k;
-  FastDivisor groups, steps;  ///< of the kernel at hand; set by its launcher
+  Divisor top_k;
+  Divisor groups, steps;  ///< of the kernel at hand; set by its launcher
   /// Tables made by an earlier kernel, with tiles of 8; null: every block routes for itself.
   const TokenTile* tiles = nullptr;
   const int32_t* sorted_pairs = nullptr;

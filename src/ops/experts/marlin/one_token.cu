@@ -8,6 +8,9 @@
 // Sums are added in the order of expert_gemm.cu and row_stationary.cu: a token gets the same bits.
 // The token is column 0 of the products, so the sums of lanes 4g are the ones that count.
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/warp.cuh"
 #include "ops/experts/marlin/fc1_activation.cuh"
 #include "ops/experts/marlin/marlin_kernels.h"
 #include "ops/experts/marlin/weight_step.cuh"

@@ -12,6 +12,8 @@
 #include <type_traits>
 
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/warp.cuh"
 #include "ops/experts/gpu/block_routing.cuh"
 #include "ops/experts/marlin/marlin_kernels.h"
 #include "ops/experts/marlin/step_stream.cuh"

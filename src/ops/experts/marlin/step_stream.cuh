@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/copy.cuh"
 #include "ops/experts/marlin/weight_step.cuh"
 
 namespace moe4::cuda {
@@ -36,7 +37,7 @@ class StepStream {
               static_cast<int>(threadIdx.x) / 32 * kStepStages),
         lane_(lane) {
     if (lane == 0) {
-      for (int stage = 0; stage < kStepStages; ++stage) barrier_init(&full_[stage], 1);
+      for (int stage = 0; stage < kStepStages; ++stage) barrier_init(full(stage), 1);
       fence_barrier_init();
     }
     __syncwarp();
@@ -44,7 +45,9 @@ class StepStream {
 
   /// Asks for one of the first kAhead steps, if `valid`.
   __device__ __forceinline__ void start(int stage, const uint8_t* step, bool valid) {
-    if (lane_ == 0 && valid) bulk_load(steps_ + stage * kSize, step, kSize, &full_[stage]);
+    if (lane_ != 0 || !valid) return;
+    barrier_expect(full(stage), kSize);
+    bulk_copy(shared_address(steps_ + stage * kSize), step, kSize, full(stage));
   }
 
   /// acc += the next step times tokens, in ascending k; asks for the step kAhead further, `after`,
@@ -55,7 +58,7 @@ class StepStream {
                                            float (&acc)[kTiles][4], const uint8_t* after,
                                            bool valid, RefillTokens refill_tokens) {
     const uint8_t* const step = steps_ + stage * kSize;
-    barrier_wait(&full_[stage], phase_);
+    barrier_wait(full(stage), phase_);
     phase_ ^= stage;  // both stages have had their turn
     WeightFragments<kTiles> weights;
 #pragma unroll
@@ -76,6 +79,10 @@ class StepStream {
  private:
   using Unit = UnitLayout<Format>;
   static constexpr int kSize = kTiles * Unit::kBytes;
+  __device__ __forceinline__ uint32_t full(int stage) const {
+    return shared_address(&full_[stage]);
+  }
+
   uint8_t* const steps_;
   uint64_t* const full_;
   const int lane_;

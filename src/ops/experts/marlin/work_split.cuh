@@ -15,14 +15,15 @@ struct GroupWork {
 };
 
 /// Groups of `split` warps are numbered across blocks first: those with one item more spread over
-/// the SMs. `all` is their number.
+/// the SMs. `all` divides by their number.
 template <int kWarps>
-__device__ __forceinline__ GroupWork divide_items(FastDivisor all, int split, int items) {
+__device__ __forceinline__ GroupWork divide_items(Divisor all, int split, int items) {
   const int warp = static_cast<int>(threadIdx.x) / 32, group = warp / split;
   GroupWork work{split, group, warp - group * split, 0, 0};
   if (group >= kWarps / split) return work;
   const int me = static_cast<int>(group * gridDim.x + blockIdx.x);
-  const int share = all.quotient(items), more = items - share * static_cast<int>(all.value);
+  const int share = static_cast<int>(all.divide(items));
+  const int more = items - share * static_cast<int>(gridDim.x * (kWarps / split));
   work.first = me * share + min(me, more);
   work.count = share + (me < more ? 1 : 0);
   return work;
