@@ -95,6 +95,16 @@ TEST(CommandLine, AFlagCanComeFromItsEnvironmentVariable) {
   EXPECT_THAT(result.out, HasSubstr("\"preset\": \"tiny\""));
 }
 
+TEST(CommandLine, BenchMoeTakesAllBackendsThatRunHere) {
+  std::vector<std::string> arguments = kShortBench;
+  arguments.insert(arguments.end(), {"--preset", "tiny", "--tokens", "1", "--activations", "bf16",
+                                     "--moe-backend", "all", "--json"});
+  const ProgramResult result = run_program(arguments);
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("\"cpu\""));
+  EXPECT_THAT(result.out, HasSubstr("\"reference\""));
+}
+
 TEST(CommandLine, TheFlagWinsOverItsEnvironmentVariable) {
   std::vector<std::string> arguments = kShortBench;
   arguments.insert(arguments.end(), {"--preset", "tiny", "--tokens", "1"});

@@ -132,6 +132,16 @@ TEST(ChatTemplate, ErrorsNameTheConstructAndItsLine) {
   EXPECT_THAT(error_of("{{ 'a'.encode('utf-8') }}"), HasSubstr("str.encode"));
   EXPECT_THAT(error_of("{{ raise_exception('No\nway') }}"), HasSubstr("No\\x0away"));
   EXPECT_THAT(error_of("{{ [].append(1) }}"), HasSubstr("changes a list"));
+  // Python's methods without parameters take none.
+  EXPECT_THAT(error_of("{{ 'a'.upper(1) }}"), HasSubstr("argument"));
+}
+
+TEST(ChatTemplate, IntReadsPythonsPrefixesOfItsBase) {
+  // What Python's int(text, base) says; the filter's default is 0.
+  EXPECT_EQ(render("{{ '0o17'|int(base=8) }} {{ '0O17'|int(base=8) }} {{ '0x1f'|int(base=16) }} "
+                   "{{ '0b101'|int(base=2) }} {{ '-0o17'|int(base=8) }} {{ '0o17'|int }}",
+                   "{}"),
+            "15 15 31 5 -15 0");
 }
 
 TEST(ChatTemplate, BadContextsAreRefused) {

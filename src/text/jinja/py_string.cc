@@ -75,6 +75,8 @@ std::string_view first_code_points(std::string_view text, int64_t count) {
 size_t find_bytes(std::string_view text, std::string_view needle, size_t from) {
   if (from > text.size()) return std::string_view::npos;
   if (needle.empty()) return from;
+  // memmem may not be given a null pointer, which an empty view may hold.
+  if (text.size() - from < needle.size()) return std::string_view::npos;
   // The C library's memmem is a two-way search.
   const void* found = memmem(text.data() + from, text.size() - from, needle.data(), needle.size());
   if (found == nullptr) return std::string_view::npos;
