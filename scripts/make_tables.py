@@ -37,6 +37,18 @@ def model_table(report):
     return f"{note}\n\n{markdown(header, rows)}"
 
 
+def requests_table(report):
+    """`moe4 bench --requests --json`: many requests at once. The file also says device_name, commit and command."""
+    rows = [[t["requests"], rate(t), f"{t['tokens_per_second'] / t['requests']:.1f}", f"{t['longest_pause_ms']:.0f}",
+             f"{t['prompt_tokens_per_second']:.0f}"] for r in report["results"] for t in r["together"]]
+    first = report["results"][0]
+    pause = f"longest pause ms as {first['prompt']['tokens']} prompt tokens come in"
+    header = ["requests", "tok/s of all", "tok/s of each", pause, "their tok/s"]
+    note = (f"{report['device_name']}, commit {report['commit']}, {report['threads']} threads, {first['generation']['tokens']} tokens a "
+            f"request, {report['chunk']} prompt tokens a step; one prompt alone {first['prompt']['tokens_per_second']:.0f} tok/s")
+    return f"{note}\n\n{markdown(header, rows)}"
+
+
 def layer_table(report):
     """`moe4 bench-moe --json`: one layer on the CPU against the ceilings of the same run."""
     ceilings = report["ceilings"]
@@ -179,7 +191,7 @@ def table_of(name):
     if "ggml_commit" in report:
         return peers_table(report)
     if "results" in report:
-        return model_table(report)
+        return requests_table(report) if "together" in report["results"][0] else model_table(report)
     if "models" in report:
         return versions_table(report)
     if "layers" in report:
