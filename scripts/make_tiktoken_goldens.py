@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes tests/data/text/tiktoken_goldens.json: a small tiktoken.model with Kimi-K2's split pattern and
-special tokens, and what the tiktoken package makes of some texts.
+special tokens, and what the tiktoken package makes of some texts. Also a seed for the fuzzer.
 
 Needs tiktoken and tokenizers (which trains the vocabulary).
 
@@ -14,7 +14,9 @@ import pathlib
 import tiktoken
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/data/text/tiktoken_goldens.json"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUT = ROOT / "tests/data/text/tiktoken_goldens.json"
+SEED = ROOT / "fuzz/corpus/tiktoken/small"
 # tokenization_kimi.py: [a&&[^b]] is an intersection of classes.
 PATTERN = "|".join([
     r"[\p{Han}]+",
@@ -76,6 +78,8 @@ def main():
     model = "".join(f"{base64.b64encode(w).decode()} {i}\n" for w, i in mergeable.items())
     OUT.write_text(json.dumps({"model": model, "config": config, "cases": cases},
                               ensure_ascii=True, indent=0) + "\n")
+    SEED.parent.mkdir(parents=True, exist_ok=True)
+    SEED.write_text("\0".join([model, json.dumps(config), TEXTS[3]]))
     print(OUT, OUT.stat().st_size)
 
 

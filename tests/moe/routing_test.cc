@@ -124,6 +124,21 @@ TEST(Routing, GroupsAreRankedByBiasedScores) {
   EXPECT_EQ(route(config, {1.0f, 1.0f, 0.0f, 0.5f}).ids, (std::vector<int32_t>{3}));
 }
 
+TEST(Routing, ExpertsOfOtherGroupsLoseAgainstNegativeScores) {
+  // With biases of -3 every biased score is negative, and one that is out must not count as 0.
+  const std::vector<float> bias(6, -3.0f);
+  const RouterConfig config{.scoring = ScoringFunction::kSigmoid,
+                            .num_experts = 6,
+                            .top_k = 2,
+                            .renormalize = false,
+                            .num_groups = 3,
+                            .topk_groups = 1,
+                            .correction_bias = bias};
+  const Routed r = route(config, {-1.0f, -2.0f, 1.0f, 2.0f, -3.0f, -4.0f});
+  EXPECT_EQ(r.ids, (std::vector<int32_t>{3, 2}));
+  EXPECT_FLOAT_EQ(r.weights[0], sigmoid(2.0f));
+}
+
 TEST(Routing, ANanLogitSilencesItsTokenOnly) {
   const RouterConfig config{.num_experts = 3, .top_k = 2};
   const float nan = std::numeric_limits<float>::quiet_NaN();
