@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fills the tables of README.md and docs/*.md from bench/results/*.json, between <!-- table:NAME --> and <!-- end -->.
 
-NAME is the file's stem, or `devices`, the README's table with a row a device. What a file holds decides its table:
+NAME is the file's stem, or one that draws on several files (TABLES). What a file holds decides its table:
 `moe4 bench --json`, `moe4 bench-moe --json`, or the GPU benchmark's report. A table without its file says so instead
 of keeping stale numbers.
 Usage: scripts/make_tables.py [--check]   (--check: exit 1 when a page is not up to date)
@@ -112,14 +112,81 @@ def geometric_mean(ratios):
     return math.prod(ratios) ** (1 / len(ratios))
 
 
+def section(report, name):
+    return next(s for s in report["sections"] if s["name"] == name)
+
+
+def gpu_layers():
+    """The reports of GPUs: a file a device and preset, its parts in sections."""
+    reports = [json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob("*.json"))]
+    return [r for r in reports if "gpu_layer" in r]
+
+
 def gpu_table(report):
     """The GPU benchmark: microseconds per layer against the floor of the same run."""
-    rows = [[r["shape"], r["backend"], r["tokens"], f"{r['us']:.1f}", f"{r['floor_us']:.1f}",
-             f"{r['times_floor']:.2f}", f"{r['gb_per_s']:.0f}", f"{r['tflops']:.0f}", clock(r),
-             f"{r['error']:.1e}", *sustained(r)]
-            for r in report["rows"]]
-    header = ["shape", "backend", "tokens", "us", "floor us", "x floor", "GB/s", "TFLOP/s", "SM MHz", "error", *SUSTAINED]
-    return f"{report['device']}\n\n{markdown(header, rows)}"
+    layer = section(report, "layer")
+    rows = [[r["tokens"], r["phase"], f"{r['us']:.1f}", f"{r['floor_us']:.1f}", f"{r['times_floor']:.2f}", f"{r['gb_per_s']:.0f}",
+             f"{r['tflops']:.0f}", clock(r), f"{r['error']:.1e}", *sustained(r)] for r in layer["rows"]]
+    header = ["tokens", "phase", "us", "floor us", "x floor", "GB/s", "TFLOP/s", "SM MHz", "error", *SUSTAINED]
+    sizes = report["gpu_layer"]
+    note = (f"{report['device']}, {report['preset']} (H {sizes['hidden_size']}, I {sizes['intermediate_size']}, "
+            f"{sizes['num_experts']} experts, top {sizes['top_k']}), commit {layer['commit']}")
+    return f"{note}\n\n{markdown(header, rows)}"
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def gpu_phases_table():
+    """Both phases against calls of no phase before there were phases, in turns."""
+    tokens = sorted({r["tokens"] for g in gpu_layers() for r in section(g, "phases")["rows"]})
+    rows = []
+    for g in gpu_layers():
+        timed = section(g, "phases")["rows"]
+        variants = sorted({r["variant"] for r in timed}, reverse=True)  # before, after
+        us = [{t: mean(r["us"] for r in timed if r["tokens"] == t and r["variant"] == v) for t in {r["tokens"] for r in timed}}
+              for v in variants]
+        rows += [[g["preset"], v] + [f"{of[t]:.1f}" if t in of else "" for t in tokens] for v, of in zip(variants, us)]
+        rows.append(["", "cost"] + [f"{100 * (us[1][t] / us[0][t] - 1):+.1f} %" if t in us[0] else "" for t in tokens])
+    return markdown(["preset", "commit"] + [str(t) for t in tokens], rows)
+
+
+def gpu_mxfp4_table():
+    """MXFP4 weights beside NVFP4, each with the multiple of the floor of its bytes."""
+    rows = []
+    for g in gpu_layers():
+        nvfp4 = {r["tokens"]: r for r in section(g, "layer")["rows"]}
+        for r in section(g, "mxfp4")["rows"]:
+            other = nvfp4[r["tokens"]]
+            rows.append([g["preset"], r["tokens"], f"{other['us']:.1f} ({other['times_floor']:.2f})",
+                         f"{r['us']:.1f} ({r['times_floor']:.2f})"])
+    return markdown(["preset", "tokens", "NVFP4 us (x floor)", "MXFP4 us (x floor)"], rows)
+
+
+def gpu_paths_table():
+    """Each path and tile forced: where one ends and the next begins."""
+    rows = []
+    for g in gpu_layers():
+        timed, sizes = section(g, "paths")["rows"], g["gpu_layer"]
+        paths = sorted({r["path"] for r in timed})
+        for tokens in sorted({r["tokens"] for r in timed}):
+            us = {r["path"]: r["us"] for r in timed if r["tokens"] == tokens}
+            rows.append([g["preset"], tokens, f"{tokens * sizes['top_k'] / sizes['num_experts']:.1f}"] +
+                        [f"{us[p]:.1f}" if p in us else "" for p in paths])
+    return markdown(["preset", "tokens", "mean tokens an expert"] + [f"{p} us" for p in paths], rows)
+
+
+def gpu_unordered_table():
+    """What determinism costs: means of the rounds with and without an order of sums."""
+    rows = []
+    for g in gpu_layers():
+        timed = section(g, "unordered")["rows"]
+        for tokens in sorted({r["tokens"] for r in timed}):
+            us = [mean(r["us"] for r in timed if r["tokens"] == tokens and r["variant"] == v) for v in ("ordered", "unordered")]
+            rows.append([g["preset"], tokens, *(f"{x:.1f}" for x in us), f"{100 * (us[0] / us[1] - 1):+.1f} %"])
+    return markdown(["preset", "tokens", "ordered us", "unordered us", "cost"], rows)
 
 
 def peers_table(report):
@@ -172,17 +239,21 @@ def devices_table():
     ratios = [s["median_ms"] for r in peers["rows"] for s in r["speedups"] if s["of"] == "moe4 bf16" and s["over"] == "ggml q4_0"]
     rows = [[cpu["device"]] + [f"{times[t]['median_ms']:.2f} ms ({times[t]['median_over_roof2']:.2f} x)" for t in tokens] +
             [f"{min(ratios):.1f} to {max(ratios):.1f} x ggml's Q4_0"]]
-    gpu, peers = result("h200_hopper_ab"), result("h200_peers")
-    times = {r["tokens"]: r for r in gpu["rows"] if r["shape"] == "A"}
+    gpu, peers = result("h200-qwen3.6-35b-a3b"), result("h200-peer-vllm")
+    times = {r["tokens"]: r for r in section(gpu, "layer")["rows"]}
     rows.append([gpu["device"]] + [f"{times[t]['us']:.1f} us ({times[t]['times_floor']:.2f} x)" for t in tokens] +
                 [f"{geometric_mean(over(peers, marlin)):.2f} x vLLM's Marlin, {geometric_mean(over(peers, fastest)):.2f} x the fastest of its "
                  f"three paths, least {min(over(peers, fastest)):.2f} x"])
     return markdown(["device", *[f"{t} token{'s' if t > 1 else ''}" for t in tokens], "speed in multiples of others"], rows)
 
 
+TABLES = {"devices": devices_table, "gpu-phases": gpu_phases_table, "gpu-mxfp4": gpu_mxfp4_table,
+          "gpu-paths": gpu_paths_table, "gpu-unordered": gpu_unordered_table}
+
+
 def table_of(name):
-    if name == "devices":
-        return devices_table()
+    if name in TABLES:
+        return TABLES[name]()
     if not (ROOT / "bench" / "results" / f"{name}.json").exists():
         return "Not measured yet."
     report = result(name)

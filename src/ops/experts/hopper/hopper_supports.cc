@@ -31,11 +31,12 @@ BatchBehavior hopper_batch_behavior(const ExpertsQuery& query) {
         .why =
             "prompts are added up in one chain and generated tokens in runs of columns, each in "
             "one order for calls of any size",
-        // bench/results/h200_hopper_phases.json
+        // docs/benchmarks-gpu.md, "What phases cost"
         .cost =
-            "at most 1.6 % of a layer of Qwen3.6-35B-A3B's shape up to 256 generated tokens, 6.5 % "
-            "of Qwen3-30B-A3B's, 9.6 % of DeepSeek-V3's (H200); prompts that share a step with "
-            "generated tokens are a call of their own"};
+            "at most 1.6 % of a layer of Qwen3.6-35B-A3B's or Qwen3-30B-A3B's shape at any number "
+            "of generated tokens; of DeepSeek-V3's 12 % at one token, 5 % at two, nothing from "
+            "four on (H200); prompts that share a step with generated tokens are a call of their "
+            "own"};
   }
   return {
       .invariance = BatchInvariance::kNone,
