@@ -92,16 +92,16 @@ void Engine::cancel(RequestId id) {
   if (requests_.erase(id) > 0) scheduler_.finish(id);
 }
 
-void Engine::call_end(Active active, const RequestEnd& end) {
+void Engine::call_end(const Active& active, const RequestEnd& end) {
   if (active.request.on_end) active.request.on_end(end);
 }
 
 void Engine::end(RequestId id, std::exception_ptr error) {
   const RequestEnd end{std::move(error), scheduler_.cached_tokens(id)};
-  Active active = std::move(requests_.at(id));
+  const Active active = std::move(requests_.at(id));
   requests_.erase(id);
   scheduler_.finish(id);
-  call_end(std::move(active), end);
+  call_end(active, end);
 }
 
 int64_t Engine::wanted_logits(const ScheduledPiece& piece) const {
@@ -189,7 +189,7 @@ bool Engine::step(Observer* observer) {
       requests_.erase(piece.id);
     }
     scheduler_.fail(step);
-    for (auto& [active, end] : ended) call_end(std::move(active), end);
+    for (const auto& [active, end] : ended) call_end(active, end);
     return true;
   }
   const auto vocab = static_cast<size_t>(model_.config().vocab_size);

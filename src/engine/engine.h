@@ -92,7 +92,7 @@ class Engine {
   void take_logits(const ScheduledPiece& piece, std::span<float> logits);
   void take_token(RequestId id, Active& active, std::span<float> logits);
   void end(RequestId id, std::exception_ptr error);
-  static void call_end(Active active, const RequestEnd& end);
+  static void call_end(const Active& active, const RequestEnd& end);
 
   const Model& model_;
   EngineLimits limits_;
