@@ -20,13 +20,15 @@ PagedAttention::Problem AttentionSpec::attention() const {
           .num_kv_heads = num_kv_heads,
           .head_dim = head_dim,
           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+          .window = window,
+          .sinks = sinks,
           .output_gate = output_gate,
           .cache_dtype = cache_dtype};
 }
 
 int64_t Attention::weight_bytes() const {
   return parts_.qkv_proj->weight_bytes() + parts_.qkv_to_cache->weight_bytes() +
-         parts_.o_proj->weight_bytes();
+         parts_.attention->weight_bytes() + parts_.o_proj->weight_bytes();
 }
 
 void Attention::forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
@@ -46,7 +48,7 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
       {.q = qkv[0],
        .k = qkv[1],
        .v = qkv[2],
-       .angles = step.angles[spec_.rotary],
+       .angles = spec_.rotary_dim > 0 ? step.angles[spec_.rotary] : Rows{},
        .slots = step.batch.tables[cache.table].slots,
        .cache = cache,
        .queries = queries},

@@ -1,8 +1,9 @@
-// Grouped-query softmax attention with normalised queries and keys, rotary positions and an
-// optional output gate.
+// Grouped-query softmax attention, over all keys or a window, with what families add: norms of
+// queries and keys, rotary positions, sinks, an output gate.
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "layers/mixer.h"
 #include "ops/attention/paged_attention.h"
@@ -15,10 +16,12 @@ struct AttentionSpec {
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
-  bool output_gate = false;  ///< q_proj yields [query | gate] per head
-  NormSpec norm;             ///< of queries and keys, over head_dim
-  size_t rotary = 0;         ///< which of the model's rotary embeddings turns them
-  int64_t rotary_dim = 0;
+  int64_t window = 0;            ///< keys that a token sees with its own; 0: all
+  bool sinks = false;            ///< a learned logit a head, `sinks`
+  bool output_gate = false;      ///< q_proj yields [query | gate] per head
+  std::optional<NormSpec> norm;  ///< of queries and keys, over head_dim
+  size_t rotary = 0;             ///< which of the model's rotary embeddings turns them
+  int64_t rotary_dim = 0;        ///< 0: none does
   DType cache_dtype = DType::kF16;
 
   int64_t q_width() const { return num_heads * head_dim; }
@@ -39,9 +42,7 @@ class Attention final : public Mixer {
   Attention(const AttentionSpec& spec, AttentionParts parts)
       : spec_(spec), parts_(std::move(parts)) {}
 
-  std::vector<CacheSpec> caches() const override {
-    return {parts_.qkv_to_cache->problem().cache()};
-  }
+  std::vector<CacheSpec> caches() const override { return {parts_.attention->problem().cache()}; }
   void forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
                const Rows& y) const override;
   int64_t weight_bytes() const override;

@@ -41,7 +41,8 @@ struct MoeSpec {
   int64_t intermediate_size = 0;  ///< of a routed expert
   ActivationParams activation;    ///< of the routed experts
   SharedExpertSpec shared;
-  std::string gate = "gate";    ///< the router's linear
+  std::string gate = "gate";  ///< the router's linear
+  BiasRule gate_bias;
   std::string correction_bias;  ///< "gate.e_score_correction_bias": [num_experts]; "": none
   std::string experts = "experts";
 };
@@ -72,9 +73,10 @@ class Builder {
   /// for equal specs. For AttentionSpec::rotary.
   size_t rotary(const RotarySpec& spec);
 
-  /// `{q,k,v,o}_proj` and `{q,k}_norm` below `module`; `bias` is about q, k and v.
+  /// `{q,k,v,o}_proj` below `module`, and `{q,k}_norm` and `sinks` where the spec has them; `bias`
+  /// is about q, k and v.
   std::unique_ptr<Mixer> attention(const std::string& module, AttentionSpec spec,
-                                   const BiasRule& bias = {});
+                                   const BiasRule& bias = {}, const BiasRule& o_bias = {});
   /// `kv_a_proj_with_mqa`, `kv_a_layernorm`, `kv_b_proj` and `o_proj` below `module`, with
   /// `q_a_proj`, `q_a_layernorm` and `q_b_proj`, or `q_proj` where queries have no latent; `bias`
   /// is about the two down projections and o_proj.

@@ -4,7 +4,7 @@
 namespace moe4 {
 
 std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSpec spec,
-                                          const BiasRule& bias) {
+                                          const BiasRule& bias, const BiasRule& o_bias) {
   const std::string at = full_name(module) + ".";
   spec.cache_dtype = settings_.cache_dtype;
   AttentionParts parts;
@@ -13,11 +13,16 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
                             {at + "k_proj", spec.kv_width(), bias},
                             {at + "v_proj", spec.kv_width(), bias}},
                            hidden_size_);
-  parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", spec.qkv_to_cache(),
-                                           {.q_norm = tensor(at + "q_norm.weight", spec.head_dim),
-                                            .k_norm = tensor(at + "k_norm.weight", spec.head_dim)});
-  parts.attention = prepare<PagedAttention>("attention", spec.attention(), {});
-  parts.o_proj = linears("o_proj", {{at + "o_proj", hidden_size_}}, spec.q_width());
+  QkvToCache::Weights norms;
+  if (spec.norm) {
+    norms = {.q_norm = tensor(at + "q_norm.weight", spec.head_dim),
+             .k_norm = tensor(at + "k_norm.weight", spec.head_dim)};
+  }
+  parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", spec.qkv_to_cache(), norms);
+  PagedAttention::Weights sinks;
+  if (spec.sinks) sinks.sinks = tensor(at + "sinks", spec.num_heads);
+  parts.attention = prepare<PagedAttention>("attention", spec.attention(), sinks);
+  parts.o_proj = linears("o_proj", {{at + "o_proj", hidden_size_, o_bias}}, spec.q_width());
   if (is_describing()) return nullptr;
   return std::make_unique<Attention>(spec, std::move(parts));
 }

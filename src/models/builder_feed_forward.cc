@@ -24,8 +24,10 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
   MoeBlockParts parts;
   parts.layer = layer_number();
   // Routing stays exact: its input is not quantised whatever the options say.
-  std::vector<LinearSpec> inputs = {
-      {.module = at + spec.gate, .out_features = spec.router.num_experts, .exact = true}};
+  std::vector<LinearSpec> inputs = {{.module = at + spec.gate,
+                                     .out_features = spec.router.num_experts,
+                                     .bias = spec.gate_bias,
+                                     .exact = true}};
   const std::string expert = at + shared.module + ".";
   const bool has_shared = shared.intermediate_size > 0;
   if (has_shared) {

@@ -2,12 +2,11 @@
 #include "models/common_settings.h"
 
 #include "base/error.h"
-#include "models/rotary_config.h"
 
 namespace moe4 {
 
-NormSpec read_norm(const ConfigReader& c) {
-  return {.eps = static_cast<float>(c.number({"rms_norm_eps"}, 1e-6, 0.0, 1.0))};
+NormSpec read_norm(const ConfigReader& c, double eps) {
+  return {.eps = static_cast<float>(c.number({"rms_norm_eps"}, eps, 0.0, 1.0))};
 }
 
 AttentionSpec read_heads(const ConfigReader& c, int64_t hidden_size, int64_t head_dim) {
@@ -22,16 +21,15 @@ AttentionSpec read_heads(const ConfigReader& c, int64_t hidden_size, int64_t hea
   return spec;
 }
 
-RotarySpec read_rotary(const ConfigReader& c, int64_t head_dim, double partial) {
+RotarySpec read_rotary(const ConfigReader& c, const RotaryDefaults& defaults) {
   for (const char* key :
        {"rope_theta", "partial_rotary_factor", "rope_scaling", "rope_parameters"}) {
     (void)c.has(key);
   }
-  const RotarySpec spec =
-      read_rotary_spec(c.json(), {.head_dim = head_dim, .partial_rotary_factor = partial});
+  const RotarySpec spec = read_rotary_spec(c.json(), defaults);
   // What some families say although it is so anyway.
   c.require("rotary_dim", static_cast<double>(spec.dim));
-  c.require("rotary_pct", static_cast<double>(spec.dim) / static_cast<double>(head_dim));
+  c.require("rotary_pct", static_cast<double>(spec.dim) / static_cast<double>(defaults.head_dim));
   c.require("rotary_emb_base", spec.theta);
   return spec;
 }

@@ -3,20 +3,19 @@
 
 #include "layers/attention.h"
 #include "models/config_reader.h"
-#include "ops/rotary/rotary_spec.h"
+#include "models/rotary_config.h"
 
 namespace moe4 {
 
-/// Of RMS norms: `rms_norm_eps`.
-NormSpec read_norm(const ConfigReader& c);
+/// Of RMS norms: `rms_norm_eps`; `eps` where a file does not say.
+NormSpec read_norm(const ConfigReader& c, double eps = 1e-6);
 
 /// `num_attention_heads`, `num_key_value_heads` and `head_dim` of grouped-query attention; a file
 /// without head_dim means `head_dim`, or if that is 0 hidden_size / num_attention_heads.
 AttentionSpec read_heads(const ConfigReader& c, int64_t hidden_size, int64_t head_dim = 0);
 
-/// The one rotary embedding of all layers (rotary_config.h); `partial` is what an absent
-/// partial_rotary_factor means.
-RotarySpec read_rotary(const ConfigReader& c, int64_t head_dim, double partial = 1.0);
+/// The one rotary embedding of all layers (rotary_config.h).
+RotarySpec read_rotary(const ConfigReader& c, const RotaryDefaults& defaults);
 
 /// `hidden_act` and its other spellings, of kinds without parameters; absent: SiLU.
 ActivationParams read_activation(const ConfigReader& c);

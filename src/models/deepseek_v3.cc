@@ -29,7 +29,7 @@ LatentAttentionSpec read_attention(const ConfigReader& c, const NormSpec& norm, 
       .value_dim = c.size({"v_head_dim"}, 128),
       .norm = norm};
   // A head_dim beside these is 192, 64 or their sum, according to the writer.
-  const RotarySpec rotary = read_rotary(c, spec.rope_dim);
+  const RotarySpec rotary = read_rotary(c, {.head_dim = spec.rope_dim});
   c.require("rope_interleave", true);
   spec.scale = score_scale(rotary, spec.nope_dim + spec.rope_dim);
   spec.rotary = b.rotary(rotary);

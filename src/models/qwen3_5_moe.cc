@@ -13,7 +13,8 @@ void build(const ConfigReader& c, Builder& b) {
   b.embedding("embed_tokens", c.size({"vocab_size"}), hidden);
 
   AttentionSpec attention = read_heads(c, hidden, 256);
-  const RotarySpec rotary = read_rotary(c, attention.head_dim, 0.25);
+  const RotarySpec rotary =
+      read_rotary(c, {.head_dim = attention.head_dim, .partial_rotary_factor = 0.25});
   attention.output_gate = c.flag({"attn_output_gate"}, true);
   attention.norm = norm;
   attention.rotary = b.rotary(rotary);

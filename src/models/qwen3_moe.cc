@@ -12,7 +12,7 @@ void build(const ConfigReader& c, Builder& b) {
   b.embedding("embed_tokens", c.size({"vocab_size"}), hidden);
 
   AttentionSpec attention = read_heads(c, hidden);
-  const RotarySpec rotary = read_rotary(c, attention.head_dim);
+  const RotarySpec rotary = read_rotary(c, {.head_dim = attention.head_dim});
   attention.norm = norm;
   attention.rotary = b.rotary(rotary);
   attention.rotary_dim = rotary.dim;

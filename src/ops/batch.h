@@ -69,6 +69,10 @@ struct PagedSpec {
   /// kF16 or kF32. F16 has eight times the resolution of BF16 at the same size, and normalised
   /// keys need no range.
   DType dtype = DType::kF16;
+  /// Positions back from a token, its own included, that are still read; 0: all. Layers with other
+  /// windows are other groups, so that pages behind a window could go to somebody else; today they
+  /// are kept.
+  int64_t window = 0;
   bool operator==(const PagedSpec&) const = default;
 };
 

@@ -156,7 +156,7 @@ TEST(Builder, LayersOfOnePartAddUpToWholeOnes) {
   loader.embedding("embed_tokens", c.size({"vocab_size"}), hidden);
   AttentionSpec attention = read_heads(c, hidden);
   attention.norm = norm;
-  const RotarySpec rotary = read_rotary(c, attention.head_dim);
+  const RotarySpec rotary = read_rotary(c, {.head_dim = attention.head_dim});
   attention.rotary = loader.rotary(rotary);
   attention.rotary_dim = rotary.dim;
   EXPECT_EQ(loader.rotary(rotary), attention.rotary) << "an equal one is made once";

@@ -22,8 +22,8 @@ struct AttentionCase {
       : problem(problem),
         ragged(pieces, /*padding_seqs=*/2, /*padding_tokens=*/3),
         queries(ragged.batch.num_tokens, problem.num_heads * problem.head_dim, seed, 1.0f),
-        gates(ragged.batch.num_tokens, 2 * problem.num_heads * problem.value_dim(), seed + 1,
-              2.0f) {
+        gates(ragged.batch.num_tokens, 2 * problem.num_heads * problem.value_dim(), seed + 1, 2.0f),
+        sinks(normals(problem.num_heads, seed + 2, 1.0f, 1.0f)) {
     cache.unit_bytes = cache_unit_bytes(problem.cache());
     // Places that no token has filled hold NaN: nothing may read them.
     pages.assign(ragged.num_pages * cache.unit_bytes / 4 + 16, NAN);
@@ -40,6 +40,8 @@ struct AttentionCase {
       }
     }
   }
+
+  PagedAttention::Weights weights() const { return {.sinks = tensor_of(sinks, "sinks")}; }
 
   // Element d of a position in `array`: keys of all heads, then values.
   void set(int64_t s, int64_t position, int64_t array, int64_t d, float x) {
@@ -72,6 +74,7 @@ struct AttentionCase {
   PagedAttention::Problem problem;
   RaggedBatch ragged;
   OwnedRows queries, gates;
+  std::vector<float> sinks;
   std::vector<float> pages;
   LayerCache cache;
 };
@@ -85,19 +88,33 @@ const PagedAttention::Problem kProblems[] = {
      .output_gate = true,
      .cache_dtype = DType::kF32},
     {.num_heads = 3, .num_kv_heads = 3, .head_dim = 16, .scale = 0.25f, .output_gate = true},
-    {.num_heads = 20, .num_kv_heads = 1, .head_dim = 80, .latent_dim = 48, .scale = 0.1f}};
+    {.num_heads = 20, .num_kv_heads = 1, .head_dim = 80, .latent_dim = 48, .scale = 0.1f},
+    // Windows inside a page, of whole pages and a few keys more, and across segments of 1024 keys.
+    {.num_heads = 8, .num_kv_heads = 2, .head_dim = 32, .scale = 0.17f, .window = 8, .sinks = true},
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 16, .scale = 0.3f, .window = 64},
+    {.num_heads = 5,
+     .num_kv_heads = 1,
+     .head_dim = 16,
+     .scale = 0.25f,
+     .window = 100,
+     .sinks = true,
+     .output_gate = true,
+     .cache_dtype = DType::kF32},
+    {.num_heads = 4, .num_kv_heads = 4, .head_dim = 16, .scale = 0.4f, .window = 1500},
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 16, .scale = 0.4f, .window = 1, .sinks = true},
+    {.num_heads = 16, .num_kv_heads = 2, .head_dim = 64, .scale = 0.125f, .sinks = true}};
 
 TEST(PagedAttention, EqualsFloat64OverRaggedBatches) {
   for (const PagedAttention::Problem& problem : kProblems) {
     for (const int num_threads : {1, 5}) {
       ThreadPool threads(num_threads);
       AttentionCase c(problem, kPieces);
-      const auto reference = reference_of<PagedAttention>().prepare(problem, {}, {});
+      const auto reference = reference_of<PagedAttention>().prepare(problem, c.weights(), {});
       const std::vector<float> expected = c.run(*reference, threads);
       each_implementation<PagedAttention>(
           problem,
           [&](const Implementation<PagedAttention>& implementation, const OpOptions& options) {
-            const auto op = implementation.prepare(problem, {}, options);
+            const auto op = implementation.prepare(problem, c.weights(), options);
             EXPECT_LT(relative_error(c.run(*op, threads), expected), 2e-6);
           },
           threads);
@@ -105,16 +122,17 @@ TEST(PagedAttention, EqualsFloat64OverRaggedBatches) {
   }
 }
 
-TEST(PagedAttention, ASequenceHasTheSameBitsAloneOnAnyNumberOfThreads) {
-  const PagedAttention::Problem& problem = kProblems[0];
+class PagedAttentionBits : public ::testing::TestWithParam<PagedAttention::Problem> {};
+
+TEST_P(PagedAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
+  const PagedAttention::Problem& problem = GetParam();
   ThreadPool many(4), one(1);
   AttentionCase all(problem, kPieces);
-  const auto op = select<PagedAttention>(problem, Device::cpu())
-                      .implementation->prepare(problem, {}, {.threads = &many});
+  const auto op = prepare<PagedAttention>(problem, all.weights(), {.threads = &many});
   ASSERT_EQ(op->batch_invariant(), BatchInvariance::kFull);
   const std::vector<float> together = all.run(*op, many);
   EXPECT_TRUE(same_bits(all.run(*op, one), together));
-  const int64_t width = problem.num_heads * problem.head_dim;
+  const int64_t width = problem.num_heads * problem.value_dim();
   for (int64_t s = 0; s < static_cast<int64_t>(kPieces.size()); ++s) {
     // The same step with all other sequences empty.
     AttentionCase alone(problem, kPieces);
@@ -124,15 +142,151 @@ TEST(PagedAttention, ASequenceHasTheSameBitsAloneOnAnyNumberOfThreads) {
       r.query_start[i] = static_cast<int32_t>(std::clamp<int64_t>(r.query_start[i], first, last));
     }
     OwnedRows y(r.batch.num_tokens, width, -7.0f);
-    run_op(
-        *op,
-        {.queries = alone.queries.view(), .batch = &r.batch, .cache = alone.cache, .y = y.view()},
-        many);
+    run_op(*op,
+           {.queries = alone.queries.view(),
+            .gates = problem.output_gate ? alone.gates.view() : Rows{},
+            .batch = &r.batch,
+            .cache = alone.cache,
+            .y = y.view()},
+           many);
     for (int64_t t = first; t < last; ++t) {
       EXPECT_TRUE(same_bits(y.row(t), std::span(together).subspan(t * width, width)))
           << "sequence " << s << " token " << t;
     }
   }
+}
+
+TEST_P(PagedAttentionBits, APromptHasTheSameHoweverItIsCutAndGenerated) {
+  PagedAttention::Problem problem = GetParam();
+  problem.output_gate = false;
+  ThreadPool threads(3);
+  constexpr int64_t kTokens = 1170;
+  AttentionCase whole(problem, {{0, kTokens}});
+  const auto op = prepare<PagedAttention>(problem, whole.weights(), {.threads = &threads});
+  const std::vector<float> expected = whole.run(*op, threads);
+  const int64_t width = problem.num_heads * problem.value_dim();
+  const int64_t query = problem.num_heads * problem.head_dim;
+  for (const Piece piece :
+       {Piece{0, 64}, {64, 128}, {192, 832}, {1024, 64}, {1088, 82}, {1025, 1}, {1169, 1}}) {
+    AttentionCase part(problem, {piece});  // keys depend on the sequence's number and the position
+    for (int64_t t = 0; t < piece.tokens; ++t) {
+      std::copy_n(whole.queries.view().row(piece.context + t), query, part.queries.view().row(t));
+    }
+    EXPECT_TRUE(same_bits(part.run(*op, threads),
+                          std::span(expected).subspan(piece.context * width, piece.tokens * width)))
+        << piece.context << " + " << piece.tokens;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Problems, PagedAttentionBits, ::testing::ValuesIn(kProblems));
+
+// One head, one value of 1 an element: what comes out is the weight that all keys get together.
+TEST(PagedAttention, AWindowHasSoManyKeysWithTheTokensOwn) {
+  ThreadPool threads(2);
+  for (const int64_t window : {1, 8, 63, 64, 65, 100}) {
+    const PagedAttention::Problem problem{
+        .num_heads = 1, .num_kv_heads = 1, .head_dim = 16, .window = window};
+    for (const Piece piece : {Piece{0, 130}, {300, 1}, {1023, 1}, {1024, 70}, {63, 2}}) {
+      AttentionCase c(problem, {piece});
+      const auto right = [&](const Prepared<PagedAttention>& op) { return c.run(op, threads); };
+      const auto cpu = prepare<PagedAttention>(problem, {}, {.threads = &threads});
+      const auto judge = reference_of<PagedAttention>().prepare(problem, {}, {});
+      const std::vector<float> before = right(*cpu), judged = right(*judge);
+      // The last token's first key and value, and those before them.
+      const int64_t last = piece.context + piece.tokens - 1, first = last - window + 1;
+      const auto last_row = [&](const std::vector<float>& y) {
+        return std::vector<float>(y.end() - 16, y.end());
+      };
+      if (first >= 1) {
+        for (const int64_t array : {0, 1}) c.set(0, first - 1, array, 3, 50.0f);
+        EXPECT_EQ(last_row(right(*cpu)), last_row(before)) << window << " " << piece.context;
+        EXPECT_EQ(last_row(right(*judge)), last_row(judged)) << window << " " << piece.context;
+      }
+      if (first < 0) continue;
+      c.set(0, first, /*array=*/1, 3, 50.0f);
+      EXPECT_NE(last_row(right(*cpu)), last_row(before)) << window << " " << piece.context;
+      EXPECT_NE(last_row(right(*judge)), last_row(judged)) << window << " " << piece.context;
+    }
+  }
+}
+
+TEST(PagedAttention, PagesBehindAWindowAreNotRead) {
+  ThreadPool threads(4);
+  for (const int64_t window : {8, 64, 100}) {
+    const PagedAttention::Problem problem{
+        .num_heads = 4, .num_kv_heads = 2, .head_dim = 16, .window = window};
+    const std::vector<Piece> pieces = {{2100, 1}, {1087, 1}, {1024, 3}, {300, 65}};
+    const auto op = prepare<PagedAttention>(problem, {}, {.threads = &threads});
+    AttentionCase c(problem, pieces);
+    const std::vector<float> expected = c.run(*op, threads);
+    for (size_t s = 0; s < pieces.size(); ++s) {
+      const int64_t page = (pieces[s].context + 1 - window) / kPageTokens;
+      for (int64_t b = 0; b < page; ++b) c.ragged.blocks[s * c.ragged.table.max_blocks + b] = -1;
+    }
+    EXPECT_TRUE(same_bits(c.run(*op, threads), expected)) << window;
+  }
+}
+
+// With keys of 0 every score is 0, and n keys share n / (n + exp(sink)) of the weight.
+TEST(PagedAttention, ASinkTakesItsShareOnceUnscaledAndHasNoValue) {
+  const PagedAttention::Problem problem{.num_heads = 4,
+                                        .num_kv_heads = 2,
+                                        .head_dim = 16,
+                                        .scale = 0.25f,
+                                        .sinks = true,
+                                        .cache_dtype = DType::kF32};
+  for (const int num_threads : {1, 6}) {
+    ThreadPool threads(num_threads);
+    for (const int64_t keys : {1, 64, 65, 1024, 1025, 3000}) {
+      AttentionCase c(problem, {{keys - 1, 1}});
+      c.sinks = {-2.0f, 0.5f, 8.0f, 90.0f};
+      for (int64_t j = 0; j < keys; ++j) {
+        for (int64_t array = 0; array < 4; ++array) {
+          for (int64_t d = 0; d < 16; ++d) c.set(0, j, array, d, array < 2 ? 0.0f : 1.0f);
+        }
+      }
+      const auto cpu = prepare<PagedAttention>(problem, c.weights(), {.threads = &threads});
+      const auto judge = reference_of<PagedAttention>().prepare(problem, c.weights(), {});
+      for (const Prepared<PagedAttention>* op : {cpu.get(), judge.get()}) {
+        const std::vector<float> y = c.run(*op, threads);
+        for (size_t h = 0; h < 4; ++h) {
+          const double n = static_cast<double>(keys), sink = c.sinks[h];
+          const double share = n / (n + std::exp(sink));
+          EXPECT_NEAR(y[h * 16 + 7] / share, 1.0, 1e-5) << keys << " keys, sink " << sink;
+        }
+      }
+    }
+  }
+}
+
+TEST(PagedAttention, SinksThatAreNoNumbersOrTooFewAreRefusedByName) {
+  const PagedAttention::Problem problem{
+      .num_heads = 4, .num_kv_heads = 2, .head_dim = 16, .sinks = true};
+  ThreadPool threads(1);
+  const std::vector<float> few(3), nan = {0, 1, NAN, 0}, infinite = {0, 1, INFINITY, 0};
+  for (const std::vector<float>* sinks : {&few, &nan, &infinite}) {
+    for (const Implementation<PagedAttention>* implementation : implementations<PagedAttention>()) {
+      if (implementation->supports(problem, Device::cpu()) &&
+          implementation->name() != "reference") {
+        continue;
+      }
+      try {
+        implementation->prepare(problem, {.sinks = tensor_of(*sinks, "self_attn.sinks")},
+                                {.threads = &threads});
+        ADD_FAILURE() << implementation->name();
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+        EXPECT_NE(std::string(error.what()).find("self_attn.sinks"), std::string::npos);
+      }
+    }
+  }
+}
+
+TEST(PagedAttention, LayersWithOtherWindowsKeepOtherCaches) {
+  PagedAttention::Problem full{.num_heads = 4, .num_kv_heads = 2, .head_dim = 16}, window = full;
+  window.window = 128;
+  EXPECT_NE(full.cache(), window.cache());
+  EXPECT_EQ(cache_unit_bytes(full.cache()), cache_unit_bytes(window.cache()));
 }
 
 TEST(PagedAttention, OneWrongKeyOrValueIsSeen) {
@@ -164,6 +318,7 @@ struct QkvCase {
 
   int64_t tokens() const { return ragged.batch.num_tokens; }
   QkvToCache::Weights weights() const {
+    if (!problem.norm) return {};
     return {.q_norm = tensor_of(q_norm), .k_norm = tensor_of(k_norm)};
   }
   void run(const Prepared<QkvToCache>& op, ThreadPool& threads) {
@@ -171,7 +326,7 @@ struct QkvCase {
            {.q = q.view(),
             .k = k.view(),
             .v = v.view(),
-            .angles = angles.view(),
+            .angles = problem.rotary_dim > 0 ? angles.view() : Rows{},
             .slots = ragged.table.slots,
             .cache = {pages.data(), cache_unit_bytes(problem.cache()), 0},
             .queries = queries.view()},
@@ -197,17 +352,26 @@ struct QkvCase {
   std::vector<std::byte> pages;
 };
 
-const QkvToCache::Problem kQkvProblems[] = {{.num_heads = 6,
-                                             .num_kv_heads = 2,
-                                             .head_dim = 32,
-                                             .rotary_dim = 8,
-                                             .output_gate = true,
-                                             .norm = {.eps = 1e-3f, .one_plus = true}},
-                                            {.num_heads = 2,
-                                             .num_kv_heads = 2,
-                                             .head_dim = 16,
-                                             .rotary_dim = 16,
-                                             .cache_dtype = DType::kF32}};
+const QkvToCache::Problem kQkvProblems[] = {
+    {.num_heads = 6,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .rotary_dim = 8,
+     .output_gate = true,
+     .norm = NormSpec{.eps = 1e-3f, .one_plus = true}},
+    {.num_heads = 2,
+     .num_kv_heads = 2,
+     .head_dim = 16,
+     .rotary_dim = 16,
+     .norm = NormSpec{},
+     .cache_dtype = DType::kF32},
+    // gpt-oss: no norm; Nemotron-H: no rotation either
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 64, .rotary_dim = 64},
+    {.num_heads = 4,
+     .num_kv_heads = 1,
+     .head_dim = 48,
+     .rotary_dim = 0,
+     .cache_dtype = DType::kF32}};
 
 TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {
   ThreadPool threads(3);
@@ -231,6 +395,22 @@ TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {
         },
         threads);
   }
+}
+
+TEST(QkvToCache, WithoutNormAndRotationQueriesAndKeysKeepTheirBits) {
+  ThreadPool threads(1);
+  QkvCase c(kQkvProblems[3]);
+  ASSERT_FALSE(c.problem.norm.has_value());
+  ASSERT_EQ(c.problem.rotary_dim, 0);
+  const auto op = prepare<QkvToCache>(c.problem, {}, {.threads = &threads});
+  EXPECT_EQ(op->weight_bytes(), 0);
+  c.run(*op, threads);
+  EXPECT_TRUE(same_bits(c.queries.dense(), c.q.dense()));
+  const std::vector<float> cached = c.cached();
+  const int32_t slot = c.ragged.slots[0];
+  const int64_t unit = cache_unit_bytes(c.problem.cache()) / int64_t{sizeof(float)};
+  const auto* key = cached.data() + slot / kPageTokens * unit + slot % kPageTokens * 48;
+  EXPECT_TRUE(same_bits({key, 48}, c.k.row(0)));
 }
 
 TEST(QkvToCache, AnInfiniteValueIsNoNumberInTheCache) {

@@ -1,15 +1,20 @@
-// PagedAttention: causal grouped-query softmax attention over cached keys and values.
+// PagedAttention: causal grouped-query softmax attention over cached keys and values, of all
+// positions or a window.
 #pragma once
 
 #include "ops/batch.h"
 #include "ops/op.h"
+#include "ops/tensor_ref.h"
 
 namespace moe4 {
 
-/// For token t of sequence s and head h, with kv head h / (num_heads / num_kv_heads) and keys j in
-/// [0, positions[t]]:
-///   p_j = softmax_j(scale * query . key_j);  y[t, h] = sum_j p_j value_j
-/// and, with an output gate, y[t, h] *= sigmoid(gate[t, h]).
+/// For token t of sequence s and head h, with kv head h / (num_heads / num_kv_heads), and keys j <=
+/// positions[t], with a window those with positions[t] - j < window alone (so many with the token's
+/// own):
+///   p_j = exp(scale * query . key_j) / (sum_j exp(scale * query . key_j) + exp(sink[h]))
+///   y[t, h] = sum_j p_j value_j
+/// without the last term where there are no sinks: a sink takes part of the weight, is not scaled
+/// and has no value. With an output gate, y[t, h] *= sigmoid(gate[t, h]).
 /// Keys and values of the step's own tokens are in the cache already (QkvToCache). Rows of y that
 /// belong to no sequence (padding) are not written.
 struct PagedAttention {
@@ -22,6 +27,8 @@ struct PagedAttention {
     /// (latent attention in its absorbed form).
     int64_t latent_dim = 0;
     float scale = 1.0f;
+    int64_t window = 0;  ///< 0: all keys
+    bool sinks = false;
     bool output_gate = false;
     DType cache_dtype = DType::kF16;  ///< or kF32
 
@@ -30,10 +37,13 @@ struct PagedAttention {
       return {.num_kv_heads = num_kv_heads,
               .key_dim = head_dim,
               .value_dim = latent_dim > 0 ? 0 : head_dim,
-              .dtype = cache_dtype};
+              .dtype = cache_dtype,
+              .window = window};
     }
   };
-  struct Weights {};
+  struct Weights {
+    TensorRef sinks;  ///< [num_heads], finite; not read without Problem::sinks
+  };
   struct Args {
     Rows queries;  ///< [T, num_heads * head_dim]
     Rows gates;  ///< [T, num_heads * 2 * value_dim], [anything | gate] per head; empty without one
@@ -43,5 +53,10 @@ struct PagedAttention {
   };
   static void check(const Problem& problem, const Args& args);
 };
+
+/// The sinks as float32, empty where the problem has none. Throws Error(kBadInput) naming the
+/// tensor when it has another shape or a value that is no finite number.
+std::vector<float> sink_values(const PagedAttention::Problem& problem,
+                               const PagedAttention::Weights& weights);
 
 }  // namespace moe4

@@ -11,13 +11,15 @@ namespace {
 
 class ReferencePagedAttention final : public Prepared<PagedAttention> {
  public:
-  ReferencePagedAttention(const PagedAttention::Problem& problem, const PagedAttention::Weights&,
-                          const OpOptions&)
-      : Prepared(problem) {}
+  ReferencePagedAttention(const PagedAttention::Problem& problem,
+                          const PagedAttention::Weights& weights, const OpOptions&)
+      : Prepared(problem), sinks_(sink_values(problem, weights)) {}
 
   size_t workspace_size(const PagedAttention::Args&) const override { return 0; }
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
-  int64_t weight_bytes() const override { return 0; }
+  int64_t weight_bytes() const override {
+    return static_cast<int64_t>(sinks_.size() * sizeof(float));
+  }
 
   void run(const PagedAttention::Args& args, std::span<std::byte>, const Stream&) const override {
     const Batch& batch = *args.batch;
@@ -33,21 +35,26 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     const PagedAttention::Problem& p = problem();
     const int64_t kv_head = h / (p.num_heads / p.num_kv_heads);
     const int64_t keys = args.batch->positions[t] + int64_t{1};
+    const int64_t first = p.window > 0 ? std::max(int64_t{0}, keys - p.window) : 0;
     const float* query = args.queries.row(t) + h * p.head_dim;
     std::vector<double> scores(keys);
     double top = -INFINITY, sum = 0;
-    for (int64_t j = 0; j < keys; ++j) {
+    for (int64_t j = first; j < keys; ++j) {
       double dot = 0;
       for (int64_t d = 0; d < p.head_dim; ++d) dot += query[d] * cached(args, s, j, kv_head, d);
       scores[j] = dot * static_cast<double>(p.scale);
       top = std::max(top, scores[j]);
     }
-    for (double& score : scores) sum += score = std::exp(score - top);
+    if (p.sinks) {
+      top = std::max(top, static_cast<double>(sinks_[h]));
+      sum = std::exp(static_cast<double>(sinks_[h]) - top);
+    }
+    for (int64_t j = first; j < keys; ++j) sum += scores[j] = std::exp(scores[j] - top);
     const int64_t value_dim = p.value_dim();
     const int64_t values = p.latent_dim > 0 ? kv_head : p.num_kv_heads + kv_head;
     for (int64_t d = 0; d < value_dim; ++d) {
       double y = 0;
-      for (int64_t j = 0; j < keys; ++j) {
+      for (int64_t j = first; j < keys; ++j) {
         y += scores[j] / sum * cached(args, s, j, values, d);
       }
       if (p.output_gate) {
@@ -69,6 +76,8 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     }
     return static_cast<double>(reinterpret_cast<const float*>(page)[element]);
   }
+
+  std::vector<float> sinks_;
 };
 
 }  // namespace

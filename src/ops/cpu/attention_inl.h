@@ -3,8 +3,8 @@
 //
 // Keys come in pages of kKeyBlock at fixed positions. Within a block the scores of a query are dot
 // products (one vector accumulator each, its lanes added in a fixed tree), the maximum is updated,
-// and p = exp(s - max) weights the values, key by key in order. A query's result depends on its own
-// position only.
+// and p = exp(s - max) weights the values, key by key in order. Blocks of which a query sees
+// nothing leave its values alone: its result depends on its own position only.
 #pragma once
 
 #include "ops/cpu/elementwise_inl.h"
@@ -32,10 +32,10 @@ inline void dot_tile(const T* keys, const float* queries, int64_t stride, int64_
   }
 }
 
-// scores[q * kKeyBlock + j] for keys [0, num_keys) of `keys`.
+// scores[q * kKeyBlock + j] for keys [first_key, end_key) of `keys`.
 template <int C, typename T>
-inline void score_queries(const AttendArgs& a, const T* keys, int64_t num_keys, int64_t query,
-                          float* scores) {
+inline void score_queries(const AttendArgs& a, const T* keys, int64_t first_key, int64_t end_key,
+                          int64_t query, float* scores) {
   constexpr int R = kTileRows;
   float dots[R * C];
   const auto put = [&](int64_t key, int rows) {
@@ -46,25 +46,25 @@ inline void score_queries(const AttendArgs& a, const T* keys, int64_t num_keys, 
     }
   };
   const float* q = a.queries + query * a.key_dim;
-  int64_t j = 0;
-  for (; j + R <= num_keys; j += R) {
+  int64_t j = first_key;
+  for (; j + R <= end_key; j += R) {
     dot_tile<R, C>(keys + j * a.key_dim, q, a.key_dim, a.key_dim, dots);
     put(j, R);
   }
-  for (; j < num_keys; ++j) {
+  for (; j < end_key; ++j) {
     dot_tile<1, C>(keys + j * a.key_dim, q, a.key_dim, a.key_dim, dots);
     put(j, 1);
   }
 }
 
 template <int C, typename T>
-inline void score_remaining(const AttendArgs& a, const T* keys, int64_t num_keys, int64_t query,
-                            int64_t queries, float* scores) {
+inline void score_remaining(const AttendArgs& a, const T* keys, int64_t first_key, int64_t end_key,
+                            int64_t query, int64_t queries, float* scores) {
   if constexpr (C > 0) {
     if (queries == C) {
-      score_queries<C>(a, keys, num_keys, query, scores);
+      score_queries<C>(a, keys, first_key, end_key, query, scores);
     } else {
-      score_remaining<C - 1>(a, keys, num_keys, query, queries, scores);
+      score_remaining<C - 1>(a, keys, first_key, end_key, query, queries, scores);
     }
   }
 }
@@ -118,30 +118,38 @@ inline void attend_keys(const AttendArgs& a) {
     }
   }
   for (int64_t begin = a.key_begin; begin < a.key_end; begin += kKeyBlock) {
-    int64_t visible[kMaxQueries];  // keys of this block that a query sees
-    int64_t most = 0, least = kKeyBlock;
+    // Query q sees keys [first[q], end[q]) of this block, any query [any_first, any_end), every
+    // query [all_first, all_end).
+    int64_t first[kMaxQueries], end[kMaxQueries];
+    int64_t any_first = kKeyBlock, any_end = 0, all_first = 0, all_end = kKeyBlock;
     for (int64_t q = 0; q < a.num_queries; ++q) {
-      int64_t n = a.positions[q] + 1 - begin;
-      n = n < 0 ? 0 : (n > kKeyBlock ? kKeyBlock : n);
-      if (n > a.key_end - begin) n = a.key_end - begin;
-      visible[q] = n;
-      most = n > most ? n : most;
-      least = n < least ? n : least;
+      int64_t last = a.positions[q] + 1 - begin;
+      if (last > a.key_end - begin) last = a.key_end - begin;
+      end[q] = last < 0 ? 0 : (last > kKeyBlock ? kKeyBlock : last);
+      const int64_t out = a.window > 0 ? a.positions[q] + 1 - a.window - begin : 0;
+      first[q] = out < 0 ? 0 : (out > end[q] ? end[q] : out);
+      all_first = first[q] > all_first ? first[q] : all_first;
+      all_end = end[q] < all_end ? end[q] : all_end;
+      if (first[q] == end[q]) continue;
+      any_first = first[q] < any_first ? first[q] : any_first;
+      any_end = end[q] > any_end ? end[q] : any_end;
     }
-    if (most == 0) break;
+    if (any_end == 0) continue;
     const std::byte* page = a.pages + a.blocks[begin / kKeyBlock] * a.page_bytes;
     const T* keys = reinterpret_cast<const T*>(page + a.key_offset);
     const T* values = reinterpret_cast<const T*>(page + a.value_offset);
     int64_t query = 0;
     for (; query + kTileTokens <= a.num_queries; query += kTileTokens) {
-      score_queries<kTileTokens>(a, keys, most, query, scores);
+      score_queries<kTileTokens>(a, keys, any_first, any_end, query, scores);
     }
-    score_remaining<kTileTokens - 1>(a, keys, most, query, a.num_queries - query, scores);
+    score_remaining<kTileTokens - 1>(a, keys, any_first, any_end, query, a.num_queries - query,
+                                     scores);
 
     for (int64_t q = 0; q < a.num_queries; ++q) {
       float* s = scores + q * kKeyBlock;
-      for (int64_t j = visible[q]; j < kKeyBlock; ++j) s[j] = minus_infinity;
-      if (visible[q] == 0) continue;
+      if (first[q] == end[q]) continue;
+      for (int64_t j = 0; j < first[q]; ++j) s[j] = minus_infinity;
+      for (int64_t j = end[q]; j < kKeyBlock; ++j) s[j] = minus_infinity;
       Vec largest = set(a.max_score[q]);
       for (int64_t j = 0; j < kKeyBlock; j += 16) largest = max(largest, load(s + j));
       const float new_max = reduce_max(largest);
@@ -153,7 +161,8 @@ inline void attend_keys(const AttendArgs& a) {
         const Vec p = exponential(sub(load(s + j), shift));
         store(s + j, p);
       }
-      for (int64_t j = visible[q]; j < kKeyBlock; ++j) s[j] = 0.0f;
+      for (int64_t j = 0; j < first[q]; ++j) s[j] = 0.0f;
+      for (int64_t j = end[q]; j < kKeyBlock; ++j) s[j] = 0.0f;
       for (int64_t j = 0; j < kKeyBlock; j += 16) total = add(total, load(s + j));
       a.max_score[q] = new_max;
       a.sum[q] = a.sum[q] * correction[0] + reduce_add(total);
@@ -162,20 +171,22 @@ inline void attend_keys(const AttendArgs& a) {
         store(acc + d, mul(load(acc + d), set(correction[0])));
       }
     }
-    // Keys that all queries see share their loads; the rest of each query's follow.
+    // Keys that all queries see share their loads, between the rest of each query's.
     constexpr int Q = kTileRows;
+    if (all_first >= all_end) all_first = all_end = kKeyBlock;
+    const auto add_own = [&](int64_t q, int64_t from, int64_t to) {
+      if (from >= to) return;
+      add_all_columns<1>(a, values, from, to, scores, q);
+    };
+    for (int64_t q = 0; q < a.num_queries; ++q) {
+      add_own(q, first[q], end[q] < all_first ? end[q] : all_first);
+    }
     int64_t q = 0;
     for (; q + Q <= a.num_queries; q += Q) {
-      add_all_columns<Q>(a, values, 0, least, scores, q);
+      add_all_columns<Q>(a, values, all_first, all_end, scores, q);
     }
-    for (; q < a.num_queries; ++q) {
-      add_all_columns<1>(a, values, 0, least, scores, q);
-    }
-    for (q = 0; q < a.num_queries; ++q) {
-      if (visible[q] > least) {
-        add_all_columns<1>(a, values, least, visible[q], scores, q);
-      }
-    }
+    for (; q < a.num_queries; ++q) add_own(q, all_first, all_end);
+    for (q = 0; q < a.num_queries; ++q) add_own(q, all_end, end[q]);
   }
 }
 

@@ -13,9 +13,11 @@ namespace moe4 {
 
 /// One pass of causal attention: some queries of one KV head over keys [key_begin, key_end).
 struct AttendArgs {
-  const float* queries = nullptr;      ///< [num_queries, key_dim], dense
-  const int64_t* positions = nullptr;  ///< [num_queries]: query i sees keys 0 .. positions[i]
-  int64_t num_queries = 0;             ///< at most kMaxQueries
+  const float* queries = nullptr;  ///< [num_queries, key_dim], dense
+  /// [num_queries], rising: query i sees keys up to positions[i], the last `window` of them.
+  const int64_t* positions = nullptr;
+  int64_t window = 0;       ///< 0: all
+  int64_t num_queries = 0;  ///< at most kMaxQueries
   /// Keys j of block b = j / kKeyBlock lie at pages + blocks[b] * page_bytes + key_offset, rows of
   /// key_dim elements; values the same with value_offset, rows `value_stride` elements apart (which
   /// may be those of the keys).
@@ -27,10 +29,10 @@ struct AttendArgs {
   int64_t value_dim = 0;         ///< multiple of 16
   int64_t value_stride = 0;
   float scale = 1.0f;
-  int64_t key_begin = 0;  ///< multiple of kKeyBlock
+  int64_t key_begin = 0;  ///< multiple of kKeyBlock; pages before it are not read
   int64_t key_end = 0;
   float* accumulators = nullptr;  ///< out [num_queries, value_dim]: sum of p * v, not normalised
-  float* max_score = nullptr;     ///< out [num_queries]
+  float* max_score = nullptr;     ///< out [num_queries]; -infinity for a query that sees no key
   float* sum = nullptr;           ///< out [num_queries]: sum of p = exp(score - max_score)
 };
 inline constexpr int64_t kMaxQueries = 16;

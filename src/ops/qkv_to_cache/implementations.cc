@@ -8,7 +8,8 @@ void QkvToCache::check(const Problem& problem, const Args& args) {
   MOE4_CHECK(args.q.rows == tokens && args.q.width == problem.q_width());
   MOE4_CHECK(args.k.rows == tokens && args.k.width == kv_width);
   MOE4_CHECK(args.v.rows == tokens && args.v.width == kv_width);
-  MOE4_CHECK(args.angles.rows == tokens && args.angles.width == problem.rotary_dim);
+  MOE4_CHECK(problem.rotary_dim == 0 ||
+             (args.angles.rows == tokens && args.angles.width == problem.rotary_dim));
   MOE4_CHECK(args.queries.width == problem.num_heads * problem.head_dim);
   MOE4_CHECK(args.cache.unit_bytes >= cache_unit_bytes(problem.cache()));
 }

@@ -1,6 +1,8 @@
 // QkvToCache: from the projections of attention to normalised, rotated queries and cached keys and
-// values.
+// values. Norm and rotation are options.
 #pragma once
+
+#include <optional>
 
 #include "ops/batch.h"
 #include "ops/norm/add_norm.h"
@@ -9,9 +11,10 @@
 namespace moe4 {
 
 /// For every token t and head h:
-///   queries[t, h] = rotate(norm(q[t, h]))      norm: over head_dim, with q_norm
+///   queries[t, h] = rotate(norm(q[t, h]))      norm: over head_dim, with q_norm, or none
 ///   key = rotate(norm(k[t, h])), value = v[t, h]
-/// rotate() turns elements i and i + dim/2 of the first `rotary_dim` by the angles of the token.
+/// rotate() turns elements i and i + rotary_dim/2 of the first `rotary_dim` by the angles of the
+/// token; with a rotary_dim of 0 there are none.
 /// Key and value go, rounded to the cache's dtype (F16 saturates at 65504; a head with an infinite
 /// element becomes NaN), to slots[t] of the cache: page slots[t] / 64, place slots[t] % 64, laid
 /// out as PagedSpec says; slots[t] of -1 stores nothing.
@@ -21,11 +24,12 @@ struct QkvToCache {
     int64_t num_heads = 0;
     int64_t num_kv_heads = 0;
     int64_t head_dim = 0;
-    int64_t rotary_dim = 0;    ///< even, at most head_dim
+    int64_t rotary_dim = 0;    ///< even, at most head_dim; 0: queries and keys stay as they are
     bool output_gate = false;  ///< rows of q are [query | gate] per head; gates are not read here
-    NormSpec norm;
+    std::optional<NormSpec> norm;  ///< of every head of q and k; none: they are taken as they are
     DType cache_dtype = DType::kF16;  ///< or kF32
 
+    /// Its window is the affair of the attention that reads it.
     PagedSpec cache() const {
       return {.num_kv_heads = num_kv_heads,
               .key_dim = head_dim,
@@ -36,12 +40,12 @@ struct QkvToCache {
     int64_t q_width() const { return num_heads * head_dim * (output_gate ? 2 : 1); }
   };
   struct Weights {
-    TensorRef q_norm, k_norm;  ///< [head_dim]
+    TensorRef q_norm, k_norm;  ///< [head_dim]; not read without Problem::norm
   };
   struct Args {
     Rows q;       ///< [T, q_width]
     Rows k, v;    ///< [T, num_kv_heads * head_dim]; k is overwritten with anything
-    Rows angles;  ///< [T, rotary_dim], see RotaryAngles
+    Rows angles;  ///< [T, rotary_dim], see RotaryAngles; not read where that is 0
     const int32_t* slots = nullptr;  ///< [T]
     LayerCache cache;
     Rows queries;  ///< out [T, num_heads * head_dim]

@@ -13,14 +13,16 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
  public:
   ReferenceQkvToCache(const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
                       const OpOptions&)
-      : Prepared(problem),
-        q_norm_(norm_weights(problem.norm, weights.q_norm, problem.head_dim)),
-        k_norm_(norm_weights(problem.norm, weights.k_norm, problem.head_dim)) {}
+      : Prepared(problem) {
+    if (!problem.norm) return;
+    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.head_dim);
+    k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.head_dim);
+  }
 
   size_t workspace_size(const QkvToCache::Args&) const override { return 0; }
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
-    return 2 * problem().head_dim * static_cast<int64_t>(sizeof(float));
+    return static_cast<int64_t>((q_norm_.size() + k_norm_.size()) * sizeof(float));
   }
 
   void run(const QkvToCache::Args& args, std::span<std::byte>, const Stream&) const override {
@@ -29,7 +31,7 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
     for (int64_t t = 0; t < args.queries.rows; ++t) {
       for (int64_t h = 0; h < p.num_heads; ++h) {
         const std::vector<double> query =
-            turned(args.q.row(t) + h * q_stride, q_norm_, args.angles.row(t));
+            turned(args.q.row(t) + h * q_stride, q_norm_, args.angles, t);
         for (int64_t d = 0; d < p.head_dim; ++d) {
           args.queries.row(t)[h * p.head_dim + d] = static_cast<float>(query[d]);
         }
@@ -37,7 +39,7 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
       if (args.slots[t] < 0) continue;
       for (int64_t h = 0; h < p.num_kv_heads; ++h) {
         const std::vector<double> key =
-            turned(args.k.row(t) + h * p.head_dim, k_norm_, args.angles.row(t));
+            turned(args.k.row(t) + h * p.head_dim, k_norm_, args.angles, t);
         const float* value = args.v.row(t) + h * p.head_dim;
         put(args, args.slots[t], h, std::vector<float>(key.begin(), key.end()));
         put(args, args.slots[t], p.num_kv_heads + h, {value, value + p.head_dim});
@@ -47,16 +49,19 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
 
  private:
   std::vector<double> turned(const float* head, const std::vector<float>& weight,
-                             const float* angles) const {
+                             const Rows& angles, int64_t token) const {
     const int64_t dim = problem().head_dim, half = problem().rotary_dim / 2;
-    double squares = 0;
-    for (int64_t d = 0; d < dim; ++d) squares += static_cast<double>(head[d]) * head[d];
-    const double mean = squares / static_cast<double>(dim);
-    const double factor = 1.0 / std::sqrt(mean + static_cast<double>(problem().norm.eps));
-    std::vector<double> x(dim);
-    for (int64_t d = 0; d < dim; ++d) x[d] = head[d] * factor * weight[d];
+    std::vector<double> x(head, head + dim);
+    if (problem().norm) {
+      double squares = 0;
+      for (const double v : x) squares += v * v;
+      const double mean = squares / static_cast<double>(dim);
+      const double factor = 1.0 / std::sqrt(mean + static_cast<double>(problem().norm->eps));
+      for (int64_t d = 0; d < dim; ++d) x[d] *= factor * weight[d];
+    }
     for (int64_t i = 0; i < half; ++i) {
-      const double a = x[i], b = x[i + half], cos = angles[i], sin = angles[half + i];
+      const double a = x[i], b = x[i + half];
+      const double cos = angles.row(token)[i], sin = angles.row(token)[half + i];
       x[i] = a * cos - b * sin;
       x[i + half] = b * cos + a * sin;
     }

@@ -1,5 +1,5 @@
 // PagedAttention on the CPU: tiles of queries pass over fixed segments of keys, whose results are
-// merged in order.
+// merged in order; sinks join once, at the end.
 #include "ops/attention/paged_attention.h"
 
 #include <algorithm>
@@ -43,6 +43,14 @@ struct Partial {
 void merge(const Partial& into, const Partial& next, int64_t num_queries, int64_t value_dim) {
   for (int64_t q = 0; q < num_queries; ++q) {
     if (next.sum[q] == 0.0f) continue;  // sees no key of that segment
+    // A window may leave it none of the segments before either: then nothing is there to add to,
+    // not even zeros, whose signs could differ.
+    if (into.sum[q] == 0.0f) {
+      std::copy_n(next.accumulators + q * value_dim, value_dim, into.accumulators + q * value_dim);
+      into.sum[q] = next.sum[q];
+      into.max_score[q] = next.max_score[q];
+      continue;
+    }
     const float top = std::max(into.max_score[q], next.max_score[q]);
     const float keep = std::exp(into.max_score[q] - top);
     const float add = std::exp(next.max_score[q] - top);
@@ -60,21 +68,25 @@ struct Tile {
   int32_t sequence;
   int32_t num_queries;
   int64_t first_query;
-  int64_t segments;  // that its last query sees
-  int64_t partial;   // of its first segment, where segments are spread; for KV head 0
+  int64_t first_segment;  // that its first query sees
+  int64_t segments;       // from there to the last that its last query sees
+  int64_t partial;        // of its first segment, where segments are spread; for KV head 0
 };
 
 class CpuPagedAttention final : public Prepared<PagedAttention> {
  public:
-  CpuPagedAttention(const PagedAttention::Problem& problem, const PagedAttention::Weights&,
+  CpuPagedAttention(const PagedAttention::Problem& problem, const PagedAttention::Weights& weights,
                     const OpOptions& options)
       : Prepared(problem),
         kernels_(op_kernels(options.isa)),
         threads_(options.threads != nullptr ? options.threads->size() : 1),
-        group_(problem.num_heads / problem.num_kv_heads) {}
+        group_(problem.num_heads / problem.num_kv_heads),
+        sinks_(sink_values(problem, weights)) {}
 
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
-  int64_t weight_bytes() const override { return 0; }
+  int64_t weight_bytes() const override {
+    return static_cast<int64_t>(sinks_.size() * sizeof(float));
+  }
   size_t workspace_size(const PagedAttention::Args& bound) const override {
     Arena arena = Arena::measuring();
     take_buffers(arena, *bound.batch);
@@ -110,6 +122,10 @@ class CpuPagedAttention final : public Prepared<PagedAttention> {
   int64_t dim() const { return problem().head_dim; }  // of queries and keys
   int64_t value_dim() const { return problem().value_dim(); }
   bool values_are_keys() const { return problem().latent_dim > 0; }
+  // The first key that a token at `position` sees.
+  int64_t first_key(int64_t position) const {
+    return problem().window > 0 ? std::max(int64_t{0}, position + 1 - problem().window) : 0;
+  }
   Partial partial_at(const Step& step, int64_t i) const {
     return Partial::at(step.memory.partials + i * Partial::floats(value_dim()), value_dim());
   }
@@ -120,6 +136,7 @@ class CpuPagedAttention final : public Prepared<PagedAttention> {
 
   const OpKernels& kernels_;
   int64_t threads_, group_;
+  std::vector<float> sinks_;  // [num_heads] or empty
 };
 
 // Every sequence has one tile that is not full at most.
@@ -148,14 +165,19 @@ void CpuPagedAttention::make_tiles(Step& step) const {
     const int64_t queries = (batch.query_start[s + 1] - first) * group_;
     for (int64_t begin = 0; begin < queries; begin += kQueryTile) {
       const int64_t n = std::min(kQueryTile, queries - begin);
-      const int64_t keys = batch.positions[first + (begin + n - 1) / group_] + int64_t{1};
+      const int64_t end = batch.positions[first + (begin + n - 1) / group_] + int64_t{1};
+      const int64_t keys_from = first_key(batch.positions[first + begin / group_]);
+      const int64_t first_segment = keys_from / kSegment;
+      const int64_t segments = ceil_div(end, kSegment) - first_segment;
       step.memory.tiles[step.num_tiles++] = {.sequence = static_cast<int32_t>(s),
                                              .num_queries = static_cast<int32_t>(n),
                                              .first_query = begin,
-                                             .segments = ceil_div(keys, kSegment),
+                                             .first_segment = first_segment,
+                                             .segments = segments,
                                              .partial = step.num_partials};
-      step.num_partials += ceil_div(keys, kSegment);
-      step.key_bytes += keys * row_bytes * n;  // every query of a tile passes over keys and values
+      step.num_partials += segments;
+      // Every query of a tile passes over keys and values.
+      step.key_bytes += (end - keys_from) * row_bytes * n;
     }
   }
 }
@@ -185,9 +207,12 @@ void CpuPagedAttention::attend(const Step& step, const Tile& tile, int64_t head,
     queries = gathered;
   }
   const int64_t num_keys = positions[tile.num_queries - 1] + 1;
+  const int64_t keys_from = first_key(positions[0]) / kKeyBlock * kKeyBlock;
+  const int64_t begin = (tile.first_segment + segment) * kSegment;
   kernels_.attend(
       {.queries = queries,
        .positions = positions,
+       .window = problem().window,
        .num_queries = tile.num_queries,
        .pages = step.args.cache.data,
        .blocks = table.blocks + tile.sequence * table.max_blocks,
@@ -199,14 +224,14 @@ void CpuPagedAttention::attend(const Step& step, const Tile& tile, int64_t head,
        .value_dim = value_dim(),
        .value_stride = dim(),
        .scale = problem().scale,
-       .key_begin = segment * kSegment,
-       .key_end = std::min((segment + 1) * kSegment, num_keys),
+       .key_begin = std::max(begin, keys_from),
+       .key_end = std::min(begin + kSegment, num_keys),
        .accumulators = into.accumulators,
        .max_score = into.max_score,
        .sum = into.sum});
 }
 
-// Divides by the sum, applies the gate and stores the heads.
+// Divides by the sum, of which a sink is part, applies the gate and stores the heads.
 void CpuPagedAttention::finish(const Step& step, const Tile& tile, int64_t head,
                                const Partial& total) const {
   const int64_t first = step.args.batch->query_start[tile.sequence];
@@ -215,7 +240,12 @@ void CpuPagedAttention::finish(const Step& step, const Tile& tile, int64_t head,
     const int64_t t = first + q / group_, h = head * group_ + q % group_;
     float* out = step.args.y.row(t) + h * value_dim();
     const float* from = total.accumulators + i * value_dim();
-    const float inverse = 1.0f / total.sum[i];
+    float inverse = 1.0f / total.sum[i];
+    if (!sinks_.empty()) {
+      const float top = std::max(total.max_score[i], sinks_[h]);
+      const float keys = std::exp(total.max_score[i] - top);
+      inverse = keys / (total.sum[i] * keys + std::exp(sinks_[h] - top));
+    }
     for (int64_t d = 0; d < value_dim(); ++d) out[d] = from[d] * inverse;
     if (problem().output_gate) {
       kernels_.sigmoid_mul(out, step.args.gates.row(t) + (2 * h + 1) * value_dim(), value_dim());

@@ -22,15 +22,16 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
  public:
   CpuQkvToCache(const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
                 const OpOptions& options)
-      : Prepared(problem),
-        kernels_(op_kernels(options.isa)),
-        q_norm_(norm_weights(problem.norm, weights.q_norm, problem.head_dim)),
-        k_norm_(norm_weights(problem.norm, weights.k_norm, problem.head_dim)) {}
+      : Prepared(problem), kernels_(op_kernels(options.isa)) {
+    if (!problem.norm) return;
+    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.head_dim);
+    k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.head_dim);
+  }
 
   size_t workspace_size(const QkvToCache::Args&) const override { return 0; }
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
-    return 2 * problem().head_dim * static_cast<int64_t>(sizeof(float));
+    return static_cast<int64_t>((q_norm_.size() + k_norm_.size()) * sizeof(float));
   }
 
   void run(const QkvToCache::Args& args, std::span<std::byte>,
@@ -45,14 +46,11 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
 
  private:
   void run_token(const QkvToCache::Args& args, int64_t t) const {
-    const int64_t dim = problem().head_dim, half = problem().rotary_dim / 2;
+    const int64_t dim = problem().head_dim;
     const int64_t q_stride = dim * (problem().output_gate ? 2 : 1);
-    const float* angles = args.angles.row(t);
     for (int64_t h = 0; h < problem().num_heads; ++h) {
       float* query = args.queries.row(t) + h * dim;
-      kernels_.rms_norm(args.q.row(t) + h * q_stride, q_norm_.data(), problem().norm.eps, dim,
-                        query);
-      rotate(angles, half, query);
+      turn(args.q.row(t) + h * q_stride, q_norm_, args.angles, t, query);
     }
     const int64_t slot = args.slots[t];
     if (slot < 0) return;
@@ -62,11 +60,22 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
     const int64_t values = problem().num_kv_heads * kPageTokens * row_bytes;
     for (int64_t h = 0; h < problem().num_kv_heads; ++h) {
       float* key = args.k.row(t) + h * dim;
-      kernels_.rms_norm(key, k_norm_.data(), problem().norm.eps, dim, key);
-      rotate(angles, half, key);
+      turn(key, k_norm_, args.angles, t, key);
       store(key, page + h * kPageTokens * row_bytes);
       store(args.v.row(t) + h * dim, page + values + h * kPageTokens * row_bytes);
     }
+  }
+
+  // `out` may be `head`.
+  void turn(const float* head, const std::vector<float>& norm, const Rows& angles, int64_t token,
+            float* out) const {
+    if (problem().norm) {
+      kernels_.rms_norm(head, norm.data(), problem().norm->eps, problem().head_dim, out);
+    } else if (out != head) {
+      std::copy_n(head, problem().head_dim, out);
+    }
+    const int64_t half = problem().rotary_dim / 2;
+    if (half > 0) rotate(angles.row(token), half, out);
   }
 
   void store(const float* head, std::byte* to) const {
