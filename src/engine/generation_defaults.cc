@@ -15,6 +15,29 @@ std::vector<int32_t> GenerationDefaults::stop_token_ids() const {
   return ids;
 }
 
+namespace {
+
+constexpr char kHarmony[] = "harmony format";
+
+// Older files know of <|return|> alone; and who stops at <|end|> shows thoughts and no answer.
+template <typename Add, typename Note>
+void apply_harmony(const Tokenizer& tokenizer, std::vector<StopToken>& stop_tokens, const Add& add,
+                   const Note& note) {
+  const auto end = tokenizer.token_id("<|end|>"), call = tokenizer.token_id("<|call|>"),
+             last = tokenizer.token_id("<|return|>");
+  if (!end || !call || !last || !tokenizer.token_id("<|channel|>")) return;
+  add(*last, kHarmony);
+  add(*call, kHarmony);
+  if (std::erase_if(stop_tokens, [&](const StopToken& t) { return t.id == *end; }) > 0) {
+    note(kHarmony,
+         fmt::format("end token {} '<|end|>' closes a channel and not the turn; it is not "
+                     "used",
+                     *end));
+  }
+}
+
+}  // namespace
+
 GenerationDefaults read_generation_defaults(const std::filesystem::path& directory,
                                             const Tokenizer& tokenizer, int64_t vocab_size) {
   GenerationDefaults defaults;
@@ -49,6 +72,7 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& directo
                              printable(text, 80)));
     }
   }
+  apply_harmony(tokenizer, defaults.stop_tokens, add, note);
   return defaults;
 }
 

@@ -47,6 +47,25 @@ TEST(GenerationDefaults, EndTokensAreTheUnionOfAllFiles) {
       ElementsAre(10, 11, 12, 13, testing::kImEnd, testing::kEndOfText));
 }
 
+// 310 + : startoftext endoftext return constrain channel start end message call endofprompt.
+TEST(GenerationDefaults, HarmonyEndsAtReturnAndCallAndNeverAtTheEndOfAChannel) {
+  const auto folder = std::filesystem::path(MOE4_TEST_DATA) / "checkpoints/gpt_oss-mxfp4";
+  const auto tokenizer = Tokenizer::load(folder);
+  const GenerationDefaults published = read_generation_defaults(folder, *tokenizer, 320);
+  EXPECT_THAT(published.stop_token_ids(), ElementsAre(312, 311, 318));
+  EXPECT_THAT(published.notes, IsEmpty());
+  const auto with = [&](const char* ids) {
+    const testing::TempDir other;
+    std::ofstream(other / kGeneration) << R"({"eos_token_id": )" << ids << "}";
+    return read_generation_defaults(other.path(), *tokenizer, 320);
+  };
+  EXPECT_THAT(with("312").stop_token_ids(), ElementsAre(312, 318));  // files of the first days
+  const GenerationDefaults wrong = with("[316, 312]");
+  EXPECT_THAT(wrong.stop_token_ids(), ElementsAre(312, 318));
+  ASSERT_EQ(wrong.notes.size(), 1u);
+  EXPECT_THAT(wrong.notes[0].message, AllOf(HasSubstr("316"), HasSubstr("<|end|>")));
+}
+
 TEST(GenerationDefaults, EachFileAloneIsEnough) {
   EXPECT_THAT(stops({{kGeneration, R"({"eos_token_id": 10})"}}), ElementsAre(10));
   EXPECT_THAT(stops({{kGeneration, R"({"eos_token_id": [10, 258]})"}}), ElementsAre(10, 258));
