@@ -58,7 +58,7 @@ NamedView required(const TensorTable& table, const std::string& name, DType dtyp
 // A projection of all experts: [E, rows, ...] tensors.
 struct Blocks {
   NamedView codes, scales;
-  std::optional<NamedView> bias;
+  NamedView bias;
   int64_t rows = 0, columns = 0;
 };
 
@@ -69,10 +69,10 @@ Blocks find_blocks(const TensorTable& table, const std::string& base, int64_t nu
   found.codes =
       required(table, base + "_blocks", DType::kU8, {num_experts, rows, blocks, kMxfp4Block / 2});
   found.scales = required(table, base + "_scales", DType::kU8, {num_experts, rows, blocks});
-  if (const TensorInfo* bias = table.find(base + "_bias"); bias != nullptr) {
-    found.bias =
-        required(table, base + "_bias", bias->dtype.value_or(DType::kBF16), {num_experts, rows});
-  }
+  const TensorInfo* bias = table.find(base + "_bias");
+  found.bias = required(table, base + "_bias",
+                        bias != nullptr ? bias->dtype.value_or(DType::kBF16) : DType::kBF16,
+                        {num_experts, rows});
   return found;
 }
 
@@ -99,7 +99,7 @@ StoredLinear cut(const Blocks& from, const std::string& module, int64_t expert, 
   };
   stored.weight = rows(from.codes, from.columns / 2);
   stored.scale = rows(from.scales, from.columns / kMxfp4Block);
-  if (from.bias) stored.bias = rows(*from.bias, 1);
+  stored.bias = rows(from.bias, 1);
   return stored;
 }
 

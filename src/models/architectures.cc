@@ -7,6 +7,7 @@
 namespace moe4 {
 
 extern const Architecture kDeepseekV3;
+extern const Architecture kGptOss;
 extern const Architecture kQwen3Moe;
 extern const Architecture kQwen35Moe;
 
@@ -14,6 +15,7 @@ namespace {
 
 constexpr const Architecture* kArchitectures[] = {
     &kDeepseekV3,
+    &kGptOss,
     &kQwen3Moe,
     &kQwen35Moe,
 };

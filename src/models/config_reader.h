@@ -16,7 +16,7 @@ namespace moe4 {
 
 /// What the configuration says of the biases of some linears; tensors that disagree are refused.
 struct BiasRule {
-  std::string key;            ///< for the message: "attention_bias"
+  std::string key;            ///< for the message: "attention_bias"; "": the architecture has it so
   std::optional<bool> there;  ///< nullopt: it says nothing, the tensors decide
 };
 

@@ -71,14 +71,16 @@ void Describer::check_bias(const LinearSpec& spec) {
   const std::string bias = spec.module + ".bias";
   if (checkpoint().has_tensor(bias) == wanted) return;
   if (!disagreeing_keys_.insert(spec.bias.key).second) return;
-  settings_.push_back(Refusal::from(
-      "unsupported-setting",
-      {.what = "configuration and tensors disagree about a bias",
-       .file = (checkpoint().directory() / "config.json").string(),
-       .tensor = "tensor " + bias,
-       .expected = fmt::format("{} ({} is {})", wanted ? "a bias" : "none", spec.bias.key, wanted),
-       .found = wanted ? "none" : "one",
-       .hint = "moe4 plan and inspect still work on this checkpoint"}));
+  const std::string& key = spec.bias.key;
+  settings_.push_back(
+      Refusal::from("unsupported-setting",
+                    {.what = "configuration and tensors disagree about a bias",
+                     .file = (checkpoint().directory() / "config.json").string(),
+                     .tensor = "tensor " + bias,
+                     .expected = (wanted ? "a bias" : "none") +
+                                 (key.empty() ? "" : fmt::format(" ({} is {})", key, wanted)),
+                     .found = wanted ? "none" : "one",
+                     .hint = "moe4 plan and inspect still work on this checkpoint"}));
 }
 
 std::unique_ptr<HostExperts> Describer::experts(const std::string& module,

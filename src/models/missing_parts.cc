@@ -21,7 +21,6 @@ struct FamilyParts {
 
 const std::vector<FamilyParts>& family_parts() {
   static const std::vector<FamilyParts> table = {
-      {"gpt_oss", {"attention sinks", "biases of the experts' projections"}},
       {"nemotron_h", {"relu2 shared and dense MLPs"}},
       {"gemma4",
        {"sandwich norms", "a dense MLP beside the experts", "values taken from keys (K = V)",

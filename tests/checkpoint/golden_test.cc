@@ -25,15 +25,17 @@ std::vector<double> multiply(const LinearWeights& linear, const std::vector<doub
   std::vector<float> row(linear.in_features);
   for (int64_t n = 0; n < linear.out_features; ++n) {
     dequantize_row(linear, n, row.data());
+    y[n] = double{bias_at(linear, n)};
     for (int64_t k = 0; k < linear.in_features; ++k) y[n] += double{row[k]} * x[k];
   }
   return y;
 }
 
-std::vector<double> run_expert(const ExpertWeights& expert, const std::vector<double>& x) {
+std::vector<double> run_expert(const ExpertWeights& expert, const ActivationParams& activation,
+                               const std::vector<double>& x) {
   const std::vector<double> gate = multiply(*expert.gate, x);
   std::vector<double> h = multiply(expert.up, x);
-  for (size_t i = 0; i < h.size(); ++i) h[i] *= gate[i] / (1 + std::exp(-gate[i]));
+  for (size_t i = 0; i < h.size(); ++i) h[i] = apply_activation(activation, gate[i], h[i]);
   return multiply(expert.down, h);
 }
 
@@ -55,7 +57,8 @@ double layer_error(const Checkpoint& checkpoint, const SafetensorsFile& golden, 
     for (int64_t j = 0; j < ids.dim(1); ++j) {
       int32_t id = 0;
       std::memcpy(&id, ids.row(t) + 4 * j, 4);
-      const auto out = run_expert(weights.experts[id], {row.begin(), row.end()});
+      const auto out =
+          run_expert(weights.experts[id], weights.problem.activation, {row.begin(), row.end()});
       for (size_t i = 0; i < y.size(); ++i) y[i] += double{scale[j]} * out[i];
     }
     for (size_t i = 0; i < y.size(); ++i) {

@@ -249,6 +249,11 @@ TEST_F(Mxfp4Checkpoint, TensorsThatDoNotFitAreRefusedByName) {
   add_gpt_oss();
   tensors_.erase(base + "down_proj_scales");
   EXPECT_THAT(refusal(), HasSubstr(base + "down_proj_scales"));
+  for (const char* bias : {"gate_up_proj_bias", "down_proj_bias"}) {
+    add_gpt_oss();
+    tensors_.erase(base + bias);
+    EXPECT_THAT(refusal(), HasSubstr(base + bias));
+  }
   add_gpt_oss();
   add(base + "gate_up_proj_bias", DType::kBF16, {kExperts, kWidth});
   EXPECT_THAT(refusal(), HasSubstr(base + "gate_up_proj_bias"));

@@ -108,9 +108,9 @@ TEST(Plan, EveryDialectPlansForEveryDevice) {
       const json report = plan(entry.path().string(), {"--device", device});
       for (const json& group : report["groups"]) {
         EXPECT_TRUE(group["backend"].is_string()) << entry.path() << " " << device;
-        const bool nvfp4 = group["weight_key"] == "nvfp4 static";
-        // FP8 and BF16 experts are never given to a backend for NVFP4.
-        if (!nvfp4) {
+        const json& key = group["weight_key"];
+        // FP8 and BF16 experts are never given to a backend for four bits.
+        if (key != "nvfp4 static" && key != "mxfp4 static") {
           EXPECT_EQ(group["runs_on"], "cpu") << entry.path();
         }
       }

@@ -58,8 +58,9 @@ std::string error_with(const char* name, const std::function<void(json&)>& chang
 }
 
 TEST(Refusal, UnchangedCheckpointsLoad) {
-  for (const char* name : {kQwen3, kQwen35, "qwen3-ct-mixed", "qwen3-fp8-block128",
-                           "qwen3-modelopt-fp8", "qwen3_5-fused-experts", "qwen3_5-ct-nvfp4a16"}) {
+  for (const char* name :
+       {kQwen3, kQwen35, "qwen3-ct-mixed", "qwen3-fp8-block128", "qwen3-modelopt-fp8",
+        "qwen3_5-fused-experts", "qwen3_5-ct-nvfp4a16", "gpt_oss-mxfp4"}) {
     EXPECT_EQ(load_error(EditableCheckpoint(name)), "") << name;
   }
 }
