@@ -94,7 +94,7 @@ def gpt_oss(name, layers, experts, mxfp4):
                  scheme="W4A16 (mxfp4 static, none)" if mxfp4 else W4A4, form="modelopt", activation=OAI,
                  router_expected=router_of("softmax over the chosen", logit_bias=True),
                  mixer=gqa_mixer(bias=True, extra={"self_attn.sinks": "h", "self_attn.o_proj.bias": "H"}),
-                 router_tensors=router("mlp.router", "mlp.router.bias"), **how)
+                 router_tensors=router("mlp.router", "mlp.router.bias"), runs=True, **how)
 
 
 # Nemotron-3 --------------------------------------------------------------------------------------

@@ -16,6 +16,16 @@ using namespace moe4::testing;
 const std::vector<Piece> kPieces = {{5, 1}, {2100, 1}, {63, 1},  {64, 1},  {70, 0},
                                     {0, 1}, {0, 65},   {64, 64}, {128, 3}, {1020, 9}};
 
+}  // namespace
+
+// Names parameters of tests.
+void PrintTo(const PagedAttention::Problem& p, std::ostream* out) {
+  *out << p.num_heads << "/" << p.num_kv_heads << " heads of " << p.head_dim << ", window "
+       << p.window << (p.sinks ? ", sinks" : "") << (p.latent_dim > 0 ? ", latent" : "");
+}
+
+namespace {
+
 struct AttentionCase {
   explicit AttentionCase(const PagedAttention::Problem& problem, const std::vector<Piece>& pieces,
                          uint64_t seed = 5)
