@@ -65,6 +65,20 @@ TEST_P(Kernels, SiluAndSigmoidAreAccurateOverTheWholeRange) {
   }
 }
 
+TEST_P(Kernels, Relu2IsTheSquareOfWhatIsPositive) {
+  const std::vector<float> x = {-3.0f, -0.0f, 0.0f,   0.5f,      1.5f, -1e30f, 1e-30f, 1e19f,
+                                1e20f, NAN,   -1e-9f, -INFINITY, 2.0f, -2.0f,  3.0f,   INFINITY};
+  std::vector<float> out(16);
+  kernels().relu2(x.data(), 16, out.data());
+  for (int i = 0; i < 16; ++i) {
+    if (std::isnan(x[i])) {
+      EXPECT_TRUE(std::isnan(out[i]));
+    } else {
+      EXPECT_EQ(out[i], x[i] > 0 ? x[i] * x[i] : 0.0f) << x[i];
+    }
+  }
+}
+
 TEST_P(Kernels, NanPassesThroughGates) {
   std::vector<float> x(16, 1.0f), ones(16, 1.0f), out(16);
   x[3] = NAN;
@@ -99,9 +113,10 @@ TEST_P(Kernels, ConvolutionIsCausalPerChannel) {
   const float* rows[taps];
   for (int64_t j = 0; j < taps; ++j) rows[j] = in.data() + j * channels + 16;
   // Channels 16 to 47 only.
-  kernels().conv_silu(rows, w.data() + 16, channels, taps, 32, out.data());
+  const std::vector<float> bias = normals(32, 12);
+  kernels().conv_silu(rows, w.data() + 16, channels, bias.data(), taps, 32, out.data());
   for (int64_t c = 0; c < 32; ++c) {
-    double sum = 0;
+    double sum = bias[c];
     for (int64_t j = 0; j < taps; ++j) {
       sum += double{in[j * channels + 16 + c]} * w[j * channels + 16 + c];
     }

@@ -65,12 +65,16 @@ TEST(AddNorm, AWeightOfAnotherShapeIsAnErrorThatNamesIt) {
 
 TEST(GatedRows, EqualsFloat64AlsoInPlace) {
   ThreadPool threads(3);
-  for (const int64_t width : {512, 40}) {
-    const GatedRows::Problem problem{.width = width};
+  for (const GatedRows::Problem& problem :
+       {GatedRows::Problem{.width = 512}, GatedRows::Problem{.width = 40},
+        GatedRows::Problem{.width = 512, .activation = {.kind = ActivationKind::kRelu2}},
+        GatedRows::Problem{.width = 40, .activation = {.kind = ActivationKind::kRelu2}}}) {
+    const int64_t width = problem.width;
+    const bool gated = problem.activation.is_gated();
     const auto run = [&](const Prepared<GatedRows>& op, bool in_place) {
       OwnedRows gate(kTokens, width, 4, 3.0f), up(kTokens, width, 5, 1.0f), y(kTokens, width);
-      OwnedRows& out = in_place ? gate : y;
-      run_op(op, {.gate = gate.view(), .up = up.view(), .y = out.view()}, threads);
+      OwnedRows& out = !in_place ? y : gated ? gate : up;
+      run_op(op, {.gate = gated ? gate.view() : Rows{}, .up = up.view(), .y = out.view()}, threads);
       return out.dense();
     };
     const auto expected = run(*reference_of<GatedRows>().prepare(problem, {}, {}), false);

@@ -50,6 +50,13 @@ inline void silu_mul(const float* gate, const float* up, int64_t n, float* out) 
   }
 }
 
+inline void relu2(const float* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const Vec positive = max(zero(), load(x + i));
+    store(out + i, mul(positive, positive));
+  }
+}
+
 inline void sigmoid_mul(float* x, const float* gate, int64_t n) {
   for (int64_t i = 0; i < n; i += 16) store(x + i, mul(load(x + i), sigmoid(load(gate + i))));
 }
@@ -68,9 +75,9 @@ inline void convert_to_f16(const float* in, int64_t n, F16* out) {
 }
 
 inline void conv_silu(const float* const* rows, const float* weight, int64_t weight_stride,
-                      int64_t taps, int64_t n, float* out) {
+                      const float* bias, int64_t taps, int64_t n, float* out) {
   for (int64_t c = 0; c < n; c += 16) {
-    Vec sum = zero();
+    Vec sum = load(bias + c);
     for (int64_t j = 0; j < taps; ++j) {
       sum = fma(load(weight + j * weight_stride + c), load(rows[j] + c), sum);
     }

@@ -67,6 +67,24 @@ struct DeltaRuleArgs {
   int64_t out_stride = 0;
 };
 
+/// Recurrence of one Mamba-2 head over T tokens, S as [state_dim, head_dim]:
+///   S <- decay S + B outer (dt x);  out = C S + skip x.
+struct SsmScanArgs {
+  int64_t num_tokens = 0;
+  int64_t head_dim = 0;          ///< multiple of 16
+  int64_t state_dim = 0;         ///< any
+  float* state = nullptr;        ///< [state_dim, head_dim]
+  const float* x = nullptr;      ///< [T] rows of head_dim, `x_stride` apart
+  const float* b = nullptr;      ///< [T] rows of state_dim, `bc_stride` apart
+  const float* c = nullptr;      ///< the same
+  const float* decay = nullptr;  ///< [T]: exp(dt a)
+  const float* dt = nullptr;     ///< [T]: the step's length, positive
+  float skip = 0.0f;             ///< D of the head
+  int64_t x_stride = 0, bc_stride = 0;
+  float* out = nullptr;  ///< [T] rows `out_stride` apart; does not alias x
+  int64_t out_stride = 0;
+};
+
 /// Every output is summed over K in one fixed order whatever the number of tokens, so that a
 /// token's result never depends on its batch. `n` is a multiple of 16 unless said otherwise.
 struct OpKernels {
@@ -77,6 +95,8 @@ struct OpKernels {
   void (*l2_norm)(const float* in, float eps, float factor, int64_t n, float* out);
   /// out = silu(gate) * up.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  /// out = max(x, 0)^2; a NaN stays. `x` and `out` may be the same.
+  void (*relu2)(const float* x, int64_t n, float* out);
   /// x *= sigmoid(gate).
   void (*sigmoid_mul)(float* x, const float* gate, int64_t n);
   /// y += factor * x.
@@ -84,12 +104,13 @@ struct OpKernels {
   void (*to_bf16)(const float* in, int64_t n, Bf16* out);
   /// Saturates at +-65504.
   void (*to_f16)(const float* in, int64_t n, F16* out);
-  /// out = silu(sum over j of weight[j * weight_stride + c] * rows[j][c]) for n channels and `taps`
-  /// rows.
+  /// out = silu(bias[c] + sum over j of weight[j * weight_stride + c] * rows[j][c]) for n channels
+  /// and `taps` rows.
   void (*conv_silu)(const float* const* rows, const float* weight, int64_t weight_stride,
-                    int64_t taps, int64_t n, float* out);
+                    const float* bias, int64_t taps, int64_t n, float* out);
   void (*attend)(const AttendArgs& args);
   void (*delta_rule)(const DeltaRuleArgs& args);
+  void (*ssm_scan)(const SsmScanArgs& args);
   /// y = x M: [T, rows] -> [T, columns], rows added in order.
   void (*times_matrix)(const MatrixArgs& args);
   /// y = x M^T: [T, columns] -> [T, rows].

@@ -7,17 +7,18 @@
 
 namespace moe4 {
 
-/// y[t, i] = activation(gate[t, i], up[t, i]).
+/// y[t, i] = activation(gate[t, i], up[t, i]), or activation(up[t, i]) of a kind without a gate.
 struct GatedRows {
   static constexpr std::string_view kName = "gated_rows";
   struct Problem {
     int64_t width = 0;
-    ActivationParams activation;  ///< a gated kind
+    ActivationParams activation;
   };
   struct Weights {};
   struct Args {
-    Rows gate, up;  ///< [T, width]
-    Rows y;         ///< [T, width]; may be gate or up
+    Rows gate;  ///< [T, width]; empty for a kind without a gate
+    Rows up;    ///< [T, width]
+    Rows y;     ///< [T, width]; may be gate or up
   };
   static void check(const Problem& problem, const Args& args);
 };

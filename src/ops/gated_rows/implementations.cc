@@ -4,8 +4,9 @@
 namespace moe4 {
 
 void GatedRows::check(const Problem& problem, const Args& args) {
-  MOE4_CHECK(problem.activation.is_gated());
-  for (const Rows* rows : {&args.gate, &args.up, &args.y}) {
+  MOE4_CHECK(problem.activation.is_gated() || args.gate.empty());
+  const Rows& gate = problem.activation.is_gated() ? args.gate : args.up;
+  for (const Rows* rows : {&gate, &args.up, &args.y}) {
     MOE4_CHECK(rows->width == problem.width && rows->rows == args.y.rows);
     MOE4_CHECK(rows->stride >= round_up(problem.width, 16));
   }

@@ -19,8 +19,9 @@ class ReferenceGatedRows final : public Prepared<GatedRows> {
   void run(const GatedRows::Args& args, std::span<std::byte>, const Stream&) const override {
     for (int64_t t = 0; t < args.y.rows; ++t) {
       for (int64_t i = 0; i < problem().width; ++i) {
+        const double gate = problem().activation.is_gated() ? args.gate.row(t)[i] : 0.0;
         args.y.row(t)[i] = static_cast<float>(
-            apply_activation<double>(problem().activation, args.gate.row(t)[i], args.up.row(t)[i]));
+            apply_activation<double>(problem().activation, gate, args.up.row(t)[i]));
       }
     }
   }

@@ -25,7 +25,11 @@ class CpuGatedRows final : public Prepared<GatedRows> {
     const int64_t grain = parallel_grain(tokens, 3 * width * int64_t{sizeof(float)});
     stream.threads->parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; ++t) {
-        kernels_.silu_mul(args.gate.row(t), args.up.row(t), width, args.y.row(t));
+        if (problem().activation.is_gated()) {
+          kernels_.silu_mul(args.gate.row(t), args.up.row(t), width, args.y.row(t));
+        } else {
+          kernels_.relu2(args.up.row(t), width, args.y.row(t));
+        }
       }
     });
   }
@@ -35,11 +39,11 @@ class CpuGatedRows final : public Prepared<GatedRows> {
 };
 
 Support accepts_gated_rows(const GatedRows::Problem& problem) {
-  if (problem.activation.kind == ActivationKind::kSilu && !problem.activation.has_limit()) {
-    return std::nullopt;
-  }
+  const ActivationKind kind = problem.activation.kind;
+  const bool known = kind == ActivationKind::kSilu || kind == ActivationKind::kRelu2;
+  if (known && !problem.activation.has_limit()) return std::nullopt;
   return Rejection{Rejection::Kind::kActivation,
-                   "its activation is silu, not " + to_string(problem.activation)};
+                   "its activation is silu or relu2, not " + to_string(problem.activation)};
 }
 
 class CpuAddScaled final : public Prepared<AddScaled> {
