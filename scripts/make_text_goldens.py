@@ -123,6 +123,10 @@ def variants(base):
     cased = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
              r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
              r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    # Tekken's: cased words without English endings, digits one by one, "/" after punctuation.
+    tekken = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+              r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+              r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
     han = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
     flags = added(size, {"content": "<a>", "special": True}, {"content": "<left>", "lstrip": True},
                   {"content": "<right>", "rstrip": True}, {"content": "<both>", "lstrip": True, "rstrip": True},
@@ -165,6 +169,8 @@ def variants(base):
          TEXTS[:20] + ["a" + "".join(missing) + "b", missing[0], "x" + missing[1] * 5, "<" + missing[0] + ">" + missing[0]], (*missing, "a")),
         ("added tokens", {"added_tokens": flags, "post_processor": template}, TEXTS[:10] + flag_texts, flag_pool),
         ("added tokens, no normaliser", {"added_tokens": flags, "normalizer": None}, flag_texts, flag_pool),
+        ("tekken", {"pre_tokenizer": sequence(split(tekken), byte_level()), "normalizer": None, "model": {"ignore_merges": True}},
+         TEXTS + ["a/b//c /x\n/", "HTTPServer McDonald \u01c5x \u02b0H", "x=1;/*y*/\r\n"], ("//", "/\n", "\u01c5")),
     ]
 
 
