@@ -159,7 +159,7 @@ def nemotron(name, pattern, hidden, heads, experts, top_k, width, latent, shared
                  names=(None, "up_proj", "down_proj"), norms=("norm",), mixer=nemotron_mixer(forms["mamba"]),
                  router_tensors=router("mixer.gate", "mixer.gate.e_score_correction_bias"), shared=shared,
                  shared_module="mixer.shared_experts", shared_form=forms["shared"], embedding="embeddings", final_norm="norm_f",
-                 pattern=pattern, router_expected=router_of(factor=factor, **SIGMOID))
+                 pattern=pattern, router_expected=router_of(factor=factor, **SIGMOID), runs=True)
 
 
 # Latent attention: DeepSeek, Kimi, GLM-5, GLM-4.7-Flash, Mistral -----------------------------------

@@ -68,24 +68,20 @@ bool is_marked(const JsonReader& text, const Json& list, int64_t i, const char* 
   return item.get<double>() != 0;
 }
 
-// Nemotron-H: one mixer or one feed-forward part a layer. Characters: M Mamba, E experts,
-// * attention, - dense, anything else unknown; "|" cuts a pattern into pipeline stages and means
-// nothing.
-struct HybridPattern {
-  const char* key = nullptr;
-  std::string layers;
-};
-
-std::optional<HybridPattern> hybrid_pattern(const JsonReader& text) {
+// The entries of whichever key lists the layers, draft layers included.
+std::optional<HybridPattern> listed_pattern(const JsonReader& text) {
   std::string pattern = text.string({"hybrid_override_pattern"}, "");
   pattern.erase(std::remove(pattern.begin(), pattern.end(), '|'), pattern.end());
   if (!pattern.empty()) {
-    return HybridPattern{"hybrid_override_pattern", pattern};
+    HybridPattern found{.key = "hybrid_override_pattern", .layers = pattern};
+    const size_t unknown = pattern.find_first_not_of("ME*-");
+    if (unknown != std::string::npos) found.unknown = pattern.substr(unknown, 1);
+    return found;
   }
   for (const char* key : {"layers_block_type", "layer_types"}) {
     const Json* list = text.array(key);
     if (list == nullptr) continue;
-    HybridPattern found{key, ""};
+    HybridPattern found{.key = key};
     for (size_t i = 0; i < list->size(); ++i) {
       const std::string word = word_at(text, *list, static_cast<int64_t>(i), key);
       if (word == "moe") {
@@ -98,6 +94,7 @@ std::optional<HybridPattern> hybrid_pattern(const JsonReader& text) {
         found.layers += '*';
       } else {
         found.layers += '?';
+        if (found.unknown.empty()) found.unknown = word;
       }
     }
     return found;
@@ -105,22 +102,33 @@ std::optional<HybridPattern> hybrid_pattern(const JsonReader& text) {
   return std::nullopt;
 }
 
+}  // namespace
+
+std::optional<HybridPattern> hybrid_pattern(const JsonReader& text) {
+  std::optional<HybridPattern> pattern = listed_pattern(text);
+  if (!pattern) return std::nullopt;
+  const auto count = static_cast<int64_t>(pattern->layers.size());
+  if (count == 0 || count > kMaxLayers) {
+    text.fail(pattern->key, "configuration array has the wrong length",
+              fmt::format("1 to {} layers", kMaxLayers), std::to_string(count));
+  }
+  const int64_t layers =
+      text.integer({"num_hidden_layers", "num_layers", "n_layer"}, 1, kMaxLayers, count);
+  if (count != layers && count != layers + num_draft_layers(text)) {
+    text.fail(pattern->key, "configuration pattern has the wrong length",
+              fmt::format("{} layers (num_hidden_layers)", layers), std::to_string(count));
+  }
+  pattern->layers.resize(static_cast<size_t>(layers));
+  return pattern;
+}
+
+namespace {
+
 void read_hybrid_layers(const JsonReader& text, ModelConfig& config) {
   const std::optional<HybridPattern> pattern = hybrid_pattern(text);
-  const std::optional<int64_t> count =
-      pattern ? std::optional<int64_t>(pattern->layers.size()) : std::nullopt;
-  if (count && (*count == 0 || *count > kMaxLayers)) {
-    text.fail(pattern->key, "configuration array has the wrong length",
-              fmt::format("1 to {} layers", kMaxLayers), std::to_string(*count));
-  }
   config.num_layers =
-      text.integer({"num_hidden_layers", "num_layers", "n_layer"}, 1, kMaxLayers, count);
-  if (count && *count != config.num_layers &&
-      *count != config.num_layers + num_draft_layers(text)) {
-    text.fail(pattern->key, "configuration pattern has the wrong length",
-              fmt::format("{} layers (num_hidden_layers)", config.num_layers),
-              std::to_string(*count));
-  }
+      pattern ? static_cast<int64_t>(pattern->layers.size())
+              : text.integer({"num_hidden_layers", "num_layers", "n_layer"}, 1, kMaxLayers);
   config.layer_kinds.assign(config.num_layers, LayerKind::kFullAttention);
   config.has_feed_forward.assign(config.num_layers, true);
   config.is_moe_layer.assign(config.num_layers, false);

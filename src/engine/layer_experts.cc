@@ -6,7 +6,6 @@
 
 #include "base/aligned_buffer.h"
 #include "base/error.h"
-#include "ops/experts/run_experts.h"
 
 namespace moe4 {
 
@@ -41,13 +40,8 @@ void run_layer_experts(const Model& model, int64_t layer, std::span<const float>
     const Rows in = take_rows(execution.arena, tokens, width);
     if (!execution.is_measuring()) std::copy(x.begin(), x.end(), in.row(0));
     if (!routed) moe->route(in, topk_ids.data(), topk_weights.data(), execution);
-    run_experts(moe->experts(),
-                {.x = in,
-                 .top_k = moe->top_k(),
-                 .topk_ids = topk_ids.data(),
-                 .topk_weights = topk_weights.data(),
-                 .y = Rows::dense(y.data(), tokens, width)},
-                execution);
+    moe->run_routed(in, {topk_ids.data(), topk_weights.data()},
+                    Rows::dense(y.data(), tokens, width), execution);
   };
   Arena measuring = Arena::measuring();
   Execution count{model.stream(), measuring};

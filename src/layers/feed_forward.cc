@@ -14,30 +14,37 @@ void DenseMlp::forward(const LayerStep& step, const Rows& x, const Rows& y) cons
   Execution& execution = step.execution;
   Arena::Frame frame(execution.arena);
   const int64_t width = parts_.gated->problem().width;
-  const Rows gate_up[] = {take_rows(execution.arena, x.rows, width),
-                          take_rows(execution.arena, x.rows, width)};
-  run(*parts_.gate_up, {.x = x, .y = gate_up}, execution);
-  run(*parts_.gated, {.gate = gate_up[0], .up = gate_up[1], .y = gate_up[0]}, execution);
-  run(*parts_.down, {.x = gate_up[0], .y = {&y, 1}}, execution);
+  const bool is_gated = parts_.gated->problem().activation.is_gated();
+  const Rows up = take_rows(execution.arena, x.rows, width);
+  const Rows gate = is_gated ? take_rows(execution.arena, x.rows, width) : Rows{};
+  const Rows gate_up[] = {gate, up};
+  run(*parts_.gate_up, {.x = x, .y = std::span(gate_up).subspan(is_gated ? 0 : 1)}, execution);
+  run(*parts_.gated, {.gate = gate, .up = up, .y = up}, execution);
+  run(*parts_.down, {.x = up, .y = {&y, 1}}, execution);
 }
 
 namespace {
 
-// Places in MoeBlockParts::inputs.
-constexpr size_t kRouter = 0, kGate = 1, kUp = 2, kSharedGate = 3, kMostInputs = 4;
+constexpr size_t kRouter = 0;  // its place in MoeBlockParts::inputs
 
 }  // namespace
 
 MoeBlock::MoeBlock(MoeBlockParts parts) : parts_(std::move(parts)) {
-  const size_t inputs = parts_.inputs->problem().members.size();
-  MOE4_CHECK(parts_.shared_down != nullptr ? inputs == kSharedGate || inputs == kMostInputs
-                                           : inputs == 1);
+  size_t next = kRouter + 1;
+  if (parts_.shared_down != nullptr) {
+    if (parts_.shared_gated->problem().activation.is_gated()) gate_ = next++;
+    up_ = next++;
+    if (parts_.add_shared->problem().gated) shared_gate_ = next++;
+  }
+  if (parts_.from_latent != nullptr) to_latent_ = next++;
+  MOE4_CHECK(parts_.inputs->problem().members.size() == next);
 }
 
 int64_t MoeBlock::weight_bytes() const {
   const RouterConfig& router = parts_.route->problem();
   int64_t bytes = parts_.inputs->weight_bytes() +
                   parts_.experts->weight_bytes() / router.num_experts * router.top_k;
+  if (parts_.from_latent != nullptr) bytes += parts_.from_latent->weight_bytes();
   if (parts_.shared_down != nullptr) bytes += parts_.shared_down->weight_bytes();
   return bytes;
 }
@@ -64,21 +71,44 @@ void MoeBlock::forward(const LayerStep& step, const Rows& x, const Rows& y) cons
   }
   run(*parts_.route, {.logits = inputs[kRouter], .topk_ids = ids, .topk_weights = weights},
       execution);
-  run_experts(*parts_.experts,
-              {.x = x,
-               .top_k = top_k(),
-               .topk_ids = ids,
-               .topk_weights = weights,
-               .y = y,
-               .num_decode_tokens = step.batch.num_decodes * step.batch.query_of_decode,
-               .unrouted_is_nan = true},
-              execution);
+  run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x,
+                 {.topk_ids = ids,
+                  .topk_weights = weights,
+                  .num_decode_tokens = step.batch.num_decodes * step.batch.query_of_decode,
+                  .unrouted_is_nan = true},
+                 y, execution);
   if (parts_.shared_down == nullptr) return;
-  run(*parts_.shared_gated, {.gate = inputs[kGate], .up = inputs[kUp], .y = inputs[kGate]},
+  const Rows& up = inputs[up_];
+  run(*parts_.shared_gated, {.gate = gate_ != 0 ? inputs[gate_] : Rows{}, .up = up, .y = up},
       execution);
   const Rows shared = take_rows(arena, x.rows, y.width);
-  run(*parts_.shared_down, {.x = inputs[kGate], .y = {&shared, 1}}, execution);
-  run(*parts_.add_shared, {.x = shared, .gate = inputs[kSharedGate], .y = y}, execution);
+  run(*parts_.shared_down, {.x = up, .y = {&shared, 1}}, execution);
+  run(*parts_.add_shared,
+      {.x = shared, .gate = shared_gate_ != 0 ? inputs[shared_gate_] : Rows{}, .y = y}, execution);
+}
+
+void MoeBlock::run_routed(const Rows& x, const Routing& routing, const Rows& y,
+                          Execution& execution) const {
+  Arena::Frame frame(execution.arena);
+  Inputs inputs;
+  if (to_latent_ != 0) run_inputs(x, inputs, execution);
+  run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x, routing, y, execution);
+}
+
+void MoeBlock::run_experts_on(const Rows& input, const Routing& routing, const Rows& y,
+                              Execution& execution) const {
+  Arena::Frame frame(execution.arena);
+  const Rows sum = to_latent_ != 0 ? take_rows(execution.arena, input.rows, input.width) : y;
+  run_experts(*parts_.experts,
+              {.x = input,
+               .top_k = top_k(),
+               .topk_ids = routing.topk_ids,
+               .topk_weights = routing.topk_weights,
+               .y = sum,
+               .num_decode_tokens = routing.num_decode_tokens,
+               .unrouted_is_nan = routing.unrouted_is_nan},
+              execution);
+  if (to_latent_ != 0) run(*parts_.from_latent, {.x = sum, .y = {&y, 1}}, execution);
 }
 
 void MoeBlock::run_inputs(const Rows& x, Inputs& inputs, Execution& execution) const {

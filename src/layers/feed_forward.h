@@ -1,4 +1,4 @@
-// Feed-forward parts of a layer: a dense gated MLP, or routed experts with an optional shared one.
+// Feed-forward parts of a layer: a dense MLP, or routed experts with an optional shared one.
 #pragma once
 
 #include <array>
@@ -14,7 +14,8 @@
 namespace moe4 {
 
 struct DenseMlpParts {
-  std::unique_ptr<Prepared<LinearGroup>> gate_up;  ///< gate and up
+  /// Gate and up; up alone when the activation has no gate.
+  std::unique_ptr<Prepared<LinearGroup>> gate_up;
   std::unique_ptr<Prepared<GatedRows>> gated;
   std::unique_ptr<Prepared<LinearGroup>> down;
 };
@@ -32,15 +33,25 @@ class DenseMlp final : public FeedForward {
 
 struct MoeBlockParts {
   int64_t layer = 0;  ///< for observers
-  /// What reads the layer's input: the router; then, if there is a shared expert, its gate and up;
-  /// then, if that is gated, its gate [1, hidden_size]: sigmoid(gate(x)) multiplies it.
+  /// What reads the layer's input, as far as it is there: the router; the shared expert's gate (of
+  /// an activation with a gate), its up, and the gate [1, hidden_size] of its output, whose sigmoid
+  /// multiplies that; the projection to the latent that routed experts work on.
   std::unique_ptr<Prepared<LinearGroup>> inputs;
   std::unique_ptr<Prepared<Route>> route;
   std::unique_ptr<HostExperts> experts;
+  std::unique_ptr<Prepared<LinearGroup>> from_latent;  ///< null: the experts work on x itself
   // The shared expert; null: there is none.
   std::unique_ptr<Prepared<GatedRows>> shared_gated;
   std::unique_ptr<Prepared<LinearGroup>> shared_down;
   std::unique_ptr<Prepared<AddScaled>> add_shared;
+};
+
+/// Which experts take some tokens, and with which weights.
+struct Routing {
+  const int32_t* topk_ids = nullptr;    ///< [T, top_k]
+  const float* topk_weights = nullptr;  ///< [T, top_k]
+  int64_t num_decode_tokens = 0;        ///< see ExpertsCall
+  bool unrouted_is_nan = false;         ///< see ExpertsCall
 };
 
 /// Router, routed experts by a backend, plus the shared expert.
@@ -53,14 +64,21 @@ class MoeBlock final : public FeedForward {
   int64_t top_k() const { return parts_.route->problem().top_k; }
   /// topk_ids and topk_weights [T, top_k] for x.
   void route(const Rows& x, int32_t* topk_ids, float* topk_weights, Execution& execution) const;
+  /// y = what the routed experts alone make of x [T, hidden_size], latent projections included.
+  void run_routed(const Rows& x, const Routing& routing, const Rows& y, Execution& execution) const;
   HostExperts& experts() const { return *parts_.experts; }
 
  private:
-  using Inputs = std::array<Rows, 4>;
+  using Inputs = std::array<Rows, 5>;
   /// Takes rows from the arena for what `inputs` of the parts yields, and makes it.
   void run_inputs(const Rows& x, Inputs& inputs, Execution& execution) const;
+  /// The same when `input` is what the experts themselves read: x or its latent.
+  void run_experts_on(const Rows& input, const Routing& routing, const Rows& y,
+                      Execution& execution) const;
 
   MoeBlockParts parts_;
+  // Places in MoeBlockParts::inputs; 0, the router's, where there is none.
+  size_t gate_ = 0, up_ = 0, shared_gate_ = 0, to_latent_ = 0;
 };
 
 }  // namespace moe4

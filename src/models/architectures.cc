@@ -8,16 +8,14 @@ namespace moe4 {
 
 extern const Architecture kDeepseekV3;
 extern const Architecture kGptOss;
+extern const Architecture kNemotronH;
 extern const Architecture kQwen3Moe;
 extern const Architecture kQwen35Moe;
 
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3,
-    &kGptOss,
-    &kQwen3Moe,
-    &kQwen35Moe,
+    &kDeepseekV3, &kGptOss, &kNemotronH, &kQwen3Moe, &kQwen35Moe,
 };
 
 }  // namespace

@@ -13,13 +13,15 @@
 #include "layers/delta_net.h"
 #include "layers/feed_forward.h"
 #include "layers/latent_attention.h"
+#include "layers/mamba2.h"
 #include "models/config_reader.h"
 #include "models/decoder.h"
 #include "models/description.h"
 
 namespace moe4 {
 
-/// down(activation(gate(x), up(x))): `gate_proj`, `up_proj`, `down_proj` below its module.
+/// down(activation(gate(x), up(x))): `gate_proj` (not of an activation without a gate), `up_proj`
+/// and `down_proj` below its module.
 struct DenseMlpSpec {
   int64_t intermediate_size = 0;
   ActivationParams activation;
@@ -40,6 +42,9 @@ struct MoeSpec {
   RouterConfig router;            ///< without correction_bias, whose values are a tensor's
   int64_t intermediate_size = 0;  ///< of a routed expert
   ActivationParams activation;    ///< of the routed experts
+  /// Routed experts work on rows of this width, between `fc1_latent_proj` and `fc2_latent_proj`; 0:
+  /// on hidden states. A multiple of kRowPadding.
+  int64_t latent_size = 0;
   SharedExpertSpec shared;
   std::string gate = "gate";  ///< the router's linear
   BiasRule gate_bias;
@@ -54,6 +59,13 @@ struct LayerSpec {
   std::string feed_forward_norm;
   std::unique_ptr<FeedForward> feed_forward;
   NormSpec norm;  ///< of both
+};
+
+/// `in_proj`, `conv1d`, `A_log`, `D`, `dt_bias`, `norm` and `out_proj` below its module.
+struct Mamba2Spec {
+  Ssm::Problem ssm;
+  bool conv_bias = true;
+  BiasRule bias;  ///< of in_proj and out_proj
 };
 
 /// One decoder. Calls come in this order: embedding, rotary, then for every layer its parts and
@@ -84,6 +96,7 @@ class Builder {
                                           const BiasRule& bias = {});
   /// `in_proj_{qkv,z,b,a}`, `out_proj`, `conv1d`, `A_log`, `dt_bias` and `norm` below `module`.
   std::unique_ptr<Mixer> delta_net(const std::string& module, const DeltaNet::Problem& problem);
+  std::unique_ptr<Mixer> mamba2(const std::string& module, const Mamba2Spec& spec);
   std::unique_ptr<FeedForward> dense_mlp(const std::string& module, const DenseMlpSpec& spec);
   std::unique_ptr<FeedForward> moe(const std::string& module, const MoeSpec& spec);
 
@@ -134,6 +147,10 @@ class Builder {
   std::unique_ptr<Prepared<LinearGroup>> linears(const std::string& role,
                                                  const std::vector<LinearSpec>& specs,
                                                  int64_t in_features);
+  /// Of an MLP's first product, `module` with a dot at its end.
+  static std::vector<LinearSpec> gate_and_up(const std::string& module, int64_t width,
+                                             const ActivationParams& activation,
+                                             const BiasRule& bias);
   /// A small tensor of this many elements; its view is empty while describing.
   virtual TensorRef tensor(const std::string& name, int64_t num_elements) = 0;
   /// The first implementation that can; null while describing.

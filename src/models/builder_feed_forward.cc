@@ -3,14 +3,22 @@
 
 namespace moe4 {
 
+std::vector<Builder::LinearSpec> Builder::gate_and_up(const std::string& module, int64_t width,
+                                                      const ActivationParams& activation,
+                                                      const BiasRule& bias) {
+  std::vector<LinearSpec> specs;
+  if (activation.is_gated()) specs.push_back({module + "gate_proj", width, bias});
+  specs.push_back({module + "up_proj", width, bias});
+  return specs;
+}
+
 std::unique_ptr<FeedForward> Builder::dense_mlp(const std::string& module,
                                                 const DenseMlpSpec& spec) {
   const std::string at = full_name(module) + ".";
   const int64_t width = spec.intermediate_size;
   DenseMlpParts parts;
-  parts.gate_up = linears(
-      "gate_up_proj", {{at + "gate_proj", width, spec.bias}, {at + "up_proj", width, spec.bias}},
-      hidden_size_);
+  parts.gate_up = linears(spec.activation.is_gated() ? "gate_up_proj" : "up_proj",
+                          gate_and_up(at, width, spec.activation, spec.bias), hidden_size_);
   parts.gated =
       prepare<GatedRows>("activation", {.width = width, .activation = spec.activation}, {});
   parts.down = linears("down_proj", {{at + "down_proj", hidden_size_, spec.bias}}, width);
@@ -28,15 +36,22 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
                                      .out_features = spec.router.num_experts,
                                      .bias = spec.gate_bias,
                                      .exact = true}};
+  std::string role = "router";
   const std::string expert = at + shared.module + ".";
-  const bool has_shared = shared.intermediate_size > 0;
+  const bool has_shared = shared.intermediate_size > 0, is_gated = shared.activation.is_gated();
   if (has_shared) {
-    inputs.push_back({expert + "gate_proj", shared.intermediate_size});
-    inputs.push_back({expert + "up_proj", shared.intermediate_size});
+    role += is_gated ? "_shared_gate_up_proj" : "_shared_up_proj";
+    for (LinearSpec& linear :
+         gate_and_up(expert, shared.intermediate_size, shared.activation, {})) {
+      inputs.push_back(std::move(linear));
+    }
     if (!shared.gate.empty()) inputs.push_back({at + shared.gate, 1});
   }
-  parts.inputs =
-      linears(has_shared ? "router_shared_gate_up_proj" : "router", inputs, hidden_size_);
+  if (spec.latent_size > 0) {
+    role += "_to_latent";
+    inputs.push_back({at + "fc1_latent_proj", spec.latent_size});
+  }
+  parts.inputs = linears(role, inputs, hidden_size_);
   if (has_shared) {
     parts.shared_down = linears("shared_down_proj", {{expert + "down_proj", hidden_size_}},
                                 shared.intermediate_size);
@@ -46,6 +61,10 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
     parts.add_shared = prepare<AddScaled>(
         "add_shared", {.width = hidden_size_, .gated = !shared.gate.empty()}, {});
   }
+  if (spec.latent_size > 0) {
+    parts.from_latent =
+        linears("from_latent", {{at + "fc2_latent_proj", hidden_size_}}, spec.latent_size);
+  }
   const RouterConfig& router = spec.router;
   Route::Weights bias;
   if (!spec.correction_bias.empty()) {
@@ -53,12 +72,13 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
     if (!is_describing()) bias.correction_bias = float_vector(values, router.num_experts);
   }
   parts.route = prepare<Route>("route", router, bias);
-  parts.experts = experts(at + spec.experts, {.hidden_size = hidden_size_,
-                                              .intermediate_size = spec.intermediate_size,
-                                              .num_experts = router.num_experts,
-                                              .num_local_experts = router.num_experts,
-                                              .top_k = router.top_k,
-                                              .activation = spec.activation});
+  parts.experts = experts(at + spec.experts,
+                          {.hidden_size = spec.latent_size > 0 ? spec.latent_size : hidden_size_,
+                           .intermediate_size = spec.intermediate_size,
+                           .num_experts = router.num_experts,
+                           .num_local_experts = router.num_experts,
+                           .top_k = router.top_k,
+                           .activation = spec.activation});
   if (is_describing()) return nullptr;
   return std::make_unique<MoeBlock>(std::move(parts));
 }

@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
+
+#include "checkpoint/layer_layout.h"
 
 namespace moe4 {
 namespace {
@@ -158,6 +161,44 @@ std::string ConfigReader::layer_type(int64_t layer, std::initializer_list<std::s
   if (is_one_of(word, words)) return word.get<std::string>();
   refuse(key, any_of(words), fmt::format("{} in layer {}", describe(word), layer));
   return std::string(otherwise);
+}
+
+std::string ConfigReader::hybrid_layers() const {
+  note({"hybrid_override_pattern", "layers_block_type", "layer_types", "num_hidden_layers"});
+  const std::optional<HybridPattern> pattern = hybrid_pattern(reader_);
+  if (!pattern) {
+    refuse("hybrid_override_pattern", "a pattern of M, E, * and -", "none");
+    return "";
+  }
+  if (pattern->unknown.empty()) return pattern->layers;
+  refuse(pattern->key,
+         std::string_view(pattern->key) == "hybrid_override_pattern"
+             ? "M, E, * or -"
+             : "mamba, linear_attention, moe, attention, full_attention or mlp",
+         printable(pattern->unknown, 80));
+  return "";
+}
+
+std::array<float, 2> ConfigReader::interval(const char* key, std::array<float, 2> fallback) const {
+  note({key});
+  const Json* list = reader_.array(key);
+  if (list == nullptr) return fallback;
+  const auto bad = [&] {
+    reader_.fail(key, "configuration value is not usable", "two rising numbers", describe(*list));
+  };
+  if (list->size() != 2) bad();
+  std::array<float, 2> bounds;
+  for (size_t i = 0; i < 2; ++i) {
+    const Json* item = &(*list)[i];
+    if (item->is_object() && item->contains("__float__")) item = &item->at("__float__");
+    const bool infinite = *item == "Infinity" || *item == "inf";
+    if (!infinite && !item->is_number()) bad();
+    const double number = infinite ? std::numeric_limits<double>::max() : item->get<double>();
+    const bool fits = number <= static_cast<double>(std::numeric_limits<float>::max());
+    bounds[i] = fits ? static_cast<float>(number) : std::numeric_limits<float>::infinity();
+  }
+  if (!(bounds[0] <= bounds[1])) bad();
+  return bounds;
 }
 
 void ConfigReader::require(const char* key, bool value) const {

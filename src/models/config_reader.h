@@ -2,6 +2,7 @@
 // and what is not computed is refused by name.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -55,6 +56,13 @@ class ConfigReader {
   /// where there is no list or the word was refused.
   std::string layer_type(int64_t layer, std::initializer_list<std::string_view> words,
                          std::string_view otherwise, const char* key = "layer_types") const;
+
+  /// The letters of a hybrid pattern (checkpoint/layer_layout.h), one a layer. A pattern that is
+  /// absent or has a word of no meaning is refused; "" then.
+  std::string hybrid_layers() const;
+  /// An array of two numbers, the second not below the first. Infinity has all the spellings of
+  /// exporters: Infinity, "Infinity", {"__float__": "Infinity"}, 1e308.
+  std::array<float, 2> interval(const char* key, std::array<float, 2> fallback) const;
 
   /// What `key` must be if it is there.
   void require(const char* key, bool value) const;

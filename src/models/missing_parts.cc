@@ -21,7 +21,6 @@ struct FamilyParts {
 
 const std::vector<FamilyParts>& family_parts() {
   static const std::vector<FamilyParts> table = {
-      {"nemotron_h", {"relu2 shared and dense MLPs"}},
       {"gemma4",
        {"sandwich norms", "a dense MLP beside the experts", "values taken from keys (K = V)",
         "logit soft cap", "scaled embeddings"}},
@@ -43,13 +42,9 @@ void add_mixers(const ModelConfig& config, std::vector<std::string>& parts) {
     return std::find(config.layer_kinds.begin(), config.layer_kinds.end(), kind) !=
            config.layer_kinds.end();
   };
-  if (has(LayerKind::kMamba)) parts.emplace_back("Mamba-2 layers");
+  if (has(LayerKind::kMamba)) parts.emplace_back("Mamba layers in its own arrangement");
   if (has(LayerKind::kUnknown)) parts.emplace_back("layers of an unknown kind");
   if (has(LayerKind::kConvolution)) parts.emplace_back("short convolutions");
-  if (std::find(config.has_feed_forward.begin(), config.has_feed_forward.end(), false) !=
-      config.has_feed_forward.end()) {
-    parts.emplace_back("layers of a mixer or a feed-forward part alone");
-  }
   if (config.is_latent_attention) parts.emplace_back("multi-head latent attention");
   for (const LayerKind kind : {LayerKind::kSlidingAttention, LayerKind::kChunkedAttention,
                                LayerKind::kSparseAttention, LayerKind::kCompressedAttention}) {
@@ -63,20 +58,14 @@ void add_mixers(const ModelConfig& config, std::vector<std::string>& parts) {
 
 void add_experts(const ModelConfig& config, std::vector<std::string>& parts) {
   if (config.moe.num_experts == 0) return;
-  if (config.moe.hidden_size != config.hidden_size) parts.emplace_back("latent experts");
   if (config.moe.weight_on_input) parts.emplace_back("routing weights on the experts' input");
-  if (config.router_scoring != "softmax") {
+  if (config.router_scoring != "softmax" && config.router_scoring != "sigmoid") {
     parts.push_back(fmt::format("{} routing", printable(config.router_scoring, 40)));
   }
-  if (config.router_has_correction_bias) parts.emplace_back("a correction bias in the router");
   if (config.router_has_logit_bias) parts.emplace_back("a bias of the router's logits");
   if (config.router_has_expert_scale) parts.emplace_back("a scale for each expert in the router");
   if (config.router_logit_cap > 0) parts.emplace_back("a cap on the router's logits");
-  if (config.router.num_groups > 1) parts.emplace_back("groups of experts in the router");
   if (!config.is_hash_layer.empty()) parts.emplace_back("experts chosen by token id");
-  if (config.shared_expert_intermediate_size > 0 && !config.shared_expert_has_gate) {
-    parts.emplace_back("a shared expert without a gate");
-  }
 }
 
 }  // namespace

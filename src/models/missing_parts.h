@@ -11,11 +11,12 @@ namespace moe4 {
 /// Whether Model::load() has a file for this model_type.
 bool is_known_architecture(const std::string& model_type);
 
-/// Parts of the model that no architecture of moe4 has, from its configuration: "Mamba-2 layers",
-/// "latent experts", ... Empty for a known architecture, and for one of which nothing is known.
+/// Parts of the model that no architecture of moe4 has, from its configuration: "short
+/// convolutions", "hyper-connections", ... Empty for a known architecture, and for one of which
+/// nothing is known.
 std::vector<std::string> missing_parts(const ModelConfig& config);
 
-/// "architecture nemotron_h is not known: it needs Mamba-2 layers, ..."; "" when it is known.
+/// "architecture deepseek_v4 is not known: it needs hyper-connections, ..."; "" when it is known.
 std::string why_not_run(const ModelConfig& config);
 
 }  // namespace moe4

@@ -202,15 +202,14 @@ TEST(Plan, Mxfp4ExpertsHaveABackendOnEveryDevice) {
 }
 
 TEST(Plan, NamesThePartsOfAnArchitectureThatCannotRun) {
-  json config = config_of(
-      "nemotron_h",
-      {{"hybrid_override_pattern", "ME*"}, {"moe_latent_size", 48}, {"mlp_hidden_act", "relu2"}});
+  json config = config_of("lfm2_moe", {{"layer_types", {"conv", "conv", "full_attention"}},
+                                       {"moe_latent_size", 48},
+                                       {"mlp_hidden_act", "relu2"}});
   const MetadataFolder folder(config, kNvfp4);
   const ProgramResult text = run_program({"plan", folder.path()});
   EXPECT_EQ(text.status, 0) << text.err;
-  EXPECT_THAT(text.out, HasSubstr("run: not possible: architecture nemotron_h is not known: it "
-                                  "needs Mamba-2 layers"));
-  EXPECT_THAT(text.out, HasSubstr("latent experts"));
+  EXPECT_THAT(text.out, HasSubstr("run: not possible: architecture lfm2_moe is not known: it "
+                                  "needs short convolutions"));
   const json report = plan(folder.path(), {});
   EXPECT_FALSE(report["run"]["possible"]);
   EXPECT_EQ(report["groups"][0]["hidden_size"], 48);

@@ -137,6 +137,8 @@ TEST_P(Batches, EverySequenceHasTheLogitsThatItHasAlone) {
 INSTANTIATE_TEST_SUITE_P(All, Batches,
                          ::testing::Values(Case{"qwen3-modelopt-nvfp4", DType::kBF16},
                                            Case{"gpt_oss-mxfp4", DType::kF32},
+                                           Case{"nemotron_h-nano", DType::kF32},
+                                           Case{"nemotron_h-super", DType::kBF16},
                                            Case{"qwen3_5-modelopt-mixed-prefix", DType::kBF16},
                                            Case{"qwen3_5-ct-nvfp4a16", DType::kF32},
                                            Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16}));

@@ -124,6 +124,8 @@ TEST_P(Decode, LastTokenLogitsAreTheLastOfAllAndHiddenStatesChangeNothing) {
 INSTANTIATE_TEST_SUITE_P(All, Decode,
                          ::testing::Values(Case{"qwen3-modelopt-nvfp4", DType::kBF16},
                                            Case{"gpt_oss-mxfp4", DType::kBF16},
+                                           Case{"nemotron_h-nano", DType::kBF16},
+                                           Case{"nemotron_h-super", DType::kF32},
                                            Case{"qwen3-fp8-block128", DType::kBF16},
                                            Case{"qwen3_5-modelopt-mixed-prefix", DType::kBF16},
                                            Case{"qwen3_5-ct-nvfp4a16", DType::kF32},

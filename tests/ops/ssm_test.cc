@@ -121,7 +121,7 @@ TEST(Ssm, ASequenceHasTheSameBitsHoweverItIsCutAndWhoeverIsBesideIt) {
   const Tensors tensors(problem);
   ThreadPool one(1), many(4);
   const auto op = prepare<Ssm>(problem, tensors.weights(), {.threads = &many});
-  ASSERT_TRUE(op->batch_invariant());
+  ASSERT_EQ(op->batch_invariant(), BatchInvariance::kFull);
   SsmCase whole(problem, {{0, 134}}, 0);
   whole.run(*op, one);
   // In steps of several sizes, with a stranger before it.

@@ -25,7 +25,7 @@ class ReferenceSsm final : public Prepared<Ssm> {
   }
 
   size_t workspace_size(const Ssm::Args&) const override { return 0; }
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return static_cast<int64_t>((conv_.size() + conv_bias_.size() + 3 * d_.size() + norm_.size()) *
                                 sizeof(float));

@@ -30,7 +30,7 @@ class CpuSsm final : public Prepared<Ssm> {
     }
   }
 
-  bool batch_invariant() const override { return true; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
     return conv_.weight_bytes() +
            static_cast<int64_t>((3 * d_.size() + norm_.size()) * sizeof(float));
