@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "checkpoint/layer_layout.h"
 
@@ -26,32 +25,22 @@ bool is_one_of(const Json& value, std::initializer_list<std::string_view> words)
 
 }  // namespace
 
-struct ConfigReader::Record {
-  std::set<std::string, std::less<>> read;     // paths
-  std::set<std::string, std::less<>> refused;  // paths
-  std::vector<Refusal> refusals;
-};
-
-ConfigReader::ConfigReader(const Checkpoint& checkpoint)
-    : reader_(checkpoint.text_config()), record_(std::make_shared<Record>()) {
+ConfigReader::ConfigReader(const Checkpoint& checkpoint) : reader_(checkpoint.text_config()) {
   const JsonReader root = checkpoint.root_config();
   if (&root.json() != &reader_.json()) wrapper_ = root;
 }
-
-ConfigReader::ConfigReader(JsonReader reader, std::shared_ptr<Record> record)
-    : reader_(std::move(reader)), record_(std::move(record)) {}
 
 void ConfigReader::note(Keys keys) const {
   const char* misplaced = nullptr;
   bool found = false;
   for (const char* key : keys) {
-    record_->read.insert(reader_.path_of(key));
+    read_.insert(key);
     found |= reader_.json().contains(key);
     if (wrapper_ && misplaced == nullptr && wrapper_->has(key)) misplaced = key;
   }
   if (found || misplaced == nullptr) return;
-  if (!record_->refused.insert(misplaced).second) return;
-  record_->refusals.push_back(
+  if (!refused_.insert(misplaced).second) return;
+  refusals_.push_back(
       Refusal::from("unsupported-setting", {.what = "setting of the text model outside of it",
                                             .file = reader_.file(),
                                             .tensor = "key " + std::string(misplaced),
@@ -74,12 +63,11 @@ void ConfigReader::require_agreement(Keys keys) const {
 
 void ConfigReader::refuse(std::string_view key, const std::string& expected,
                           const std::string& found) const {
-  const std::string path = reader_.path_of(key);
-  if (!record_->refused.insert(path).second) return;
-  record_->refusals.push_back(
+  if (!refused_.insert(std::string(key)).second) return;
+  refusals_.push_back(
       Refusal::from("unsupported-setting", {.what = fmt::format("unsupported {}", key),
                                             .file = reader_.file(),
-                                            .tensor = path,
+                                            .tensor = reader_.path_of(key),
                                             .expected = expected,
                                             .found = found,
                                             .hint = kHint}));
@@ -119,13 +107,6 @@ std::string ConfigReader::word(Keys keys, const std::string& fallback) const {
   return reader_.string(keys, fallback);
 }
 
-std::optional<ConfigReader> ConfigReader::object(const char* key) const {
-  note({key});
-  std::optional<JsonReader> inner = reader_.object(key);
-  if (!inner) return std::nullopt;
-  return ConfigReader(*std::move(inner), record_);
-}
-
 bool ConfigReader::lists(const char* key, int64_t number) const {
   note({key});
   const Json* list = reader_.array(key);
@@ -143,7 +124,7 @@ BiasRule ConfigReader::bias(Keys keys) const {
 
 bool ConfigReader::tie_word_embeddings() const {
   constexpr const char* kKey = "tie_word_embeddings";
-  record_->read.insert(reader_.path_of(kKey));
+  read_.insert(kKey);
   const bool own = reader_.boolean({kKey}, false);
   return wrapper_ ? wrapper_->boolean({kKey}, own) : own;
 }
@@ -225,19 +206,9 @@ void ConfigReader::require_multiple(const char* key, int64_t value, int64_t fact
 }
 
 void ConfigReader::disregard(Keys keys) const {
-  for (const char* key : keys) record_->read.insert(reader_.path_of(key));
+  for (const char* key : keys) read_.insert(key);
 }
 
-void ConfigReader::refuse_unread() const {
-  for (const auto& [key, value] : reader_.json().items()) {
-    if (!value.is_null() && !was_read(key)) refuse(key, "no such key", describe(value));
-  }
-}
-
-bool ConfigReader::was_read(std::string_view key) const {
-  return record_->read.contains(reader_.path_of(key));
-}
-
-const std::vector<Refusal>& ConfigReader::refusals() const { return record_->refusals; }
+bool ConfigReader::was_read(std::string_view key) const { return read_.contains(key); }
 
 }  // namespace moe4

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <array>
-#include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,8 +44,6 @@ class ConfigReader {
   double number(Keys keys, double fallback, double minimum, double maximum) const;
   bool flag(Keys keys, bool fallback) const;
   std::string word(Keys keys, const std::string& fallback) const;
-  /// The object under `key`; its keys are noted as "key.inner".
-  std::optional<ConfigReader> object(const char* key) const;
   /// Whether the array under `key` holds the number.
   bool lists(const char* key, int64_t number) const;
   /// What the file says of biases under any of the keys.
@@ -72,8 +70,6 @@ class ConfigReader {
   void require_multiple(const char* key, int64_t value, int64_t factor) const;
   /// Keys that change nothing here, whatever they say (a window whose switch is off).
   void disregard(Keys keys) const;
-  /// Refuses all keys of this object that nobody read.
-  void refuse_unread() const;
   /// Notes a refusal, one a key.
   void refuse(std::string_view key, const std::string& expected, const std::string& found) const;
 
@@ -81,18 +77,17 @@ class ConfigReader {
   const JsonReader& json() const { return reader_; }
 
   bool was_read(std::string_view key) const;
-  /// All so far, those of nested objects too.
-  const std::vector<Refusal>& refusals() const;
+  /// All so far.
+  const std::vector<Refusal>& refusals() const { return refusals_; }
 
  private:
-  struct Record;
-  ConfigReader(JsonReader reader, std::shared_ptr<Record> record);
   void note(Keys keys) const;
   void require_agreement(Keys keys) const;
 
   JsonReader reader_;
   std::optional<JsonReader> wrapper_;  // the whole document, where it is another object
-  std::shared_ptr<Record> record_;
+  mutable std::set<std::string, std::less<>> read_, refused_;  // keys
+  mutable std::vector<Refusal> refusals_;
 };
 
 }  // namespace moe4

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "models/model.h"
+#include "models/rotary_config.h"
 
 namespace moe4 {
 namespace {
@@ -50,7 +51,7 @@ void add_mixers(const ModelConfig& config, std::vector<std::string>& parts) {
                                LayerKind::kSparseAttention, LayerKind::kCompressedAttention}) {
     if (has(kind)) parts.emplace_back(to_string(kind));
   }
-  if (config.rope_type != "default") {
+  if (!is_known_rope_type(config.rope_type)) {
     parts.push_back(fmt::format("rotary embedding of type {}", printable(config.rope_type, 40)));
   }
   if (config.rope_per_layer) parts.emplace_back("rotary embeddings that differ by layer");

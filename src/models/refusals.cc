@@ -1,4 +1,4 @@
-// Runs an architecture's file against a Describer, and collects what is wrong.
+// Runs an architecture file against a Describer, and adds what its configuration alone refuses.
 #include "models/refusals.h"
 
 #include <optional>
@@ -9,6 +9,7 @@
 #include "models/settings.h"
 
 namespace moe4 {
+
 Refusal Refusal::from(std::string code, const BadInput& details) {
   return {std::move(code), details.tensor, to_string(details)};
 }

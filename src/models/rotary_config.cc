@@ -158,6 +158,11 @@ void read_yarn(const JsonReader& text, const JsonReader& rope, RotarySpec& spec)
 
 }  // namespace
 
+bool is_known_rope_type(std::string_view name) {
+  return std::any_of(types().begin(), types().end(),
+                     [&](const Type& type) { return type.name == name; });
+}
+
 RotarySpec read_rotary_spec(const JsonReader& text, const RotaryDefaults& defaults) {
   Json storage;
   const JsonReader rope = merged(text, defaults.layer_type, storage);

@@ -21,6 +21,9 @@ struct RotaryDefaults {
   std::span<const std::string_view> other_keys = {};
 };
 
+/// Whether read_rotary_spec() takes this rope_type.
+bool is_known_rope_type(std::string_view name);
+
 /// From `text`, the text model's object, in both spellings: rope_theta beside rope_scaling{type or
 /// rope_type, ...} (transformers 4), and rope_parameters{...} (5), alone or one a layer type.
 /// Throws Error(kBadInput) naming file and key: for types that are not computed, keys of the object

@@ -35,14 +35,15 @@ void build(const Checkpoint& checkpoint, Builder& builder) {
   find_architecture(checkpoint.config().model_type)->build(config, builder);
 }
 
-// Calls fn with every checkpoint of tests/data whose architecture runs.
+// Calls fn with every checkpoint below tests/data whose architecture runs.
 template <typename Fn>
 void for_each_fixture(const Fn& fn) {
-  for (const auto& entry : fs::directory_iterator(fs::path(MOE4_TEST_DATA) / "checkpoints")) {
-    if (!fs::exists(entry.path() / "config.json")) continue;
-    const auto checkpoint = Checkpoint::open(entry.path(), {.headers_only = true});
+  for (const auto& entry : fs::recursive_directory_iterator(MOE4_TEST_DATA)) {
+    if (entry.path().filename() != "config.json") continue;
+    const auto checkpoint = Checkpoint::open(entry.path().parent_path(), {.headers_only = true});
+    if (checkpoint->is_partial()) continue;
     if (find_architecture(checkpoint->config().model_type) == nullptr) continue;
-    SCOPED_TRACE(entry.path().filename().string());
+    SCOPED_TRACE(entry.path().string());
     fn(*checkpoint);
   }
 }

@@ -43,13 +43,13 @@ class ConfigReaderTest : public ::testing::Test {
 }
 
 TEST_F(ConfigReaderTest, NotesWhatIsRead) {
-  const ConfigReader& c = read({{"rope_parameters", {{"rope_theta", 5.0}}}});
+  const ConfigReader& c = read({});
   EXPECT_EQ(c.size({"hidden_size"}), 64);
   EXPECT_EQ(c.size({"num_experts", "num_local_experts"}), 6);
   EXPECT_EQ(c.size({"not_there"}, 3), 3);
-  EXPECT_EQ(c.object("rope_parameters")->number({"rope_theta"}, 1.0, 0.0, 10.0), 5.0);
-  for (const char* key : {"hidden_size", "num_experts", "num_local_experts", "not_there",
-                          "rope_parameters", "rope_parameters.rope_theta"}) {
+  EXPECT_FALSE(c.has("rope_scaling"));
+  for (const char* key :
+       {"hidden_size", "num_experts", "num_local_experts", "not_there", "rope_scaling"}) {
     EXPECT_TRUE(c.was_read(key)) << key;
   }
   EXPECT_FALSE(c.was_read("vocab_size"));
@@ -108,14 +108,6 @@ TEST_F(ConfigReaderTest, DisregardedKeysCountAsRead) {
   c.disregard({"sliding_window"});
   EXPECT_TRUE(c.was_read("sliding_window"));
   EXPECT_THAT(c.refusals(), IsEmpty());
-}
-
-TEST_F(ConfigReaderTest, UnreadKeysOfAnObjectAreRefused) {
-  const ConfigReader& c = read({{"rope", {{"theta", 1.0}, {"twist", 2}, {"null", nullptr}}}});
-  const ConfigReader rope = *c.object("rope");
-  rope.number({"theta"}, 0.0, 0.0, 2.0);
-  rope.refuse_unread();
-  EXPECT_THAT(c.refusals(), ElementsAre(says("rope.twist", "2")));
 }
 
 TEST_F(ConfigReaderTest, AnyWordOnBiasesCounts) {
