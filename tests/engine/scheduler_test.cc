@@ -420,6 +420,21 @@ TEST(Scheduler, WhatAFailedStepWasToLeaveBehindIsNotFound) {
   }
 }
 
+TEST(Snapshots, OfAFailedStepAreNotGoneOnFrom) {
+  Simulation simulation({.max_tokens = 600, .max_seqs = 2, .num_snapshots = 4}, 40);
+  simulation.add(0, 200, 201, true);
+  run_all(simulation);
+  // Its page is known, and the state at its end was to be kept.
+  Scheduler& scheduler = simulation.scheduler();
+  scheduler.add(100, 101, page_hashes(prompt_of(2, 100)));
+  const Step failed = scheduler.next();
+  ASSERT_EQ(failed.kept.size(), 1u);
+  scheduler.fail(failed);
+  const RequestId after = scheduler.add(100, 101, page_hashes(prompt_of(2, 100)));
+  EXPECT_TRUE(scheduler.next().resumed.empty());
+  EXPECT_EQ(scheduler.cached_tokens(after), 0);
+}
+
 TEST(SnapshotPool, TakesTheLongestUnusedSlotAndNoneTwiceInAStep) {
   const std::vector<PageHash> pages = page_hashes(prompt_of(0, 5 * kPageTokens));
   SnapshotPool pool(7, 2);
