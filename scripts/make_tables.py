@@ -92,7 +92,7 @@ def versions_table(report):
              for m in report["models"] if "load" in m and m["load"]["file_bytes"] > 1e9]
     load_header = ["loading", "file GB", "seconds", "GB/s", "plain read before and after, GB/s", "peak memory / file"]
     return (f"{report['device']}, {report['models'][0]['after']['threads']} threads; medians of {report['rounds']} rounds in "
-            f"turns\n\n{markdown(header, rows)}\n\n{markdown(load_header, loads)}")
+            f"turns\n\n{markdown(header, rows)}" + (f"\n\n{markdown(load_header, loads)}" if loads else ""))
 
 
 def clock(row):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times two builds of moe4 in turns over whole checkpoints and writes one JSON file for bench/results/.
 
-usage: compare_versions.py --before MOE4 --after MOE4 --commits A,B --output FILE [--rounds N] MODEL:PROMPT:GENERATE...
+usage: compare_versions.py --before MOE4 --after MOE4 --commits A,B --output FILE [--rounds N] [--repetitions N] MODEL:PROMPT:GENERATE...
 
 Each round runs `moe4 bench` of both builds one after the other, so that a machine that drifts drifts for both; every run
 measures the memory's read speed itself. The file holds medians over the rounds, and generation's bytes a second over the
@@ -16,8 +16,8 @@ import subprocess
 import sys
 
 
-def bench(program, model, prompt, generate):
-    command = [program, "bench", model, "-p", prompt, "-n", generate, "-r", "3", "--quiet", "--json"]
+def bench(program, model, prompt, generate, repetitions):
+    command = [program, "bench", model, "-p", prompt, "-n", generate, "-r", str(repetitions), "--quiet", "--json"]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     result = report["results"][0]
     gbs = result["gb_per_token"] * result["generation"]["tokens_per_second"]
@@ -37,6 +37,7 @@ parser.add_argument("--before", required=True)
 parser.add_argument("--after", required=True)
 parser.add_argument("--commits", required=True, help="of the two builds, with a comma between")
 parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--repetitions", type=int, default=3, help="of each test in a run; the first also touches its memory")
 parser.add_argument("--load-checkpoint")
 parser.add_argument("--output", required=True)
 parser.add_argument("models", nargs="+", help="MODEL:PROMPT:GENERATE")
@@ -49,8 +50,8 @@ for spec in args.models:
     model, prompt, generate = spec.split(":")
     runs = {"before": [], "after": []}
     for _ in range(args.rounds):
-        runs["before"].append(bench(args.before, model, prompt, generate))
-        runs["after"].append(bench(args.after, model, prompt, generate))
+        runs["before"].append(bench(args.before, model, prompt, generate, args.repetitions))
+        runs["after"].append(bench(args.after, model, prompt, generate, args.repetitions))
     entry = {"model": pathlib.Path(model).name, "prompt_tokens": int(prompt), "generated_tokens": int(generate),
              "before": median(runs["before"]), "after": median(runs["after"]), "runs": runs}
     if args.load_checkpoint:
