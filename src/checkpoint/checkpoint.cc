@@ -69,8 +69,9 @@ struct Checkpoint::Impl {
   void check_embedding() const;
   /// Where the tensors have a layer's experts, else where the family keeps them.
   std::string experts_module(int64_t layer) const;
+  std::string present_experts(const std::string& module) const;
   /// Throws Error(kBadInput) when there are none below the module.
-  std::vector<StoredExpert> gather(const std::string& module, const MoeProblem& problem) const;
+  std::vector<StoredExpert> gather(const std::string& asked, const MoeProblem& problem) const;
   MoeLayerWeights stored_experts(const std::string& module, const MoeProblem& problem) const;
   MoeLayerWeights declared_moe_layer(int64_t layer) const;
   std::string layer_prefix(int64_t layer) const {
@@ -236,8 +237,20 @@ std::string Checkpoint::Impl::experts_module(int64_t layer) const {
   return found ? *found : layer_prefix(layer) + config.experts_module;
 }
 
-std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& module,
+// Quantisers rename what stands between a layer and its experts ("moe.experts"): where the family's
+// own name is absent, the layer's other one is taken.
+std::string Checkpoint::Impl::present_experts(const std::string& module) const {
+  constexpr std::string_view kLayers = "layers.";
+  const size_t layers = module.find(kLayers);
+  if (tensors.has_prefix(module + ".") || layers == std::string::npos) return module;
+  const size_t end = module.find('.', layers + kLayers.size());
+  if (end == std::string::npos) return module;
+  return find_experts_module(tensors, module.substr(0, end + 1)).value_or(module);
+}
+
+std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& asked,
                                                    const MoeProblem& problem) const {
+  const std::string module = present_experts(asked);
   if (!tensors.has_prefix(module + ".")) {
     refuse_mlx_experts(tensors, module);
     throw MissingTensor(

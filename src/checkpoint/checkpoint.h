@@ -93,9 +93,10 @@ class Checkpoint {
   LinearWeights linear_header(const std::string& module, int64_t out_features = -1,
                               int64_t in_features = -1) const;
 
-  /// Routed experts below `module` ("model.layers.0.mlp.experts") in canonical form, whatever the
-  /// file's naming of projections (gate_proj/w1, fused 3-D, ...); every scale is checked for NaN
-  /// and sign unless headers_only. Throws Error(kBadInput) when they are not the problem's.
+  /// Routed experts below `module` ("model.layers.0.mlp.experts"; if absent: wherever the layer has
+  /// them) in canonical form, whatever their projections are called (w1, fused 3-D, ...); scales
+  /// are checked for NaN and sign unless headers_only. Throws Error(kBadInput) if not the
+  /// problem's.
   MoeLayerWeights experts(const std::string& module, const MoeProblem& problem) const;
 
   /// Names of the tensors that linear(module) and experts(module, problem) read. They throw as

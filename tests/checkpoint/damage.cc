@@ -511,7 +511,6 @@ class Generator {
     value(qwen3, "quantization_config", Json::array());
     value(qwen35, "layer_types", Json::array());
     value(qwen35, "layer_types", Json::array({"full_attention"}));
-    value(qwen35, "layer_types", Json::array({"full_attention", "windowed"}));
     value(qwen35, "layer_types", Json::array({1, 2}));
     value(qwen35, "layer_types", "full_attention");
     for (const char* key : {"linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim",

@@ -59,6 +59,18 @@ TEST(Names, TheWrappersWordOnTiedEmbeddingsCounts) {
   EXPECT_EQ(logits_of(tied), embedding);
 }
 
+TEST(Names, ExpertsMayLieUnderAnotherNameThanTheFamilys) {
+  const EditableCheckpoint plain("qwen3-modelopt-nvfp4");
+  const std::vector<float> expected = logits_of(plain);
+  for (const char* module : {".moe.experts.", ".block_sparse_moe.experts.", ".experts."}) {
+    EditableCheckpoint renamed = plain;
+    renamed.rename(
+        [&](const std::string& name) { return replaced(name, ".mlp.experts.", module); });
+    ASSERT_EQ(renamed.tensors.size(), plain.tensors.size());
+    EXPECT_EQ(logits_of(renamed), expected) << module;
+  }
+}
+
 TEST(Names, FusedBiasesAreAdded) {
   EditableCheckpoint plain("qwen3_5-fused-experts");
   const std::vector<float> without = logits_of(plain);
