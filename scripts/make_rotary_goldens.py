@@ -45,6 +45,8 @@ CASES = {
     "a step between whole numbers": (64, {"rope_theta": 50000, "rope_scaling": {
         "type": "yarn", "beta_fast": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
         "truncate": False}}),
+    "a ramp without length, at the first": (64, {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 6}}),
     "Mistral-Small-4": (64, {"max_position_embeddings": 1048576, "rope_parameters": {
         "rope_type": "yarn", "rope_theta": 1e4, "factor": 128.0, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
         "mscale_all_dim": 1.0, "original_max_position_embeddings": 8192}}),
