@@ -188,8 +188,8 @@ class Generator {
          }()}};
     for (const auto& [name, header] : headers) {
       make("qwen3-modelopt-nvfp4", {fmt::format("header-{}", name), "model.safetensors", ""},
-           [&](const fs::path& folder) {
-             RawFile::save(folder / "model.safetensors", header, "x");
+           [&bytes = header](const fs::path& folder) {
+             RawFile::save(folder / "model.safetensors", bytes, "x");
            });
     }
   }
@@ -296,10 +296,10 @@ class Generator {
              {std::pair{"nan", 0x7f}, {"negative-nan", 0xff}, {"negative", 0x81}}) {
           for (const char* where : {"first", "middle", "last"}) {
             make_raw(base, fmt::format("{}-{}-{}-{}-scale", base, which, what, where), scale,
-                     [&](RawFile& raw) {
+                     [&, value = byte](RawFile& raw) {
                        const size_t n = raw.size_of(scale);
                        const size_t at = where[0] == 'f' ? 0 : where[0] == 'm' ? n / 2 : n - 1;
-                       raw.bytes_of(scale)[at] = static_cast<char>(byte);
+                       raw.bytes_of(scale)[at] = static_cast<char>(value);
                      });
           }
         }
