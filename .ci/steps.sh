@@ -135,6 +135,6 @@ whole_suite() {
 
 cuda_compile() {
   cmake --preset ci-cuda || return 1
-  tests=$(cat tests/*/CMakeLists.txt | sed -n 's/^ *moe4_test(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\1/p')
+  tests=$(find tests -name CMakeLists.txt -exec cat {} + | sed -n 's/^ *moe4_test(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\1/p')
   cmake --build --preset ci-cuda --target moe4_shared moe4 gpu_moe_bench $tests
 }
