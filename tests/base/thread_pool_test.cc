@@ -169,7 +169,9 @@ TEST(ThreadPool, ARegionEndsWithoutWorkersThatHaveNoCore) {
     while (std::chrono::steady_clock::now() < until) {
       std::atomic<int> next{0};
       pool.run([&](int thread) {
-        while (next.fetch_add(1) < 4) by_caller += thread == 0 ? 1 : 0;
+        while (next.fetch_add(1) < 4) {
+          if (thread == 0) ++by_caller;  // one writer
+        }
       });
       ++regions;
     }
