@@ -187,14 +187,16 @@ void ThreadPool::work(int thread) {
   std::chrono::nanoseconds rest_time{0};
   Clock::time_point rested;
   // A region may be entered just before generation_ tells of it: older is not fresh. Wraps around.
-  const auto fresh = [&] {
-    return static_cast<int32_t>(generation_.load(std::memory_order_seq_cst) - seen) > 0;
+  // The end is news as well: its generation may already be the one that was seen.
+  const auto news = [&] {
+    return static_cast<int32_t>(generation_.load(std::memory_order_seq_cst) - seen) > 0 ||
+           stop_.load(std::memory_order_relaxed);
   };
   for (;;) {
-    if (!spin(fresh, kIdleSpin)) {
+    if (!spin(news, kIdleSpin)) {
       std::unique_lock lock(mutex_);
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
-      if (fresh()) {
+      if (news()) {
         sleepers_.fetch_sub(1, std::memory_order_relaxed);
       } else {
         self.asleep = true;
@@ -202,7 +204,7 @@ void ThreadPool::work(int thread) {
       }
     }
     if (stop_.load(std::memory_order_relaxed)) return;
-    if (!fresh()) continue;
+    if (!news()) continue;
     seen = generation_.load(std::memory_order_acquire);
     self.busy.store(true, std::memory_order_relaxed);
     if (enter(seen)) {

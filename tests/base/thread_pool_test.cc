@@ -88,19 +88,19 @@ TEST_P(ThreadPoolTest, ParallelForCoversEachIndexOnce) {
 }
 
 TEST_P(ThreadPoolTest, APhaseBeginsWhenAllPiecesOfTheOneBeforeAreDone) {
-  constexpr int kPhases = 20, kItems = 16;
+  constexpr int64_t kPhases = 20, kItems = 16;
   for (int round = 0; round < 50; ++round) {
-    std::vector<int> written(kPhases * kItems);  // not atomic on purpose
-    std::vector<std::atomic<int>> next(kPhases);
+    std::vector<int64_t> written(kPhases * kItems);  // not atomic on purpose
+    std::vector<std::atomic<int64_t>> next(kPhases);
     std::deque<ThreadPool::Phase> phases;
-    for (int p = 0; p < kPhases; ++p) phases.emplace_back(kItems);
+    for (int64_t p = 0; p < kPhases; ++p) phases.emplace_back(kItems);
     std::atomic<int> mistakes{0};
     pool_.run([&](int thread) {
-      for (int p = 0; p < kPhases; ++p) {
-        int done = 0;
-        for (int i; (i = next[p].fetch_add(1)) < kItems; ++done) {
+      for (int64_t p = 0; p < kPhases; ++p) {
+        int64_t done = 0;
+        for (int64_t i; (i = next[p].fetch_add(1)) < kItems; ++done) {
           written[p * kItems + i] = p + 1;
-          for (int other = 0; p > 0 && other < kItems; ++other)
+          for (int64_t other = 0; p > 0 && other < kItems; ++other)
             if (written[(p - 1) * kItems + other] != p) mistakes.fetch_add(1);
         }
         pool_.finish(phases[p], done);
@@ -108,7 +108,7 @@ TEST_P(ThreadPoolTest, APhaseBeginsWhenAllPiecesOfTheOneBeforeAreDone) {
       }
     });
     ASSERT_EQ(mistakes.load(), 0);
-    for (int i = 0; i < kPhases * kItems; ++i) ASSERT_EQ(written[i], i / kItems + 1);
+    for (int64_t i = 0; i < kPhases * kItems; ++i) ASSERT_EQ(written[i], i / kItems + 1);
   }
 }
 
@@ -133,6 +133,14 @@ TEST_P(ThreadPoolTest, WorkThatAWorkerHasBegunIsWaitedFor) {
 
 TEST_P(ThreadPoolTest, DestroyingAnIdlePoolReturns) {
   for (int i = 0; i < 20; ++i) ThreadPool pool(GetParam());
+}
+
+// A worker may be anywhere between its look for a region and its sleep when the pool ends.
+TEST_P(ThreadPoolTest, DestroyingAPoolRightAfterARegionReturns) {
+  for (int i = 0; i < 2000; ++i) {
+    ThreadPool pool(GetParam());
+    for (int region = 0; region <= i % 4; ++region) pool.run([](int) {});
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
