@@ -7,6 +7,8 @@
 namespace moe4 {
 
 extern const Architecture kDeepseekV3;
+extern const Architecture kGlm4Moe;
+extern const Architecture kGlm4MoeLite;
 extern const Architecture kGptOss;
 extern const Architecture kNemotronH;
 extern const Architecture kQwen3Moe;
@@ -15,7 +17,7 @@ extern const Architecture kQwen35Moe;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kGptOss, &kNemotronH, &kQwen3Moe, &kQwen35Moe,
+    &kDeepseekV3, &kGlm4Moe, &kGlm4MoeLite, &kGptOss, &kNemotronH, &kQwen3Moe, &kQwen35Moe,
 };
 
 }  // namespace

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Writes the folders of tests/data/checkpoints that golden_recipe.py makes: small random models of further families.
+
+Needs torch, transformers 5.24, nvidia-modelopt 0.47, compressed-tensors, tokenizers, safetensors.
+
+    python scripts/make_family_goldens.py [NAME ...]
+"""
+
+import sys
+
+import torch
+from golden_recipe import Case, by_modelopt, experts_only, write
+
+COMMON = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=2560,
+              hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
+DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+def spelling_of_4(config, keep_partial=True):
+    """config.json as transformers 4 wrote it."""
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope["rope_theta"]
+    scaling = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    config["rope_scaling"] = None if scaling == {"rope_type": "default"} else scaling
+    partial = rope.get("partial_rotary_factor")
+    config.pop("partial_rotary_factor", None)
+    if partial is not None and keep_partial:
+        config["partial_rotary_factor"] = partial
+    config["torch_dtype"] = config.pop("dtype", "bfloat16")
+    return config
+
+
+def drafts(prefix, hidden=64):
+    """Tensors of a multi-token prediction layer, which has the next layer's index."""
+    zeros = lambda *shape: torch.zeros(shape, dtype=torch.bfloat16)
+    return {f"{prefix}enorm.weight": zeros(hidden), f"{prefix}eh_proj.weight": zeros(hidden, 2 * hidden),
+            f"{prefix}shared_head.norm.weight": zeros(hidden), f"{prefix}mlp.gate.weight": zeros(8, hidden)}
+
+
+GLM = dict(moe_intermediate_size=32, intermediate_size=96, n_routed_experts=16, num_experts_per_tok=4, n_shared_experts=1,
+           n_group=1, topk_group=1, norm_topk_prob=True)
+GLM_STOPS = {"eos_token_id": [317, 318, 319], "pad_token_id": 317, "do_sample": True, "temperature": 1.0, "top_p": 0.95}
+
+
+def glm4_moe():
+    """GLM-4.6: biases of q, k and v, norms per head, half of a head rotated though the file does not say so, biases of the
+    router that BF16 makes equal, a draft layer by index."""
+    from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+    config = Glm4MoeConfig(**COMMON, **GLM, num_key_value_heads=2, head_dim=32, attention_bias=True, use_qk_norm=True,
+                           first_k_dense_replace=1, routed_scaling_factor=2.5, rope_parameters=DEFAULT_ROPE | {
+                               "partial_rotary_factor": 0.5})
+
+    def publish(written):
+        written = spelling_of_4(written, keep_partial=False)
+        written.pop("num_local_experts", None)
+        return written | {"num_nextn_predict_layers": 1, "eos_token_id": GLM_STOPS["eos_token_id"]}
+
+    return Case("glm4_moe-modelopt-nvfp4", Glm4MoeForCausalLM, config, 41, by_modelopt(experts_only), publish,
+                bias=(6.94, 0.03), extra=drafts("model.layers.3."), generation=GLM_STOPS)
+
+
+def glm4_moe_lite():
+    """GLM-4.7-Flash: latent attention with plain rotary embedding, mlp_layer_types of transformers 5, a head_dim that is the
+    rotary width, an eps that shows in both latents."""
+    from transformers import Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM
+    config = Glm4MoeLiteConfig(**(COMMON | {"rms_norm_eps": 1e-3}), **GLM, num_key_value_heads=4, q_lora_rank=48, kv_lora_rank=32,
+                               qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, routed_scaling_factor=1.8,
+                               rope_parameters=dict(DEFAULT_ROPE))
+
+    def fix(model):
+        # transformers has 1e-6 there, whatever the file says.
+        for layer in model.model.layers:
+            layer.self_attn.q_a_layernorm.variance_epsilon = config.rms_norm_eps
+            layer.self_attn.kv_a_layernorm.variance_epsilon = config.rms_norm_eps
+
+    publish = lambda written: written | {"num_nextn_predict_layers": 1, "eos_token_id": GLM_STOPS["eos_token_id"]}
+    return Case("glm4_moe_lite-modelopt-nvfp4", Glm4MoeLiteForCausalLM, config, 42, by_modelopt(experts_only), publish, fix=fix,
+                extra=drafts("model.layers.3."), generation=GLM_STOPS)
+
+
+CASES = [glm4_moe, glm4_moe_lite]
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for case in CASES:
+        if len(sys.argv) == 1 or case.__name__ in sys.argv[1:]:
+            write(case())

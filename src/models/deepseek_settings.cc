@@ -1,0 +1,70 @@
+// Latent attention and routed experts from DeepSeek's keys.
+#include "models/deepseek_settings.h"
+
+#include <cmath>
+
+#include "models/common_settings.h"
+
+namespace moe4 {
+namespace {
+
+// What multiplies scores: 1 / sqrt of a query's width, and the square of YaRN's correction where
+// the file asks for it. The amplitude of the angles is another correction, with its own key.
+float score_scale(const RotarySpec& rotary, int64_t query_dim) {
+  double scale = 1.0 / std::sqrt(static_cast<double>(query_dim));
+  if (rotary.scaling != RotaryScaling::kNone && rotary.mscale_all_dim != 0) {
+    const double mscale = yarn_mscale(rotary.factor, rotary.mscale_all_dim);
+    scale *= mscale * mscale;
+  }
+  return static_cast<float>(scale);
+}
+
+}  // namespace
+
+LatentAttentionSpec read_latent_attention(const ConfigReader& c, const NormSpec& norm, Builder& b,
+                                          const DeepseekDefaults& defaults) {
+  LatentAttentionSpec spec{
+      .num_heads = c.size({"num_attention_heads"}),
+      .q_latent_dim = c.has("q_lora_rank") ? c.size({"q_lora_rank"}) : 0,  // null: none
+      .latent_dim = c.size({"kv_lora_rank"}, 512),
+      .nope_dim = c.size({"qk_nope_head_dim"}, defaults.nope_dim),
+      .rope_dim = c.size({"qk_rope_head_dim"}, 64),
+      .value_dim = c.size({"v_head_dim"}, defaults.value_dim),
+      .norm = norm};
+  // A head_dim beside these is 192, 64 or their sum, according to the writer.
+  const RotarySpec rotary = read_rotary(c, {.head_dim = spec.rope_dim});
+  c.require("rope_interleave", true);
+  spec.scale = score_scale(rotary, spec.nope_dim + spec.rope_dim);
+  spec.rotary = b.rotary(rotary);
+  return spec;
+}
+
+MoeSpec read_deepseek_moe(const ConfigReader& c, const ActivationParams& activation,
+                          const DeepseekDefaults& defaults) {
+  const bool is_sigmoid = defaults.scoring == ScoringFunction::kSigmoid;
+  c.require("scoring_func", {is_sigmoid ? "sigmoid" : "softmax"});
+  c.require("topk_method", {is_sigmoid ? "noaux_tc" : "greedy"});
+  c.require("moe_layer_freq", 1.0);
+  const int64_t width = c.size({"moe_intermediate_size"});
+  return {.router = {.scoring = defaults.scoring,
+                     .num_experts = c.size({"n_routed_experts"}),
+                     .top_k = c.size({"num_experts_per_tok"}),
+                     .renormalize = c.flag({"norm_topk_prob"}, true),
+                     .scaling_factor = static_cast<float>(
+                         c.number({"routed_scaling_factor"}, defaults.scaling_factor, 1e-6, 1e6)),
+                     .num_groups = c.size({"n_group"}, defaults.num_groups),
+                     .topk_groups = c.size({"topk_group"}, defaults.topk_groups)},
+          .intermediate_size = width,
+          .activation = activation,
+          .shared = {.intermediate_size = width * c.integer({"n_shared_experts"}, 0, 1024, 1),
+                     .activation = activation,
+                     .module = "shared_experts"},
+          .correction_bias = is_sigmoid ? "gate.e_score_correction_bias" : ""};
+}
+
+bool is_routed_layer(const ConfigReader& c, int64_t layer, int64_t num_dense) {
+  const std::string_view otherwise = layer < num_dense ? "dense" : "sparse";
+  return c.layer_type(layer, {"dense", "sparse"}, otherwise, "mlp_layer_types") == "sparse";
+}
+
+}  // namespace moe4

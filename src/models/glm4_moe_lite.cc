@@ -1,0 +1,40 @@
+// GLM-4.7-Flash: the latent attention and the experts of DeepSeek-V3 without YaRN and groups.
+#include "models/architecture.h"
+#include "models/common_settings.h"
+#include "models/deepseek_settings.h"
+
+namespace moe4 {
+namespace {
+
+void build(const ConfigReader& c, Builder& b) {
+  const NormSpec norm = read_norm(c, 1e-5);
+  b.embedding("embed_tokens", c.size({"vocab_size"}), c.size({"hidden_size"}));
+  const DeepseekDefaults defaults{
+      .nope_dim = 192, .value_dim = 256, .scaling_factor = 1.8, .num_groups = 1, .topk_groups = 1};
+  const LatentAttentionSpec attention = read_latent_attention(c, norm, b, defaults);
+  const BiasRule attention_bias = c.bias({"attention_bias"});
+  const ActivationParams activation = read_activation(c);
+  const MoeSpec moe = read_deepseek_moe(c, activation, defaults);
+  const DenseMlpSpec dense{.intermediate_size = c.size({"intermediate_size"}, 10240),
+                           .activation = activation};
+  const int64_t num_dense = c.integer({"first_k_dense_replace"}, 0, 1 << 20, 1);
+
+  for (int64_t i = 0; i < c.size({"num_hidden_layers"}); ++i) {
+    const std::string at = "layers." + std::to_string(i) + ".";
+    b.layer({.mixer_norm = at + "input_layernorm",
+             .mixer = b.latent_attention(at + "self_attn", attention, attention_bias),
+             .feed_forward_norm = at + "post_attention_layernorm",
+             .feed_forward = is_routed_layer(c, i, num_dense) ? b.moe(at + "mlp", moe)
+                                                              : b.dense_mlp(at + "mlp", dense),
+             .norm = norm});
+  }
+  b.head("norm", norm, "lm_head", c.tie_word_embeddings());
+}
+
+constexpr std::string_view kModelTypes[] = {"glm4_moe_lite"};
+
+}  // namespace
+
+extern const Architecture kGlm4MoeLite{kModelTypes, build};
+
+}  // namespace moe4

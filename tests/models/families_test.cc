@@ -1,0 +1,232 @@
+// Families of which a small checkpoint with goldens of transformers lies in tests/data
+// (scripts/make_family_goldens.py): float32 logits, the greedy text, and what their configurations
+// may say. Layer by layer, in pieces and in batches they are tested with all others: dialect_test,
+// decode_test, batch_test.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "models/model.h"
+#include "models/refusals.h"
+#include "numerics/bf16.h"
+#include "ops/experts/registry.h"
+#include "support/editable_checkpoint.h"
+#include "support/golden.h"
+#include "support/sequence.h"
+#include "support/temp_dir.h"
+
+namespace moe4 {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::EditableCheckpoint;
+using testing::Golden;
+using ::testing::HasSubstr;
+using testing::LogitsFor;
+using testing::Sequence;
+using testing::TempDir;
+
+fs::path folder_of(const std::string& name) {
+  return fs::path(MOE4_TEST_DATA) / "checkpoints" / name;
+}
+Golden golden_of(const std::string& name) {
+  return Golden(folder_of(name) / "golden/w4a16.safetensors");
+}
+
+std::unique_ptr<Model> load(const fs::path& folder, ThreadPool& threads) {
+  register_builtin_backends();
+  const auto checkpoint = Checkpoint::open(folder);
+  ModelOptions options{.compute_dtype = DType::kF32, .threads = &threads};
+  options.moe.backend = "reference";
+  return Model::load(*checkpoint, options);
+}
+
+std::vector<float> logits_of(const fs::path& folder, const std::vector<int32_t>& ids) {
+  ThreadPool threads(2);
+  const auto model = load(folder, threads);
+  Sequence sequence(*model, static_cast<int64_t>(ids.size()));
+  std::vector<float> logits;
+  sequence.forward(ids, LogitsFor::kAllTokens, logits);
+  return logits;
+}
+
+// Largest difference as a part of the largest value.
+double worst(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, largest = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    difference = std::max(difference, std::abs(static_cast<double>(a[i]) - b[i]));
+    largest = std::max(largest, std::abs(static_cast<double>(b[i])));
+    if (std::isnan(a[i])) return INFINITY;
+  }
+  return a.size() == b.size() ? difference / largest : INFINITY;
+}
+
+constexpr const char* kFolders[] = {
+    "glm4_moe-modelopt-nvfp4",
+    "glm4_moe_lite-modelopt-nvfp4",
+};
+
+class Families : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Families, Float32LogitsAreThoseOfTransformers) {
+  const Golden golden = golden_of(GetParam());
+  const std::vector<int32_t> ids = golden.ints("input_ids");
+  ASSERT_EQ(ids.size(), 40u);
+  const double error = worst(logits_of(folder_of(GetParam()), ids), golden.floats("logits"));
+  RecordProperty("logits_error", std::to_string(error));
+  EXPECT_LT(error, 1e-5);
+}
+
+TEST_P(Families, GreedyTextIsThatOfTransformers) {
+  ThreadPool threads(2);
+  const Golden golden = golden_of(GetParam());
+  const auto model = load(folder_of(GetParam()), threads);
+  const std::vector<int32_t> ids = golden.ints("input_ids"), greedy = golden.ints("greedy");
+  ASSERT_EQ(greedy.size(), 16u);
+  Sequence sequence(*model, static_cast<int64_t>(ids.size() + greedy.size()));
+  std::vector<float> logits;
+  sequence.forward(ids, LogitsFor::kLastToken, logits);
+  for (const int32_t expected : greedy) {
+    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    ASSERT_EQ(best, expected);
+    sequence.forward({&expected, 1}, LogitsFor::kLastToken, logits);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Families, ::testing::ValuesIn(kFolders), [](const auto& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+using Change = std::function<void(EditableCheckpoint&)>;
+
+// Logits of a checkpoint after a change.
+std::vector<float> logits_after(const std::string& name, const Change& change) {
+  EditableCheckpoint checkpoint(name);
+  change(checkpoint);
+  TempDir dir;
+  checkpoint.write(dir.path());
+  return logits_of(dir.path(), golden_of(name).ints("input_ids"));
+}
+Change with(const json& patch) {
+  return [patch](EditableCheckpoint& c) { c.config.merge_patch(patch); };
+}
+std::vector<float> plain(const std::string& name) {
+  return logits_after(name, [](EditableCheckpoint&) {});
+}
+
+// What refusals() says; "" when nothing is refused.
+std::string error_after(const std::string& name, const Change& change) {
+  EditableCheckpoint checkpoint(name);
+  change(checkpoint);
+  TempDir dir;
+  checkpoint.write(dir.path());
+  std::string message;
+  try {
+    for (const Refusal& refusal : refusals(*Checkpoint::open(dir.path(), {.headers_only = true}))) {
+      message += refusal.message + "\n";
+    }
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    message += error.what();
+  }
+  return message;
+}
+
+struct Refused {
+  json patch;        // of config.json
+  const char* word;  // that the message must have
+};
+
+void expect_refused(const std::string& name, const std::vector<Refused>& cases) {
+  EXPECT_EQ(error_after(name, [](EditableCheckpoint&) {}), "");
+  for (const Refused& c : cases) {
+    EXPECT_THAT(error_after(name, with(c.patch)), HasSubstr(c.word)) << c.patch;
+  }
+}
+
+void expect_missed(const std::string& name, const std::vector<const char*>& tensors) {
+  for (const char* tensor : tensors) {
+    EXPECT_THAT(
+        error_after(
+            name, [&](EditableCheckpoint& c) { ASSERT_EQ(c.tensors.erase(tensor), 1u) << tensor; }),
+        HasSubstr(tensor));
+  }
+}
+
+// Correction biases lie so close that BF16 makes some of them equal, and the choice another one.
+void expect_that_bf16_loses(const std::string& name, const std::string& bias, size_t experts) {
+  const auto round = [&](EditableCheckpoint& c) {
+    ASSERT_EQ(c.tensors.at(bias).dtype, DType::kF32);
+    auto* values = reinterpret_cast<float*>(c.tensors.at(bias).bytes.data());
+    for (size_t i = 0; i < experts; ++i) values[i] = round_to_bf16(values[i]);
+  };
+  EXPECT_GT(worst(logits_after(name, round), plain(name)), 1e-3);
+}
+
+// ---- GLM-4.5 to 4.7, 4.7-Flash
+
+const std::string kGlm = "glm4_moe-modelopt-nvfp4", kFlash = "glm4_moe_lite-modelopt-nvfp4";
+
+TEST(Glm4Moe, HalfOfEveryHeadIsTurnedUnlessTheFileSaysOtherwise) {
+  ASSERT_FALSE(EditableCheckpoint(kGlm).config.contains("partial_rotary_factor"));
+  const std::vector<float> expected = plain(kGlm);
+  EXPECT_EQ(logits_after(kGlm, with({{"partial_rotary_factor", 0.5}})), expected);
+  EXPECT_GT(worst(logits_after(kGlm, with({{"partial_rotary_factor", 1.0}})), expected), 1e-2);
+}
+
+TEST(Glm4Moe, TheCorrectionBiasIsReadAsTheFloat32ThatItIs) {
+  expect_that_bf16_loses(kGlm, "model.layers.1.mlp.gate.e_score_correction_bias", 16);
+}
+
+TEST(Glm4Moe, TheFactorIsOfRoutedExpertsAndOneWhereTheFileHasNone) {
+  const std::vector<float> expected = plain(kGlm);
+  const std::vector<float> one = logits_after(kGlm, with({{"routed_scaling_factor", 1.0}}));
+  EXPECT_GT(worst(one, expected), 1e-2);
+  EXPECT_EQ(logits_after(kGlm, with({{"routed_scaling_factor", nullptr}})), one);
+}
+
+TEST(Glm4Moe, WhatIsNotComputedIsRefusedByName) {
+  expect_refused(kGlm, {{{{"use_qk_norm", false}}, "q_norm"},
+                        {{{"attention_bias", false}}, "attention_bias"},
+                        {{{"scoring_func", "softmax"}}, "scoring_func"},
+                        {{{"topk_method", "greedy"}}, "topk_method"},
+                        {{{"sliding_window", 128}}, "sliding_window"},
+                        {{{"rope_scaling", {{"rope_type", "longrope"}}}}, "longrope"},
+                        {{{"hidden_act", "gelu_new"}}, "silu"}});
+  expect_missed(kGlm, {"model.layers.0.self_attn.k_norm.weight",
+                       "model.layers.2.mlp.gate.e_score_correction_bias",
+                       "model.layers.1.self_attn.v_proj.bias"});
+  EXPECT_THAT(error_after(kGlm,
+                          [](EditableCheckpoint& c) {
+                            c.add("model.layers.0.self_attn.o_proj.bias", {64},
+                                  std::vector<float>(64, 0.5f));
+                          }),
+              HasSubstr("model.layers.0.self_attn.o_proj"));
+}
+
+TEST(Glm4MoeLite, DenseLayersHaveTwoSpellings) {
+  ASSERT_TRUE(EditableCheckpoint(kFlash).config.contains("mlp_layer_types"));
+  const json first = {{"mlp_layer_types", nullptr}, {"first_k_dense_replace", 1}};
+  EXPECT_EQ(logits_after(kFlash, with(first)), plain(kFlash));
+}
+
+TEST(Glm4MoeLite, SizesThatLatentAttentionDoesNotHaveChangeNothing) {
+  const json sizes = {{"head_dim", 64}, {"num_key_value_heads", 1}};
+  EXPECT_EQ(logits_after(kFlash, with(sizes)), plain(kFlash));
+}
+
+TEST(Glm4MoeLite, WhatIsNotComputedIsRefusedByName) {
+  expect_refused(kFlash, {{{{"rope_interleave", false}}, "rope_interleave"},
+                          {{{"mlp_layer_types", {"dense", "sparse", "hash"}}}, "mlp_layer_types"},
+                          {{{"q_lora_rank", nullptr}}, "q_proj"},
+                          {{{"index_topk", 2048}}, "index_topk"}});
+  expect_missed(kFlash, {"model.layers.1.self_attn.q_a_layernorm.weight"});
+}
+
+}  // namespace
+}  // namespace moe4
