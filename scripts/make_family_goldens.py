@@ -9,7 +9,7 @@ Needs torch, transformers 5.24, nvidia-modelopt 0.47, compressed-tensors, tokeni
 import sys
 
 import torch
-from golden_recipe import Case, by_modelopt, experts_only, write
+from golden_recipe import W132, Case, by_modelopt, experts_only, write
 
 COMMON = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=2560,
               hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -78,7 +78,28 @@ def glm4_moe_lite():
                 extra=drafts("model.layers.3."), generation=GLM_STOPS)
 
 
-CASES = [glm4_moe, glm4_moe_lite]
+def minimax_m2():
+    """MiniMax-M2: norms over all heads, half of a head rotated by rotary_dim, no plain eps of the router; config.json names
+    other stop tokens than generation_config.json."""
+    from transformers import MiniMaxM2Config, MiniMaxM2ForCausalLM
+    config = MiniMaxM2Config(**(COMMON | {"num_hidden_layers": 2}), num_key_value_heads=2, head_dim=32, intermediate_size=32,
+                             num_local_experts=8, num_experts_per_tok=3, rope_parameters={
+                                 "rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5})
+
+    def publish(written):
+        written = spelling_of_4(written, keep_partial=False)
+        return written | {"rotary_dim": 16, "qk_norm_type": "per_layer", "use_qk_norm": True, "use_routing_bias": True,
+                          "scoring_func": "sigmoid", "attn_type_list": [1, 1], "num_mtp_modules": 3, "mtp_transformer_layers": 1,
+                          "use_mtp": True, "shared_intermediate_size": 0, "layernorm_full_attention_beta": 1.0,
+                          "layernorm_mlp_beta": 1.0, "sliding_window": None, "bos_token_id": 1, "eos_token_id": 2}
+
+    return Case("minimax_m2-modelopt-nvfp4", MiniMaxM2ForCausalLM, config, 43, by_modelopt(experts_only), publish,
+                rename=lambda name: name.replace(".mlp.", ".block_sparse_moe."), projections=W132,
+                extra={"model.mtp.0.enorm.weight": torch.zeros(64)},
+                generation={"bos_token_id": 319, "eos_token_id": 318, "do_sample": True, "temperature": 1.0, "top_p": 0.95})
+
+
+CASES = [glm4_moe, glm4_moe_lite, minimax_m2]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -61,7 +61,20 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& directo
 
   defaults.config = read_generation_config(directory, defaults.notes);
   for (const int32_t id : defaults.config.eos_token_ids) add(id, "generation_config.json");
-  for (const int32_t id : read_config_eos_ids(directory, defaults.notes)) add(id, "config.json");
+  // MiniMax-M2's config.json says 2, which is a letter there.
+  const bool knows_special =
+      std::any_of(defaults.stop_tokens.begin(), defaults.stop_tokens.end(),
+                  [&](const StopToken& t) { return tokenizer.is_special(t.id); });
+  for (const int32_t id : read_config_eos_ids(directory, defaults.notes)) {
+    if (knows_special && id < vocab_size && !tokenizer.is_special(id)) {
+      note("config.json",
+           fmt::format("end token {} '{}' is ordinary text, and generation_config.json names other "
+                       "ends; it is not used",
+                       id, printable(tokenizer.token_bytes(id), 80)));
+    } else {
+      add(id, "config.json");
+    }
+  }
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     const std::string text = read_eos_token(directory / name, defaults.notes);
     if (text.empty()) continue;

@@ -21,9 +21,10 @@ struct GenerationDefaults {
   GenerationConfig config;
   /// The union of generation_config.json, config.json (nested language models included) and the
   /// tokenizer's eos_token (tokenizer_config.json, special_tokens_map.json): publishers forget the
-  /// chat's end token in any of them. In that order, each id once. A vocabulary of the harmony
-  /// format (gpt-oss) adds its ends of a turn, <|return|> and <|call|>, and never stops at <|end|>,
-  /// which closes a channel.
+  /// chat's end token in any of them. In that order, each id once. Ordinary text in config.json is
+  /// no end where generation_config.json names a special token (MiniMax-M2). A vocabulary of the
+  /// harmony format (gpt-oss) adds its ends of a turn, <|return|> and <|call|>, and never stops at
+  /// <|end|>, which closes a channel.
   std::vector<StopToken> stop_tokens;
   std::vector<CheckpointNote> notes;  ///< what was not used, and why
 

@@ -11,7 +11,9 @@ QkvToCache::Problem AttentionSpec::qkv_to_cache() const {
           .head_dim = head_dim,
           .rotary_dim = rotary_dim,
           .output_gate = output_gate,
+          .rotates_pairs = rotates_pairs,
           .norm = norm,
+          .norm_over_heads = norm_over_heads,
           .cache_dtype = cache_dtype};
 }
 

@@ -20,8 +20,10 @@ struct AttentionSpec {
   bool sinks = false;            ///< a learned logit a head, `sinks`
   bool output_gate = false;      ///< q_proj yields [query | gate] per head
   std::optional<NormSpec> norm;  ///< of queries and keys, over head_dim
+  bool norm_over_heads = false;  ///< over all heads together instead
   size_t rotary = 0;             ///< which of the model's rotary embeddings turns them
   int64_t rotary_dim = 0;        ///< 0: none does
+  bool rotates_pairs = false;    ///< elements 2i and 2i + 1, not i and i + rotary_dim / 2
   DType cache_dtype = DType::kF16;
 
   int64_t q_width() const { return num_heads * head_dim; }

@@ -10,6 +10,7 @@ extern const Architecture kDeepseekV3;
 extern const Architecture kGlm4Moe;
 extern const Architecture kGlm4MoeLite;
 extern const Architecture kGptOss;
+extern const Architecture kMinimaxM2;
 extern const Architecture kNemotronH;
 extern const Architecture kQwen3Moe;
 extern const Architecture kQwen35Moe;
@@ -17,7 +18,8 @@ extern const Architecture kQwen35Moe;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kGlm4Moe, &kGlm4MoeLite, &kGptOss, &kNemotronH, &kQwen3Moe, &kQwen35Moe,
+    &kDeepseekV3, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,
+    &kMinimaxM2,  &kNemotronH, &kQwen3Moe,    &kQwen35Moe,
 };
 
 }  // namespace

@@ -13,12 +13,13 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
                             {at + "k_proj", spec.kv_width(), bias},
                             {at + "v_proj", spec.kv_width(), bias}},
                            hidden_size_);
+  const QkvToCache::Problem to_cache = spec.qkv_to_cache();
   QkvToCache::Weights norms;
   if (spec.norm) {
-    norms = {.q_norm = tensor(at + "q_norm.weight", spec.head_dim),
-             .k_norm = tensor(at + "k_norm.weight", spec.head_dim)};
+    norms = {.q_norm = tensor(at + "q_norm.weight", to_cache.q_norm_width()),
+             .k_norm = tensor(at + "k_norm.weight", to_cache.k_norm_width())};
   }
-  parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", spec.qkv_to_cache(), norms);
+  parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", to_cache, norms);
   PagedAttention::Weights sinks;
   if (spec.sinks) sinks.sinks = tensor(at + "sinks", spec.num_heads);
   parts.attention = prepare<PagedAttention>("attention", spec.attention(), sinks);

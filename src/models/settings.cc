@@ -44,6 +44,7 @@ constexpr Setting kSettings[] = {
     {"is_causal", Off::kTrue},
     {"is_encoder_decoder"},
     {"cross_attention_layers"},
+    {"attn_type_list", Off::kOne},
     // Attention scores and values.
     {"attention_sink"},
     {"attention_sinks"},
@@ -117,6 +118,8 @@ constexpr Setting kSettings[] = {
     {"final_logit_softcapping"},
     {"final_logit_softcap"},
     {"logits_soft_cap"},
+    {"layernorm_full_attention_beta", Off::kOne},
+    {"layernorm_mlp_beta", Off::kOne},
     {"use_parallel_residual"},
     {"parallel_residual"},
     {"use_post_norm"},

@@ -47,6 +47,18 @@ TEST(GenerationDefaults, EndTokensAreTheUnionOfAllFiles) {
       ElementsAre(10, 11, 12, 13, testing::kImEnd, testing::kEndOfText));
 }
 
+// As MiniMax-M2's files do: 2 is a letter of its vocabulary.
+TEST(GenerationDefaults, OrdinaryTextInConfigIsNoEndWhereAnotherFileKnowsBetter) {
+  const std::string generation = R"({"eos_token_id": 258})", config = R"({"eos_token_id": 35})";
+  const GenerationDefaults both = read({{kGeneration, generation}, {kConfig, config}});
+  EXPECT_THAT(both.stop_token_ids(), ElementsAre(testing::kImEnd));
+  ASSERT_EQ(both.notes.size(), 1u);
+  EXPECT_THAT(both.notes[0].message, AllOf(HasSubstr("35 '#'"), HasSubstr("not used")));
+  EXPECT_THAT(stops({{kConfig, config}}), ElementsAre(35));
+  EXPECT_THAT(stops({{kGeneration, generation}, {kConfig, R"({"eos_token_id": 256})"}}),
+              ElementsAre(testing::kImEnd, testing::kEndOfText));
+}
+
 // 310 + : startoftext endoftext return constrain channel start end message call endofprompt.
 TEST(GenerationDefaults, HarmonyEndsAtReturnAndCallAndNeverAtTheEndOfAChannel) {
   const auto folder = std::filesystem::path(MOE4_TEST_DATA) / "checkpoints/gpt_oss-mxfp4";

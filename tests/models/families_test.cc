@@ -67,6 +67,7 @@ double worst(std::span<const float> a, std::span<const float> b) {
 constexpr const char* kFolders[] = {
     "glm4_moe-modelopt-nvfp4",
     "glm4_moe_lite-modelopt-nvfp4",
+    "minimax_m2-modelopt-nvfp4",
 };
 
 class Families : public ::testing::TestWithParam<const char*> {};
@@ -226,6 +227,39 @@ TEST(Glm4MoeLite, WhatIsNotComputedIsRefusedByName) {
                           {{{"q_lora_rank", nullptr}}, "q_proj"},
                           {{{"index_topk", 2048}}, "index_topk"}});
   expect_missed(kFlash, {"model.layers.1.self_attn.q_a_layernorm.weight"});
+}
+
+// ---- MiniMax-M2
+
+const std::string kMinimax = "minimax_m2-modelopt-nvfp4";
+
+TEST(MinimaxM2, TheRotatedPartHasTwoSpellings) {
+  const std::vector<float> expected = plain(kMinimax);
+  const json part = {{"rotary_dim", nullptr}, {"partial_rotary_factor", 0.5}};
+  EXPECT_EQ(logits_after(kMinimax, with(part)), expected);
+  EXPECT_GT(worst(logits_after(kMinimax, with({{"rotary_dim", 32}})), expected), 1e-2);
+  EXPECT_THAT(error_after(kMinimax, with({{"partial_rotary_factor", 1.0}})),
+              HasSubstr("rotary_dim"));
+}
+
+TEST(MinimaxM2, WhatIsNotComputedIsRefusedByName) {
+  expect_refused(kMinimax, {{{{"use_qk_norm", false}}, "use_qk_norm"},
+                            {{{"qk_norm_type", "per_head"}}, "qk_norm_type"},
+                            {{{"use_routing_bias", false}}, "use_routing_bias"},
+                            {{{"scoring_func", "softmax"}}, "scoring_func"},
+                            {{{"attn_type_list", {1, 0}}}, "attn_type_list"},
+                            {{{"layernorm_mlp_beta", 3.5}}, "layernorm_mlp_beta"},
+                            {{{"shared_intermediate_size", 32}}, "shared_intermediate_size"},
+                            {{{"sliding_window", 8}}, "sliding_window"}});
+  expect_missed(kMinimax, {"model.layers.1.block_sparse_moe.e_score_correction_bias",
+                           "model.layers.0.self_attn.q_norm.weight"});
+  // Weights of one head are too few.
+  EXPECT_THAT(error_after(kMinimax,
+                          [](EditableCheckpoint& c) {
+                            c.add("model.layers.0.self_attn.k_norm.weight", {32},
+                                  std::vector<float>(32, 1.0f));
+                          }),
+              HasSubstr("model.layers.0.self_attn.k_norm.weight"));
 }
 
 }  // namespace

@@ -322,8 +322,8 @@ struct QkvCase {
         v(tokens(), p.num_kv_heads * p.head_dim, 23, 1.0f),
         angles(tokens(), p.rotary_dim, 24, 0.5f),
         queries(tokens(), p.num_heads * p.head_dim),
-        q_norm(normals(p.head_dim, 25, 0.3f, 1.0f)),
-        k_norm(normals(p.head_dim, 26, 0.3f, 1.0f)),
+        q_norm(normals(p.q_norm_width(), 25, 0.3f, 1.0f)),
+        k_norm(normals(p.k_norm_width(), 26, 0.3f, 1.0f)),
         pages(ragged.num_pages * cache_unit_bytes(p.cache())) {}
 
   int64_t tokens() const { return ragged.batch.num_tokens; }
@@ -381,7 +381,25 @@ const QkvToCache::Problem kQkvProblems[] = {
      .num_kv_heads = 1,
      .head_dim = 48,
      .rotary_dim = 0,
-     .cache_dtype = DType::kF32}};
+     .cache_dtype = DType::kF32},
+    // MiniMax-M2: one norm over all heads
+    {.num_heads = 6,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .rotary_dim = 16,
+     .norm = NormSpec{.eps = 1e-3f},
+     .norm_over_heads = true},
+    {.num_heads = 3,
+     .num_kv_heads = 3,
+     .head_dim = 16,
+     .rotary_dim = 4,
+     .output_gate = true,
+     .rotates_pairs = true,
+     .norm = NormSpec{.one_plus = true},
+     .norm_over_heads = true,
+     .cache_dtype = DType::kF32},
+    // Ernie-4.5: neighbouring elements are turned
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 32, .rotary_dim = 32, .rotates_pairs = true}};
 
 TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {
   ThreadPool threads(3);

@@ -14,7 +14,7 @@ namespace moe4 {
 ///   queries[t, h] = rotate(norm(q[t, h]))      norm: over head_dim, with q_norm, or none
 ///   key = rotate(norm(k[t, h])), value = v[t, h]
 /// rotate() turns elements i and i + rotary_dim/2 of the first `rotary_dim` by the angles of the
-/// token; with a rotary_dim of 0 there are none.
+/// token, or with `rotates_pairs` elements 2i and 2i + 1; with a rotary_dim of 0 there are none.
 /// Key and value go, rounded to the cache's dtype (F16 saturates at 65504; a head with an infinite
 /// element becomes NaN), to slots[t] of the cache: page slots[t] / 64, place slots[t] % 64, laid
 /// out as PagedSpec says; slots[t] of -1 stores nothing.
@@ -26,7 +26,10 @@ struct QkvToCache {
     int64_t head_dim = 0;
     int64_t rotary_dim = 0;    ///< even, at most head_dim; 0: queries and keys stay as they are
     bool output_gate = false;  ///< rows of q are [query | gate] per head; gates are not read here
+    bool rotates_pairs = false;
     std::optional<NormSpec> norm;  ///< of every head of q and k; none: they are taken as they are
+    /// The norm's mean and weights are over all heads of q, and over all of k, together.
+    bool norm_over_heads = false;
     DType cache_dtype = DType::kF16;  ///< or kF32
 
     /// Its window is the affair of the attention that reads it.
@@ -38,9 +41,12 @@ struct QkvToCache {
     }
     /// Width of a row of q.
     int64_t q_width() const { return num_heads * head_dim * (output_gate ? 2 : 1); }
+    /// Elements that one norm of queries, or of keys, is over.
+    int64_t q_norm_width() const { return norm_over_heads ? num_heads * head_dim : head_dim; }
+    int64_t k_norm_width() const { return norm_over_heads ? num_kv_heads * head_dim : head_dim; }
   };
   struct Weights {
-    TensorRef q_norm, k_norm;  ///< [head_dim]; not read without Problem::norm
+    TensorRef q_norm, k_norm;  ///< [q_norm_width], [k_norm_width]; not read without Problem::norm
   };
   struct Args {
     Rows q;       ///< [T, q_width]

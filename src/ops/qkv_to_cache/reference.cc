@@ -15,8 +15,8 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
                       const OpOptions&)
       : Prepared(problem) {
     if (!problem.norm) return;
-    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.head_dim);
-    k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.head_dim);
+    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width());
+    k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width());
   }
 
   size_t workspace_size(const QkvToCache::Args&) const override { return 0; }
@@ -29,43 +29,59 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
     const QkvToCache::Problem& p = problem();
     const int64_t q_stride = p.head_dim * (p.output_gate ? 2 : 1);
     for (int64_t t = 0; t < args.queries.rows; ++t) {
-      for (int64_t h = 0; h < p.num_heads; ++h) {
-        const std::vector<double> query =
-            turned(args.q.row(t) + h * q_stride, q_norm_, args.angles, t);
-        for (int64_t d = 0; d < p.head_dim; ++d) {
-          args.queries.row(t)[h * p.head_dim + d] = static_cast<float>(query[d]);
-        }
-      }
+      std::vector<double> q = gathered(args.q.row(t), p.num_heads, q_stride);
+      normalise(q, q_norm_);
+      rotate(q, args.angles, t);
+      std::copy(q.begin(), q.end(), args.queries.row(t));
       if (args.slots[t] < 0) continue;
+      std::vector<double> k = gathered(args.k.row(t), p.num_kv_heads, p.head_dim);
+      normalise(k, k_norm_);
+      rotate(k, args.angles, t);
       for (int64_t h = 0; h < p.num_kv_heads; ++h) {
-        const std::vector<double> key =
-            turned(args.k.row(t) + h * p.head_dim, k_norm_, args.angles, t);
+        const auto key = k.begin() + h * p.head_dim;
         const float* value = args.v.row(t) + h * p.head_dim;
-        put(args, args.slots[t], h, std::vector<float>(key.begin(), key.end()));
+        put(args, args.slots[t], h, std::vector<float>(key, key + p.head_dim));
         put(args, args.slots[t], p.num_kv_heads + h, {value, value + p.head_dim});
       }
     }
   }
 
  private:
-  std::vector<double> turned(const float* head, const std::vector<float>& weight,
-                             const Rows& angles, int64_t token) const {
-    const int64_t dim = problem().head_dim, half = problem().rotary_dim / 2;
-    std::vector<double> x(head, head + dim);
-    if (problem().norm) {
-      double squares = 0;
-      for (const double v : x) squares += v * v;
-      const double mean = squares / static_cast<double>(dim);
-      const double factor = 1.0 / std::sqrt(mean + static_cast<double>(problem().norm->eps));
-      for (int64_t d = 0; d < dim; ++d) x[d] *= factor * weight[d];
-    }
-    for (int64_t i = 0; i < half; ++i) {
-      const double a = x[i], b = x[i + half];
-      const double cos = angles.row(token)[i], sin = angles.row(token)[half + i];
-      x[i] = a * cos - b * sin;
-      x[i + half] = b * cos + a * sin;
+  // Heads that lie `stride` apart, one after the other.
+  std::vector<double> gathered(const float* row, int64_t heads, int64_t stride) const {
+    std::vector<double> x;
+    for (int64_t h = 0; h < heads; ++h) {
+      x.insert(x.end(), row + h * stride, row + h * stride + problem().head_dim);
     }
     return x;
+  }
+
+  // Runs as long as the weights are, each by its own mean.
+  void normalise(std::vector<double>& x, const std::vector<float>& weight) const {
+    if (!problem().norm) return;
+    const size_t width = weight.size();
+    for (size_t first = 0; first < x.size(); first += width) {
+      double squares = 0;
+      for (size_t d = 0; d < width; ++d) squares += x[first + d] * x[first + d];
+      const double mean = squares / static_cast<double>(width);
+      const double factor = 1.0 / std::sqrt(mean + static_cast<double>(problem().norm->eps));
+      for (size_t d = 0; d < width; ++d) x[first + d] *= factor * weight[d];
+    }
+  }
+
+  void rotate(std::vector<double>& x, const Rows& angles, int64_t token) const {
+    const QkvToCache::Problem& p = problem();
+    const int64_t half = p.rotary_dim / 2;
+    for (auto head = x.begin(); head != x.end(); head += p.head_dim) {
+      for (int64_t i = 0; i < half; ++i) {
+        double& first = p.rotates_pairs ? head[2 * i] : head[i];
+        double& second = p.rotates_pairs ? head[2 * i + 1] : head[i + half];
+        const double a = first, b = second;
+        const double cos = angles.row(token)[i], sin = angles.row(token)[half + i];
+        first = a * cos - b * sin;
+        second = b * cos + a * sin;
+      }
+    }
   }
 
   // The row of a token in array `array` of its page: keys of all heads, then values.

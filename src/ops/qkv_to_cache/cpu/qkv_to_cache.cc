@@ -5,11 +5,12 @@
 #include "ops/cpu/implementation.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/parallel.h"
+#include "ops/cpu/rotate_pairs.h"
 
 namespace moe4 {
 namespace {
 
-void rotate(const float* angles, int64_t half, float* head) {
+void rotate_halves(const float* angles, int64_t half, float* head) {
   for (int64_t i = 0; i < half; ++i) {
     const float cos = angles[i], sin = angles[half + i];
     const float a = head[i], b = head[i + half];
@@ -24,8 +25,8 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
                 const OpOptions& options)
       : Prepared(problem), kernels_(op_kernels(options.isa)) {
     if (!problem.norm) return;
-    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.head_dim);
-    k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.head_dim);
+    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width());
+    k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width());
   }
 
   size_t workspace_size(const QkvToCache::Args&) const override { return 0; }
@@ -49,33 +50,40 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
     const int64_t dim = problem().head_dim;
     const int64_t q_stride = dim * (problem().output_gate ? 2 : 1);
     for (int64_t h = 0; h < problem().num_heads; ++h) {
-      float* query = args.queries.row(t) + h * dim;
-      turn(args.q.row(t) + h * q_stride, q_norm_, args.angles, t, query);
+      std::copy_n(args.q.row(t) + h * q_stride, dim, args.queries.row(t) + h * dim);
     }
+    turn(args.queries.row(t), problem().num_heads, q_norm_, args.angles, t);
     const int64_t slot = args.slots[t];
     if (slot < 0) return;
     const int64_t row_bytes = dim * size_of(problem().cache_dtype);
     std::byte* page = args.cache.data + slot / kPageTokens * args.cache.unit_bytes +
                       slot % kPageTokens * row_bytes;
     const int64_t values = problem().num_kv_heads * kPageTokens * row_bytes;
+    turn(args.k.row(t), problem().num_kv_heads, k_norm_, args.angles, t);
     for (int64_t h = 0; h < problem().num_kv_heads; ++h) {
-      float* key = args.k.row(t) + h * dim;
-      turn(key, k_norm_, args.angles, t, key);
-      store(key, page + h * kPageTokens * row_bytes);
+      store(args.k.row(t) + h * dim, page + h * kPageTokens * row_bytes);
       store(args.v.row(t) + h * dim, page + values + h * kPageTokens * row_bytes);
     }
   }
 
-  // `out` may be `head`.
-  void turn(const float* head, const std::vector<float>& norm, const Rows& angles, int64_t token,
-            float* out) const {
+  // Heads one after the other, in place.
+  void turn(float* heads, int64_t count, const std::vector<float>& norm, const Rows& angles,
+            int64_t token) const {
+    const int64_t dim = problem().head_dim;
     if (problem().norm) {
-      kernels_.rms_norm(head, norm.data(), problem().norm->eps, problem().head_dim, out);
-    } else if (out != head) {
-      std::copy_n(head, problem().head_dim, out);
+      const auto width = static_cast<int64_t>(norm.size());
+      for (float* x = heads; x < heads + count * dim; x += width) {
+        kernels_.rms_norm(x, norm.data(), problem().norm->eps, width, x);
+      }
     }
-    const int64_t half = problem().rotary_dim / 2;
-    if (half > 0) rotate(angles.row(token), half, out);
+    if (problem().rotary_dim == 0) return;
+    for (float* head = heads; head < heads + count * dim; head += dim) {
+      if (problem().rotates_pairs) {
+        rotate_pairs(angles.row(token), problem().rotary_dim, head);
+      } else {
+        rotate_halves(angles.row(token), problem().rotary_dim / 2, head);
+      }
+    }
   }
 
   void store(const float* head, std::byte* to) const {
