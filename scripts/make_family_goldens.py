@@ -9,7 +9,7 @@ Needs torch, transformers 5.24, nvidia-modelopt 0.47, compressed-tensors, tokeni
 import sys
 
 import torch
-from golden_recipe import W132, Case, by_modelopt, experts_only, write
+from golden_recipe import W132, Case, by_modelopt, experts_only, modelopt, write
 
 COMMON = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=2560,
               hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -78,6 +78,9 @@ def glm4_moe_lite():
                 extra=drafts("model.layers.3."), generation=GLM_STOPS)
 
 
+NEXT_NORMS = ("layernorm.weight", "q_norm.weight", "k_norm.weight", "model.norm.weight")  # 1 + w
+
+
 def minimax_m2():
     """MiniMax-M2: norms over all heads, half of a head rotated by rotary_dim, no plain eps of the router; config.json names
     other stop tokens than generation_config.json."""
@@ -99,7 +102,48 @@ def minimax_m2():
                 generation={"bos_token_id": 319, "eos_token_id": 318, "do_sample": True, "temperature": 1.0, "top_p": 0.95})
 
 
-CASES = [glm4_moe, glm4_moe_lite, minimax_m2]
+def qwen3_next():
+    """Qwen3-Next: projections grouped by key head (two value heads each), norms of 1 + w, a gated shared expert, attention in
+    the second of three layers by full_attention_interval, the last layer dense."""
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+    config = Qwen3NextConfig(**COMMON, num_key_value_heads=2, head_dim=64, intermediate_size=96, num_experts=8, num_experts_per_tok=3,
+                             moe_intermediate_size=32, shared_expert_intermediate_size=32, linear_num_key_heads=2,
+                             linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16, mlp_only_layers=[2],
+                             layer_types=["linear_attention", "full_attention", "linear_attention"],
+                             rope_parameters={"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25})
+
+    def publish(written):
+        written = spelling_of_4(written)
+        del written["layer_types"]
+        return written | {"full_attention_interval": 2}
+
+    return Case("qwen3_next-modelopt-nvfp4", Qwen3NextForCausalLM, config, 44, by_modelopt(experts_only), publish,
+                one_plus=NEXT_NORMS, scores=lambda gate, logits: logits, extra={"mtp.fc.weight": torch.zeros(4, 4)},
+                generation={"eos_token_id": [319, 317]})
+
+
+def qwen3_vl_moe():
+    """The text model of Qwen3-VL-MoE in its wrapper: sections of mrope, names with language_model, vision tensors."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+    text = dict(COMMON | {"num_hidden_layers": 2}, num_key_value_heads=2, head_dim=32, num_experts=8, num_experts_per_tok=3,
+                moe_intermediate_size=32, intermediate_size=96, rope_parameters={
+                    "rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 5, 5], "mrope_interleaved": True})
+    config = Qwen3VLMoeConfig(text_config=text, tie_word_embeddings=False, image_token_id=300, video_token_id=301,
+                              vision_start_token_id=302, vision_end_token_id=303, vision_config=dict(
+                                  depth=1, hidden_size=32, intermediate_size=32, num_heads=2, out_hidden_size=64,
+                                  deepstack_visual_indexes=[0], num_position_embeddings=16))
+
+    def publish(written):
+        written["text_config"] = spelling_of_4(written["text_config"]) | {"norm_topk_prob": True}
+        return written
+
+    return Case("qwen3_vl_moe-modelopt-nvfp4", Qwen3VLMoeForConditionalGeneration, config, 45, modelopt("NVFP4"), publish,
+                scores=lambda gate, logits: logits, text=lambda model: model.model.language_model,
+                keep=lambda name: ".visual." not in name, extra={"model.visual.patch_embed.proj.bias": torch.zeros(4)},
+                generation={"eos_token_id": [319, 317]})
+
+
+CASES = [glm4_moe, glm4_moe_lite, minimax_m2, qwen3_next, qwen3_vl_moe]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

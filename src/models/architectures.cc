@@ -13,13 +13,15 @@ extern const Architecture kGptOss;
 extern const Architecture kMinimaxM2;
 extern const Architecture kNemotronH;
 extern const Architecture kQwen3Moe;
+extern const Architecture kQwen3Next;
+extern const Architecture kQwen3VlMoe;
 extern const Architecture kQwen35Moe;
 
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,
-    &kMinimaxM2,  &kNemotronH, &kQwen3Moe,    &kQwen35Moe,
+    &kDeepseekV3, &kGlm4Moe,  &kGlm4MoeLite, &kGptOss,     &kMinimaxM2,
+    &kNemotronH,  &kQwen3Moe, &kQwen3Next,   &kQwen3VlMoe, &kQwen35Moe,
 };
 
 }  // namespace

@@ -43,6 +43,12 @@ std::unique_ptr<Prepared<LinearGroup>> Builder::linears(const std::string& role,
   return group;
 }
 
+std::unique_ptr<Prepared<LinearGroup>> Builder::group(const std::string& role,
+                                                      const LinearGroup::Weights& weights) {
+  const std::vector<LinearOptions> options(weights.members.size(), settings_.linears);
+  return prepare<LinearGroup>(role, LinearGroup::problem_of(weights, options), weights);
+}
+
 std::unique_ptr<Prepared<AddNorm>> Builder::norm(const std::string& role, const std::string& module,
                                                  const NormSpec& spec) {
   return prepare<AddNorm>(role, {.width = hidden_size_, .norm = spec},

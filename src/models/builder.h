@@ -68,6 +68,14 @@ struct Mamba2Spec {
   BiasRule bias;  ///< of in_proj and out_proj
 };
 
+/// How a file has the inputs of a delta net.
+enum class DeltaNetInputs {
+  kApart,  ///< `in_proj_{qkv,z,b,a}`
+  /// `in_proj_qkvz` and `in_proj_ba`, whose rows are grouped by key head: [q | k | v | z] and
+  /// [b | a], v, z, b and a of all its value heads
+  kByKeyHead,
+};
+
 /// One decoder. Calls come in this order: embedding, rotary, then for every layer its parts and
 /// the layer itself, then head. Module names are full names without the prefix of the text model
 /// ("layers.0.self_attn"); where a module's tensors or linears have fixed names, the function says
@@ -94,8 +102,9 @@ class Builder {
   /// is about the two down projections and o_proj.
   std::unique_ptr<Mixer> latent_attention(const std::string& module, LatentAttentionSpec spec,
                                           const BiasRule& bias = {});
-  /// `in_proj_{qkv,z,b,a}`, `out_proj`, `conv1d`, `A_log`, `dt_bias` and `norm` below `module`.
-  std::unique_ptr<Mixer> delta_net(const std::string& module, const DeltaNet::Problem& problem);
+  /// The inputs' linears, `out_proj`, `conv1d`, `A_log`, `dt_bias` and `norm` below `module`.
+  std::unique_ptr<Mixer> delta_net(const std::string& module, const DeltaNet::Problem& problem,
+                                   DeltaNetInputs inputs = DeltaNetInputs::kApart);
   std::unique_ptr<Mixer> mamba2(const std::string& module, const Mamba2Spec& spec);
   std::unique_ptr<FeedForward> dense_mlp(const std::string& module, const DenseMlpSpec& spec);
   std::unique_ptr<FeedForward> moe(const std::string& module, const MoeSpec& spec);
@@ -147,6 +156,9 @@ class Builder {
   std::unique_ptr<Prepared<LinearGroup>> linears(const std::string& role,
                                                  const std::vector<LinearSpec>& specs,
                                                  int64_t in_features);
+  /// The same of linears at hand, with the options that a file's have.
+  std::unique_ptr<Prepared<LinearGroup>> group(const std::string& role,
+                                               const LinearGroup::Weights& weights);
   /// Of an MLP's first product, `module` with a dot at its end.
   static std::vector<LinearSpec> gate_and_up(const std::string& module, int64_t width,
                                              const ActivationParams& activation,
@@ -185,6 +197,9 @@ class Builder {
   std::unique_ptr<Prepared<AddNorm>> norm(const std::string& role, const std::string& module,
                                           const NormSpec& spec);
   void add_layer(DecoderLayer layer);
+  /// in_proj_{qkv,z,b,a} out of projections that are grouped by key head.
+  std::unique_ptr<Prepared<LinearGroup>> inputs_by_key_head(const std::string& at,
+                                                            const DeltaNet::Problem& problem);
 
   const Checkpoint& checkpoint_;
   Settings settings_;

@@ -34,6 +34,15 @@ RotarySpec read_rotary(const ConfigReader& c, const RotaryDefaults& defaults) {
   return spec;
 }
 
+DeltaNet::Problem read_delta_net(const ConfigReader& c, const NormSpec& norm) {
+  return {.num_key_heads = c.size({"linear_num_key_heads"}, 16),
+          .num_value_heads = c.size({"linear_num_value_heads"}, 32),
+          .key_dim = c.size({"linear_key_head_dim"}, 128),
+          .value_dim = c.size({"linear_value_head_dim"}, 128),
+          .conv_taps = c.integer({"linear_conv_kernel_dim"}, 1, 64, 4),
+          .norm = {.eps = norm.eps}};
+}
+
 ActivationParams read_activation(const ConfigReader& c) {
   const std::string word =
       c.word({"hidden_act", "mlp_hidden_act", "hidden_activation", "activation"}, "silu");

@@ -4,6 +4,7 @@
 #include "layers/attention.h"
 #include "models/config_reader.h"
 #include "models/rotary_config.h"
+#include "ops/delta_net/delta_net.h"
 
 namespace moe4 {
 
@@ -16,6 +17,10 @@ AttentionSpec read_heads(const ConfigReader& c, int64_t hidden_size, int64_t hea
 
 /// The one rotary embedding of all layers (rotary_config.h).
 RotarySpec read_rotary(const ConfigReader& c, const RotaryDefaults& defaults);
+
+/// A gated delta net: `linear_*`; sizes of Qwen3-Next where a file does not say. Its output norm
+/// multiplies by w, whatever the model's other norms (`norm`) do.
+DeltaNet::Problem read_delta_net(const ConfigReader& c, const NormSpec& norm);
 
 /// `hidden_act` and its other spellings, of kinds without parameters; absent: SiLU.
 ActivationParams read_activation(const ConfigReader& c);

@@ -25,7 +25,6 @@ const std::vector<FamilyParts>& family_parts() {
       {"gemma4",
        {"sandwich norms", "a dense MLP beside the experts", "values taken from keys (K = V)",
         "logit soft cap", "scaled embeddings"}},
-      {"qwen3_next", {"a gated delta net whose projections are fused per key head"}},
       {"llama4", {"attention temperature", "layers without rotary embedding"}},
       {"mistral4", {"attention temperature"}},
       {"laguna", {"softplus output gates", "heads that differ by layer"}},

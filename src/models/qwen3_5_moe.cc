@@ -22,14 +22,7 @@ void build(const ConfigReader& c, Builder& b) {
   const BiasRule attention_bias = c.bias({"attention_bias", "qkv_bias", "use_qkv_bias"});
   if (!c.flag({"use_sliding_window"}, true)) c.disregard({"sliding_window"});
 
-  // The delta net's output norm multiplies by w, whatever the model's other norms do.
-  const DeltaNet::Problem delta_net{.num_key_heads = c.size({"linear_num_key_heads"}, 16),
-                                    .num_value_heads = c.size({"linear_num_value_heads"}, 32),
-                                    .key_dim = c.size({"linear_key_head_dim"}, 128),
-                                    .value_dim = c.size({"linear_value_head_dim"}, 128),
-                                    .conv_taps = c.integer({"linear_conv_kernel_dim"}, 1, 64, 4),
-                                    .norm = {.eps = norm.eps}};
-
+  const DeltaNet::Problem delta_net = read_delta_net(c, norm);
   const ActivationParams activation = read_activation(c);
   const MoeSpec moe{
       .router = {.num_experts = c.size({"num_experts", "num_local_experts"}),

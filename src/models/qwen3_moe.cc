@@ -1,12 +1,12 @@
-// Qwen3-MoE: grouped-query attention with normalised queries and keys, routed experts in every
-// layer that is not listed as dense.
+// Qwen3-MoE and the text model of Qwen3-VL-MoE: grouped-query attention with normalised queries and
+// keys, routed experts in every layer that is not listed as dense.
 #include "models/architecture.h"
 #include "models/common_settings.h"
 
 namespace moe4 {
 namespace {
 
-void build(const ConfigReader& c, Builder& b) {
+void build_with(const ConfigReader& c, Builder& b, bool renormalize) {
   const int64_t hidden = c.size({"hidden_size"});
   const NormSpec norm = read_norm(c);
   b.embedding("embed_tokens", c.size({"vocab_size"}), hidden);
@@ -23,7 +23,7 @@ void build(const ConfigReader& c, Builder& b) {
   const ActivationParams activation = read_activation(c);
   const MoeSpec moe{.router = {.num_experts = c.size({"num_experts", "num_local_experts"}),
                                .top_k = c.size({"num_experts_per_tok"}),
-                               .renormalize = c.flag({"norm_topk_prob"}, false)},
+                               .renormalize = renormalize},
                     .intermediate_size = c.size({"moe_intermediate_size"}),
                     .activation = activation};
   const DenseMlpSpec dense{.intermediate_size = c.size({"intermediate_size"}, 6144),
@@ -44,10 +44,22 @@ void build(const ConfigReader& c, Builder& b) {
   b.head("norm", norm, "lm_head", c.tie_word_embeddings());
 }
 
+void build(const ConfigReader& c, Builder& b) {
+  build_with(c, b, c.flag({"norm_topk_prob"}, false));
+}
+
+// Weights are always divided by their sum; features of images alone are added between layers.
+void build_vl(const ConfigReader& c, Builder& b) {
+  c.require("norm_topk_prob", true);
+  build_with(c, b, true);
+}
+
 constexpr std::string_view kModelTypes[] = {"qwen3_moe"};
+constexpr std::string_view kVlModelTypes[] = {"qwen3_vl_moe_text", "qwen3_vl_moe"};
 
 }  // namespace
 
 extern const Architecture kQwen3Moe{kModelTypes, build};
+extern const Architecture kQwen3VlMoe{kVlModelTypes, build_vl};
 
 }  // namespace moe4

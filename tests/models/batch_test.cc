@@ -143,7 +143,8 @@ INSTANTIATE_TEST_SUITE_P(All, Batches,
                                            Case{"qwen3_5-ct-nvfp4a16", DType::kF32},
                                            Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16},
                                            Case{"glm4_moe-modelopt-nvfp4", DType::kF32},
-                                           Case{"minimax_m2-modelopt-nvfp4", DType::kF32}));
+                                           Case{"minimax_m2-modelopt-nvfp4", DType::kF32},
+                                           Case{"qwen3_next-modelopt-nvfp4", DType::kBF16}));
 
 }  // namespace
 }  // namespace moe4

@@ -132,7 +132,9 @@ INSTANTIATE_TEST_SUITE_P(All, Decode,
                                            Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16},
                                            Case{"glm4_moe-modelopt-nvfp4", DType::kBF16},
                                            Case{"glm4_moe_lite-modelopt-nvfp4", DType::kF32},
-                                           Case{"minimax_m2-modelopt-nvfp4", DType::kBF16}));
+                                           Case{"minimax_m2-modelopt-nvfp4", DType::kBF16},
+                                           Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
+                                           Case{"qwen3_vl_moe-modelopt-nvfp4", DType::kF32}));
 
 }  // namespace
 }  // namespace moe4
