@@ -189,7 +189,8 @@ def latent(name, architecture, model_type, *, hidden=7168, layers=61, heads=128,
                  router_tensors=router("mlp.gate", "mlp.gate.e_score_correction_bias" if bias else None), shared=width,
                  shared_form=shared_form, dense_module="mlp", dense=dense, dense_form=dense_form,
                  head="language_model.lm_head" if prefix.startswith("language_model") else "lm_head",
-                 router_expected=router_of(scoring, factor=factor, groups=groups, bias=bias), runs=model_type in ("deepseek_v3", "kimi_k2"))
+                 router_expected=router_of(scoring, factor=factor, groups=groups, bias=bias),
+                 runs=model_type in ("deepseek_v3", "kimi_k2", "glm4_moe_lite"))
 
 
 def v3_excludes(layers):
@@ -236,7 +237,7 @@ def qwen3(name, hidden, layers, heads, experts, width, hf=None, quant=None, wrap
     inner = {"wrapper": "text_config", "wrapper_type": "qwen3_vl_moe", "prefix": "model.language_model."} if wrapped else {}
     return gqa(name, "Qwen3VLMoeForConditionalGeneration" if wrapped else "Qwen3MoeForCausalLM",
                "qwen3_vl_moe_text" if wrapped else "qwen3_moe", hidden=hidden, layers=layers, heads=heads, kv=4, d=128, experts=experts,
-               top_k=8, width=width, vocab=151936, scheme=W4A4, form=form, hf_quant=hf, quant=quant, runs=not wrapped,
+               top_k=8, width=width, vocab=151936, scheme=W4A4, form=form, hf_quant=hf, quant=quant, runs=True,
                keys={"num_experts": experts, "num_experts_per_tok": 8, "moe_intermediate_size": width, "intermediate_size": 3 * hidden,
                      "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [], "rope_theta": 1e6},
                mixer=gqa_mixer(qk_norm=True), router_expected=router_of(), **inner)
@@ -273,7 +274,7 @@ def qwen35(name, hidden, layers, heads, experts, top_k, width, value_heads, dial
             "linear_attn*", "self_attn*", "mlp.shared_expert.*", "mlp.shared_expert_gate")], kv="FP8")
     return entry(name, architecture, text, experts=experts, top_k=top_k, width=width, moe_layers=range(layers), scheme=scheme, form=form,
                  hf_quant=hf, prefix=prefix, mixer=delta_net_mixer(mixer_form, fused=fused), shared=width,
-                 shared_module="mlp.shared_expert", shared_form=shared_form, runs=next_generation,
+                 shared_module="mlp.shared_expert", shared_form=shared_form, runs=True,
                  router_tensors=router(extra=[("mlp.shared_expert_gate.weight", ("1", "H"))]),
                  head_form="modelopt-a16" if dialect == "mixed" else "bf16",
                  router_expected=router_of(), **outer)
@@ -291,7 +292,7 @@ def glm4(name, hidden, layers, dense, first, experts, width, factor, qk_norm):
                      "num_nextn_predict_layers": 1},
                mixer=gqa_mixer(qk_norm=qk_norm, bias=True), shared=width, dense_module="mlp", dense=dense,
                router_tensors=router("mlp.gate", "mlp.gate.e_score_correction_bias"),
-               router_expected=router_of(factor=factor, **SIGMOID))
+               router_expected=router_of(factor=factor, **SIGMOID), runs=True)
 
 
 # The vocabulary and the excluded modules are assumed.
@@ -446,7 +447,7 @@ def checkpoints():
                     "num_mtp_modules": 3}, module="block_sparse_moe.experts", names=W123,
               mixer=gqa_mixer(qk_norm=True, full_width_norm=True),
               router_tensors=router("block_sparse_moe.gate", "block_sparse_moe.e_score_correction_bias"),
-              router_expected=router_of(**SIGMOID))
+              router_expected=router_of(**SIGMOID), runs=True)
     yield gqa("minimax-m3-nvfp4", "MiniMaxM3SparseForConditionalGeneration", None, hidden=6144, layers=60, heads=64, kv=4, d=128,
               experts=128, top_k=4, width=3072, vocab=200064, moe_layers=from_layer(3, 60), scheme=W4A4, form="modelopt",
               hf_quant=modelopt("MIXED_PRECISION", layers=m3_layers, version="0.45.0"), activation=OAI, wrapper="text_config",
@@ -507,7 +508,7 @@ def checkpoints():
                     "num_nextn_predict_layers": 1},
               mixer=gqa_mixer(qk_norm=True), shared=1536, shared_module="mlp.shared_mlp", dense_module="mlp", dense=13312,
               dense_form="compressed", router_tensors=router("mlp.router.gate", "mlp.expert_bias"),
-              router_expected=router_of(factor=2.826, **SIGMOID))
+              router_expected=router_of(factor=2.826, **SIGMOID), runs=True)
     # compress_rope_theta and the order of the ratios after the first two are assumed.
     flash_ratios = [0, 0] + [4, 128] * 20 + [4] + [0]
     pro_ratios = [4, 128] * 30 + [4] + [0]
@@ -522,7 +523,7 @@ def checkpoints():
                   f"model.layers.{i}.block_sparse_moe.gate" for i in range(32)]),
               keys={"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 14336, "rope_theta": 1e6,
                     "sliding_window": None}, module="block_sparse_moe.experts", names=W123, mixer=gqa_mixer("modelopt"),
-              router_tensors=router("block_sparse_moe.gate"), router_expected=router_of())
+              router_tensors=router("block_sparse_moe.gate"), router_expected=router_of(), runs=True)
     yield gqa("mimo-v2-flash-nvfp4", "MiMoV2FlashForCausalLM", "mimo_v2_flash", hidden=4096, layers=48, heads=64, kv=4, d=192, experts=256,
               top_k=8, width=2048, vocab=152576, moe_layers=from_layer(1, 48), scheme=W4A4, form="modelopt",
               hf_quant=modelopt(exclude=["lm_head"] + [f"model.layers.{i}.{m}" for i in range(48) for m in ("self_attn*", "mlp.gate")]),
@@ -542,4 +543,4 @@ def checkpoints():
                     "moe_layer_start_index": 1, "moe_layer_end_index": 27, "moe_layer_interval": 1, "tie_word_embeddings": True},
               shared=3072, dense_module="mlp", dense=12288,
               router_tensors=router("mlp.gate", "mlp.moe_statics.e_score_correction_bias"),
-              router_expected=router_of("softmax", bias=True))
+              router_expected=router_of("softmax", bias=True), runs=True)

@@ -9,7 +9,7 @@ Needs torch, transformers 5.24, nvidia-modelopt 0.47, compressed-tensors, tokeni
 import sys
 
 import torch
-from golden_recipe import W132, Case, by_modelopt, experts_only, modelopt, write
+from golden_recipe import W132, Case, by_modelopt, compressed, experts_only, modelopt, write
 
 COMMON = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=2560,
               hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -143,7 +143,65 @@ def qwen3_vl_moe():
                 generation={"eos_token_id": [319, 317]})
 
 
-CASES = [glm4_moe, glm4_moe_lite, minimax_m2, qwen3_next, qwen3_vl_moe]
+def mixtral():
+    """Mixtral: experts under block_sparse_moe.experts.N.w{1,2,3}, a window of 8 in every layer."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+    config = MixtralConfig(**(COMMON | {"num_hidden_layers": 2}), num_key_value_heads=2, intermediate_size=32, num_local_experts=8,
+                           num_experts_per_tok=2, sliding_window=8, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+
+    def publish(written):
+        written = spelling_of_4(written)
+        written.pop("head_dim", None)
+        return written
+
+    return Case("mixtral-modelopt-nvfp4", MixtralForCausalLM, config, 46, by_modelopt(experts_only), publish,
+                rename=lambda name: name.replace(".mlp.", ".block_sparse_moe."), projections=W132,
+                scores=lambda gate, logits: logits, generation={"eos_token_id": 2})
+
+
+def hy_v3():
+    """Hy3 as compressed-tensors publishes it: router, correction bias and shared expert under names of its own."""
+    from transformers import HYV3Config, HYV3ForCausalLM
+    config = HYV3Config(**COMMON, num_key_value_heads=2, head_dim=32, intermediate_size=96, num_experts=8, num_experts_per_tok=3,
+                        moe_intermediate_size=32, num_shared_experts=1, router_scaling_factor=2.826, rope_parameters={
+                            "rope_type": "default", "rope_theta": 11158840.0})
+
+    def rename(name):
+        for ours, theirs in ((".mlp.gate.", ".mlp.router.gate."), (".mlp.e_score_correction_bias", ".mlp.expert_bias"),
+                             (".mlp.shared_experts.", ".mlp.shared_mlp.")):
+            name = name.replace(ours, theirs)
+        return name
+
+    def publish(written):
+        written = spelling_of_4(written)
+        del written["mlp_layer_types"]
+        return written | {"first_k_dense_replace": 1, "qk_norm": True, "num_nextn_predict_layers": 1}
+
+    return Case("hy_v3-ct-nvfp4", HYV3ForCausalLM, config, 47, compressed(), publish, rename=rename, bias=(6.94, 0.03),
+                extra=drafts("model.layers.3."), generation={"eos_token_id": [319]})
+
+
+def ernie4_5_moe():
+    """Ernie-4.5: neighbouring elements are rotated, a softmax router with a correction bias, two shared experts, tied
+    embeddings that the file does not mention, experts in the middle layers only."""
+    from transformers import Ernie4_5_MoeConfig, Ernie4_5_MoeForCausalLM
+    config = Ernie4_5_MoeConfig(**(COMMON | {"num_hidden_layers": 4, "tie_word_embeddings": True}), num_key_value_heads=2,
+                                intermediate_size=96, moe_num_experts=8, moe_k=3, moe_intermediate_size=32,
+                                moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_end_index=2, moe_layer_interval=1,
+                                rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+
+    def publish(written):
+        written = spelling_of_4(written)
+        del written["tie_word_embeddings"]
+        return written
+
+    scores = lambda block, logits: logits.softmax(-1) + block.gate.moe_statics.e_score_correction_bias
+    return Case("ernie4_5_moe-modelopt-w4a16", Ernie4_5_MoeForCausalLM, config, 48, modelopt("W4A16_NVFP4"), publish,
+                rename=lambda name: name.replace(".mlp.gate.moe_statics.", ".mlp.moe_statics."), bias=(0.0, 0.1), scores=scores,
+                keep=lambda name: name != "lm_head.weight", generation={"eos_token_id": 2})
+
+
+CASES = [glm4_moe, glm4_moe_lite, minimax_m2, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -7,10 +7,13 @@
 namespace moe4 {
 
 extern const Architecture kDeepseekV3;
+extern const Architecture kErnie45Moe;
 extern const Architecture kGlm4Moe;
 extern const Architecture kGlm4MoeLite;
 extern const Architecture kGptOss;
+extern const Architecture kHyV3;
 extern const Architecture kMinimaxM2;
+extern const Architecture kMixtral;
 extern const Architecture kNemotronH;
 extern const Architecture kQwen3Moe;
 extern const Architecture kQwen3Next;
@@ -20,8 +23,8 @@ extern const Architecture kQwen35Moe;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kGlm4Moe,  &kGlm4MoeLite, &kGptOss,     &kMinimaxM2,
-    &kNemotronH,  &kQwen3Moe, &kQwen3Next,   &kQwen3VlMoe, &kQwen35Moe,
+    &kDeepseekV3, &kErnie45Moe, &kGlm4Moe,  &kGlm4MoeLite, &kGptOss,     &kHyV3,      &kMinimaxM2,
+    &kMixtral,    &kNemotronH,  &kQwen3Moe, &kQwen3Next,   &kQwen3VlMoe, &kQwen35Moe,
 };
 
 }  // namespace

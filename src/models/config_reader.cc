@@ -122,10 +122,10 @@ BiasRule ConfigReader::bias(Keys keys) const {
   return {};
 }
 
-bool ConfigReader::tie_word_embeddings() const {
+bool ConfigReader::tie_word_embeddings(bool otherwise) const {
   constexpr const char* kKey = "tie_word_embeddings";
   read_.insert(kKey);
-  const bool own = reader_.boolean({kKey}, false);
+  const bool own = reader_.boolean({kKey}, otherwise);
   return wrapper_ ? wrapper_->boolean({kKey}, own) : own;
 }
 

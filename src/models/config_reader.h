@@ -48,8 +48,9 @@ class ConfigReader {
   bool lists(const char* key, int64_t number) const;
   /// What the file says of biases under any of the keys.
   BiasRule bias(Keys keys) const;
-  /// A wrapper's word counts before the text model's, as in transformers.
-  bool tie_word_embeddings() const;
+  /// A wrapper's word counts before the text model's, as in transformers; `otherwise` where neither
+  /// says.
+  bool tie_word_embeddings(bool otherwise = false) const;
   /// Entry i of `layer_types` (or another key), refused unless it is one of `words`; `otherwise`
   /// where there is no list or the word was refused.
   std::string layer_type(int64_t layer, std::initializer_list<std::string_view> words,

@@ -30,7 +30,6 @@ const std::vector<FamilyParts>& family_parts() {
       {"laguna", {"softplus output gates", "heads that differ by layer"}},
       {"step3", {"sigmoid head gates", "heads that differ by layer"}},
       {"mimo", {"attention sinks", "values narrower than keys"}},
-      {"ernie4_5", {"rotary embedding of neighbouring pairs"}},
       {"deepseek_v4", {"hyper-connections", "attention sinks"}},
   };
   return table;

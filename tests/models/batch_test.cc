@@ -144,7 +144,9 @@ INSTANTIATE_TEST_SUITE_P(All, Batches,
                                            Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16},
                                            Case{"glm4_moe-modelopt-nvfp4", DType::kF32},
                                            Case{"minimax_m2-modelopt-nvfp4", DType::kF32},
-                                           Case{"qwen3_next-modelopt-nvfp4", DType::kBF16}));
+                                           Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
+                                           Case{"mixtral-modelopt-nvfp4", DType::kBF16},
+                                           Case{"ernie4_5_moe-modelopt-w4a16", DType::kF32}));
 
 }  // namespace
 }  // namespace moe4

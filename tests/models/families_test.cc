@@ -64,10 +64,14 @@ double worst(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() ? difference / largest : INFINITY;
 }
 
-constexpr const char* kFolders[] = {
-    "glm4_moe-modelopt-nvfp4",   "glm4_moe_lite-modelopt-nvfp4", "minimax_m2-modelopt-nvfp4",
-    "qwen3_next-modelopt-nvfp4", "qwen3_vl_moe-modelopt-nvfp4",
-};
+constexpr const char* kFolders[] = {"glm4_moe-modelopt-nvfp4",
+                                    "glm4_moe_lite-modelopt-nvfp4",
+                                    "minimax_m2-modelopt-nvfp4",
+                                    "qwen3_next-modelopt-nvfp4",
+                                    "qwen3_vl_moe-modelopt-nvfp4",
+                                    "mixtral-modelopt-nvfp4",
+                                    "hy_v3-ct-nvfp4",
+                                    "ernie4_5_moe-modelopt-w4a16"};
 
 class Families : public ::testing::TestWithParam<const char*> {};
 
@@ -335,6 +339,65 @@ TEST(Qwen3VlMoe, TextAloneIsQwen3Moe) {
   EXPECT_EQ(logits_after(kVl, with({{"text_config", {{"norm_topk_prob", nullptr}}}})), expected);
   EXPECT_THAT(error_after(kVl, with({{"text_config", {{"norm_topk_prob", false}}}})),
               HasSubstr("norm_topk_prob"));
+}
+
+// ---- Mixtral
+
+const std::string kMixtralName = "mixtral-modelopt-nvfp4";
+
+TEST(Mixtral, AWindowIsOfAllLayersWhereTheFileHasOne) {
+  const std::vector<float> expected = plain(kMixtralName);
+  for (const json& window : {json(7), json(9), json(nullptr)}) {
+    EXPECT_GT(worst(logits_after(kMixtralName, with({{"sliding_window", window}})), expected), 1e-3)
+        << window;
+  }
+  expect_refused(kMixtralName, {{{{"attention_bias", true}}, "attention_bias"},
+                                {{{"rope_scaling", {{"type", "dynamic"}}}}, "dynamic"},
+                                {{{"num_local_experts", 9}}, "experts"}});
+  expect_missed(kMixtralName, {"model.layers.1.block_sparse_moe.gate.weight"});
+}
+
+// ---- Hy3
+
+const std::string kHy = "hy_v3-ct-nvfp4";
+
+TEST(HyV3, TheCorrectionBiasIsReadAsTheFloat32ThatItIs) {
+  expect_that_bf16_loses(kHy, "model.layers.1.mlp.expert_bias", 8);
+}
+
+TEST(HyV3, WhatIsNotComputedIsRefusedByName) {
+  const json types = {"dense", "sparse", "sparse"};
+  const json listed = {{"first_k_dense_replace", nullptr}, {"mlp_layer_types", types}};
+  EXPECT_EQ(logits_after(kHy, with(listed)), plain(kHy));
+  expect_refused(kHy, {{{{"qk_norm", false}}, "qk_norm"},
+                       {{{"attention_bias", true}}, "attention_bias"},
+                       {{{"mlp_bias", true}}, "mlp_bias"},
+                       {{{"moe_router_enable_expert_bias", false}}, "expert_bias"},
+                       {{{"num_shared_experts", 2}}, "shared_mlp"}});
+  expect_missed(kHy, {"model.layers.2.mlp.expert_bias"});
+}
+
+// ---- Ernie-4.5
+
+const std::string kErnie = "ernie4_5_moe-modelopt-w4a16";
+
+TEST(Ernie45Moe, WhatTheFileLeavesOutIsAsItsMakersHaveIt) {
+  ASSERT_FALSE(EditableCheckpoint(kErnie).config.contains("tie_word_embeddings"));
+  const std::vector<float> expected = plain(kErnie);
+  const json middle = {{"moe_layer_start_index", nullptr},
+                       {"moe_layer_interval", nullptr},
+                       {"moe_num_shared_experts", nullptr},
+                       {"tie_word_embeddings", true}};
+  EXPECT_EQ(logits_after(kErnie, with(middle)), expected);
+}
+
+TEST(Ernie45Moe, WhatIsNotComputedIsRefusedByName) {
+  expect_refused(kErnie, {{{{"use_bias", true}}, "use_bias"},
+                          {{{"tie_word_embeddings", false}}, "lm_head"},
+                          {{{"moe_layer_end_index", -1}}, "model.layers.3.mlp"},
+                          {{{"moe_layer_interval", 2}}, "model.layers.2.mlp"},
+                          {{{"moe_num_shared_experts", 1}}, "shared_experts"}});
+  expect_missed(kErnie, {"model.layers.1.mlp.moe_statics.e_score_correction_bias"});
 }
 
 }  // namespace
