@@ -26,10 +26,10 @@ class Stopwatch {
 // Text of the tokens so far, handed to the callback as it becomes certain.
 class TextOutput {
  public:
-  TextOutput(const Tokenizer* tokenizer, const std::vector<std::string>& stop_strings,
-             TextCallback callback, std::string& text)
-      : stop_strings_(stop_strings), callback_(std::move(callback)), text_(text) {
-    if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
+  TextOutput(const Tokenizer* tokenizer, const GenerateRequest& request, TextCallback callback,
+             std::string& text)
+      : stop_strings_(request.stop_strings), callback_(std::move(callback)), text_(text) {
+    if (tokenizer != nullptr) decoder_.emplace(*tokenizer, true, request.visible_tokens);
   }
 
   // `may_stop`: whether the text may end in this token's piece.
@@ -96,7 +96,7 @@ class Generation::Impl {
                         context_limit(model.config(), request.context) - prompt_tokens_)),
         rng_(request.sampling.seed),
         history_(request.prompt),
-        text_(tokenizer, request.stop_strings, std::move(on_text), result_.text) {
+        text_(tokenizer, request, std::move(on_text), result_.text) {
     result_.prompt_tokens = prompt_tokens_;
     is_done_ = request.max_new_tokens <= 0;
     if (!request.ignore_eos) stops_ = request.stop_token_ids;

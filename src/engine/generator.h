@@ -25,7 +25,9 @@ struct GenerateRequest {
   SamplingParams sampling;
   std::vector<int32_t> stop_token_ids;    ///< end tokens of the model and of the request
   std::vector<std::string> stop_strings;  ///< cut from the text
-  bool ignore_eos = false;                ///< go on past stop_token_ids (benchmarks)
+  /// Special tokens that are part of the text, which else has none: tags that a DialogParser needs.
+  std::vector<int32_t> visible_tokens;
+  bool ignore_eos = false;      ///< go on past stop_token_ids (benchmarks)
   int64_t prefill_chunk = 256;  ///< prompt tokens of a step, in an engine of the request's own
   /// Looked at before every step: true ends the request. May be null; of the caller.
   const std::atomic<bool>* cancel = nullptr;

@@ -93,7 +93,9 @@ int64_t Tokenizer::vocab_size() const {
 
 std::string StreamDecoder::push(int32_t id) {
   std::string text;
-  if (skip_special_ && tokenizer_.is_special(id)) return text;
+  if (skip_special_ && tokenizer_.is_special(id) &&
+      std::find(visible_.begin(), visible_.end(), id) == visible_.end())
+    return text;
   pending_ += tokenizer_.token_bytes(id);
   pending_.erase(0, append_utf8_lossy(pending_, false, &text));
   return text;

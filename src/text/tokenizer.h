@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace moe4 {
@@ -42,8 +43,10 @@ class Tokenizer {
 /// yet.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true)
-      : tokenizer_(tokenizer), skip_special_(skip_special) {}
+  /// `visible`: special tokens that are not left out, such as the tags of tool calls.
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true,
+                         std::vector<int32_t> visible = {})
+      : tokenizer_(tokenizer), skip_special_(skip_special), visible_(std::move(visible)) {}
   /// Text that became complete with this token, maybe empty.
   std::string push(int32_t id);
   /// What is left at the end; broken bytes become U+FFFD.
@@ -52,6 +55,7 @@ class StreamDecoder {
  private:
   const Tokenizer& tokenizer_;
   bool skip_special_;
+  std::vector<int32_t> visible_;
   std::string pending_;
 };
 

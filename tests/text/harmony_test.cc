@@ -71,5 +71,19 @@ TEST(Harmony, WordsAreO200ksAndControlTokensAreOneIdEach) {
   }
 }
 
+TEST(Harmony, TagsCanBeMadeVisibleAmongSpecialTokens) {
+  const auto tokenizer = Tokenizer::load(MOE4_TEST_DATA "/checkpoints/gpt_oss-mxfp4");
+  const std::string text = "<|channel|>final<|message|>Hi<|return|>";
+  std::vector<int32_t> visible;
+  for (const char* tag : {"<|channel|>", "<|message|>"}) {
+    ASSERT_TRUE(tokenizer->is_special(*tokenizer->token_id(tag)));
+    visible.push_back(*tokenizer->token_id(tag));
+  }
+  StreamDecoder stream(*tokenizer, true, visible);
+  std::string shown;
+  for (const int32_t id : tokenizer->encode(text)) shown += stream.push(id);
+  EXPECT_EQ(shown + stream.finish(), "<|channel|>final<|message|>Hi");
+}
+
 }  // namespace
 }  // namespace moe4

@@ -1,0 +1,85 @@
+// Names of formats and what a checkpoint says of its own.
+#include "dialog/formats.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "base/error.h"
+
+namespace moe4 {
+namespace {
+
+using testing::HasSubstr;
+
+std::string file_text(const std::string& name) {
+  std::ostringstream text;
+  text << std::ifstream(MOE4_TEST_DATA "/text/" + name).rdbuf();
+  return text.str();
+}
+
+TEST(DialogFormats, NamesAreReadBackAndOthersRefused) {
+  for (const char* name : {"none", "hermes", "qwen3_coder", "glm45", "deepseek_v3", "deepseek_v31",
+                           "kimi_k2", "harmony"})
+    EXPECT_EQ(to_string(parse_tool_format(name)), name);
+  for (const char* name : {"none", "qwen3", "deepseek_r1", "harmony"})
+    EXPECT_EQ(to_string(parse_reasoning_format(name)), name);
+  EXPECT_EQ(parse_tool_format("openai"), ToolFormat::kHarmony);
+  try {
+    parse_tool_format("pythonic");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_THAT(error.what(), HasSubstr("no tool call parser is called pythonic: none, hermes"));
+  }
+  EXPECT_THROW(parse_reasoning_format("hermes"), Error);
+}
+
+TEST(DialogFormats, TheTemplateTells) {
+  const auto tools = [](std::string_view source) { return choose_formats(source, "").tools; };
+  EXPECT_EQ(tools(file_text("harmony.jinja")), ToolFormat::kHarmony);
+  EXPECT_EQ(tools("<tool_call>\n{\"name\""), ToolFormat::kHermes);
+  EXPECT_EQ(tools("<tool_call>\n<function=x>"), ToolFormat::kQwen3Coder);
+  EXPECT_EQ(tools("<tool_call>x<arg_key>"), ToolFormat::kGlm45);
+  EXPECT_EQ(tools("<｜tool▁sep｜>' + name + '\\n```json"), ToolFormat::kDeepSeekV3);
+  EXPECT_EQ(tools("name + '<｜tool▁sep｜>'"), ToolFormat::kDeepSeekV31);
+  EXPECT_EQ(tools("<|tool_calls_section_begin|>"), ToolFormat::kKimiK2);
+  EXPECT_EQ(choose_formats("'<think>\\n'", "").reasoning, ReasoningFormat::kThink);
+  EXPECT_EQ(choose_formats(file_text("harmony.jinja"), "").reasoning, ReasoningFormat::kHarmony);
+}
+
+TEST(DialogFormats, ModelTypeTellsWhatTheTemplateLeavesOpen) {
+  EXPECT_EQ(choose_formats("", "qwen3_5_moe").tools, ToolFormat::kQwen3Coder);
+  EXPECT_EQ(choose_formats("", "gpt_oss").reasoning, ReasoningFormat::kHarmony);
+  // A template without <think> is one of a model that does not think.
+  const FormatChoice choice = choose_formats("<|im_user|>", "kimi_k2");
+  EXPECT_EQ(choice.tools, ToolFormat::kKimiK2);
+  EXPECT_EQ(choice.reasoning, ReasoningFormat::kNone);
+  EXPECT_THAT(choice.why, HasSubstr("tool calls: kimi_k2, since of model_type kimi_k2"));
+}
+
+TEST(DialogFormats, UnknownModelsHaveNoneAndItIsSaid) {
+  const FormatChoice choice = choose_formats("{{ messages }}", "llama");
+  EXPECT_EQ(choice.tools, ToolFormat::kNone);
+  EXPECT_EQ(choice.reasoning, ReasoningFormat::kNone);
+  EXPECT_THAT(choice.why, HasSubstr("none, since neither chat template nor model_type tell"));
+}
+
+TEST(DialogFormats, AFolderIsAskedForItsTemplates) {
+  const std::filesystem::path folder = MOE4_EMBEDDED_MODELS "/tiny-qwen3_5-moe-nvfp4";
+  EXPECT_FALSE(formats_of_checkpoint(folder, "qwen3_5_moe").why.empty());
+  EXPECT_EQ(formats_of_checkpoint(folder, "qwen3_5_moe").tools, ToolFormat::kQwen3Coder);
+}
+
+TEST(DialogFormats, TagsAreThoseOfBothFormats) {
+  EXPECT_THAT(format_tags(ToolFormat::kHermes, ReasoningFormat::kThink),
+              testing::ElementsAre("<tool_call>", "</tool_call>", "<think>", "</think>"));
+  EXPECT_THAT(format_tags(ToolFormat::kNone, ReasoningFormat::kHarmony),
+              testing::Contains("<|channel|>"));
+  EXPECT_TRUE(format_tags(ToolFormat::kNone, ReasoningFormat::kNone).empty());
+}
+
+}  // namespace
+}  // namespace moe4
