@@ -190,7 +190,7 @@ def latent(name, architecture, model_type, *, hidden=7168, layers=61, heads=128,
                  shared_form=shared_form, dense_module="mlp", dense=dense, dense_form=dense_form,
                  head="language_model.lm_head" if prefix.startswith("language_model") else "lm_head",
                  router_expected=router_of(scoring, factor=factor, groups=groups, bias=bias),
-                 runs=model_type in ("deepseek_v3", "kimi_k2", "glm4_moe_lite"))
+                 runs=model_type in ("deepseek_v3", "kimi_k2", "glm4_moe_lite", "mistral4"))
 
 
 def v3_excludes(layers):

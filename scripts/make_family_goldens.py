@@ -37,6 +37,13 @@ def drafts(prefix, hidden=64):
             f"{prefix}shared_head.norm.weight": zeros(hidden), f"{prefix}mlp.gate.weight": zeros(8, hidden)}
 
 
+def latent_eps(model):
+    """transformers has an eps of 1e-6 in the norms of latents, whatever the file says."""
+    for layer in model.model.layers:
+        layer.self_attn.q_a_layernorm.variance_epsilon = model.config.rms_norm_eps
+        layer.self_attn.kv_a_layernorm.variance_epsilon = model.config.rms_norm_eps
+
+
 GLM = dict(moe_intermediate_size=32, intermediate_size=96, n_routed_experts=16, num_experts_per_tok=4, n_shared_experts=1,
            n_group=1, topk_group=1, norm_topk_prob=True)
 GLM_STOPS = {"eos_token_id": [317, 318, 319], "pad_token_id": 317, "do_sample": True, "temperature": 1.0, "top_p": 0.95}
@@ -67,14 +74,8 @@ def glm4_moe_lite():
                                qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, routed_scaling_factor=1.8,
                                rope_parameters=dict(DEFAULT_ROPE))
 
-    def fix(model):
-        # transformers has 1e-6 there, whatever the file says.
-        for layer in model.model.layers:
-            layer.self_attn.q_a_layernorm.variance_epsilon = config.rms_norm_eps
-            layer.self_attn.kv_a_layernorm.variance_epsilon = config.rms_norm_eps
-
     publish = lambda written: written | {"num_nextn_predict_layers": 1, "eos_token_id": GLM_STOPS["eos_token_id"]}
-    return Case("glm4_moe_lite-modelopt-nvfp4", Glm4MoeLiteForCausalLM, config, 42, by_modelopt(experts_only), publish, fix=fix,
+    return Case("glm4_moe_lite-modelopt-nvfp4", Glm4MoeLiteForCausalLM, config, 42, by_modelopt(experts_only), publish, fix=latent_eps,
                 extra=drafts("model.layers.3."), generation=GLM_STOPS)
 
 
@@ -201,7 +202,30 @@ def ernie4_5_moe():
                 keep=lambda name: name != "lm_head.weight", generation={"eos_token_id": 2})
 
 
-CASES = [glm4_moe, glm4_moe_lite, minimax_m2, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe]
+def mistral4():
+    """Mistral-Small-4 as compressed-tensors publishes it: latent attention with YaRN (m^2 on the scores), a temperature that
+    steps every 16 positions, a softmax router, the wrapper's names."""
+    from transformers import Mistral4Config, Mistral4ForCausalLM
+    config = Mistral4Config(**(COMMON | {"num_hidden_layers": 2}), num_key_value_heads=4, intermediate_size=96,
+                            moe_intermediate_size=32, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1,
+                            first_k_dense_replace=0, q_lora_rank=48, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=16,
+                            v_head_dim=32, rope_parameters={
+                                "rope_type": "yarn", "type": "yarn", "rope_theta": 10000.0, "factor": 128.0, "beta_fast": 32.0,
+                                "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+                                "original_max_position_embeddings": 16, "max_position_embeddings": 2560,
+                                "partial_rotary_factor": 0.5})
+
+    def publish(written):
+        quantization = written.pop("quantization_config")
+        return {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "dtype": "bfloat16",
+                "quantization_config": quantization, "text_config": written, "vision_config": {"hidden_size": 8}}
+
+    return Case("mistral4-ct-nvfp4", Mistral4ForCausalLM, config, 49, compressed(), publish, fix=latent_eps,
+                rename=lambda name: "language_model." + name, scores=lambda gate, logits: logits,
+                extra={"vision_tower.ln_pre.weight": torch.zeros(8)}, generation={"eos_token_id": 2})
+
+
+CASES = [glm4_moe, glm4_moe_lite, minimax_m2, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -20,6 +20,7 @@ LatentAttention::Problem LatentAttentionSpec::attention() const {
           .latent_dim = latent_dim,
           .value_dim = value_dim,
           .scale = scale,
+          .temperature = temperature,
           .cache_dtype = cache_dtype};
 }
 

@@ -20,7 +20,8 @@ struct LatentAttentionSpec {
   int64_t value_dim = 0;     ///< v_head_dim
   NormSpec norm;             ///< of the latents
   float scale = 1.0f;        ///< of the scores, see LatentAttention
-  size_t rotary = 0;         ///< which of the model's rotary embeddings turns queries and keys
+  QueryTemperature temperature;  ///< of the scores, by position
+  size_t rotary = 0;             ///< which of the model's rotary embeddings turns queries and keys
   DType cache_dtype = DType::kF16;
 
   LatentToCache::Problem latent_to_cache() const;

@@ -13,6 +13,7 @@ extern const Architecture kGlm4MoeLite;
 extern const Architecture kGptOss;
 extern const Architecture kHyV3;
 extern const Architecture kMinimaxM2;
+extern const Architecture kMistral4;
 extern const Architecture kMixtral;
 extern const Architecture kNemotronH;
 extern const Architecture kQwen3Moe;
@@ -23,8 +24,8 @@ extern const Architecture kQwen35Moe;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kErnie45Moe, &kGlm4Moe,  &kGlm4MoeLite, &kGptOss,     &kHyV3,      &kMinimaxM2,
-    &kMixtral,    &kNemotronH,  &kQwen3Moe, &kQwen3Next,   &kQwen3VlMoe, &kQwen35Moe,
+    &kDeepseekV3, &kErnie45Moe, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,    &kHyV3,       &kMinimaxM2,
+    &kMistral4,   &kMixtral,    &kNemotronH, &kQwen3Moe,    &kQwen3Next, &kQwen3VlMoe, &kQwen35Moe,
 };
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Latent attention and routed experts from DeepSeek's keys.
 #include "models/deepseek_settings.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "models/common_settings.h"
@@ -19,6 +21,33 @@ float score_scale(const RotarySpec& rotary, int64_t query_dim) {
   return static_cast<float>(scale);
 }
 
+// Keys of the rotary embedding's object that it does not read itself; the second changes nothing.
+constexpr std::string_view kScalingKeys[] = {"llama_4_scaling_beta", "max_position_embeddings"};
+constexpr double kMaxBeta = 1e3;
+
+QueryTemperature read_temperature(const ConfigReader& c, const RotarySpec& rotary) {
+  QueryTemperature temperature;
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    const std::optional<JsonReader> rope = c.json().object(key);
+    if (!rope || !rope->has("llama_4_scaling_beta")) continue;
+    temperature.beta = rope->number({"llama_4_scaling_beta"}, 0, 0, kMaxBeta);
+    temperature.span = static_cast<int64_t>(rotary.original_context);
+  }
+  if (c.has("llama_4_scaling")) {
+    const JsonReader scaling = *c.json().object("llama_4_scaling");
+    const double beta = scaling.number({"beta"}, 0, 0, kMaxBeta);
+    if (temperature.beta != 0 && temperature.beta != beta) {
+      c.refuse("llama_4_scaling", fmt::format("a beta of {}", temperature.beta),
+               std::to_string(beta));
+    }
+    temperature = {.beta = beta, .span = scaling.size({"original_max_position_embeddings"})};
+  }
+  if (temperature.beta != 0 && temperature.span < 1) {
+    c.refuse("llama_4_scaling_beta", "an original context beside it", "none");
+  }
+  return temperature;
+}
+
 }  // namespace
 
 LatentAttentionSpec read_latent_attention(const ConfigReader& c, const NormSpec& norm, Builder& b,
@@ -32,9 +61,22 @@ LatentAttentionSpec read_latent_attention(const ConfigReader& c, const NormSpec&
       .value_dim = c.size({"v_head_dim"}, defaults.value_dim),
       .norm = norm};
   // A head_dim beside these is 192, 64 or their sum, according to the writer.
-  const RotarySpec rotary = read_rotary(c, {.head_dim = spec.rope_dim});
+  const int64_t query_dim = spec.nope_dim + spec.rope_dim;
+  RotaryDefaults rotary_defaults{.head_dim = spec.rope_dim, .other_keys = kScalingKeys};
+  if (defaults.partial_of_query) {
+    rotary_defaults.head_dim = query_dim;
+    rotary_defaults.partial_rotary_factor =
+        static_cast<double>(spec.rope_dim) / static_cast<double>(query_dim);
+  }
+  const RotarySpec rotary = read_rotary(c, rotary_defaults);
+  if (rotary.dim != spec.rope_dim) {
+    c.refuse("partial_rotary_factor",
+             fmt::format("{} rotated elements (qk_rope_head_dim)", spec.rope_dim),
+             std::to_string(rotary.dim));
+  }
   c.require("rope_interleave", true);
-  spec.scale = score_scale(rotary, spec.nope_dim + spec.rope_dim);
+  spec.scale = score_scale(rotary, query_dim);
+  spec.temperature = read_temperature(c, rotary);
   spec.rotary = b.rotary(rotary);
   return spec;
 }
@@ -42,8 +84,13 @@ LatentAttentionSpec read_latent_attention(const ConfigReader& c, const NormSpec&
 MoeSpec read_deepseek_moe(const ConfigReader& c, const ActivationParams& activation,
                           const DeepseekDefaults& defaults) {
   const bool is_sigmoid = defaults.scoring == ScoringFunction::kSigmoid;
-  c.require("scoring_func", {is_sigmoid ? "sigmoid" : "softmax"});
-  c.require("topk_method", {is_sigmoid ? "noaux_tc" : "greedy"});
+  if (is_sigmoid) {
+    c.require("scoring_func", {"sigmoid"});
+    c.require("topk_method", {"noaux_tc"});
+  } else {
+    c.require("scoring_func", {"softmax"});
+    c.require("topk_method", {"greedy"});
+  }
   c.require("moe_layer_freq", 1.0);
   const int64_t width = c.size({"moe_intermediate_size"});
   return {.router = {.scoring = defaults.scoring,

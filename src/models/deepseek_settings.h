@@ -11,6 +11,8 @@ namespace moe4 {
 struct DeepseekDefaults {
   int64_t nope_dim = 128;   ///< qk_nope_head_dim
   int64_t value_dim = 128;  ///< v_head_dim
+  /// partial_rotary_factor is of a whole query, not of its rotary part.
+  bool partial_of_query = false;
   ScoringFunction scoring = ScoringFunction::kSigmoid;
   double scaling_factor = 2.5;  ///< routed_scaling_factor
   int64_t num_groups = 8;       ///< n_group
@@ -19,6 +21,8 @@ struct DeepseekDefaults {
 
 /// Latent attention with the rotary embedding of all layers, which it asks the builder for. Norms
 /// of the latents are `norm`, as vLLM and SGLang read files; transformers has an eps of 1e-6 there.
+/// A temperature of the scores is `llama_4_scaling_beta` in the rotary embedding's object, over its
+/// original context (transformers), or `llama_4_scaling` of its own (Mistral's params.json).
 LatentAttentionSpec read_latent_attention(const ConfigReader& c, const NormSpec& norm, Builder& b,
                                           const DeepseekDefaults& defaults);
 

@@ -63,6 +63,7 @@ constexpr Setting kSettings[] = {
     {"query_pre_attn_scalar"},
     {"attn_temperature_tuning"},
     {"llama_4_scaling_beta"},
+    {"llama_4_scaling", Off::kEmpty},
     {"attention_value_scale", Off::kOne},
     {"attention_in_multiplier", Off::kOne},
     {"attention_out_multiplier", Off::kOne},

@@ -146,7 +146,8 @@ INSTANTIATE_TEST_SUITE_P(All, Batches,
                                            Case{"minimax_m2-modelopt-nvfp4", DType::kF32},
                                            Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
                                            Case{"mixtral-modelopt-nvfp4", DType::kBF16},
-                                           Case{"ernie4_5_moe-modelopt-w4a16", DType::kF32}));
+                                           Case{"ernie4_5_moe-modelopt-w4a16", DType::kF32},
+                                           Case{"mistral4-ct-nvfp4", DType::kBF16}));
 
 }  // namespace
 }  // namespace moe4

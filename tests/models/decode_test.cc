@@ -137,7 +137,8 @@ INSTANTIATE_TEST_SUITE_P(All, Decode,
                                            Case{"qwen3_vl_moe-modelopt-nvfp4", DType::kF32},
                                            Case{"mixtral-modelopt-nvfp4", DType::kBF16},
                                            Case{"hy_v3-ct-nvfp4", DType::kF32},
-                                           Case{"ernie4_5_moe-modelopt-w4a16", DType::kBF16}));
+                                           Case{"ernie4_5_moe-modelopt-w4a16", DType::kBF16},
+                                           Case{"mistral4-ct-nvfp4", DType::kBF16}));
 
 }  // namespace
 }  // namespace moe4

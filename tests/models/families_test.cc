@@ -71,7 +71,8 @@ constexpr const char* kFolders[] = {"glm4_moe-modelopt-nvfp4",
                                     "qwen3_vl_moe-modelopt-nvfp4",
                                     "mixtral-modelopt-nvfp4",
                                     "hy_v3-ct-nvfp4",
-                                    "ernie4_5_moe-modelopt-w4a16"};
+                                    "ernie4_5_moe-modelopt-w4a16",
+                                    "mistral4-ct-nvfp4"};
 
 class Families : public ::testing::TestWithParam<const char*> {};
 
@@ -398,6 +399,39 @@ TEST(Ernie45Moe, WhatIsNotComputedIsRefusedByName) {
                           {{{"moe_layer_interval", 2}}, "model.layers.2.mlp"},
                           {{{"moe_num_shared_experts", 1}}, "shared_experts"}});
   expect_missed(kErnie, {"model.layers.1.mlp.moe_statics.e_score_correction_bias"});
+}
+
+// ---- Mistral-Small-4
+
+const std::string kMistral = "mistral4-ct-nvfp4";
+
+// A patch of the text model's rotary embedding.
+json rope(const json& patch) { return {{"text_config", {{"rope_parameters", patch}}}}; }
+
+TEST(Mistral4, TheTemperatureHasTwoSpellings) {
+  const std::vector<float> expected = plain(kMistral);
+  json own = rope({{"llama_4_scaling_beta", nullptr}});
+  own["text_config"]["llama_4_scaling"] = {{"beta", 0.1}, {"original_max_position_embeddings", 16}};
+  EXPECT_EQ(logits_after(kMistral, with(own)), expected);
+  // The first 16 positions have none, the others another one.
+  const std::vector<float> other =
+      logits_after(kMistral, with(rope({{"llama_4_scaling_beta", 0.2}})));
+  const auto first = static_cast<std::ptrdiff_t>(16 * 320);
+  EXPECT_TRUE(std::equal(other.begin(), other.begin() + first, expected.begin()));
+  EXPECT_GT(worst(std::span(other).subspan(first), std::span(expected).subspan(first)), 1e-3);
+}
+
+TEST(Mistral4, WhatIsNotComputedIsRefusedByName) {
+  const auto text = [](const json& patch) { return json{{"text_config", patch}}; };
+  expect_refused(
+      kMistral,
+      {{rope({{"llama_4_scaling_beta", nullptr}}), "llama_4_scaling_beta"},
+       {rope({{"partial_rotary_factor", 1.0}}), "partial_rotary_factor"},
+       {text({{"llama_4_scaling", {{"beta", 0.3}, {"original_max_position_embeddings", 16}}}}),
+        "llama_4_scaling"},
+       {text({{"n_group", 2}}), "n_group"},
+       {text({{"scoring_func", "sigmoid"}}), "scoring_func"},
+       {text({{"first_k_dense_replace", 1}}), "layers.0.mlp"}});
 }
 
 }  // namespace

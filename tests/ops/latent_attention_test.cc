@@ -43,7 +43,14 @@ const LatentAttention::Problem kProblems[] = {{.num_heads = 20,
                                                .latent_dim = 48,
                                                .value_dim = 48,
                                                .scale = 0.15f,
-                                               .cache_dtype = DType::kF32}};
+                                               .cache_dtype = DType::kF32},
+                                              {.num_heads = 4,
+                                               .nope_dim = 16,
+                                               .rope_dim = 16,
+                                               .latent_dim = 32,
+                                               .value_dim = 16,
+                                               .scale = 0.2f,
+                                               .temperature = {.beta = 0.5, .span = 64}}};
 
 struct AttentionCase {
   explicit AttentionCase(const LatentAttention::Problem& p, const Format& format = kFormats[0],
@@ -130,6 +137,17 @@ TEST(LatentAttention, AbsorbedEqualsExpandedFloat64OverRaggedBatches) {
           threads);
     }
   }
+}
+
+TEST(QueryTemperature, StepsAtMultiplesOfItsSpan) {
+  const QueryTemperature mistral{.beta = 0.1, .span = 64};
+  EXPECT_EQ(mistral.at(63), 1.0);
+  EXPECT_DOUBLE_EQ(mistral.at(64), 1 + 0.1 * std::log(2.0));
+  EXPECT_EQ(mistral.at(127), mistral.at(64));
+  EXPECT_DOUBLE_EQ(mistral.at(128), 1 + 0.1 * std::log(3.0));
+  const QueryTemperature llama{.beta = 0.1, .span = 64, .offset = 1};
+  EXPECT_EQ(llama.at(62), 1.0);
+  EXPECT_EQ(llama.at(63), mistral.at(64));
 }
 
 TEST(LatentAttention, ABatchWithoutTokensIsFine) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/weights.h"
+#include "ops/attention/query_temperature.h"
 #include "ops/batch.h"
 #include "ops/op.h"
 
@@ -16,7 +17,7 @@ namespace moe4 {
 ///   y[t, h] = sum_j p_j W_v c_j
 /// rotate() turns elements 2i and 2i + 1 by angle i, as the cached k_rope is. `scale` is all that
 /// multiplies scores: (nope_dim + rope_dim)^-0.5, times the square of YaRN's correction where the
-/// model has one.
+/// model has one; and the temperature of the token's position, where the model has that.
 ///
 /// The op's borders are a GPU's: W_k and W_v stay with the attention, since keys and values are
 /// never expanded. "Absorbed", the same sums in another order, all heads share one key of
@@ -33,6 +34,7 @@ struct LatentAttention {
     int64_t latent_dim = 0;  ///< kv_lora_rank
     int64_t value_dim = 0;   ///< v_head_dim
     float scale = 1.0f;
+    QueryTemperature temperature;
     DType cache_dtype = DType::kF16;  ///< or kF32; of LatentToCache's rows
 
     int64_t q_width() const { return num_heads * (nope_dim + rope_dim); }

@@ -67,10 +67,11 @@ class ReferenceLatentAttention final : public Prepared<LatentAttention> {
     for (int64_t t = first; t < last; ++t) {
       const int64_t keys = batch.positions[t] + int64_t{1};
       const std::vector<double> query = rotated(args, t, h);
+      const double scale = static_cast<double>(p.scale) * p.temperature.at(batch.positions[t]);
       std::vector<double> scores(keys);
       for (int64_t j = 0; j < keys; ++j) {
         for (int64_t d = 0; d < key_dim; ++d) scores[j] += query[d] * kv.keys[j * key_dim + d];
-        scores[j] *= static_cast<double>(p.scale);
+        scores[j] *= scale;
       }
       const double top = *std::max_element(scores.begin(), scores.end());
       double sum = 0;

@@ -128,6 +128,10 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
       float* rope = out + t * queries.stride + p.latent_dim;
       std::copy_n(q + t * args.q.stride + p.nope_dim, p.rope_dim, rope);
       rotate_pairs(args.angles.row(begin + t), p.rope_dim, rope);
+      if (p.temperature.is_one()) continue;
+      const auto factor = static_cast<float>(p.temperature.at(args.batch->positions[begin + t]));
+      float* query = out + t * queries.stride;
+      for (int64_t i = 0; i < p.latent_dim + p.rope_dim; ++i) query[i] *= factor;
     }
   }
 
