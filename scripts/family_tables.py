@@ -496,8 +496,8 @@ def checkpoints():
                     "sliding_window": 512, "gating": "per-head", "rope_parameters": {
                         "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 32.0},
                         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
-              mixer=gqa_mixer(qk_norm=True), shared=1024, shared_module="mlp.shared_expert", dense_module="mlp", dense=12288,
-              router_tensors=router("mlp.gate", "mlp.experts.e_score_correction_bias"), router_expected=router_of(factor=2.5, **SIGMOID))
+              mixer=gqa_mixer(qk_norm=True, extra={"self_attn.g_proj.weight": "hH"}), shared=1024, shared_module="mlp.shared_expert", dense_module="mlp", dense=12288,
+              router_tensors=router("mlp.gate", "mlp.experts.e_score_correction_bias"), router_expected=router_of(factor=2.5, **SIGMOID), runs=True)
     yield step37()
     # Sizes of Hy3 but its layers, key/value heads and head width are assumed.
     yield gqa("hy3-nvfp4", "HYV3ForCausalLM", "hy_v3", hidden=4096, layers=80, heads=64, kv=8, d=128, experts=192, top_k=8, width=1536,

@@ -147,6 +147,8 @@ def gqa_mixer(form="bf16", qk_norm=False, bias=False, full_width_norm=False, ext
         g = c.get("num_key_value_heads", c.get("num_attention_groups"))
         d = c["head_dim"]
         norms = {}
+        if "num_attention_heads_per_layer" in c:
+            h = c["num_attention_heads_per_layer"][i]
         if qk_norm:
             norms = {"q_norm": h * d if full_width_norm else d, "k_norm": g * d if full_width_norm else d}
         gqa(t, f"{base}{module}.", c["hidden_size"], h, g, d, form, c.get("v_head_dim"), bias, norms, q_rows)

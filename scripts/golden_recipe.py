@@ -39,6 +39,7 @@ class Case:
     bias: tuple = (0.0, 0.3)                # mean and spread of correction biases
     scores: Callable = lambda gate, logits: logits.sigmoid() + gate.e_score_correction_bias
     text: Callable = lambda model: model.model  # the module with embedding, layers and norm
+    factor: float = 1.0                     # of the routed sum, where transformers applies it behind the experts
     fix: Callable = lambda model: None      # of the reference: what transformers does otherwise
     keep: Callable = lambda name: True      # which of the model's tensors are stored
     extra: dict = dataclasses.field(default_factory=dict)       # further tensors that nobody reads
@@ -237,9 +238,9 @@ def golden(case, model):
             # In the order of moe/routing.h: falling (biased) score.
             scores = case.scores(block.gate if hasattr(block.gate, "e_score_correction_bias") else block, seen["logits"])
             order = scores.gather(1, ids).argsort(-1, descending=True)
-            out[key + "input"], out[key + "experts_output"] = first(x), first(o)
+            out[key + "input"], out[key + "experts_output"] = first(x), first(o) * case.factor
             out[key + "topk_ids"] = ids.gather(1, order).int()
-            out[key + "topk_weights"] = weights.gather(1, order)
+            out[key + "topk_weights"] = weights.gather(1, order) * case.factor
         hooks.append(block.experts.register_forward_hook(hook))
 
     keep(text.embed_tokens, "hidden.embed")

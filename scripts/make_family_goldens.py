@@ -82,6 +82,13 @@ def glm4_moe_lite():
 NEXT_NORMS = ("layernorm.weight", "q_norm.weight", "k_norm.weight", "model.norm.weight")  # 1 + w
 
 
+def minimax_m2_ct():
+    """The same as compressed-tensors publishes it, with another seed."""
+    case = minimax_m2()
+    case.name, case.seed, case.quantise = "minimax_m2-ct-nvfp4", 51, compressed()
+    return case
+
+
 def minimax_m2():
     """MiniMax-M2: norms over all heads, half of a head rotated by rotary_dim, no plain eps of the router; config.json names
     other stop tokens than generation_config.json."""
@@ -225,7 +232,28 @@ def mistral4():
                 extra={"vision_tower.ln_pre.weight": torch.zeros(8)}, generation={"eos_token_id": 2})
 
 
-CASES = [glm4_moe, glm4_moe_lite, minimax_m2, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4]
+def laguna():
+    """Laguna: windows of 8 and 8 heads in every other layer, full attention with YaRN and 4 heads in the others, softplus gates
+    a head, the correction bias among the experts, two kinds of rotary embedding."""
+    from transformers import LagunaConfig, LagunaForCausalLM
+    config = LagunaConfig(**COMMON, num_key_value_heads=2, head_dim=32, intermediate_size=96, num_experts=8, num_experts_per_tok=3,
+                          moe_intermediate_size=32, shared_expert_intermediate_size=32, moe_routed_scaling_factor=2.5,
+                          sliding_window=8, gating="per-head", num_attention_heads_per_layer=[4, 8, 4],
+                          layer_types=["full_attention", "sliding_attention", "full_attention"],
+                          mlp_layer_types=["dense", "sparse", "sparse"], rope_parameters={
+                              "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 32.0, "beta_fast": 32.0,
+                                                 "beta_slow": 1.0, "original_max_position_embeddings": 64,
+                                                 "partial_rotary_factor": 0.5},
+                              "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}})
+
+    def rename(name):
+        return name.replace(".mlp.gate.e_score_", ".mlp.experts.e_score_").replace(".mlp.shared_experts.", ".mlp.shared_expert.")
+
+    return Case("laguna-modelopt-nvfp4", LagunaForCausalLM, config, 50, modelopt("NVFP4"), rename=rename, bias=(6.94, 0.03),
+                factor=2.5, generation={"eos_token_id": [2, 24]})
+
+
+CASES = [glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

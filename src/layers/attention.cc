@@ -10,7 +10,7 @@ QkvToCache::Problem AttentionSpec::qkv_to_cache() const {
           .num_kv_heads = num_kv_heads,
           .head_dim = head_dim,
           .rotary_dim = rotary_dim,
-          .output_gate = output_gate,
+          .output_gate = gates_beside_queries(),
           .rotates_pairs = rotates_pairs,
           .norm = norm,
           .norm_over_heads = norm_over_heads,
@@ -40,16 +40,19 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
   Arena::Frame frame(arena);
   const int64_t tokens = x.rows;
   const LayerCache& cache = caches.front();
-  const Rows qkv[] = {take_rows(arena, tokens, spec_.q_width() * (spec_.output_gate ? 2 : 1)),
-                      take_rows(arena, tokens, spec_.kv_width()),
-                      take_rows(arena, tokens, spec_.kv_width())};
+  const PagedAttention::Problem& problem = parts_.attention->problem();
+  const bool has_gate_proj = spec_.has_gate_proj();
+  const Rows inputs[] = {
+      take_rows(arena, tokens, spec_.q_width() * (spec_.gates_beside_queries() ? 2 : 1)),
+      take_rows(arena, tokens, spec_.kv_width()), take_rows(arena, tokens, spec_.kv_width()),
+      has_gate_proj ? take_rows(arena, tokens, problem.gate_width()) : Rows{}};
   const Rows queries = take_rows(arena, tokens, spec_.q_width());
   const Rows merged = take_rows(arena, tokens, spec_.q_width());
-  run(*parts_.qkv_proj, {.x = x, .y = qkv}, execution);
+  run(*parts_.qkv_proj, {.x = x, .y = std::span(inputs).first(has_gate_proj ? 4 : 3)}, execution);
   run(*parts_.qkv_to_cache,
-      {.q = qkv[0],
-       .k = qkv[1],
-       .v = qkv[2],
+      {.q = inputs[0],
+       .k = inputs[1],
+       .v = inputs[2],
        .angles = spec_.rotary_dim > 0 ? step.angles[spec_.rotary] : Rows{},
        .slots = step.batch.tables[cache.table].slots,
        .cache = cache,
@@ -57,7 +60,7 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
       execution);
   run(*parts_.attention,
       {.queries = queries,
-       .gates = spec_.output_gate ? qkv[0] : Rows{},
+       .gates = spec_.gates_beside_queries() ? inputs[0] : inputs[3],
        .batch = &step.batch,
        .cache = cache,
        .y = merged},

@@ -16,9 +16,10 @@ struct AttentionSpec {
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t window = 0;            ///< keys that a token sees with its own; 0: all
-  bool sinks = false;            ///< a learned logit a head, `sinks`
-  bool output_gate = false;      ///< q_proj yields [query | gate] per head
+  int64_t window = 0;  ///< keys that a token sees with its own; 0: all
+  bool sinks = false;  ///< a learned logit a head, `sinks`
+  /// kSigmoidBesideQuery: q_proj yields [query | gate] per head; others: `g_proj` yields the gates
+  OutputGate output_gate = OutputGate::kNone;
   std::optional<NormSpec> norm;  ///< of queries and keys, over head_dim
   bool norm_over_heads = false;  ///< over all heads together instead
   size_t rotary = 0;             ///< which of the model's rotary embeddings turns them
@@ -28,12 +29,15 @@ struct AttentionSpec {
 
   int64_t q_width() const { return num_heads * head_dim; }
   int64_t kv_width() const { return num_kv_heads * head_dim; }
+  bool gates_beside_queries() const { return output_gate == OutputGate::kSigmoidBesideQuery; }
+  /// Whether the gates have a projection of their own.
+  bool has_gate_proj() const { return output_gate != OutputGate::kNone && !gates_beside_queries(); }
   QkvToCache::Problem qkv_to_cache() const;
   PagedAttention::Problem attention() const;
 };
 
 struct AttentionParts {
-  std::unique_ptr<Prepared<LinearGroup>> qkv_proj;      ///< q, k, v
+  std::unique_ptr<Prepared<LinearGroup>> qkv_proj;      ///< q, k, v; the gates where they are apart
   std::unique_ptr<Prepared<QkvToCache>> qkv_to_cache;   ///< of spec.qkv_to_cache()
   std::unique_ptr<Prepared<PagedAttention>> attention;  ///< of spec.attention()
   std::unique_ptr<Prepared<LinearGroup>> o_proj;

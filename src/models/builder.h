@@ -93,8 +93,8 @@ class Builder {
   /// for equal specs. For AttentionSpec::rotary.
   size_t rotary(const RotarySpec& spec);
 
-  /// `{q,k,v,o}_proj` below `module`, and `{q,k}_norm` and `sinks` where the spec has them; `bias`
-  /// is about q, k and v.
+  /// `{q,k,v,o}_proj` below `module`, and `{q,k}_norm`, `sinks` and `g_proj` where the spec has
+  /// them; `bias` is about q, k and v.
   std::unique_ptr<Mixer> attention(const std::string& module, AttentionSpec spec,
                                    const BiasRule& bias = {}, const BiasRule& o_bias = {});
   /// `kv_a_proj_with_mqa`, `kv_a_layernorm`, `kv_b_proj` and `o_proj` below `module`, with

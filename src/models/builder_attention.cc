@@ -8,11 +8,14 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
   const std::string at = full_name(module) + ".";
   spec.cache_dtype = settings_.cache_dtype;
   AttentionParts parts;
-  parts.qkv_proj = linears("qkv_proj",
-                           {{at + "q_proj", spec.q_width() * (spec.output_gate ? 2 : 1), bias},
-                            {at + "k_proj", spec.kv_width(), bias},
-                            {at + "v_proj", spec.kv_width(), bias}},
-                           hidden_size_);
+  const PagedAttention::Problem problem = spec.attention();
+  std::vector<LinearSpec> inputs = {
+      {at + "q_proj", spec.q_width() * (spec.gates_beside_queries() ? 2 : 1), bias},
+      {at + "k_proj", spec.kv_width(), bias},
+      {at + "v_proj", spec.kv_width(), bias}};
+  if (spec.has_gate_proj()) inputs.push_back({at + "g_proj", problem.gate_width()});
+  parts.qkv_proj =
+      linears(spec.has_gate_proj() ? "qkv_gate_proj" : "qkv_proj", inputs, hidden_size_);
   const QkvToCache::Problem to_cache = spec.qkv_to_cache();
   QkvToCache::Weights norms;
   if (spec.norm) {
@@ -22,7 +25,7 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
   parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", to_cache, norms);
   PagedAttention::Weights sinks;
   if (spec.sinks) sinks.sinks = tensor(at + "sinks", spec.num_heads);
-  parts.attention = prepare<PagedAttention>("attention", spec.attention(), sinks);
+  parts.attention = prepare<PagedAttention>("attention", problem, sinks);
   parts.o_proj = linears("o_proj", {{at + "o_proj", hidden_size_, o_bias}}, spec.q_width());
   if (is_describing()) return nullptr;
   return std::make_unique<Attention>(spec, std::move(parts));

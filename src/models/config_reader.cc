@@ -144,6 +144,23 @@ std::string ConfigReader::layer_type(int64_t layer, std::initializer_list<std::s
   return std::string(otherwise);
 }
 
+int64_t ConfigReader::layer_size(int64_t layer, const char* key, int64_t otherwise) const {
+  note({key});
+  const Json* sizes = reader_.array(key);
+  if (sizes == nullptr) return otherwise;
+  if (layer >= static_cast<int64_t>(sizes->size())) {
+    reader_.fail(key, "configuration array has the wrong length", "an entry a layer",
+                 std::to_string(sizes->size()));
+  }
+  const Json& size = (*sizes)[static_cast<size_t>(layer)];
+  constexpr uint64_t kMost = std::numeric_limits<int32_t>::max();
+  if (!size.is_number_unsigned() || size == 0 || size.get<uint64_t>() > kMost) {
+    reader_.fail(key, "configuration value is not usable", "sizes of 1 to 2147483647",
+                 fmt::format("{} in layer {}", describe(size), layer));
+  }
+  return size.get<int64_t>();
+}
+
 std::string ConfigReader::hybrid_layers() const {
   note({"hybrid_override_pattern", "layers_block_type", "layer_types", "num_hidden_layers"});
   const std::optional<HybridPattern> pattern = hybrid_pattern(reader_);

@@ -56,6 +56,9 @@ class ConfigReader {
   std::string layer_type(int64_t layer, std::initializer_list<std::string_view> words,
                          std::string_view otherwise, const char* key = "layer_types") const;
 
+  /// Entry i of a list of sizes (1 to 2^31 - 1); `otherwise` where there is no list.
+  int64_t layer_size(int64_t layer, const char* key, int64_t otherwise) const;
+
   /// The letters of a hybrid pattern (checkpoint/layer_layout.h), one a layer. A pattern that is
   /// absent or has a word of no meaning is refused; "" then.
   std::string hybrid_layers() const;

@@ -26,7 +26,6 @@ const std::vector<FamilyParts>& family_parts() {
        {"sandwich norms", "a dense MLP beside the experts", "values taken from keys (K = V)",
         "logit soft cap", "scaled embeddings"}},
       {"llama4", {"attention temperature", "layers without rotary embedding"}},
-      {"laguna", {"softplus output gates", "heads that differ by layer"}},
       {"step3", {"sigmoid head gates", "heads that differ by layer"}},
       {"mimo", {"attention sinks", "values narrower than keys"}},
       {"deepseek_v4", {"hyper-connections", "attention sinks"}},

@@ -15,7 +15,9 @@ void build(const ConfigReader& c, Builder& b) {
   AttentionSpec attention = read_heads(c, hidden, 256);
   const RotarySpec rotary =
       read_rotary(c, {.head_dim = attention.head_dim, .partial_rotary_factor = 0.25});
-  attention.output_gate = c.flag({"attn_output_gate"}, true);
+  if (c.flag({"attn_output_gate"}, true)) {
+    attention.output_gate = OutputGate::kSigmoidBesideQuery;
+  }
   attention.norm = norm;
   attention.rotary = b.rotary(rotary);
   attention.rotary_dim = rotary.dim;

@@ -147,7 +147,8 @@ INSTANTIATE_TEST_SUITE_P(All, Batches,
                                            Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
                                            Case{"mixtral-modelopt-nvfp4", DType::kBF16},
                                            Case{"ernie4_5_moe-modelopt-w4a16", DType::kF32},
-                                           Case{"mistral4-ct-nvfp4", DType::kBF16}));
+                                           Case{"mistral4-ct-nvfp4", DType::kBF16},
+                                           Case{"laguna-modelopt-nvfp4", DType::kF32}));
 
 }  // namespace
 }  // namespace moe4

@@ -138,7 +138,8 @@ INSTANTIATE_TEST_SUITE_P(All, Decode,
                                            Case{"mixtral-modelopt-nvfp4", DType::kBF16},
                                            Case{"hy_v3-ct-nvfp4", DType::kF32},
                                            Case{"ernie4_5_moe-modelopt-w4a16", DType::kBF16},
-                                           Case{"mistral4-ct-nvfp4", DType::kBF16}));
+                                           Case{"mistral4-ct-nvfp4", DType::kBF16},
+                                           Case{"laguna-modelopt-nvfp4", DType::kF32}));
 
 }  // namespace
 }  // namespace moe4

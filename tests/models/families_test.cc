@@ -72,7 +72,9 @@ constexpr const char* kFolders[] = {"glm4_moe-modelopt-nvfp4",
                                     "mixtral-modelopt-nvfp4",
                                     "hy_v3-ct-nvfp4",
                                     "ernie4_5_moe-modelopt-w4a16",
-                                    "mistral4-ct-nvfp4"};
+                                    "mistral4-ct-nvfp4",
+                                    "laguna-modelopt-nvfp4",
+                                    "minimax_m2-ct-nvfp4"};
 
 class Families : public ::testing::TestWithParam<const char*> {};
 
@@ -432,6 +434,44 @@ TEST(Mistral4, WhatIsNotComputedIsRefusedByName) {
        {text({{"n_group", 2}}), "n_group"},
        {text({{"scoring_func", "sigmoid"}}), "scoring_func"},
        {text({{"first_k_dense_replace", 1}}), "layers.0.mlp"}});
+}
+
+// ---- Laguna
+
+const std::string kLagunaName = "laguna-modelopt-nvfp4";
+
+TEST(Laguna, EveryKindOfLayerHasItsWindowItsRotaryEmbeddingAndItsHeads) {
+  const std::vector<float> expected = plain(kLagunaName);
+  const json patches[] = {
+      {{"sliding_window", 9}},
+      {{"rope_parameters", {{"sliding_attention", {{"rope_theta", 5e5}}}}}},
+      {{"rope_parameters", {{"full_attention", {{"partial_rotary_factor", 1.0}}}}}},
+      {{"rope_parameters", {{"full_attention", {{"factor", 16.0}}}}}}};
+  for (const json& patch : patches) {
+    EXPECT_GT(worst(logits_after(kLagunaName, with(patch)), expected), 1e-3) << patch;
+  }
+  EXPECT_EQ(logits_after(kLagunaName, with({{"gating", true}})), expected);
+}
+
+TEST(Laguna, TheCorrectionBiasIsReadAsTheFloat32ThatItIs) {
+  expect_that_bf16_loses(kLagunaName, "model.layers.1.mlp.experts.e_score_correction_bias", 8);
+}
+
+TEST(Laguna, WhatIsNotComputedIsRefusedByName) {
+  const json other = {"full_attention", "chunked_attention", "full_attention"};
+  expect_refused(kLagunaName,
+                 {{{{"gating", "none"}}, "gating"},
+                  {{{"gating", "per-element"}}, "g_proj"},
+                  {{{"num_attention_heads_per_layer", {4, 4, 4}}}, "model.layers.1.self_attn"},
+                  {{{"num_attention_heads_per_layer", {4, 7, 4}}}, "num_attention_heads_per_layer"},
+                  {{{"num_attention_heads_per_layer", {4, 0, 4}}}, "num_attention_heads_per_layer"},
+                  {{{"num_attention_heads_per_layer", {4}}}, "num_attention_heads_per_layer"},
+                  {{{"layer_types", other}}, "chunked_attention"},
+                  {{{"moe_router_logit_softcapping", 30.0}}, "moe_router_logit_softcapping"},
+                  {{{"moe_apply_router_weight_on_input", true}}, "router_weight_on_input"},
+                  {{{"rope_parameters", {{"sliding_attention", nullptr}}}}, "sliding_attention"}});
+  expect_missed(kLagunaName, {"model.layers.2.self_attn.g_proj.weight",
+                              "model.layers.1.mlp.experts.e_score_correction_bias"});
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ struct AttentionCase {
       : problem(problem),
         ragged(pieces, /*padding_seqs=*/2, /*padding_tokens=*/3),
         queries(ragged.batch.num_tokens, problem.num_heads * problem.head_dim, seed, 1.0f),
-        gates(ragged.batch.num_tokens, 2 * problem.num_heads * problem.value_dim(), seed + 1, 2.0f),
+        gates(ragged.batch.num_tokens, problem.gate_width(), seed + 1, 2.0f),
         sinks(normals(problem.num_heads, seed + 2, 1.0f, 1.0f)) {
     cache.unit_bytes = cache_unit_bytes(problem.cache());
     // Places that no token has filled hold NaN: nothing may read them.
@@ -69,7 +69,7 @@ struct AttentionCase {
     OwnedRows y(ragged.batch.num_tokens, problem.num_heads * problem.value_dim(), -7.0f);
     run_op(op,
            {.queries = queries.view(),
-            .gates = problem.output_gate ? gates.view() : Rows{},
+            .gates = problem.output_gate != OutputGate::kNone ? gates.view() : Rows{},
             .batch = &ragged.batch,
             .cache = cache,
             .y = y.view()},
@@ -95,9 +95,13 @@ const PagedAttention::Problem kProblems[] = {
      .num_kv_heads = 1,
      .head_dim = 48,
      .scale = 0.2f,
-     .output_gate = true,
+     .output_gate = OutputGate::kSigmoidBesideQuery,
      .cache_dtype = DType::kF32},
-    {.num_heads = 3, .num_kv_heads = 3, .head_dim = 16, .scale = 0.25f, .output_gate = true},
+    {.num_heads = 3,
+     .num_kv_heads = 3,
+     .head_dim = 16,
+     .scale = 0.25f,
+     .output_gate = OutputGate::kSigmoidBesideQuery},
     {.num_heads = 20, .num_kv_heads = 1, .head_dim = 80, .latent_dim = 48, .scale = 0.1f},
     // Windows inside a page, of whole pages and a few keys more, and across segments of 1024 keys.
     {.num_heads = 8, .num_kv_heads = 2, .head_dim = 32, .scale = 0.17f, .window = 8, .sinks = true},
@@ -108,11 +112,30 @@ const PagedAttention::Problem kProblems[] = {
      .scale = 0.25f,
      .window = 100,
      .sinks = true,
-     .output_gate = true,
+     .output_gate = OutputGate::kSigmoidBesideQuery,
      .cache_dtype = DType::kF32},
     {.num_heads = 4, .num_kv_heads = 4, .head_dim = 16, .scale = 0.4f, .window = 1500},
     {.num_heads = 4, .num_kv_heads = 2, .head_dim = 16, .scale = 0.4f, .window = 1, .sinks = true},
-    {.num_heads = 16, .num_kv_heads = 2, .head_dim = 64, .scale = 0.125f, .sinks = true}};
+    {.num_heads = 16, .num_kv_heads = 2, .head_dim = 64, .scale = 0.125f, .sinks = true},
+    // Laguna and Step: gates of their own
+    {.num_heads = 6,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .scale = 0.17f,
+     .window = 9,
+     .output_gate = OutputGate::kSoftplusPerHead},
+    {.num_heads = 4,
+     .num_kv_heads = 1,
+     .head_dim = 16,
+     .scale = 0.25f,
+     .output_gate = OutputGate::kSoftplusPerElement},
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 16,
+     .scale = 0.25f,
+     .sinks = true,
+     .output_gate = OutputGate::kSigmoidPerHead,
+     .cache_dtype = DType::kF32}};
 
 TEST(PagedAttention, EqualsFloat64OverRaggedBatches) {
   for (const PagedAttention::Problem& problem : kProblems) {
@@ -154,7 +177,7 @@ TEST_P(PagedAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
     OwnedRows y(r.batch.num_tokens, width, -7.0f);
     run_op(*op,
            {.queries = alone.queries.view(),
-            .gates = problem.output_gate ? alone.gates.view() : Rows{},
+            .gates = problem.output_gate != OutputGate::kNone ? alone.gates.view() : Rows{},
             .batch = &r.batch,
             .cache = alone.cache,
             .y = y.view()},
@@ -168,7 +191,7 @@ TEST_P(PagedAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
 
 TEST_P(PagedAttentionBits, APromptHasTheSameHoweverItIsCutAndGenerated) {
   PagedAttention::Problem problem = GetParam();
-  problem.output_gate = false;
+  problem.output_gate = OutputGate::kNone;
   ThreadPool threads(3);
   constexpr int64_t kTokens = 1170;
   AttentionCase whole(problem, {{0, kTokens}});

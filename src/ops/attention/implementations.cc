@@ -25,7 +25,8 @@ void PagedAttention::check(const Problem& problem, const Args& args) {
              args.queries.width == problem.num_heads * problem.head_dim);
   MOE4_CHECK(args.y.rows == tokens && args.y.width == width);
   MOE4_CHECK(problem.window >= 0);
-  MOE4_CHECK(!problem.output_gate || (args.gates.rows == tokens && args.gates.width == 2 * width));
+  MOE4_CHECK(problem.output_gate == OutputGate::kNone ||
+             (args.gates.rows == tokens && args.gates.width == problem.gate_width()));
   MOE4_CHECK(args.cache.unit_bytes >= cache_unit_bytes(problem.cache()));
 }
 

@@ -8,13 +8,22 @@
 
 namespace moe4 {
 
+/// What multiplies the result of attention.
+enum class OutputGate : uint8_t {
+  kNone,
+  kSigmoidBesideQuery,  ///< sigmoid of gates that lie behind each head's query: [query | gate]
+  kSigmoidPerHead,      ///< sigmoid of one gate a head
+  kSoftplusPerHead,     ///< ln(1 + exp(gate)) of one gate a head
+  kSoftplusPerElement,  ///< the same of one gate an element of a head
+};
+
 /// For token t of sequence s and head h, with kv head h / (num_heads / num_kv_heads), and keys j <=
 /// positions[t], with a window those with positions[t] - j < window alone (so many with the token's
 /// own):
 ///   p_j = exp(scale * query . key_j) / (sum_j exp(scale * query . key_j) + exp(sink[h]))
 ///   y[t, h] = sum_j p_j value_j
 /// without the last term where there are no sinks: a sink takes part of the weight, is not scaled
-/// and has no value. With an output gate, y[t, h] *= sigmoid(gate[t, h]).
+/// and has no value. With an output gate, y[t, h] is multiplied by what that makes of the gates.
 /// Keys and values of the step's own tokens are in the cache already (QkvToCache). Rows of y that
 /// belong to no sequence (padding) are not written.
 struct PagedAttention {
@@ -29,10 +38,25 @@ struct PagedAttention {
     float scale = 1.0f;
     int64_t window = 0;  ///< 0: all keys
     bool sinks = false;
-    bool output_gate = false;
+    OutputGate output_gate = OutputGate::kNone;
     DType cache_dtype = DType::kF16;  ///< or kF32
 
     int64_t value_dim() const { return latent_dim > 0 ? latent_dim : head_dim; }
+    /// Width of a row of gates; of kSigmoidBesideQuery it is that of the queries with them.
+    int64_t gate_width() const {
+      switch (output_gate) {
+        case OutputGate::kNone:
+          return 0;
+        case OutputGate::kSigmoidBesideQuery:
+          return 2 * num_heads * value_dim();
+        case OutputGate::kSigmoidPerHead:
+        case OutputGate::kSoftplusPerHead:
+          return num_heads;
+        case OutputGate::kSoftplusPerElement:
+          return num_heads * value_dim();
+      }
+      return 0;
+    }
     PagedSpec cache() const {
       return {.num_kv_heads = num_kv_heads,
               .key_dim = head_dim,
@@ -46,7 +70,7 @@ struct PagedAttention {
   };
   struct Args {
     Rows queries;  ///< [T, num_heads * head_dim]
-    Rows gates;  ///< [T, num_heads * 2 * value_dim], [anything | gate] per head; empty without one
+    Rows gates;    ///< [T, gate_width], in the order of heads; empty without a gate
     const Batch* batch = nullptr;
     LayerCache cache;
     Rows y;  ///< [T, num_heads * value_dim]; may not alias queries

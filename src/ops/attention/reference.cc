@@ -57,11 +57,29 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
       for (int64_t j = first; j < keys; ++j) {
         y += scores[j] / sum * cached(args, s, j, values, d);
       }
-      if (p.output_gate) {
-        y /= 1.0 + std::exp(-static_cast<double>(args.gates.row(t)[(2 * h + 1) * value_dim + d]));
-      }
+      if (p.output_gate != OutputGate::kNone) y *= gate(args.gates.row(t), h, d);
       args.y.row(t)[h * value_dim + d] = static_cast<float>(y);
     }
+  }
+
+  // What multiplies element d of a head.
+  double gate(const float* row, int64_t h, int64_t d) const {
+    const auto sigmoid = [](double x) { return 1.0 / (1.0 + std::exp(-x)); };
+    const auto softplus = [](double x) { return std::log1p(std::exp(x)); };
+    const int64_t width = problem().value_dim();
+    switch (problem().output_gate) {
+      case OutputGate::kSigmoidBesideQuery:
+        return sigmoid(static_cast<double>(row[(2 * h + 1) * width + d]));
+      case OutputGate::kSigmoidPerHead:
+        return sigmoid(static_cast<double>(row[h]));
+      case OutputGate::kSoftplusPerHead:
+        return softplus(static_cast<double>(row[h]));
+      case OutputGate::kSoftplusPerElement:
+        return softplus(static_cast<double>(row[h * width + d]));
+      case OutputGate::kNone:
+        break;
+    }
+    return 1.0;
   }
 
   // Element d of position j in array `array` of its page: keys of all heads, then values.

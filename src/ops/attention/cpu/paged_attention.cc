@@ -8,6 +8,7 @@
 #include "ops/cpu/implementation.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/parallel.h"
+#include "ops/cpu/recurrent.h"
 
 namespace moe4 {
 namespace {
@@ -116,6 +117,8 @@ class CpuPagedAttention final : public Prepared<PagedAttention> {
   void attend(const Step& step, const Tile& tile, int64_t head, int64_t segment, int thread,
               const Partial& into) const;
   void finish(const Step& step, const Tile& tile, int64_t head, const Partial& total) const;
+  // Multiplies a head of a token.
+  void apply_gate(const Step& step, int64_t token, int64_t head, float* out) const;
   void run_whole_tiles(const Step& step, const Stream& stream) const;
   void run_spread_segments(const Step& step, const Stream& stream) const;
 
@@ -247,9 +250,31 @@ void CpuPagedAttention::finish(const Step& step, const Tile& tile, int64_t head,
       inverse = keys / (total.sum[i] * keys + std::exp(sinks_[h] - top));
     }
     for (int64_t d = 0; d < value_dim(); ++d) out[d] = from[d] * inverse;
-    if (problem().output_gate) {
-      kernels_.sigmoid_mul(out, step.args.gates.row(t) + (2 * h + 1) * value_dim(), value_dim());
+    apply_gate(step, t, h, out);
+  }
+}
+
+void CpuPagedAttention::apply_gate(const Step& step, int64_t token, int64_t head,
+                                   float* out) const {
+  if (problem().output_gate == OutputGate::kNone) return;
+  const float* gates = step.args.gates.row(token);
+  switch (problem().output_gate) {
+    case OutputGate::kSigmoidBesideQuery:
+      kernels_.sigmoid_mul(out, gates + (2 * head + 1) * value_dim(), value_dim());
+      break;
+    case OutputGate::kSigmoidPerHead:
+    case OutputGate::kSoftplusPerHead: {
+      const bool is_sigmoid = problem().output_gate == OutputGate::kSigmoidPerHead;
+      const float factor =
+          is_sigmoid ? 1.0f / (1.0f + std::exp(-gates[head])) : softplus(gates[head]);
+      for (int64_t d = 0; d < value_dim(); ++d) out[d] *= factor;
+      break;
     }
+    case OutputGate::kSoftplusPerElement:
+      for (int64_t d = 0; d < value_dim(); ++d) out[d] *= softplus(gates[head * value_dim() + d]);
+      break;
+    case OutputGate::kNone:
+      break;
   }
 }
 
