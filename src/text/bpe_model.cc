@@ -24,6 +24,17 @@ uint64_t mix(uint64_t x) {
 
 constexpr size_t kMaxPieceBytes = size_t{1} << 30;
 
+// <0x0A>, as SentencePiece names the tokens of bytes.
+std::string byte_token(unsigned char byte) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  return std::string("<0x") + kDigits[byte >> 4] + kDigits[byte & 15] + ">";
+}
+
+void append_symbol(int32_t id, std::vector<BpeScratch::Symbol>* symbols) {
+  const auto position = static_cast<int32_t>(symbols->size());
+  symbols->push_back({id, position - 1, position + 1});
+}
+
 }  // namespace
 
 void MergeTable::reserve(size_t count) {
@@ -49,14 +60,22 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
   return slot.pair == kEmpty ? nullptr : &slot.merge;
 }
 
-BpeModel::BpeModel(const TokenizerJson& json, bool ignore_merges, const std::string& name)
-    : ignore_merges_(ignore_merges) {
+BpeModel::BpeModel(const TokenizerJson& json, const BpeOptions& options, const std::string& name)
+    : options_(options) {
   add_vocab(json, name);
   add_merges(json, name);
+  if (options_.unk_token.empty()) return;
+  unk_id_ = id_of_spelling_.find(options_.unk_token);
+  if (unk_id_ < 0 && !covers_all_bytes()) {
+    throw_bad_input({.what = "unk_token is not in the vocabulary",
+                     .file = name,
+                     .tensor = "model.unk_token",
+                     .found = options_.unk_token});
+  }
 }
 
 BpeModel BpeModel::of_ranks(const TokenizerJson& json, const std::string& name) {
-  BpeModel model(/*ignore_merges=*/true);
+  BpeModel model(BpeOptions{.ignore_merges = true});
   model.add_vocab(json, name);
   model.add_all_merges();
   return model;
@@ -81,7 +100,8 @@ void BpeModel::add_vocab(const TokenizerJson& json, const std::string& name) {
   bytes_of_id_.resize(static_cast<size_t>(limit));
   id_of_byte_.fill(-1);
   id_of_spelling_ = StringTable(json.vocab.size());
-  if (ignore_merges_) id_of_bytes_ = StringTable(json.vocab.size());
+  const bool by_bytes = options_.ignore_merges && !options_.of_text;
+  if (by_bytes) id_of_bytes_ = StringTable(json.vocab.size());
   for (const auto& [spelling, id] : json.vocab) {
     const auto index = static_cast<size_t>(id);
     if (taken[index]) {
@@ -92,16 +112,24 @@ void BpeModel::add_vocab(const TokenizerJson& json, const std::string& name) {
     }
     taken[index] = true;
     std::string& bytes = bytes_of_id_[index];
-    const std::optional<std::string> spelled = bytes_of_spelling(spelling);
-    bytes = spelled ? *spelled : spelling;
-    if (spelled && bytes.size() == 1) id_of_byte_[static_cast<unsigned char>(bytes[0])] = id;
-    if (spelled && ignore_merges_) id_of_bytes_.insert(bytes, id);
+    if (options_.of_text) {
+      bytes = spelling;
+    } else {
+      const std::optional<std::string> spelled = bytes_of_spelling(spelling);
+      bytes = spelled ? *spelled : spelling;
+      if (spelled && bytes.size() == 1) id_of_byte_[static_cast<unsigned char>(bytes[0])] = id;
+      if (spelled && by_bytes) id_of_bytes_.insert(bytes, id);
+    }
     if (!id_of_spelling_.insert(spelling, id)) {
       throw_bad_input({.what = "token with id " + std::to_string(id) + " is listed twice",
                        .file = name,
                        .tensor = "model.vocab",
                        .found = spelling});
     }
+  }
+  if (!options_.of_text || !options_.byte_fallback) return;
+  for (size_t byte = 0; byte < id_of_byte_.size(); ++byte) {
+    id_of_byte_[byte] = id_of_spelling_.find(byte_token(static_cast<unsigned char>(byte)));
   }
 }
 
@@ -152,10 +180,52 @@ void BpeModel::add_all_merges() {
   }
 }
 
+int32_t BpeModel::find_piece(std::string_view piece) const {
+  return options_.of_text ? id_of_spelling_.find(piece) : id_of_bytes_.find(piece);
+}
+
+void BpeModel::add_byte_symbols(std::string_view piece,
+                                std::vector<BpeScratch::Symbol>* symbols) const {
+  for (const char c : piece) {
+    const int32_t id = id_of_byte_[static_cast<unsigned char>(c)];
+    if (id >= 0) append_symbol(id, symbols);
+  }
+}
+
+void BpeModel::add_text_symbols(std::string_view piece,
+                                std::vector<BpeScratch::Symbol>* symbols) const {
+  // Upstream puts an unk_token down when the next known character comes: bytes that lie between
+  // the two stand before it.
+  bool unk_waits = false;
+  const auto put_unk = [&] {
+    if (unk_waits) append_symbol(unk_id_, symbols);
+    unk_waits = false;
+  };
+  for (size_t position = 0; position < piece.size();) {
+    const size_t begin = position;
+    next_code_point(piece, &position);
+    const std::string_view character = piece.substr(begin, position - begin);
+    if (const int32_t id = id_of_spelling_.find(character); id >= 0) {
+      put_unk();
+      append_symbol(id, symbols);
+      continue;
+    }
+    const auto has_token = [&](char c) { return id_of_byte_[static_cast<unsigned char>(c)] >= 0; };
+    if (options_.byte_fallback && std::all_of(character.begin(), character.end(), has_token)) {
+      add_byte_symbols(character, symbols);
+      continue;
+    }
+    if (unk_id_ < 0) continue;
+    if (!options_.fuse_unk) put_unk();
+    unk_waits = true;
+  }
+  put_unk();
+}
+
 void BpeModel::encode(std::string_view piece, BpeScratch* scratch,
                       std::vector<int32_t>* ids) const {
-  if (ignore_merges_) {
-    if (const int32_t id = id_of_bytes_.find(piece); id >= 0) {
+  if (options_.ignore_merges) {
+    if (const int32_t id = find_piece(piece); id >= 0) {
       ids->push_back(id);
       return;
     }
@@ -167,11 +237,10 @@ void BpeModel::encode(std::string_view piece, BpeScratch* scratch,
   std::vector<BpeScratch::Candidate>& heap = scratch->heap;
   symbols.clear();
   heap.clear();
-  for (const char c : piece) {
-    const int32_t id = id_of_byte_[static_cast<unsigned char>(c)];
-    if (id < 0) continue;
-    const auto position = static_cast<int32_t>(symbols.size());
-    symbols.push_back({id, position - 1, position + 1});
+  if (options_.of_text) {
+    add_text_symbols(piece, &symbols);
+  } else {
+    add_byte_symbols(piece, &symbols);
   }
   if (symbols.empty()) return;
   symbols.back().next = -1;

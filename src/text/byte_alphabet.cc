@@ -39,6 +39,14 @@ constexpr Tables kTables = make_tables();
 
 char32_t byte_to_char(unsigned char byte) { return kTables.char_of_byte[byte]; }
 
+std::string spelling_of(std::string_view bytes) {
+  std::string spelling;
+  for (const char byte : bytes) {
+    append_code_point(byte_to_char(static_cast<unsigned char>(byte)), &spelling);
+  }
+  return spelling;
+}
+
 std::optional<std::string> bytes_of_spelling(std::string_view valid_utf8) {
   std::string bytes;
   bytes.reserve(valid_utf8.size());

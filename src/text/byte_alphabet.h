@@ -12,6 +12,9 @@ namespace moe4 {
 /// order for the other 68.
 char32_t byte_to_char(unsigned char byte);
 
+/// How the alphabet spells bytes.
+std::string spelling_of(std::string_view bytes);
+
 /// The bytes that a token spells, or nothing when one of its characters stands for no byte.
 std::optional<std::string> bytes_of_spelling(std::string_view valid_utf8);
 

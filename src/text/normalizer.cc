@@ -1,5 +1,5 @@
-// NFC on utf8proc's tables. Reordering of marks is done here, because utf8proc's own is quadratic
-// in the length of a run of marks.
+// NFC on utf8proc's tables, texts put in front, replacements. Reordering of marks is done here,
+// because utf8proc's own is quadratic in the length of a run of marks.
 #include "text/normalizer.h"
 
 #include <utf8proc.h>
@@ -64,6 +64,28 @@ std::string normalize_nfc(std::string_view valid_utf8) {
     append_code_point(static_cast<char32_t>(text[static_cast<size_t>(i)]), &result);
   }
   return result;
+}
+
+std::string Normalizer::run(std::string_view valid_utf8) const {
+  // No published normalizer makes more than three bytes of one.
+  const size_t most = 64 * valid_utf8.size() + 65536;
+  std::string text(valid_utf8);
+  for (const NormalizerStep& step : steps_) {
+    if (text.empty()) break;
+    if (std::holds_alternative<NfcStep>(step)) {
+      text = normalize_nfc(text);
+    } else if (const auto* prepend = std::get_if<PrependStep>(&step)) {
+      text.insert(0, prepend->text);
+    } else {
+      text = std::get<Replacement>(step).apply(text);
+    }
+    if (text.size() > most) {
+      throw_bad_input({.what = "normalizer makes a text too long",
+                       .expected = "at most " + std::to_string(most) + " bytes",
+                       .found = std::to_string(text.size())});
+    }
+  }
+  return text;
 }
 
 }  // namespace moe4

@@ -1,6 +1,7 @@
 // The two dialects agree on most of what tokenizers use. They differ in \s (PCRE2 counts U+180E),
 // in \w (marks and connectors), and in what \p{Han} means (script or script extensions); those are
-// rewritten. Anything else outside a known list is refused rather than matched wrongly.
+// rewritten. [A&&[^B]] becomes a look-ahead before [A]. Anything else outside a known list is
+// refused rather than matched wrongly.
 #include "text/regex_dialect.h"
 
 #include <cctype>
@@ -138,6 +139,7 @@ class Translator {
 
   void open_class() {
     in_class_ = true;
+    class_begin_ = out_.size();
     copy(1);
     if (at(0) == '^') copy(1);
     if (at(0) == ']') refuse("a ] that opens a character class");
@@ -145,9 +147,33 @@ class Translator {
 
   void class_character(char c) {
     if (c == '[') refuse("a character class inside a character class");
-    if (c == '&' && at(1) == '&') refuse("the class intersection &&");
+    if (c == '&' && at(1) == '&') return intersection();
     if (c == ']') in_class_ = false;
     copy(1);
+  }
+
+  // [A&&[B]] and [A&&[^B]]: one character, of which a look-ahead asks the second question.
+  void intersection() {
+    const std::string left = out_.substr(class_begin_) + "]";
+    if (at(2) != '[' || left == "[]" || left[1] == '^' || in_intersection_) {
+      refuse("a class intersection && other than [A&&[B]] or [A&&[^B]]");
+    }
+    in_intersection_ = true;
+    out_.resize(class_begin_);
+    const bool negated = at(3) == '^';
+    replace(negated ? 4 : 3, negated ? "(?:(?![" : "(?:(?=[");
+    if (at(0) == ']') refuse("a ] that opens a character class");
+    while (position_ < pattern_.size() && at(0) != ']') {
+      if (at(0) == '\\') {
+        escape();
+      } else {
+        class_character(at(0));
+      }
+    }
+    if (at(0) != ']' || at(1) != ']') refuse("text behind a class intersection");
+    replace(2, "])" + left + ")");
+    in_intersection_ = false;
+    in_class_ = false;
   }
 
   void group() {
@@ -184,6 +210,8 @@ class Translator {
   const std::string& file_;
   size_t position_ = 0;
   bool in_class_ = false;
+  bool in_intersection_ = false;
+  size_t class_begin_ = 0;  // in out_
   std::string out_;
 };
 

@@ -98,10 +98,7 @@ void SplitRegex::find_all(std::string_view valid_utf8, std::vector<Span>* matche
       continue;
     }
     if (status < 0) {
-      throw_bad_input({.what = "regular expression cannot be matched: " + message_of(status),
-                       .file = file_,
-                       .tensor = "pre_tokenizer",
-                       .found = pattern_});
+      refuse("cannot be matched: " + message_of(status));
     }
     // \K is refused, so a match begins at or after `position`.
     matches->push_back({ends[0], ends[1]});
@@ -112,6 +109,13 @@ void SplitRegex::find_all(std::string_view valid_utf8, std::vector<Span>* matche
       } while (position < valid_utf8.size() && (valid_utf8[position] & 0xC0) == 0x80);
     }
   }
+}
+
+void SplitRegex::refuse(const std::string& why) const {
+  throw_bad_input({.what = "regular expression " + why,
+                   .file = file_,
+                   .tensor = "tokenizer",
+                   .found = pattern_});
 }
 
 }  // namespace moe4

@@ -24,6 +24,9 @@ class SplitRegex {
   /// Error(kBadInput) when one match costs more steps than any sane pattern needs.
   void find_all(std::string_view valid_utf8, std::vector<Span>* matches) const;
 
+  /// Throws Error(kBadInput): "regular expression WHY", with the pattern and its file.
+  [[noreturn]] void refuse(const std::string& why) const;
+
  private:
   std::string pattern_;
   std::string file_;

@@ -6,11 +6,10 @@
 #include <array>
 #include <charconv>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "base/error.h"
+#include "text/base64.h"
 #include "text/byte_alphabet.h"
-#include "text/utf8.h"
 
 namespace moe4 {
 namespace {
@@ -21,10 +20,9 @@ constexpr int32_t kNumSpecial = 256;
 constexpr size_t kMaxTokenBytes = 256;
 
 // Kimi-K2's tokenization_kimi.py: runs of Han; letters other than Han, with a contraction behind;
-// digits by threes; the rest as in o200k_base. PCRE2 has no intersections of classes ([a&&[^b]]),
-// so a look-ahead keeps Han out of the letters.
-constexpr const char* kUpper = R"((?:(?!\p{Han})[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]))";
-constexpr const char* kLower = R"((?:(?!\p{Han})[\p{Ll}\p{Lm}\p{Lo}\p{M}]))";
+// digits by threes; the rest as in o200k_base.
+constexpr const char* kUpper = R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]])";
+constexpr const char* kLower = R"([\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]])";
 constexpr const char* kBefore = R"([^\r\n\p{L}\p{N}]?)";
 constexpr const char* kAfter = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)";
 constexpr const char* kRest = R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -33,39 +31,6 @@ std::string kimi_pattern() {
   const std::string upper = kUpper, lower = kLower;
   return std::string("[\\p{Han}]+|") + kBefore + upper + "*" + lower + "+" + kAfter + "|" +
          kBefore + upper + "+" + lower + "*" + kAfter + kRest;
-}
-
-std::optional<std::string> decode_base64(std::string_view text) {
-  const auto digit = [](char c) -> int {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-  };
-  if (text.empty() || text.size() % 4 != 0) return std::nullopt;
-  size_t padding = 0;
-  while (padding < 2 && text[text.size() - 1 - padding] == '=') ++padding;
-  std::string bytes;
-  uint32_t bits = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool is_padding = i >= text.size() - padding;
-    const int value = is_padding ? 0 : digit(text[i]);
-    if (value < 0) return std::nullopt;
-    bits = bits << 6 | static_cast<uint32_t>(value);
-    if (i % 4 != 3) continue;
-    for (const int shift : {16, 8, 0}) bytes += static_cast<char>(bits >> shift & 0xff);
-    bits = 0;
-  }
-  bytes.resize(bytes.size() - padding);
-  return bytes;
-}
-
-std::string spelling_of(std::string_view bytes) {
-  std::string spelling;
-  for (const char byte : bytes) {
-    append_code_point(byte_to_char(static_cast<unsigned char>(byte)), &spelling);
-  }
-  return spelling;
 }
 
 TokenizerJson read_ranks(const TokenizerFile& file) {
@@ -164,9 +129,14 @@ TokenizerParts read_tiktoken_model(const TokenizerFile& ranks, const TokenizerFi
     throw_bad_input({.what = "tiktoken model lacks some of the 256 bytes", .file = ranks.name});
   }
   AddedTokens special = read_special(config, static_cast<int32_t>(bulk.vocab.size()));
-  PreTokenizer pre_tokenizer;
-  pre_tokenizer.splits.push_back({SplitRegex(kimi_pattern(), /*literal=*/false, ranks.name)});
-  return {/*nfc=*/false, std::move(pre_tokenizer), std::move(model), std::move(special)};
+  PreTokenizer pre_tokenizer{.byte_level = true};
+  pre_tokenizer.steps.emplace_back(
+      SplitStep{SplitRegex(kimi_pattern(), /*literal=*/false, ranks.name)});
+  return {.normalizer = {},
+          .pre_tokenizer = std::move(pre_tokenizer),
+          .model = std::move(model),
+          .added = std::move(special),
+          .decoder = {}};
 }
 
 }  // namespace moe4

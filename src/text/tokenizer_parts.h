@@ -7,15 +7,18 @@
 
 #include "text/added_tokens.h"
 #include "text/bpe_model.h"
+#include "text/normalizer.h"
 #include "text/pre_tokenizer.h"
+#include "text/token_decoder.h"
 
 namespace moe4 {
 
 struct TokenizerParts {
-  bool nfc = false;
+  Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   BpeModel model;
   AddedTokens added;
+  TokenDecoder decoder;
 };
 
 /// `name` is for messages. Throws Error(kBadInput) naming the first construct that is not

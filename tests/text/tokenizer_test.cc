@@ -204,17 +204,30 @@ TEST(Tokenizer, UnknownConstructsAreNamed) {
     return pre({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", behavior}});
   };
   EXPECT_THAT(error_of_patch({{"model", {{"type", "Unigram"}}}}), HasSubstr("Unigram"));
-  EXPECT_THAT(error_of_patch({{"model", {{"byte_fallback", true}}}}), HasSubstr("byte_fallback"));
+  EXPECT_THAT(error_of_patch({{"model", {{"byte_fallback", true}, {"vocab", {{"~", nullptr}}}}}}),
+              HasSubstr("byte_fallback"));
   EXPECT_THAT(error_of_patch({{"model", {{"dropout", 0.1}}}}), HasSubstr("dropout"));
   EXPECT_THAT(error_of_patch({{"model", {{"end_of_word_suffix", "</w>"}}}}), HasSubstr("</w>"));
   EXPECT_THAT(error_of_patch({{"normalizer", {{"type", "Lowercase"}}}}), HasSubstr("Lowercase"));
-  EXPECT_THAT(error_of_patch(pre({{"type", "Metaspace"}})), HasSubstr("Metaspace"));
-  EXPECT_THAT(error_of_patch({{"pre_tokenizer", nullptr}}), HasSubstr("pre_tokenizer"));
+  EXPECT_THAT(error_of_patch(pre({{"type", "Whitespace"}})), HasSubstr("Whitespace"));
+  EXPECT_THAT(error_of_patch(pre({{"type", "Metaspace"}, {"replacement", "ab"}})),
+              HasSubstr("not one character"));
+  EXPECT_THAT(error_of_patch(pre({{"type", "Metaspace"}, {"replacement", ""}})),
+              HasSubstr("not one character"));
+  EXPECT_THAT(error_of_patch(pre(
+                  {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "sometimes"}})),
+              HasSubstr("sometimes"));
+  // Without ByteLevel the model is one of texts, which its decoder must fit.
+  EXPECT_THAT(error_of_patch({{"pre_tokenizer", nullptr}}), HasSubstr("found ByteLevel"));
   EXPECT_THAT(error_of_patch(pre({{"type", "ByteLevel"}})), HasSubstr("after ByteLevel"));
   EXPECT_THAT(error_of_patch({{"decoder", {{"type", "Metaspace"}}}}), HasSubstr("Metaspace"));
   EXPECT_THAT(error_of_patch({{"post_processor", {{"type", "Mystery"}}}}), HasSubstr("Mystery"));
-  EXPECT_THAT(error_of_patch(regex("x", "MergedWithNext")), HasSubstr("MergedWithNext"));
+  EXPECT_THAT(error_of_patch(regex("x", "Sideways")), HasSubstr("Sideways"));
   EXPECT_THAT(error_of_patch(regex("[a&&b]")), HasSubstr("&&"));
+  EXPECT_THAT(error_of_patch(regex("[^a&&[b]]")), HasSubstr("&&"));
+  EXPECT_THAT(error_of_patch(regex("[a&&[b]c]")), HasSubstr("behind a class intersection"));
+  EXPECT_THAT(error_of_patch(regex("[a&&[b&&[c]]]")), HasSubstr("&&"));
+  EXPECT_THAT(error_of_patch(regex("[a&&[b")), HasSubstr("behind a class intersection"));
   EXPECT_THAT(error_of_patch(regex("[a[b]]")), HasSubstr("inside a character class"));
   EXPECT_THAT(error_of_patch(regex("\\bx")), HasSubstr("\\b"));
   EXPECT_THAT(error_of_patch(regex("a{1,3}+")), HasSubstr("{n,m}+"));
