@@ -1,10 +1,13 @@
 // The moe4 program: parses the command line and turns every error into one line and an exit status.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <new>
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/memory_limit.h"
@@ -46,10 +49,18 @@ int run(CLI::App& app, int argc, char** argv) {
   moe4::cli::add_compare(app);
   moe4::cli::add_bench(app);
   moe4::cli::add_bench_moe(app);
+  moe4::cli::add_bench_serve(app);
   moe4::cli::add_synth(app);
+  // "bench serve" is known from vLLM; a model that is called serve is ./serve.
+  std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+  if (arguments.size() > 1 && arguments[0] == "bench" && arguments[1] == "serve") {
+    arguments.erase(arguments.begin());
+    arguments[0] = "bench-serve";
+  }
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   int status = 0;
   try {
-    app.parse(argc, argv);
+    app.parse(std::move(arguments));
   } catch (const CLI::Success& help) {
     std::ostringstream text;  // flushed by us, so that what went wrong is known
     status = app.exit(help, text, text);
