@@ -58,7 +58,8 @@ Engine::Engine(const Model& model, const EngineLimits& limits)
       runner_(model, runner_limits(limits, num_snapshots_)),
       scheduler_(scheduler_limits(limits, has_state_, num_snapshots_),
                  ceil_div(limits.cache_tokens, kPageTokens)),
-      logits_(static_cast<size_t>(logits_rows(limits) * model.config().vocab_size)) {}
+      logits_(static_cast<size_t>(logits_rows(limits) * model.config().vocab_size) *
+              sizeof(float)) {}
 
 RequestId Engine::submit(EngineRequest request) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -82,7 +83,7 @@ RequestId Engine::submit(EngineRequest request) {
   }
   // The last token is only sampled, never computed.
   const int64_t computed = prompt + std::max<int64_t>(request.max_new_tokens - 1, 0);
-  const RequestId id = scheduler_.add(prompt, computed, std::move(prefix));
+  const RequestId id = scheduler_.add(prompt, computed, std::move(prefix), request.priority);
   active.request = std::move(request);
   requests_.emplace(id, std::move(active));
   return id;
@@ -127,7 +128,26 @@ void Engine::move_caches(const Step& step) {
   for (const StateCopy& copy : step.resumed) runner_.copy_state(copy.from, copy.to);
 }
 
+void Engine::call_starts(const Step& step) {
+  for (const ScheduledPiece& piece : step.pieces) {
+    Active& active = requests_.at(piece.id);
+    if (std::exchange(active.started, true) || !active.request.on_start) continue;
+    active.request.on_start(scheduler_.cached_tokens(piece.id));
+  }
+}
+
+EngineStats Engine::stats() const {
+  const BlockPool& pool = scheduler_.pool();
+  return {.running = scheduler_.num_running(),
+          .waiting = scheduler_.num_waiting(),
+          .pages = pool.num_pages(),
+          .used_pages = pool.num_pages() - pool.num_free(),
+          .preemptions = num_preemptions_,
+          .step_tokens = step_tokens_};
+}
+
 void Engine::run_pieces(const Step& step, Observer* observer) {
+  step_tokens_ = 0;
   if (step.pieces.empty()) return;
   pieces_.clear();
   int64_t rows = 0;
@@ -140,8 +160,10 @@ void Engine::run_pieces(const Step& step, Observer* observer) {
          .is_decode = piece.is_decode,
          .num_logits = wanted_logits(piece)});
     rows += pieces_.back().num_logits;
+    step_tokens_ += piece.tokens;
   }
-  runner_.run(pieces_, Rows::dense(logits_.data(), rows, model_.config().vocab_size), observer);
+  auto* logits = reinterpret_cast<float*>(logits_.data());
+  runner_.run(pieces_, Rows::dense(logits, rows, model_.config().vocab_size), observer);
   for (const StateCopy& copy : step.kept) runner_.copy_state(copy.from, copy.to);
 }
 
@@ -179,6 +201,7 @@ bool Engine::step(Observer* observer) {
   if (requests_.empty()) return false;
   const Step step = scheduler_.next();
   move_caches(step);
+  call_starts(step);
   try {
     run_pieces(step, observer);
   } catch (...) {
@@ -193,10 +216,12 @@ bool Engine::step(Observer* observer) {
     return true;
   }
   const auto vocab = static_cast<size_t>(model_.config().vocab_size);
+  const std::span all_logits(reinterpret_cast<float*>(logits_.data()),
+                             logits_.size() / sizeof(float));
   size_t row = 0;
   for (size_t i = 0; i < step.pieces.size(); ++i) {
     const auto rows = static_cast<size_t>(pieces_[i].num_logits);
-    take_logits(step.pieces[i], std::span(logits_).subspan(row * vocab, rows * vocab));
+    take_logits(step.pieces[i], all_logits.subspan(row * vocab, rows * vocab));
     row += rows;
   }
   return true;

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 
@@ -33,6 +34,14 @@ struct EngineLimits {
   bool prompt_logits = false;
 };
 
+/// What an engine is doing.
+struct EngineStats {
+  int64_t running = 0, waiting = 0;   ///< requests
+  int64_t pages = 0, used_pages = 0;  ///< of kPageTokens tokens; those of the prefix cache are free
+  int64_t preemptions = 0;            ///< since it was made
+  int64_t step_tokens = 0;            ///< computed by the last step
+};
+
 /// How a request ended.
 struct RequestEnd {
   std::exception_ptr error;   ///< null: as it should
@@ -42,12 +51,16 @@ struct RequestEnd {
 struct EngineRequest {
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 0;  ///< 0: the prompt is computed, and that is all
+  int64_t priority = 0;        ///< of requests that wait, lower ones start first
   /// The next token from logits [vocab_size] of all tokens so far; nothing: the request ends. The
   /// logits may be changed in place. What it throws ends this request and no other.
   std::function<std::optional<int32_t>(std::span<float> logits)> next_token;
   /// Called with the logits of the prompt's tokens, [n, vocab_size] of those at `first` and after,
   /// in order. A request that has it computes all of its prompt. May be empty.
   std::function<void(int64_t first, std::span<const float> logits)> prompt_logits;
+  /// Called once when its first tokens are about to be computed, with the number of those of its
+  /// prompt that need not be. Must not throw. May be empty.
+  std::function<void(int64_t cached_tokens)> on_start;
   /// Called once when the request has ended by itself; not after cancel(). Must not throw. May be
   /// empty.
   std::function<void(const RequestEnd& end)> on_end;
@@ -76,6 +89,7 @@ class Engine {
 
   int64_t num_requests() const { return static_cast<int64_t>(requests_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
+  EngineStats stats() const;
 
  private:
   struct Active {
@@ -83,11 +97,13 @@ class Engine {
     std::vector<int32_t> ids;  // prompt and generated
     PageHasher pages;          // of ids
     bool reuses = false;
+    bool started = false;
     std::vector<std::byte> saved;  // caches while it is preempted
   };
 
   int64_t wanted_logits(const ScheduledPiece& piece) const;
   void move_caches(const Step& step);
+  void call_starts(const Step& step);
   void run_pieces(const Step& step, Observer* observer);
   void take_logits(const ScheduledPiece& piece, std::span<float> logits);
   void take_token(RequestId id, Active& active, std::span<float> logits);
@@ -102,8 +118,9 @@ class Engine {
   Scheduler scheduler_;
   std::map<RequestId, Active> requests_;
   std::vector<SequencePiece> pieces_;
-  std::vector<float> logits_;  // of a step, [rows, vocab_size]
+  AlignedBuffer logits_;  // of a step, float32 [rows, vocab_size]; unused rows cost no memory
   int64_t num_preemptions_ = 0;
+  int64_t step_tokens_ = 0;
 };
 
 }  // namespace moe4

@@ -29,7 +29,8 @@ class TextOutput {
   TextOutput(const Tokenizer* tokenizer, const GenerateRequest& request, TextCallback callback,
              std::string& text)
       : stop_strings_(request.stop_strings), callback_(std::move(callback)), text_(text) {
-    if (tokenizer != nullptr) decoder_.emplace(*tokenizer, true, request.visible_tokens);
+    if (tokenizer == nullptr) return;
+    decoder_.emplace(*tokenizer, request.skip_special_tokens, request.visible_tokens);
   }
 
   // `may_stop`: whether the text may end in this token's piece.
@@ -42,6 +43,7 @@ class TextOutput {
     if (!stopped()) show(stop_strings_.finish());
   }
   bool stopped() const { return stop_strings_.found(); }
+  const std::string& stop_string() const { return stop_strings_.which(); }
   bool cancelled() const { return cancelled_; }
 
  private:
@@ -146,8 +148,10 @@ class Generation::Impl {
                          .prompt_tokens = request_.prompt.size(),
                          .forbidden = may_stop ? std::span<const int32_t>() : stops_},
                         request_.sampling, rng_);
+    if (request_.on_token) request_.on_token(token, logits);
     if (std::find(stops_.begin(), stops_.end(), token) != stops_.end()) {
       result_.reason = StopReason::kStopToken;
+      result_.stop_token = token;
       return std::nullopt;
     }
     result_.tokens.push_back(token);
@@ -168,7 +172,10 @@ class Generation::Impl {
     } catch (...) {
       error_ = std::current_exception();
     }
-    if (text_.stopped()) result_.reason = StopReason::kStopString;
+    if (text_.stopped()) {
+      result_.reason = StopReason::kStopString;
+      result_.stop_string = text_.stop_string();
+    }
     if (is_cancelled_ || text_.cancelled()) result_.reason = StopReason::kCancelled;
     if (has_logits_) result_.decode_seconds = watch_.seconds();
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,7 +28,11 @@ struct GenerateRequest {
   std::vector<std::string> stop_strings;  ///< cut from the text
   /// Special tokens that are part of the text, which else has none: tags that a DialogParser needs.
   std::vector<int32_t> visible_tokens;
-  bool ignore_eos = false;      ///< go on past stop_token_ids (benchmarks)
+  bool skip_special_tokens = true;  ///< leave the others out of the text
+  bool ignore_eos = false;          ///< go on past stop_token_ids (benchmarks)
+  /// Called with every token as it is chosen, one that ends the answer included, and the model's
+  /// own logits [vocab_size] that it was chosen from. May be empty; throws what ends the request.
+  std::function<void(int32_t token, std::span<const float> logits)> on_token;
   int64_t prefill_chunk = 256;  ///< prompt tokens of a step, in an engine of the request's own
   /// Looked at before every step: true ends the request. May be null; of the caller.
   const std::atomic<bool>* cancel = nullptr;
@@ -44,8 +49,10 @@ struct GenerateResult {
   std::vector<int32_t> tokens;  ///< without the stop token
   std::string text;
   StopReason reason = StopReason::kLength;
-  double prefill_seconds = 0;  ///< the prompt, up to the first token's logits
-  double decode_seconds = 0;   ///< all tokens after the first
+  std::optional<int32_t> stop_token;  ///< that ended it
+  std::string stop_string;            ///< that ended it
+  double prefill_seconds = 0;         ///< the prompt, up to the first token's logits
+  double decode_seconds = 0;          ///< all tokens after the first
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;  ///< of the prompt, that were not computed again
 };

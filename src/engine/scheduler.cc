@@ -20,7 +20,8 @@ Scheduler::Scheduler(const SchedulerLimits& limits, int64_t num_pages)
   for (int64_t s = limits.max_seqs - 1; s >= 0; --s) free_slots_.push_back(static_cast<int32_t>(s));
 }
 
-RequestId Scheduler::add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix) {
+RequestId Scheduler::add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix,
+                         int64_t priority) {
   MOE4_CHECK(prompt_tokens > 0 && max_tokens >= prompt_tokens);
   MOE4_CHECK(static_cast<int64_t>(prefix.size()) <= prompt_tokens / kPageTokens);
   const int64_t pages = ceil_div(max_tokens, kPageTokens);
@@ -36,7 +37,8 @@ RequestId Scheduler::add(int64_t prompt_tokens, int64_t max_tokens, std::vector<
   request.prompt = request.known = prompt_tokens;
   request.most = max_tokens;
   request.prefix = std::move(prefix);
-  waiting_.push_back(id);
+  request.priority = priority;
+  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), id, in_order()), id);
   return id;
 }
 
@@ -68,7 +70,7 @@ void Scheduler::preempt(RequestId id, Step& step) {
   }
   release(request);
   running_.pop_back();
-  waiting_.insert(std::lower_bound(waiting_.begin(), waiting_.end(), id), id);
+  waiting_.insert(std::lower_bound(waiting_.begin(), waiting_.end(), id, in_order()), id);
 }
 
 void Scheduler::release(Request& request) {
@@ -173,7 +175,7 @@ int64_t Scheduler::admit(RequestId id, int64_t budget, Step& step) {
     request.published = static_cast<size_t>(request.context / kPageTokens);
   }
   if (snapshot) step.resumed.push_back({.from = *snapshot, .to = request.state_slot});
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), id), id);
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), id, in_order()), id);
   schedule(id, tokens, step);
   return tokens;
 }

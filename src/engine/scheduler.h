@@ -59,11 +59,12 @@ struct Step {
   std::vector<StateCopy> kept;
 };
 
-/// First come, first served. Every step takes the next token of every request that generates, then
-/// pieces of prompts, oldest first, up to the budget; pieces end at a multiple of kPageTokens of
-/// their request or with its prompt, so that how prompts are cut changes no bit. Out of pages, the
-/// youngest running request is preempted: its caches are copied out, and back in when there is
-/// room, rather than computed again. The oldest request is never preempted, so everyone finishes.
+/// First come, first served, within a priority. Every step takes the next token of every request
+/// that generates, then pieces of prompts, oldest first, up to the budget; pieces end at a multiple
+/// of kPageTokens of their request or with its prompt, so that how prompts are cut changes no bit.
+/// Out of pages, the youngest running request is preempted: its caches are copied out, and back in
+/// when there is room, rather than computed again. The oldest request is never preempted, so
+/// everyone finishes.
 ///
 /// Prompts with an equal beginning share its pages. With a recurrent state that is not enough: a
 /// request goes on from the longest beginning of which a snapshot was kept too. One is kept at the
@@ -77,8 +78,10 @@ class Scheduler {
 
   /// Adds a request of `prompt_tokens` > 0 tokens that will have `max_tokens` in all. `prefix`:
   /// hashes of the prompt's full pages; where they are known they are not computed again. Empty: no
-  /// reuse. Throws Error(kUsage) when it could never be run within the pool.
-  RequestId add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix = {});
+  /// reuse. Of requests that wait, those of lower `priority` come first. Throws Error(kUsage) when
+  /// it could never be run within the pool.
+  RequestId add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix = {},
+                int64_t priority = 0);
 
   /// The next step; its pieces count as computed from now on. Empty when there is nothing to do
   /// until a token is added.
@@ -109,6 +112,7 @@ class Scheduler {
     int64_t known = 0;    // tokens there are: prompt and generated
     int64_t context = 0;  // tokens computed
     int64_t cached = 0;
+    int64_t priority = 0;
     std::vector<PageHash> prefix;
     size_t published = 0;  // pages of `prefix` that the pool knows from here
     int64_t parting = 0;   // where the pages that others had computed end
@@ -119,6 +123,12 @@ class Scheduler {
     bool decodes() const { return context >= prompt; }
   };
 
+  auto in_order() const {
+    return [this](RequestId a, RequestId b) {
+      const int64_t of_a = requests_.at(a).priority, of_b = requests_.at(b).priority;
+      return of_a < of_b || (of_a == of_b && a < b);
+    };
+  }
   bool grow(Request& request, int64_t tokens);
   bool grow_or_preempt(RequestId id, int64_t tokens, Step& step);
   void preempt(RequestId id, Step& step);
@@ -137,8 +147,9 @@ class Scheduler {
   SnapshotPool snapshots_;
   RequestId next_id_ = 0;
   std::map<RequestId, Request> requests_;
-  std::deque<RequestId> waiting_;   // in order of arrival; ids rise
-  std::vector<RequestId> running_;  // in order of arrival
+  // Both by priority, then in order of arrival: ids rise. "Oldest" is what comes first.
+  std::deque<RequestId> waiting_;
+  std::vector<RequestId> running_;
   std::vector<int32_t> free_slots_;
 };
 

@@ -17,7 +17,11 @@ std::string StopStrings::push(const std::string& text, bool may_stop) {
   size_t cut = std::string::npos;
   for (const std::string& stop : strings_) {
     const size_t first = passed_ >= stop.size() ? passed_ - stop.size() + 1 : 0;
-    cut = std::min(cut, pending_.find(stop, first));
+    const size_t at = pending_.find(stop, first);
+    if (at < cut) {
+      cut = at;
+      which_ = stop;
+    }
   }
   if (cut != std::string::npos) {
     found_ = true;

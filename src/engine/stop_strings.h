@@ -19,12 +19,15 @@ class StopStrings {
   std::string finish();
   /// A stop string has come; it and what followed were dropped.
   bool found() const { return found_; }
+  /// The one that has come; empty before.
+  const std::string& which() const { return which_; }
 
  private:
   std::vector<std::string> strings_;
   std::string pending_;
   size_t passed_ = 0;  // bytes of pending_ in which no stop string may end
   bool found_ = false;
+  std::string which_;
 };
 
 }  // namespace moe4

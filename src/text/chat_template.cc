@@ -45,6 +45,12 @@ struct ChatTemplate::Impl {
   std::vector<Parsed> templates;  // not empty
   std::vector<std::pair<std::string, jinja::Value>> special_tokens;
 
+  void add_special_tokens(const std::filesystem::path& directory) {
+    for (const auto& [name, token] : find_special_tokens(directory)) {
+      special_tokens.emplace_back(name, jinja::parse_json(token));
+    }
+  }
+
   // get_chat_template of transformers.
   const Parsed& choose(const jinja::Dict& context) const {
     const auto named = [&](const char* name) {
@@ -86,10 +92,15 @@ std::unique_ptr<ChatTemplate> ChatTemplate::load(const std::filesystem::path& di
     }
     impl->templates.push_back(std::move(parsed));
   }
-  for (const auto& [name, token] : find_special_tokens(directory)) {
-    impl->special_tokens.emplace_back(name, jinja::parse_json(token));
-  }
+  impl->add_special_tokens(directory);
   return std::unique_ptr<ChatTemplate>(new ChatTemplate(std::move(impl)));
+}
+
+std::unique_ptr<ChatTemplate> ChatTemplate::load(const std::filesystem::path& directory,
+                                                 std::string_view source, const std::string& name) {
+  auto chat_template = parse(source, name);
+  chat_template->impl_->add_special_tokens(directory);
+  return chat_template;
 }
 
 std::unique_ptr<ChatTemplate> ChatTemplate::parse(std::string_view source,

@@ -16,6 +16,9 @@ class ChatTemplate {
   /// template_files.h). nullptr when the checkpoint has none. Throws Error(kBadInput) for
   /// unreadable files.
   static std::unique_ptr<ChatTemplate> load(const std::filesystem::path& directory);
+  /// `source` instead of the checkpoint's own, with the special tokens of the checkpoint.
+  static std::unique_ptr<ChatTemplate> load(const std::filesystem::path& directory,
+                                            std::string_view source, const std::string& name);
   /// Throws Error(kBadInput) naming the construct that is not known and its line.
   static std::unique_ptr<ChatTemplate> parse(std::string_view source, const std::string& name);
   ~ChatTemplate();

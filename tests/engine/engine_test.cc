@@ -42,8 +42,9 @@ struct Job {
   int64_t max_new_tokens = 0;
   std::vector<int32_t> tokens;
   std::vector<float> logits;  // that its tokens were chosen from
-  int ends = 0;
+  int starts = 0, ends = 0;
   int64_t cached = 0;  // tokens of the prompt that were computed before
+  int64_t cached_at_start = 0;
 
   EngineRequest request() {
     return {.prompt = prompt,
@@ -53,6 +54,11 @@ struct Job {
                   logits.insert(logits.end(), found.begin(), found.end());
                   tokens.push_back(best(found));
                   return std::optional(tokens.back());
+                },
+            .on_start =
+                [this](int64_t found) {
+                  ++starts;
+                  cached_at_start = found;
                 },
             .on_end =
                 [this](const RequestEnd& end) {
@@ -135,11 +141,16 @@ TEST_P(Engines, RandomArrivalsAbortsAndPreemptionsChangeNoBitOfAnyRequest) {
     }
     int64_t cached = 0;
     for (const Job& job : jobs) {
+      EXPECT_EQ(job.starts, 1);
       EXPECT_EQ(job.ends, 1);
+      EXPECT_EQ(job.cached_at_start, job.cached);
       cached += job.cached;
       job.expect_as_alone(*model);
       if (HasFatalFailure()) return;
     }
+    const EngineStats stats = engine.stats();
+    EXPECT_EQ(stats.running + stats.waiting + stats.used_pages, 0);
+    EXPECT_EQ(stats.pages, count == 64 ? 5 : 4);
     if (count >= 16) {
       EXPECT_GT(engine.num_preemptions(), 0) << "the test was too easy";
       EXPECT_GT(cached, 0);

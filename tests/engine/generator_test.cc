@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -116,6 +117,23 @@ TEST_F(Generator, StopStringsSpanningTokensAreCutFromTheText) {
       EXPECT_EQ(streamed, result.text);
     }
   }
+}
+
+TEST_F(Generator, TokensAreToldAsTheyAreChosenWithTheLogitsOfTheModel) {
+  GenerateRequest r = request("In the beginning", 24);
+  const GenerateResult plain = generate(*model_, tokenizer_.get(), r);
+  r.stop_token_ids = {plain.tokens[9]};
+  const auto first = std::find(plain.tokens.begin(), plain.tokens.end(), plain.tokens[9]);
+  std::vector<int32_t> told;
+  r.on_token = [&](int32_t token, std::span<const float> logits) {
+    told.push_back(token);
+    const auto best = std::max_element(logits.begin(), logits.end());
+    EXPECT_EQ(best - logits.begin(), token);
+  };
+  const GenerateResult result = generate(*model_, tokenizer_.get(), r);
+  EXPECT_EQ(result.stop_token, plain.tokens[9]);
+  EXPECT_EQ(told, std::vector<int32_t>(plain.tokens.begin(), first + 1));
+  EXPECT_EQ(result.tokens, std::vector<int32_t>(plain.tokens.begin(), first));
 }
 
 TEST_F(Generator, ACallbackThatReturnsFalseCancels) {

@@ -46,7 +46,7 @@ class Simulation {
   }
 
   // A prompt of the text's first tokens; what it generates are the next.
-  RequestId add(int32_t text, int64_t prompt, int64_t total, bool reuse) {
+  RequestId add(int32_t text, int64_t prompt, int64_t total, bool reuse, int64_t priority = 0) {
     Request request{.text = text, .total = total, .reuse = reuse};
     std::vector<PageHash> prefix;
     for (const int32_t id : prompt_of(text, prompt)) {
@@ -54,7 +54,7 @@ class Simulation {
       const auto page = request.pages.push(id);
       if (page && reuse) prefix.push_back(*page);
     }
-    const RequestId id = scheduler_.add(prompt, total, std::move(prefix));
+    const RequestId id = scheduler_.add(prompt, total, std::move(prefix), priority);
     requests_[id] = std::move(request);
     return id;
   }
@@ -266,7 +266,8 @@ TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
         --arrivals;
         const int64_t total = 1 + random.below(std::min<int64_t>(pages, 5) * kPageTokens);
         const int64_t prompt = std::max<int64_t>(1, total - random.below(100));
-        simulation.add(static_cast<int32_t>(random.below(4)), prompt, total, random.below(3) > 0);
+        simulation.add(static_cast<int32_t>(random.below(4)), prompt, total, random.below(3) > 0,
+                       random.below(8) == 0 ? random.below(3) - 1 : 0);
       }
       if (random.below(60) == 0 && !simulation.done()) {
         const std::vector<RequestId> ids = simulation.ids();
@@ -287,6 +288,30 @@ TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
   EXPECT_GT(cached, 100000);
   EXPECT_GT(resumed, 100000);
   EXPECT_GT(kept, 1000);
+}
+
+TEST(Scheduler, LowerPrioritiesStartFirstAndGiveUpTheirPagesLast) {
+  Scheduler scheduler({.max_tokens = kPageTokens + 1, .max_seqs = 1}, 4);
+  const RequestId plain = scheduler.add(10, 12), late = scheduler.add(10, 12, {}, 1),
+                  urgent = scheduler.add(10, 12, {}, -5), next = scheduler.add(10, 12);
+  for (const RequestId id : {urgent, plain, next, late}) {
+    const Step step = scheduler.next();
+    ASSERT_EQ(step.pieces.size(), 1u);
+    EXPECT_EQ(step.pieces[0].id, id);
+    scheduler.finish(id);
+  }
+  // Three pages: the younger has come first and gives way.
+  Scheduler small({.max_tokens = 2 * kPageTokens + 2, .max_seqs = 2}, 3);
+  const RequestId unhurried = small.add(64, 128, {}, 1);
+  small.next();
+  const RequestId hurried = small.add(64, 128, {}, 0);
+  small.next();
+  small.add_token(unhurried);
+  small.add_token(hurried);
+  const Step step = small.next();
+  ASSERT_EQ(step.copy_out.size(), 1u);
+  EXPECT_EQ(step.copy_out[0].id, unhurried);
+  EXPECT_EQ(step.pieces[0].id, hurried);
 }
 
 TEST(Scheduler, ALongPromptDelaysWhoGeneratesByOneChunkAtMost) {

@@ -45,6 +45,14 @@ TEST(StopStrings, TheEarliestOfSeveralCuts) {
   }
 }
 
+TEST(StopStrings, SayWhichHasCome) {
+  StopStrings watcher({"two", "one"});
+  watcher.push("zero on");
+  EXPECT_EQ(watcher.which(), "");
+  watcher.push("e two");
+  EXPECT_EQ(watcher.which(), "one");
+}
+
 TEST(StopStrings, NothingIsHeldBackThatCannotBeginOne) {
   StopStrings watcher({"stop"});
   EXPECT_EQ(watcher.push("hello"), "hello");
