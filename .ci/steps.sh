@@ -109,6 +109,12 @@ many_schedules() {
   build/release/bin/engine_test --gtest_filter='*Random*' --gtest_repeat=20 --gtest_shuffle --gtest_random_seed=1 --gtest_brief=1
 }
 
+server_clients() {
+  cmake --preset release || return 1
+  cmake --build --preset release --target moe4 || return 1
+  python3 scripts/check_server_clients.py build/release/bin/moe4 models/tiny-qwen3_5-moe-nvfp4
+}
+
 neon_under_qemu() {
   cmake -S tests/aarch64 -B build/aarch64 -G Ninja --toolchain "$PWD/cmake/toolchains/aarch64.cmake" \
     -DCMAKE_BUILD_TYPE=Release -DMOE4_WERROR=ON || return 1

@@ -28,7 +28,7 @@ install_packages() {
 }
 
 BUILD_PACKAGES="g++ cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev
-  libutf8proc-dev libboost1.81-dev libgtest-dev libgmock-dev python3"
+  libutf8proc-dev libboost1.81-dev libssl-dev libgtest-dev libgmock-dev python3"
 
 # The compute capability of the first GPU as an architecture that nvcc knows: 90 -> 90a, 121 -> 121a.
 gpu_architecture() {

@@ -51,6 +51,7 @@ int run(CLI::App& app, int argc, char** argv) {
   moe4::cli::add_bench_moe(app);
   moe4::cli::add_bench_serve(app);
   moe4::cli::add_synth(app);
+  moe4::cli::add_serve(app);
   // "bench serve" is known from vLLM; a model that is called serve is ./serve.
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   if (arguments.size() > 1 && arguments[0] == "bench" && arguments[1] == "serve") {
