@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/constraint_flags.h"
 #include "cli/conversation.h"
 #include "cli/memory_words.h"
 #include "cli/plan_report.h"
@@ -25,6 +26,7 @@ struct RunFlags {
   bool json = false;
   MachineFlags machine;
   SamplingFlags sampling;
+  ConstraintFlags constraint;
   TemplateFlags variables;
 };
 
@@ -57,6 +59,7 @@ void run(const RunFlags& flags) {
   if (!arguments.empty() && !flags.chat)
     throw Error(ErrorCode::kUsage, "--template-arg needs --chat: no template is used without it");
   // What can be wrong without the weights is found before they are loaded.
+  std::shared_ptr<const Grammar> grammar = constraint_grammar(flags.constraint);
   Session session;
   const GenerationDefaults defaults =
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
@@ -68,8 +71,9 @@ void run(const RunFlags& flags) {
   }
   if (prompt.empty())
     throw Error(ErrorCode::kUsage, "--prompt is empty: there is nothing to continue");
-  const GenerateRequest request = make_request(
-      flags.sampling, defaults, session.checkpoint->config(), session.tokenizer->encode(prompt));
+  GenerateRequest request = make_request(flags.sampling, defaults, session.checkpoint->config(),
+                                         session.tokenizer->encode(prompt));
+  request.grammar = constraint_masks(std::move(grammar), *session.tokenizer);
   reload_model(session, flags.machine);
   const auto stream = [&](const std::string& piece) {
     write_streamed(piece);
@@ -107,6 +111,7 @@ void add_run(CLI::App& app) {
                              "Put the prompt into the checkpoint's chat template first"));
   add_template_flags(*command, flags->variables);
   add_sampling_flags(*command, flags->sampling);
+  add_constraint_flags(*command, flags->constraint);
   add_machine_flags(*command, flags->machine);
   with_env(command->add_flag("--json", flags->json, "One JSON object on stdout, no streaming"));
   command->callback([flags] { run(*flags); });

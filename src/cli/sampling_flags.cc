@@ -200,6 +200,8 @@ std::string to_string(StopReason reason) {
       return "context full";
     case StopReason::kCancelled:
       return "cancelled";
+    case StopReason::kGrammarEnd:
+      return "grammar end";
   }
   return "?";
 }

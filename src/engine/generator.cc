@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/constraint.h"
 #include "engine/finite.h"
 #include "engine/stop_strings.h"
 
@@ -102,6 +103,7 @@ class Generation::Impl {
     result_.prompt_tokens = prompt_tokens_;
     is_done_ = request.max_new_tokens <= 0;
     if (!request.ignore_eos) stops_ = request.stop_token_ids;
+    if (request.grammar) grammar_.emplace(request.grammar, model.config().vocab_size);
     if (!is_done_) history_.reserve(history_.size() + static_cast<size_t>(limit_));
   }
 
@@ -142,26 +144,35 @@ class Generation::Impl {
     const auto generated = static_cast<int64_t>(result_.tokens.size());
     require_finite_logits(model_, history_, logits, prompt_tokens_ + generated - 1);
     const bool may_stop = generated >= request_.min_new_tokens;
-    const int32_t token =
-        sampler_.sample(logits,
-                        {.tokens = history_,
-                         .prompt_tokens = request_.prompt.size(),
-                         .forbidden = may_stop ? std::span<const int32_t>() : stops_},
-                        request_.sampling, rng_);
+    if (grammar_ && grammar_->is_complete()) return grammar_end();
+    const int32_t token = sampler_.sample(
+        logits,
+        {.tokens = history_,
+         .prompt_tokens = request_.prompt.size(),
+         .forbidden = may_stop ? std::span<const int32_t>() : stops_,
+         .allowed = grammar_ ? grammar_->allowed(stops_, may_stop) : std::span<const uint64_t>()},
+        request_.sampling, rng_);
     if (request_.on_token) request_.on_token(token, logits);
     if (std::find(stops_.begin(), stops_.end(), token) != stops_.end()) {
       result_.reason = StopReason::kStopToken;
       result_.stop_token = token;
       return std::nullopt;
     }
+    if (grammar_) grammar_->take(token);
     result_.tokens.push_back(token);
     history_.push_back(token);
     text_.push(token, may_stop);
     if (text_.stopped() || text_.cancelled()) return std::nullopt;
+    if (grammar_ && grammar_->is_complete()) return grammar_end();
     if (generated + 1 == limit_ && limit_ < request_.max_new_tokens) {
       result_.reason = StopReason::kContextFull;
     }
     return token;
+  }
+
+  std::optional<int32_t> grammar_end() {
+    result_.reason = StopReason::kGrammarEnd;
+    return std::nullopt;
   }
 
   void finish(std::exception_ptr error) {
@@ -188,6 +199,7 @@ class Generation::Impl {
   Sampler sampler_;
   std::vector<int32_t> history_;
   std::span<const int32_t> stops_;
+  std::optional<Constraint> grammar_;
   GenerateResult result_;
   TextOutput text_;
   Stopwatch watch_;

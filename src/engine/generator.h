@@ -17,6 +17,8 @@
 
 namespace moe4 {
 
+class TokenMasks;
+
 struct GenerateRequest {
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 128;
@@ -30,6 +32,9 @@ struct GenerateRequest {
   std::vector<int32_t> visible_tokens;
   bool skip_special_tokens = true;  ///< leave the others out of the text
   bool ignore_eos = false;          ///< go on past stop_token_ids (benchmarks)
+  /// What the answer must be, over the model's vocabulary; null: anything. Stop tokens are chosen
+  /// only where it may end, and it ends by itself where nothing can follow.
+  std::shared_ptr<const TokenMasks> grammar;
   /// Called with every token as it is chosen, one that ends the answer included, and the model's
   /// own logits [vocab_size] that it was chosen from. May be empty; throws what ends the request.
   std::function<void(int32_t token, std::span<const float> logits)> on_token;
@@ -42,8 +47,8 @@ struct GenerateRequest {
 int64_t context_limit(const ModelConfig& config, int64_t asked);
 
 /// kContextFull: the answer ended where prompt and answer reached the context, short of
-/// max_new_tokens.
-enum class StopReason { kLength, kStopToken, kStopString, kContextFull, kCancelled };
+/// max_new_tokens. kGrammarEnd: the grammar is fulfilled and nothing can follow.
+enum class StopReason { kLength, kStopToken, kStopString, kContextFull, kCancelled, kGrammarEnd };
 
 struct GenerateResult {
   std::vector<int32_t> tokens;  ///< without the stop token

@@ -107,6 +107,13 @@ double Sampler::weight(const Candidate& c) const {
 
 // candidates_[i] is token i still.
 void Sampler::penalize(const SamplingHistory& history, const SamplingParams& params) {
+  if (!history.allowed.empty()) {
+    for (Candidate& c : candidates_) {
+      const auto id = static_cast<size_t>(c.id);
+      const uint64_t word = id / 64 < history.allowed.size() ? history.allowed[id / 64] : 0;
+      if ((word >> (id % 64) & 1) == 0) c.logit = -kInfinity;
+    }
+  }
   for (const int32_t id : history.forbidden) {
     if (id >= 0 && id < static_cast<int32_t>(candidates_.size()))
       candidates_[id].logit = -kInfinity;
@@ -181,7 +188,7 @@ std::span<const TokenProbability> Sampler::distribution(std::span<const float> l
   check_logits(logits);
   const bool edited = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
                       params.frequency_penalty != 0.0f || !params.logit_bias.empty() ||
-                      !history.forbidden.empty();
+                      !history.forbidden.empty() || !history.allowed.empty();
   if (params.temperature == 0.0f && !edited) {
     distribution_.assign(1, {largest(logits), 1.0});
     return distribution_;

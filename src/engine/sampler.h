@@ -34,6 +34,9 @@ struct SamplingHistory {
   std::span<const int32_t> tokens;     ///< prompt, then what was generated
   size_t prompt_tokens = 0;            ///< how many of them are the prompt
   std::span<const int32_t> forbidden;  ///< never chosen: stop tokens that may not come yet
+  /// Bit `id`: whether the token may be chosen, as a grammar has it. Empty: all may. Tokens past
+  /// its end may not.
+  std::span<const uint64_t> allowed;
 };
 
 struct TokenProbability {
@@ -47,12 +50,12 @@ int32_t draw(std::span<const TokenProbability> distribution, double u);
 /// Keeps its working memory: after the first call with a vocabulary it allocates nothing.
 class Sampler {
  public:
-  /// Picks the next token from logits [V], in the order of vLLM: forbidden tokens and logit_bias,
-  /// repetition, frequency and presence penalty, temperature, min-p, top-k (ties with the k-th
-  /// stay), top-p. Greedy ties go to the lowest id. A logit of -inf is a token that is never
-  /// chosen. Deterministic for a given rng state; a greedy choice leaves the rng as it is.
-  /// Throws Error(kBadInput) for a NaN or +inf logit and Error(kUsage) for parameters out of range
-  /// or when every token is ruled out.
+  /// Picks the next token from logits [V], in the order of vLLM: tokens that are forbidden
+  /// or not allowed, logit_bias, repetition, frequency and presence penalty, temperature, min-p,
+  /// top-k (ties with the k-th stay), top-p. Greedy ties go to the lowest id. A logit of -inf is a
+  /// token that is never chosen. Deterministic for a given rng state; a greedy choice leaves the
+  /// rng as it is. Throws Error(kBadInput) for a NaN or +inf logit and Error(kUsage) for parameters
+  /// out of range or when every token is ruled out.
   int32_t sample(std::span<const float> logits, const SamplingHistory& history,
                  const SamplingParams& params, std::mt19937_64& rng);
 

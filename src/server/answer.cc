@@ -115,8 +115,9 @@ void Answer::finish(const RequestEnd& end) {
   generated.prompt_tokens = static_cast<int64_t>(request_.generate.prompt.size());
   generated.cached_tokens = end.cached_tokens;
   result_.completion_tokens = tokens_;
-  const bool stopped =
-      generated.reason == StopReason::kStopToken || generated.reason == StopReason::kStopString;
+  const bool stopped = generated.reason == StopReason::kStopToken ||
+                       generated.reason == StopReason::kStopString ||
+                       generated.reason == StopReason::kGrammarEnd;
   result_.finish_reason = stopped ? "stop" : "length";
   if (!piece_.tokens.empty()) flush({});
   record(result_.finish_reason);

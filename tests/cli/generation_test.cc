@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <string>
@@ -202,6 +204,38 @@ TEST_F(Generation, BiasMinTokensAndPenaltiesReachTheSampler) {
   EXPECT_EQ(text(two), "###");
   two.insert(two.end(), {"--presence-penalty", "2", "--frequency-penalty", "2"});
   EXPECT_EQ(text(two), "#?#");
+}
+
+TEST_F(Generation, ConstraintsReachTheSampler) {
+  const std::string folder = model({});
+  const auto text = [&](const std::vector<std::string>& flags) {
+    return run_json(chat_run(folder, flags))["text"].get<std::string>();
+  };
+  EXPECT_EQ(text({"--choice", "no"}), "no");
+  EXPECT_EQ(text({"--regex", "[xy]z{3}"}).substr(1), "zzz");
+  const std::string schema = R"({"type":"array","items":{"type":"boolean"},"maxItems":2})";
+  EXPECT_TRUE(json::parse(text({"--json-schema", schema, "-n", "500"})).is_array());
+  const std::filesystem::path file = std::filesystem::path(folder) / "schema.json";
+  std::ofstream(file) << R"({"const":{"a":"b"}})";
+  EXPECT_EQ(json::parse(text({"--json-schema", file.string(), "-n", "500"})), json({{"a", "b"}}));
+  EXPECT_EQ(run_json(chat_run(folder, {"--choice", "no"}))["stop_reason"], "grammar end");
+}
+
+TEST_F(Generation, MistakesInConstraintsExit2BeforeAnythingIsOpened) {
+  const std::vector<std::vector<std::string>> mistakes = {
+      {"--json-schema", "{\"type\": \"strin\"}"},
+      {"--json-schema", "{\"type\""},
+      {"--regex", "(?=a)"},
+      {"--regex", "a", "--choice", "b"},
+      {"--choice", ""}};
+  for (const auto& mistake : mistakes) {
+    std::vector<std::string> arguments = {"run", "/no/such/model", "-p", "a"};
+    arguments.insert(arguments.end(), mistake.begin(), mistake.end());
+    const ProgramResult result = run_program(arguments);
+    EXPECT_EQ(result.status, 2) << ::testing::PrintToString(mistake) << result.err;
+    EXPECT_THAT(result.err, StartsWith("error: "));
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  }
 }
 
 TEST_F(Generation, MistakesInSamplingFlagsExit2BeforeAnythingIsOpened) {
