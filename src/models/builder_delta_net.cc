@@ -1,4 +1,5 @@
 // The gated delta net from a checkpoint's modules.
+#include "base/error.h"
 #include "models/builder.h"
 #include "moe/copied_rows.h"
 
@@ -23,9 +24,17 @@ std::vector<std::vector<int64_t>> rows_of_parts(int64_t groups,
 
 std::unique_ptr<Prepared<LinearGroup>> Builder::inputs_by_key_head(
     const std::string& at, const DeltaNet::Problem& problem) {
+  // Lists of rows are in memory; published models have 12,288.
+  constexpr int64_t kMostRows = 1 << 24;
+  const int64_t rows_qkvz = problem.channels() + problem.values();
+  if (rows_qkvz > kMostRows) {
+    throw_bad_input({.what = "projection is too large",
+                     .tensor = at + "in_proj_qkvz",
+                     .expected = "at most " + std::to_string(kMostRows) + " rows",
+                     .found = std::to_string(rows_qkvz)});
+  }
   const int64_t groups = problem.num_key_heads, heads = problem.num_value_heads / groups;
-  const auto qkvz =
-      linear({at + "in_proj_qkvz", problem.channels() + problem.values()}, hidden_size_);
+  const auto qkvz = linear({at + "in_proj_qkvz", rows_qkvz}, hidden_size_);
   const auto ba = linear({at + "in_proj_ba", 2 * problem.num_value_heads}, hidden_size_);
   if (!qkvz || !ba) return nullptr;
   const int64_t key = problem.key_dim, values = heads * problem.value_dim;

@@ -35,10 +35,11 @@ RotarySpec read_rotary(const ConfigReader& c, const RotaryDefaults& defaults) {
 }
 
 DeltaNet::Problem read_delta_net(const ConfigReader& c, const NormSpec& norm) {
-  return {.num_key_heads = c.size({"linear_num_key_heads"}, 16),
-          .num_value_heads = c.size({"linear_num_value_heads"}, 32),
-          .key_dim = c.size({"linear_key_head_dim"}, 128),
-          .value_dim = c.size({"linear_value_head_dim"}, 128),
+  constexpr int64_t kMost = 1 << 20;  // so that their products fit
+  return {.num_key_heads = c.integer({"linear_num_key_heads"}, 1, kMost, 16),
+          .num_value_heads = c.integer({"linear_num_value_heads"}, 1, kMost, 32),
+          .key_dim = c.integer({"linear_key_head_dim"}, 1, kMost, 128),
+          .value_dim = c.integer({"linear_value_head_dim"}, 1, kMost, 128),
           .conv_taps = c.integer({"linear_conv_kernel_dim"}, 1, 64, 4),
           .norm = {.eps = norm.eps}};
 }

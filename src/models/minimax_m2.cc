@@ -11,8 +11,8 @@ AttentionSpec read_attention(const ConfigReader& c, int64_t hidden, const NormSp
                              Builder& b) {
   AttentionSpec spec = read_heads(c, hidden, 128);
   // Released files give the width, not the part.
-  const auto head = static_cast<double>(spec.head_dim);
-  const double part = static_cast<double>(c.size({"rotary_dim"}, spec.head_dim)) / head;
+  const int64_t width = c.integer({"rotary_dim"}, 2, spec.head_dim, spec.head_dim);
+  const double part = static_cast<double>(width) / static_cast<double>(spec.head_dim);
   const RotarySpec rotary =
       read_rotary(c, {.head_dim = spec.head_dim, .theta = 5e6, .partial_rotary_factor = part});
   spec.rotary = b.rotary(rotary);

@@ -57,6 +57,30 @@ TEST_F(ConfigReaderTest, NotesWhatIsRead) {
   EXPECT_THAT(c.refusals(), IsEmpty());
 }
 
+TEST_F(ConfigReaderTest, SizesOfLayersAreThoseOfTheListOrTheFallback) {
+  const ConfigReader& c = read({{"heads", {4, 8}}, {"none", {4, 0}}, {"word", {"4", 8}}});
+  EXPECT_EQ(c.layer_size(1, "heads", 3), 8);
+  EXPECT_EQ(c.layer_size(1, "not_there", 3), 3);
+  EXPECT_TRUE(c.was_read("not_there"));
+  for (const auto& [layer, key] :
+       {std::pair(2, "heads"), std::pair(1, "none"), std::pair(0, "word")}) {
+    try {
+      (void)c.layer_size(layer, key, 3);
+      FAIL() << key;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      EXPECT_THAT(error.what(), HasSubstr(key));
+    }
+  }
+}
+
+TEST_F(ConfigReaderTest, EmbeddingsAreTiedAsTheFileOrItsFamilySays) {
+  EXPECT_FALSE(read({{"tie_word_embeddings", false}}).tie_word_embeddings(true));
+  const ConfigReader& c = read({{"tie_word_embeddings", nullptr}});
+  EXPECT_TRUE(c.tie_word_embeddings(true));
+  EXPECT_FALSE(c.tie_word_embeddings());
+}
+
 TEST_F(ConfigReaderTest, LayerTypesAreRefusedOnceAndByName) {
   const ConfigReader& c = read({{"layer_types", {"full_attention", "hyena"}}});
   EXPECT_EQ(c.layer_type(0, {"full_attention"}, "full_attention"), "full_attention");

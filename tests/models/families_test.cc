@@ -254,6 +254,7 @@ TEST(MinimaxM2, WhatIsNotComputedIsRefusedByName) {
                             {{{"use_routing_bias", false}}, "use_routing_bias"},
                             {{{"scoring_func", "softmax"}}, "scoring_func"},
                             {{{"attn_type_list", {1, 0}}}, "attn_type_list"},
+                            {{{"rotary_dim", 64}}, "rotary_dim"},
                             {{{"layernorm_mlp_beta", 3.5}}, "layernorm_mlp_beta"},
                             {{{"shared_intermediate_size", 32}}, "shared_intermediate_size"},
                             {{{"sliding_window", 8}}, "sliding_window"}});
@@ -318,7 +319,9 @@ TEST(Qwen3Next, WhatIsNotComputedIsRefusedByName) {
               {{{"layer_types", {"linear_attention", "full_attention", "mamba"}}}, "layer_types"},
               {{{"mlp_only_layers", json::array()}}, "model.layers.2.mlp"},
               {{{"decoder_sparse_step", 2}}, "model.layers.0.mlp"},
-              {{{"linear_num_key_heads", 3}}, "linear_num"}});
+              {{{"linear_num_key_heads", 3}}, "linear_num"},
+              {{{"linear_value_head_dim", 1 << 20}}, "in_proj_qkvz"},
+              {{{"linear_key_head_dim", 1 << 21}}, "linear_key_head_dim"}});
   expect_missed(kNext, {"model.layers.0.linear_attn.in_proj_ba.weight",
                         "model.layers.1.mlp.shared_expert_gate.weight"});
 }

@@ -15,8 +15,8 @@ struct QueryTemperature {
 
   bool is_one() const { return beta == 0; }
   double at(int64_t position) const {
-    const auto steps = static_cast<double>((position + offset) / span);
-    return 1.0 + beta * std::log1p(steps);
+    const int64_t steps = (position + offset) / span;
+    return 1.0 + beta * std::log1p(static_cast<double>(steps));
   }
 };
 
