@@ -229,9 +229,10 @@ void bench(BenchFlags flags) {
       const MemoryUse use{
           .tokens =
               std::max(flags.lengths.prompt, flags.lengths.generate) * std::max<int64_t>(most, 1),
+          .sequences = std::max<int64_t>(most, 1),
           .advice = flags.requests.empty() ? "lower -p or -n" : "lower -p, -n or --requests"};
-      results.push_back(with_memory_words(session, flags.machine, use,
-                                          [&] { return measure(session, flags, rows); }));
+      results.push_back(
+          with_memory_words(session, use, [&] { return measure(session, flags, rows); }));
     }
   }
   if (results.empty())

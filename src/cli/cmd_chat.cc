@@ -146,7 +146,7 @@ void chat(const ChatFlags& flags) {
         .tokens = static_cast<int64_t>(request->prompt.size()) + request->max_new_tokens,
         .advice = "lower -n or --ctx"};
     const InterruptGuard guard;
-    const GenerateResult result = with_memory_words(session, flags.machine, use, [&] {
+    const GenerateResult result = with_memory_words(session, use, [&] {
       return generate(engine.with_room_for(*session.model, *request), session.tokenizer.get(),
                       *request, [](const std::string& piece) {
                         write_streamed(piece);

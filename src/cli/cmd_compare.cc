@@ -228,7 +228,7 @@ void compare(const CompareFlags& flags) {
   }
   for (const std::string& entry : flags.backends) {
     reload_model(session, with_backend(flags.machine, entry));
-    subjects.push_back(with_memory_words(session, flags.machine, use, [&] {
+    subjects.push_back(with_memory_words(session, use, [&] {
       return measure(*session.model, entry, rows, subjects.empty() ? nullptr : &subjects.front(),
                      cases);
     }));

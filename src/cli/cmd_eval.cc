@@ -44,7 +44,7 @@ void eval(const EvalFlags& flags) {
   }
   reload_model(session, flags.machine);
   Progress progress("scoring");
-  const PerplexityResult result = with_memory_words(session, flags.machine, use, [&] {
+  const PerplexityResult result = with_memory_words(session, use, [&] {
     return perplexity(*session.model, rows, flags.chunk,
                       [&](int64_t done, int64_t total) { progress.update(done, total); });
   });

@@ -43,7 +43,7 @@ void forward(const ForwardFlags& flags) {
   const MemoryUse use{.tokens = tokens,
                       .result_bytes = tokens * config.vocab_size * int64_t{sizeof(float)},
                       .advice = "give fewer --ids"};
-  with_memory_words(session, flags.machine, use, [&] {
+  with_memory_words(session, use, [&] {
     logits.reserve(static_cast<size_t>(tokens * config.vocab_size));
     const auto keep = [&](int64_t, std::span<const float> rows) {
       logits.insert(logits.end(), rows.begin(), rows.end());

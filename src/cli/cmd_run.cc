@@ -82,7 +82,7 @@ void run(const RunFlags& flags) {
   const MemoryUse use{
       .tokens = static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens,
       .advice = "lower -n or --ctx"};
-  const GenerateResult result = with_memory_words(session, flags.machine, use, [&] {
+  const GenerateResult result = with_memory_words(session, use, [&] {
     return generate(*session.model, session.tokenizer.get(), request,
                     flags.json ? TextCallback() : TextCallback(stream));
   });

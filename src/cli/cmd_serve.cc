@@ -132,8 +132,10 @@ void serve(ServeFlags& flags) {
       fmt::format("engine: {} requests at once, {} tokens a request, {} in the caches, {} a "
                   "step",
                   limits.max_seqs, limits.max_context, limits.cache_tokens, limits.max_tokens));
-  const MemoryUse use{.tokens = limits.cache_tokens, .advice = "lower --kv-cache-memory-bytes"};
-  with_memory_words(session, flags.machine, use, [&] {
+  const MemoryUse use{.tokens = limits.cache_tokens,
+                      .sequences = limits.max_seqs,
+                      .advice = "lower --kv-cache-memory-bytes"};
+  with_memory_words(session, use, [&] {
     server::run_server(*session.model, *session.tokenizer, std::move(options));
   });
 }

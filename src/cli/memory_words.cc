@@ -1,10 +1,11 @@
 // Adds up what is needed.
 #include "cli/memory_words.h"
 
-#include <algorithm>
 #include <limits>
+#include <variant>
 
 #include "base/checked_math.h"
+#include "ops/batch.h"
 
 namespace moe4::cli {
 namespace {
@@ -13,21 +14,23 @@ int64_t saturated(std::optional<int64_t> bytes) {
   return bytes.value_or(std::numeric_limits<int64_t>::max());
 }
 
-// Keys and values of the layers with attention; other layers keep a state of fixed size.
-int64_t cache_bytes(const ModelConfig& config, int64_t tokens, DType compute_dtype) {
-  const auto layers =
-      std::count(config.layer_kinds.begin(), config.layer_kinds.end(), LayerKind::kFullAttention);
-  const int64_t value_bytes = compute_dtype == DType::kF32 ? 4 : 2;
-  const auto token_bytes =
-      checked_mul(2 * value_bytes * layers, config.num_key_value_heads * config.head_dim);
-  return saturated(token_bytes ? checked_mul(*token_bytes, tokens) : std::nullopt);
+// What all layers keep of so many tokens of so many sequences.
+int64_t cache_bytes(const Model& model, int64_t tokens, int64_t sequences) {
+  const int64_t pages = tokens / kPageTokens + sequences;
+  int64_t bytes = 0;
+  for (const CacheSpec& spec : model.caches()) {
+    const int64_t units = std::holds_alternative<PagedSpec>(spec) ? pages : sequences;
+    const int64_t of_layer = saturated(checked_mul(cache_unit_bytes(spec), units));
+    bytes = saturated(checked_add(bytes, of_layer));
+  }
+  return bytes;
 }
 
 }  // namespace
 
-void throw_out_of_memory(const Session& session, const MachineFlags& flags, const MemoryUse& use) {
+void throw_out_of_memory(const Session& session, const MemoryUse& use) {
   const int64_t weights = session.checkpoint->total_tensor_bytes();
-  const int64_t cache = cache_bytes(session.checkpoint->config(), use.tokens, compute_dtype(flags));
+  const int64_t cache = session.model ? cache_bytes(*session.model, use.tokens, use.sequences) : 0;
   const int64_t all =
       saturated(checked_add(saturated(checked_add(weights, cache)), use.result_bytes));
   std::string message = "not enough memory: about " + memory_text(all) + " are needed in all (" +

@@ -24,9 +24,9 @@ void reload_model(Session& session, const MachineFlags& flags) {
                        .tuning = parse_tuning(flags.tuning)};
   Progress progress("loading");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
-  session.model = with_memory_words(session, flags,
-                                    {.advice = "close other programs, or use a machine with more"},
-                                    [&] { return Model::load(*session.checkpoint, options); });
+  session.model =
+      with_memory_words(session, {.advice = "close other programs, or use a machine with more"},
+                        [&] { return Model::load(*session.checkpoint, options); });
   session.load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   clear_progress();

@@ -1,6 +1,8 @@
 // Nemotron-H (Nemotron-3 Nano, Super, Ultra): layers of one part each (Mamba-2, attention without
 // rotary embedding, experts or a dense MLP), relu2 everywhere, routed experts on a latent in the
 // larger models.
+#include <limits>
+
 #include "models/architecture.h"
 #include "models/common_settings.h"
 

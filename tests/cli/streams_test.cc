@@ -253,6 +253,18 @@ TEST_F(Streams, MemoryThatRunsOutIsExplained) {
                                    HasSubstr("limited by ulimit -v"), HasSubstr("lower -p or -n")));
 }
 
+// 3 layers keep a latent of 32 and a rotated key of 16 values of 16 bits: 288 bytes a token.
+TEST_F(Streams, MemoryForTheCachesIsWhatTheLayersKeep) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers need the address space";
+  const std::string model = MOE4_TEST_DATA "/checkpoints/glm4_moe_lite-modelopt-nvfp4";
+  ProgramProcess program({"bench", model, "-p", "0", "-n", "400000000", "-r", "1"}, [] {
+    const rlimit limit{.rlim_cur = size_t{2} << 30, .rlim_max = size_t{2} << 30};
+    setrlimit(RLIMIT_AS, &limit);
+  });
+  EXPECT_EQ(program.wait(), 4);
+  EXPECT_THAT(program.err(), HasSubstr("107.3 GiB of cache for 400000000 tokens"));
+}
+
 TEST_F(Streams, AChatForgetsItsOldestTurnsWhenTheyNoLongerFit) {
   std::string lines;
   for (int i = 0; i < 6; ++i) lines += "And what does the word light mean?\n";
