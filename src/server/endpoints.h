@@ -20,6 +20,7 @@ void detokenize(Serving& serving, const Call& call);            // POST /detoken
 void apply_template(Serving& serving, const Call& call);        // POST /apply-template
 void list_models(Serving& serving, const Call& call);           // GET /v1/models
 void describe_model(Serving& serving, const Call& call);        // GET /v1/models/NAME
+void show_page(Serving& serving, const Call& call);             // GET /
 void health(Serving& serving, const Call& call);                // GET /health
 void ping(Serving& serving, const Call& call);                  // GET or POST /ping
 void version(Serving& serving, const Call& call);               // GET /version

@@ -5,6 +5,7 @@
 #include "server/endpoints.h"
 #include "server/json_body.h"
 #include "server/openapi.h"
+#include "server/page/page.h"
 
 namespace moe4::server {
 namespace {
@@ -32,6 +33,12 @@ void describe_model(Serving& serving, const Call& call) {
   if (name.empty()) throw ApiError(404, "there is no such endpoint");
   check_model_name(serving, name);
   call.respond_json(dump(model_card(serving, name)));
+}
+
+void show_page(Serving&, const Call& call) {
+  call.exchange->respond({.content_type = "text/html; charset=utf-8",
+                          .body = std::string(chat_page()),
+                          .headers = call.headers()});
 }
 
 void health(Serving& serving, const Call& call) {

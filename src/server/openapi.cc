@@ -47,7 +47,10 @@ JsonValue object_with(std::initializer_list<const char*> required) {
 
 JsonValue reply_or_events(std::initializer_list<const char*> required) {
   JsonValue content = json_content(object_with(required));
-  content["text/event-stream"] = {{"schema", {{"type", "string"}}}};
+  content["text/event-stream"] = {{"schema",
+                                   {{"type", "object"},
+                                    {"properties", {{"data", {{"type", "string"}}}}},
+                                    {"required", {"data"}}}}};
   return content;
 }
 

@@ -38,6 +38,7 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {"GET", "/props", properties},
     {"GET", "/slots", slots},
     {"GET", "/plan", plan},
+    {"GET", "/", show_page, false},
     {"GET", "/health", health, false},
     {"GET", "/ping", ping, false},
     {"POST", "/ping", ping, false},
@@ -47,7 +48,8 @@ constexpr std::array kRoutes = std::to_array<Route>({
 });
 
 bool matches(const Route& route, std::string_view path) {
-  return route.path == path || (route.path.ends_with('/') && path.starts_with(route.path));
+  const bool is_folder = route.path.size() > 1 && route.path.ends_with('/');
+  return route.path == path || (is_folder && path.starts_with(route.path));
 }
 
 // HEAD asks what GET would say.

@@ -132,6 +132,9 @@ class Information(Shared):
             self.assertIsNotNone(reply)
             status, headers, reply = self.server.ask("HEAD", path)
             self.assertEqual((status, reply), (200, b""))
+        status, headers, page = self.server.ask("GET", "/")
+        self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
+        self.assertIn(b"</html>", page)
         self.assertIn("im_start", self.server.ask("GET", "/props")[2]["chat_template"])
         self.assertIn("/v1/completions", self.server.ask("GET", "/openapi.json")[2]["paths"])
         self.assertIn("vllm:num_requests_running", self.server.ask("GET", "/metrics")[2].decode())
@@ -420,7 +423,8 @@ class Connections(Shared):
     def test_half_sent_requests_hurt_nobody(self):
         whole = self.request()
         for length in [1, 10, len(whole) - len(self.BODY) - 2, len(whole) - 5]:
-            self.server.socket().sendall(whole[:length])  # and closed
+            with self.server.socket() as connection:
+                connection.sendall(whole[:length])
         self.server.answer("/v1/completions", {"prompt": "a", "max_tokens": 1})
 
     def test_what_is_no_http(self):
@@ -580,7 +584,8 @@ class Settings(unittest.TestCase):
                 self.assertEqual(response.status, 200)
                 self.assertIn(b"text_completion", response.read())
             connection.close()
-            server.socket().sendall(b"GET / HTTP/1.1\r\n\r\n")  # no TLS: hurts nobody
+            with server.socket() as plain:
+                plain.sendall(b"GET / HTTP/1.1\r\n\r\n")  # no TLS: hurts nobody
             self.assertEqual(server.stop(), 0)
 
 
