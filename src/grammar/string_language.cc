@@ -103,8 +103,8 @@ std::string uri_pattern(bool is_relative_too) {
                                 "\\])(?::\\d*)?" + segments;
   const std::string rooted = "/(?:" + character + "+" + segments + ")?";
   const std::string end = "(?:\\?(?:" + character + "|[/?])*)?(?:#(?:" + character + "|[/?])*)?";
-  const std::string absolute = "[A-Za-z][A-Za-z0-9+.-]*:(?:" + authority + "|" + rooted + "|" +
-                               character + "+" + segments + "|)" + end;
+  std::string absolute = "[A-Za-z][A-Za-z0-9+.-]*:(?:" + authority + "|" + rooted + "|" +
+                         character + "+" + segments + "|)" + end;
   if (!is_relative_too) return absolute;
   return absolute + "|(?:" + authority + "|" + rooted + "|" + first + "+" + segments + "|)" + end;
 }
