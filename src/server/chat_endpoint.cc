@@ -39,8 +39,8 @@ Usage usage_of(const std::vector<AnswerResult>& results) {
 }
 
 // finish_reason of an answer with these calls in it.
-const char* finish_reason(const AnswerResult& result, const DialogParser& parser) {
-  return parser.complete_calls() > 0 ? "tool_calls" : result.finish_reason;
+const char* finish_reason(const AnswerResult& result, const AnswerReader& reader) {
+  return reader.complete_calls() > 0 ? "tool_calls" : result.finish_reason;
 }
 
 void append_reasoning(std::string& out, const std::string& text) {
@@ -52,21 +52,21 @@ void append_reasoning(std::string& out, const std::string& text) {
 class WholeReply final : public ReplyWriter {
  public:
   WholeReply(const Serving& serving, Call call, const Options& options,
-             std::vector<DialogParser> parsers)
+             std::vector<AnswerReader> readers)
       : serving_(serving),
         call_(std::move(call)),
         options_(options),
-        parsers_(std::move(parsers)),
-        messages_(parsers_.size()),
-        tokens_(parsers_.size()),
-        results_(parsers_.size()) {}
+        readers_(std::move(readers)),
+        messages_(readers_.size()),
+        tokens_(readers_.size()),
+        results_(readers_.size()) {}
 
   void piece(size_t index, const AnswerPiece& piece) override {
-    messages_[index].add(parsers_[index].feed(piece.text));
+    messages_[index].add(readers_[index].feed(piece.text));
     tokens_[index].insert(tokens_[index].end(), piece.tokens.begin(), piece.tokens.end());
   }
   void end(size_t index, const AnswerResult& result) override {
-    messages_[index].add(parsers_[index].finish());
+    messages_[index].add(readers_[index].finish());
     if (options_.include_stop) messages_[index].content += stop_text(serving_, result);
     results_[index] = result;
   }
@@ -84,7 +84,7 @@ class WholeReply final : public ReplyWriter {
       } else {
         body += "null";
       }
-      append_finish(body += ", ", finish_reason(results_[i], parsers_[i]), results_[i]);
+      append_finish(body += ", ", finish_reason(results_[i], readers_[i]), results_[i]);
       body += '}';
     }
     append_usage(body += R"(], "usage": )", usage_of(results_));
@@ -114,7 +114,7 @@ class WholeReply final : public ReplyWriter {
   const Serving& serving_;
   const Call call_;
   const Options options_;
-  std::vector<DialogParser> parsers_;
+  std::vector<AnswerReader> readers_;
   std::vector<DialogMessage> messages_;
   std::vector<std::vector<ChosenToken>> tokens_;
   std::vector<AnswerResult> results_;
@@ -123,35 +123,35 @@ class WholeReply final : public ReplyWriter {
 class StreamedReply final : public ReplyWriter {
  public:
   StreamedReply(const Serving& serving, Call call, const Options& options,
-                std::vector<DialogParser> parsers, int64_t prompt_tokens)
+                std::vector<AnswerReader> readers, int64_t prompt_tokens)
       : serving_(serving),
         options_(options),
         stream_(std::move(call)),
         head_(reply_head(serving, stream_.call().id, "chat.completion.chunk")),
         prompt_tokens_(prompt_tokens),
-        parsers_(std::move(parsers)),
-        results_(parsers_.size()),
-        has_role_(parsers_.size()),
-        tokens_(parsers_.size()) {}
+        readers_(std::move(readers)),
+        results_(readers_.size()),
+        has_role_(readers_.size()),
+        tokens_(readers_.size()) {}
 
   void piece(size_t index, const AnswerPiece& piece) override {
     send_role(index);
     std::vector<ChosenToken>& tokens = tokens_[index];
     tokens.insert(tokens.end(), piece.tokens.begin(), piece.tokens.end());
-    show(index, parsers_[index].feed(piece.text), piece.completion_tokens);
+    show(index, readers_[index].feed(piece.text), piece.completion_tokens);
   }
 
   void end(size_t index, const AnswerResult& result) override {
     send_role(index);
     results_[index] = result;
-    show(index, parsers_[index].finish(), result.completion_tokens);
+    show(index, readers_[index].finish(), result.completion_tokens);
     std::string delta = "{";
     if (options_.include_stop) {
       append_json_string(delta += R"("content": )", stop_text(serving_, result));
     }
     std::string chunk = choice_head(index) + delta + R"(}, "logprobs": )";
     append_logprobs(chunk, index);
-    append_finish(chunk += ", ", finish_reason(result, parsers_[index]), result);
+    append_finish(chunk += ", ", finish_reason(result, readers_[index]), result);
     send(chunk + "}", result.completion_tokens);
   }
 
@@ -236,7 +236,7 @@ class StreamedReply final : public ReplyWriter {
   EventStream stream_;
   const std::string head_;
   const int64_t prompt_tokens_;
-  std::vector<DialogParser> parsers_;
+  std::vector<AnswerReader> readers_;
   std::vector<AnswerResult> results_;
   std::vector<bool> has_role_;
   std::vector<std::vector<ChosenToken>> tokens_;  // not sent yet
@@ -262,10 +262,10 @@ void complete_chat(Serving& serving, const Call& call) {
   }
   std::unique_ptr<ReplyWriter> writer;
   if (request.stream) {
-    writer = std::make_unique<StreamedReply>(serving, call, options, std::move(made.parsers),
+    writer = std::make_unique<StreamedReply>(serving, call, options, std::move(made.readers),
                                              made.prompt_tokens);
   } else {
-    writer = std::make_unique<WholeReply>(serving, call, options, std::move(made.parsers));
+    writer = std::make_unique<WholeReply>(serving, call, options, std::move(made.readers));
   }
   start_answers(serving, call, std::move(made.answers), std::move(writer));
 }

@@ -174,6 +174,8 @@ Fields<ConversationRequest> make_conversation_fields() {
           "tool_choice", {{"enum", {"auto", "none", nullptr}}},
           [](const JsonValue& value, R& request) { request.tool_choice = value; },
           "Whether it may"),
+      boolean_field("parallel_tool_calls", &R::parallel_tool_calls,
+                    "With tool_choice required: more than one call may come"),
       boolean_field("add_generation_prompt", &R::add_generation_prompt,
                     "The prompt ends with the beginning of an answer"),
       boolean_field("continue_final_message", &R::continue_final_message,
@@ -193,15 +195,12 @@ Fields<ChatRequest> make_chat_fields() {
   fields.push_back(boolean_field("logprobs", &R::logprobs, "Log probabilities of the tokens"));
   fields.push_back(integer_field("top_logprobs", &R::top_logprobs, 0, 20,
                                  "With logprobs: so many of the likeliest"));
-  for (const char* name :
-       {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prediction",
-        "verbosity", "parallel_tool_calls", "include_reasoning"}) {
+  for (const char* name : {"metadata", "store", "service_tier", "safety_identifier",
+                           "prompt_cache_key", "prediction", "verbosity", "include_reasoning"}) {
     fields.push_back(ignored_field<R>(name, "Changes nothing"));
   }
   fields.push_back(refused_field<R>("functions", JsonValue::array(), "not supported; use tools"));
   fields.push_back(refused_field<R>("function_call", "none", "not supported; use tool_choice"));
-  fields.push_back(refused_field<R>("response_format", JsonValue{{"type", "text"}},
-                                    "structured output is not supported"));
   fields.push_back(refused_field<R>("modalities", JsonValue{"text"}, "only text is supported"));
   fields.push_back(refused_field<R>("audio", JsonValue(), "only text is supported"));
   fields.push_back(refused_field<R>("web_search_options", JsonValue(), "not supported"));
@@ -250,10 +249,27 @@ const Fields<ChatRequest>& chat_fields() {
   return fields;
 }
 
+std::string chosen_function(const JsonValue& choice) {
+  if (choice.is_object()) {
+    const auto function = choice.find("function");
+    if (function != choice.end() && function->is_object()) {
+      const auto name = function->find("name");
+      if (name != function->end()) return read_string(*name, "tool_choice.function.name");
+    }
+  }
+  refuse_field("tool_choice", "expected auto, none, required, or an object that names a function");
+}
+
 void check_tool_choice(const ConversationRequest& request) {
   const JsonValue& choice = request.tool_choice;
   if (choice == "auto" || choice == "none") return;
-  refuse_field("tool_choice", "only auto and none are supported");
+  if (request.tools.is_null()) refuse_field("tool_choice", "it needs tools");
+  if (choice == "required") return;
+  const std::string name = chosen_function(choice);
+  for (const JsonValue& tool : request.tools) {
+    if (tool["function"]["name"] == name) return;
+  }
+  refuse_field("tool_choice", fmt::format("there is no tool '{}'", printable(name, 60)));
 }
 
 ChatRequest parse_chat_request(const JsonValue& body, std::vector<std::string>& unknown) {

@@ -14,9 +14,11 @@ namespace moe4::server {
 struct ConversationRequest {
   /// [{"role", "content", ...}]; contents are text or null, arguments of tool calls are objects.
   JsonValue messages = JsonValue::array();
-  JsonValue tools;                 ///< OpenAI's list; null: none
-  JsonValue tool_choice = "auto";  ///< "auto" or "none"
-  JsonValue documents;             ///< null: none
+  JsonValue tools;  ///< OpenAI's list; null: none
+  /// "auto", "none", "required", or {"type": "function", "function": {"name": ...}}.
+  JsonValue tool_choice = "auto";
+  bool parallel_tool_calls = true;
+  JsonValue documents;  ///< null: none
   JsonValue template_variables = JsonValue::object();
   bool add_generation_prompt = true;
   bool continue_final_message = false;
@@ -33,6 +35,9 @@ const Fields<ChatRequest>& chat_fields();
 
 /// Throws ApiError(400). `unknown`: names of members that are no field.
 ChatRequest parse_chat_request(const JsonValue& body, std::vector<std::string>& unknown);
+
+/// The name in a choice of one function. Throws ApiError(400) for something else.
+std::string chosen_function(const JsonValue& choice);
 
 /// Throws ApiError(400) for a choice that is not supported.
 void check_tool_choice(const ConversationRequest& request);

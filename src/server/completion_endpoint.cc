@@ -198,6 +198,7 @@ void complete(Serving& serving, const Call& call) {
                   .include_usage = request.include_usage,
                   .continuous_usage = request.continuous_usage_stats};
   const uint64_t seed = random_seed();
+  const auto masks = serving.structures.masks(request.structure);
   std::vector<AnswerRequest> answers;
   std::vector<int64_t> prompt_tokens;
   for (size_t p = 0; p < request.prompts.size(); ++p) {
@@ -215,6 +216,7 @@ void complete(Serving& serving, const Call& call) {
           .prompt_logprobs = request.echo && request.logprobs,
           .priority = request.priority};
       answer.generate.prompt = ids;
+      answer.generate.grammar = masks;
       answer.generate.context = serving.max_model_len;
       answer.generate.sampling.seed += static_cast<uint64_t>(i);
       answers.push_back(std::move(answer));

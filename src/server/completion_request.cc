@@ -67,8 +67,6 @@ Fields<CompletionRequest> make_fields() {
       boolean_field("echo", &R::echo, "The answer begins with the prompt"),
       ignored_field<R>("add_special_tokens", "Changes nothing: none are added"),
       refused_field<R>("suffix", "", "not supported: text is only continued"),
-      refused_field<R>("response_format", JsonValue{{"type", "text"}},
-                       "structured output is not supported"),
       refused_field<R>("prompt_embeds", JsonValue(), "not supported"),
   };
   append_fields(fields, sampling_fields());

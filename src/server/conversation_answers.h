@@ -1,4 +1,4 @@
-// From a conversation to the requests for the engine and the parsers of what it answers.
+// From a conversation to the requests for the engine and the readers of what it answers.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "dialog/dialog_parser.h"
 #include "server/answer.h"
+#include "server/answer_reader.h"
 #include "server/chat_request.h"
 #include "server/serving.h"
 
@@ -15,7 +15,7 @@ namespace moe4::server {
 
 struct ConversationAnswers {
   std::vector<AnswerRequest> answers;  ///< sampling.n of them
-  std::vector<DialogParser> parsers;   ///< one each
+  std::vector<AnswerReader> readers;   ///< one each
   int64_t prompt_tokens = 0;
 };
 

@@ -15,16 +15,16 @@
 namespace moe4::server {
 namespace {
 
-const char* stop_reason(const AnswerResult& result, const DialogParser& parser) {
-  if (parser.complete_calls() > 0) return "tool_use";
+const char* stop_reason(const AnswerResult& result, const AnswerReader& reader) {
+  if (reader.complete_calls() > 0) return "tool_use";
   if (result.generated.reason == StopReason::kStopString) return "stop_sequence";
   return std::string_view(result.finish_reason) == "length" ? "max_tokens" : "end_turn";
 }
 
 // "stop_reason": ..., "stop_sequence": ...
-void append_stop(std::string& out, const AnswerResult& result, const DialogParser& parser) {
+void append_stop(std::string& out, const AnswerResult& result, const AnswerReader& reader) {
   fmt::format_to(std::back_inserter(out), R"("stop_reason": "{}", "stop_sequence": )",
-                 stop_reason(result, parser));
+                 stop_reason(result, reader));
   if (result.generated.reason == StopReason::kStopString) {
     append_json_string(out, result.generated.stop_string);
   } else {
@@ -48,12 +48,12 @@ std::string message_head(const Serving& serving, const Call& call) {
 
 class WholeMessage final : public ReplyWriter {
  public:
-  WholeMessage(const Serving& serving, Call call, DialogParser parser, bool thinks)
-      : serving_(serving), call_(std::move(call)), parser_(std::move(parser)), thinks_(thinks) {}
+  WholeMessage(const Serving& serving, Call call, AnswerReader reader, bool thinks)
+      : serving_(serving), call_(std::move(call)), reader_(std::move(reader)), thinks_(thinks) {}
 
-  void piece(size_t, const AnswerPiece& piece) override { message_.add(parser_.feed(piece.text)); }
+  void piece(size_t, const AnswerPiece& piece) override { message_.add(reader_.feed(piece.text)); }
   void end(size_t, const AnswerResult& result) override {
-    message_.add(parser_.finish());
+    message_.add(reader_.finish());
     result_ = result;
   }
   void fail(const ApiError& error) override {
@@ -82,7 +82,7 @@ class WholeMessage final : public ReplyWriter {
       content += R"(, "input": )" + call.arguments + "}";
     }
     std::string body = "{" + message_head(serving_, call_) + R"(, "content": [)" + content + "], ";
-    append_stop(body, result_, parser_);
+    append_stop(body, result_, reader_);
     append_usage(body += R"(, "usage": )", result_.generated.prompt_tokens,
                  result_.generated.cached_tokens, result_.completion_tokens);
     call_.respond_json(body + "}");
@@ -91,7 +91,7 @@ class WholeMessage final : public ReplyWriter {
  private:
   const Serving& serving_;
   const Call call_;
-  DialogParser parser_;
+  AnswerReader reader_;
   const bool thinks_;
   DialogMessage message_;
   AnswerResult result_;
@@ -100,25 +100,25 @@ class WholeMessage final : public ReplyWriter {
 // Blocks of content follow each other: each begins, grows and stops.
 class StreamedMessage final : public ReplyWriter {
  public:
-  StreamedMessage(const Serving& serving, Call call, DialogParser parser, bool thinks,
+  StreamedMessage(const Serving& serving, Call call, AnswerReader reader, bool thinks,
                   int64_t prompt_tokens)
       : head_(message_head(serving, call)),
         stream_(std::move(call)),
-        parser_(std::move(parser)),
+        reader_(std::move(reader)),
         thinks_(thinks),
         prompt_tokens_(prompt_tokens) {}
 
   void piece(size_t, const AnswerPiece& piece) override {
     begin();
-    for (const Delta& delta : parser_.feed(piece.text)) show(delta);
+    for (const Delta& delta : reader_.feed(piece.text)) show(delta);
   }
 
   void end(size_t, const AnswerResult& result) override {
     begin();
-    for (const Delta& delta : parser_.finish()) show(delta);
+    for (const Delta& delta : reader_.finish()) show(delta);
     close_block();
     std::string event = R"({"type": "message_delta", "delta": {)";
-    append_stop(event, result, parser_);
+    append_stop(event, result, reader_);
     append_usage(event += R"(}, "usage": )", result.generated.prompt_tokens,
                  result.generated.cached_tokens, result.completion_tokens);
     stream_.send(event + "}", "message_delta");
@@ -195,7 +195,7 @@ class StreamedMessage final : public ReplyWriter {
 
   const std::string head_;
   EventStream stream_;
-  DialogParser parser_;
+  AnswerReader reader_;
   const bool thinks_;
   const int64_t prompt_tokens_;
   Block block_ = Block::kNone;
@@ -224,10 +224,10 @@ void create_message(Serving& serving, const Call& call) {
   ConversationAnswers made = conversation_answers(serving, request, request, request.max_tokens);
   std::unique_ptr<ReplyWriter> writer;
   if (request.stream) {
-    writer = std::make_unique<StreamedMessage>(serving, call, std::move(made.parsers.front()),
+    writer = std::make_unique<StreamedMessage>(serving, call, std::move(made.readers.front()),
                                                request.thinks, made.prompt_tokens);
   } else {
-    writer = std::make_unique<WholeMessage>(serving, call, std::move(made.parsers.front()),
+    writer = std::make_unique<WholeMessage>(serving, call, std::move(made.readers.front()),
                                             request.thinks);
   }
   start_answers(serving, call, std::move(made.answers), std::move(writer));

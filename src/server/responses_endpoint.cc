@@ -103,20 +103,20 @@ JsonValue call_item(const std::string& id, const char* status, const ToolCall& c
 // Collects items from deltas; in a stream each change is an event.
 class ResponseWriter final : public ReplyWriter {
  public:
-  ResponseWriter(Call call, ResponseObject object, DialogParser parser, bool is_stream)
+  ResponseWriter(Call call, ResponseObject object, AnswerReader reader, bool is_stream)
       : stream_(std::move(call)),
         object_(std::move(object)),
-        parser_(std::move(parser)),
+        reader_(std::move(reader)),
         is_stream_(is_stream) {}
 
   void piece(size_t, const AnswerPiece& piece) override {
     begin();
-    for (const Delta& delta : parser_.feed(piece.text)) take(delta);
+    for (const Delta& delta : reader_.feed(piece.text)) take(delta);
   }
 
   void end(size_t, const AnswerResult& result) override {
     begin();
-    for (const Delta& delta : parser_.finish()) take(delta);
+    for (const Delta& delta : reader_.finish()) take(delta);
     if (item_ == Item::kNone && output_.empty()) open(Item::kMessage);  // an empty answer
     close_item();
     object_.finish(output_, result);
@@ -236,7 +236,7 @@ class ResponseWriter final : public ReplyWriter {
 
   EventStream stream_;
   ResponseObject object_;
-  DialogParser parser_;
+  AnswerReader reader_;
   const bool is_stream_;
   int64_t sequence_ = 0;
   Item item_ = Item::kNone;
@@ -254,7 +254,7 @@ void create_response(Serving& serving, const Call& call) {
   check_model_name(serving, request.model);
   ConversationAnswers made = conversation_answers(serving, request, request, request.max_tokens);
   auto writer = std::make_unique<ResponseWriter>(call, ResponseObject(serving, call.id, request),
-                                                 std::move(made.parsers.front()), request.stream);
+                                                 std::move(made.readers.front()), request.stream);
   start_answers(serving, call, std::move(made.answers), std::move(writer));
 }
 

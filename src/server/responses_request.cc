@@ -90,12 +90,11 @@ void read_tool_choice(const JsonValue& value, ResponsesRequest& request) {
       {"type", "function"}, {"function", {{"name", text_member(value, "name", "tool_choice")}}}};
 }
 
-void read_text(const JsonValue& value, ResponsesRequest&) {
+void read_text(const JsonValue& value, ResponsesRequest& request) {
   read_object(value, "text");
   const auto format = value.find("format");
   if (format == value.end() || format->is_null()) return;
-  const std::string type = text_member(read_object(*format, "text.format"), "type", "text.format");
-  if (type != "text") refuse_field("text.format", "structured output is not supported");
+  read_response_format(*format, "text.format", request.structure);
 }
 
 void read_reasoning(const JsonValue& value, ResponsesRequest& request) {

@@ -74,6 +74,15 @@ void read_stream_options(const JsonValue& value, SamplingRequest& request) {
   request.continuous_usage_stats = flag("continuous_usage_stats");
 }
 
+Field<SamplingRequest> guided_field(const char* name, const char* kind, JsonValue schema) {
+  return custom_field<SamplingRequest>(
+      name, std::move(schema),
+      [=](const JsonValue& value, SamplingRequest& request) {
+        read_guided(kind, value, name, request.structure);
+      },
+      "What the answer must be; an older form of structured_outputs");
+}
+
 Fields<SamplingRequest> make_fields() {
   using R = SamplingRequest;
   const JsonValue strings = {{"type", "array"}, {"items", {{"type", "string"}}}};
@@ -142,11 +151,30 @@ Fields<SamplingRequest> make_fields() {
       refused_field<R>("allowed_token_ids", JsonValue::array(), "not supported; use logit_bias"),
       refused_field<R>("length_penalty", 1.0, "beam search is not supported"),
       refused_field<R>("spaces_between_special_tokens", true, "only true is supported"),
-      refused_field<R>("guided_json", JsonValue(), "structured output is not supported"),
-      refused_field<R>("guided_regex", JsonValue(), "structured output is not supported"),
-      refused_field<R>("guided_choice", JsonValue(), "structured output is not supported"),
+      custom_field<R>(
+          "response_format",
+          {{"type", {"object", "null"}},
+           {"properties", {{"type", {{"enum", {"text", "json_object"}}}}}},
+           {"required", {"type"}}},
+          [](const JsonValue& value, R& request) {
+            read_response_format(value, "response_format", request.structure);
+          },
+          "Any text, a JSON object, or what a JSON schema accepts"),
+      custom_field<R>(
+          "structured_outputs",
+          {{"type", {"object", "null"}},
+           {"properties", {{"regex", {{"type", "string"}}}}},
+           {"additionalProperties", false}},
+          [](const JsonValue& value, R& request) {
+            read_structured_outputs(value, request.structure);
+          },
+          "One of json, json_object, regex, choice: what the answer must be"),
+      guided_field("guided_json", "json", {{"type", {"string", "null"}}}),
+      guided_field("guided_regex", "regex", {{"type", {"string", "null"}}}),
+      guided_field("guided_choice", "choice",
+                   {{"type", {"array", "null"}}, {"items", {{"type", "string"}}}}),
+      guided_field("guided_json_object", "json_object", {{"type", {"boolean", "null"}}}),
       refused_field<R>("guided_grammar", JsonValue(), "grammars are not supported"),
-      refused_field<R>("structured_outputs", JsonValue(), "structured output is not supported"),
   };
 }
 

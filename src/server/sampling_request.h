@@ -9,6 +9,7 @@
 #include "engine/generation_defaults.h"
 #include "engine/generator.h"
 #include "server/request_fields.h"
+#include "server/structure.h"
 
 namespace moe4::server {
 
@@ -32,7 +33,8 @@ struct SamplingRequest {
   bool ignore_eos = false;
   bool skip_special_tokens = true;
   bool return_tokens_as_token_ids = false;
-  int64_t priority = 0;  ///< lower is served earlier
+  int64_t priority = 0;        ///< lower is served earlier
+  StructureRequest structure;  ///< the form of the answer
 };
 
 const Fields<SamplingRequest>& sampling_fields();

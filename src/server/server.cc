@@ -40,6 +40,7 @@ void run_server(const Model& model, const Tokenizer& tokenizer, ServerOptions op
        .gate = [&](const HttpRequest& request) { return router->gate(request); },
        .error_body = [](int status,
                         const std::string& message) { return ApiError(status, message).body(); }});
+  StructureCache structures(tokenizer);
   EngineLoop engine(model, options.limits, options.max_queued,
                     [&](int64_t tokens) { metrics.step(tokens); });
   Serving serving{.model = model,
@@ -55,6 +56,7 @@ void run_server(const Model& model, const Tokenizer& tokenizer, ServerOptions op
                   .plan_json = options.plan_json,
                   .max_model_len = options.limits.max_context,
                   .created = std::time(nullptr),
+                  .structures = structures,
                   .engine = engine,
                   .metrics = metrics};
   // No callback of a request comes once what it answers with is gone.

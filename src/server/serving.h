@@ -12,6 +12,7 @@
 #include "server/engine_loop.h"
 #include "server/http_exchange.h"
 #include "server/metrics.h"
+#include "server/structure.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -32,6 +33,7 @@ struct Serving {
   std::string plan_json;  ///< as `moe4 plan --json` has it
   int64_t max_model_len = 0;
   int64_t created = 0;  ///< Unix time
+  StructureCache& structures;
   EngineLoop& engine;
   Metrics& metrics;
 };

@@ -253,7 +253,34 @@ TEST(ChatRequests, ToolsAreFunctions) {
   EXPECT_EQ(param(R"("tools": [{"type": "web_search"}])"), "tools[0].type");
   EXPECT_EQ(param(R"("tools": [{"type": "function", "function": {}}])"), "tools[0].function.name");
   EXPECT_EQ(param(R"("tools": {})"), "tools");
-  EXPECT_EQ(param(R"("tool_choice": "sometimes")"), "tool_choice");
+  EXPECT_EQ(param(R"("tool_choice": "required")"), "tool_choice");
+  EXPECT_EQ(param(R"("tools": [{"type": "function", "function": {"name": "f"}}],
+                     "tool_choice": "sometimes")"),
+            "tool_choice");
+}
+
+TEST(CompletionRequests, AnAnswerHasOneFormAtMost) {
+  using Kind = StructureRequest::Kind;
+  const auto form = [](const std::string& members) { return completion(", " + members).structure; };
+  EXPECT_EQ(form(R"("n": 1)").kind, Kind::kNone);
+  EXPECT_EQ(form(R"("response_format": {"type": "text"})").kind, Kind::kNone);
+  EXPECT_EQ(form(R"("response_format": {"type": "json_object"})").kind, Kind::kJsonObject);
+  EXPECT_EQ(form(R"("guided_json": {"b": 1, "a": 2})").text, R"({"b":1,"a":2})");
+  EXPECT_EQ(form(R"("structured_outputs": {"regex": "a+", "json": null})").text, "a+");
+  EXPECT_THAT(form(R"("guided_choice": ["a", "b"])").choices, ElementsAre("a", "b"));
+  const StructureRequest schema = form(
+      R"("response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "null"}}})");
+  EXPECT_EQ(schema.text, R"({"type":"null"})");
+  EXPECT_EQ(schema.field, "response_format.json_schema.schema");
+  const auto param = [](const std::string& members) {
+    return refused_param([&] { completion(", " + members); });
+  };
+  EXPECT_EQ(param(R"("guided_regex": "a", "response_format": {"type": "json_object"})"),
+            "response_format");
+  EXPECT_EQ(param(R"("guided_json": 1)"), "guided_json");
+  EXPECT_EQ(param(R"("guided_choice": "a")"), "guided_choice");
+  EXPECT_EQ(param(R"("structured_outputs": {"grammar": "x"})"), "structured_outputs.grammar");
+  EXPECT_EQ(param(R"("response_format": {"type": "json_schema"})"), "response_format.schema");
 }
 
 MessagesRequest messages(const std::string& list, const std::string& members = "") {
@@ -301,7 +328,7 @@ TEST(MessagesRequests, WrongFieldsAreNamed) {
   EXPECT_EQ(param(R"([{"role": "user", "content": [{"type": "image"}]}])"),
             "messages[0].content[0]");
   EXPECT_EQ(param(kHello, R"(, "temperature": 1.5)"), "temperature");
-  EXPECT_EQ(param(kHello, R"(, "tool_choice": {"type": "any"})"), "tool_choice");
+  EXPECT_EQ(param(kHello, R"(, "tool_choice": {"type": "any"})"), "tool_choice");  // of no tools
   EXPECT_EQ(param(kHello, R"(, "tools": [{"type": "bash_20250124", "name": "bash"}])"),
             "tools[0].type");
   EXPECT_EQ(refused_param([] {

@@ -330,6 +330,79 @@ class Chat(Shared):
         self.refused(400, "top_logprobs", self.path, {"messages": HELLO}, top_logprobs=3)
 
 
+class Structures(Shared):
+    """What the grammar allows and nothing else, from a model that knows nothing of it."""
+    CHAT = "/v1/chat/completions"
+    SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12},
+                                               "age": {"type": "integer", "minimum": 0, "maximum": 120}},
+              "required": ["name", "age"], "additionalProperties": False}
+    TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
+                 "type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"],
+                 "additionalProperties": False}}},
+             {"type": "function", "function": {"name": "time"}}]
+
+    def check_person(self, text):
+        person = json.loads(text)
+        self.assertEqual(set(person), {"name", "age"})
+        self.assertLessEqual(len(person["name"]), 12)
+        self.assertTrue(0 <= person["age"] <= 120)
+
+    def test_forms(self):
+        body = {"messages": HELLO, "max_tokens": 300}
+        for seed in range(3):
+            reply = self.server.answer(self.CHAT, body, seed=seed, response_format={
+                "type": "json_schema", "json_schema": {"name": "person", "schema": self.SCHEMA}})
+            self.assertEqual(reply["choices"][0]["finish_reason"], "stop")
+            self.check_person(reply["choices"][0]["message"]["content"])
+        body = {"prompt": "A person:", "max_tokens": 300, "seed": 4}
+        for more in [{"guided_json": self.SCHEMA}, {"guided_json": json.dumps(self.SCHEMA)},
+                     {"structured_outputs": {"json": self.SCHEMA}}]:
+            self.check_person(self.server.answer("/v1/completions", body, **more)["choices"][0]["text"])
+        text = self.server.answer("/v1/completions", body, guided_regex="[0-9]{3}-(ab|cd)+x")["choices"][0]["text"]
+        self.assertRegex(text, "^[0-9]{3}-(ab|cd)+x$")
+        for choice in self.server.answer("/v1/completions", body, n=4, guided_choice=["red", "green"])["choices"]:
+            self.assertIn(choice["text"], ["red", "green"])
+        text = self.server.answer("/v1/responses", {"input": "Hi"}, max_output_tokens=300, text={"format": {
+            "type": "json_schema", "name": "person", "schema": self.SCHEMA}})["output"][0]["content"][0]["text"]
+        self.check_person(text)
+
+    def test_calls(self):
+        body = {"messages": HELLO, "tools": self.TOOLS, "max_tokens": 300, "temperature": 0}
+        named = {"type": "function", "function": {"name": "weather"}}
+        for choice in [named, "required"]:
+            reply = self.server.answer(self.CHAT, body, tool_choice=choice, parallel_tool_calls=False)["choices"][0]
+            self.assertEqual(reply["finish_reason"], "tool_calls")
+            self.assertIsNone(reply["message"]["content"])
+            call, = reply["message"]["tool_calls"]
+            self.assertIn(call["function"]["name"], ["weather"] if choice == named else ["weather", "time"])
+            arguments = json.loads(call["function"]["arguments"])
+            if call["function"]["name"] == "weather":
+                self.assertIn(arguments["unit"], ["C", "F"])
+            chunks = events(self.server.post(self.CHAT, body, tool_choice=choice, parallel_tool_calls=False,
+                                             stream=True)[2])
+            deltas = [d for c in chunks for d in c["choices"][0]["delta"].get("tool_calls", [])]
+            self.assertEqual(deltas[0]["function"]["name"], call["function"]["name"])
+            self.assertEqual(json.loads("".join(d["function"]["arguments"] for d in deltas)), arguments)
+            self.assertEqual(chunks[-1]["choices"][0]["finish_reason"], "tool_calls")
+        reply = self.server.answer("/v1/messages", {"messages": HELLO, "max_tokens": 300, "tool_choice": {
+            "type": "tool", "name": "weather"}, "tools": [
+                {"name": "weather", "input_schema": self.TOOLS[0]["function"]["parameters"]}]})
+        self.assertEqual((reply["stop_reason"], reply["content"][0]["type"]), ("tool_use", "tool_use"))
+        self.assertIn(reply["content"][0]["input"]["unit"], ["C", "F"])
+
+    def test_refusals(self):
+        body = {"prompt": "a", "max_tokens": 1}
+        self.refused(400, "guided_regex", "/v1/completions", body, guided_regex="(")
+        self.refused(400, "guided_json", "/v1/completions", body, guided_json={"type": "nothing"})
+        self.refused(400, "guided_choice", "/v1/completions", body, guided_choice=[])
+        self.refused(400, "guided_regex", "/v1/completions", body, guided_json={}, guided_regex="a")
+        self.refused(400, "response_format.type", "/v1/completions", body, response_format={"type": "xml"})
+        self.refused(400, "structured_outputs.grammar", "/v1/completions", body, structured_outputs={"grammar": "x"})
+        self.refused(400, "tool_choice", self.CHAT, {"messages": HELLO}, tool_choice="required")
+        self.refused(400, "tool_choice", self.CHAT, {"messages": HELLO}, tools=self.TOOLS,
+                     tool_choice={"type": "function", "function": {"name": "other"}})
+
+
 def named_events(data):
     """(name, JSON) of each event of a stream with names."""
     parts = data.decode().split("\n\n")
