@@ -199,7 +199,7 @@ std::array<float, 2> ConfigReader::interval(const char* key, std::array<float, 2
   return bounds;
 }
 
-void ConfigReader::require(const char* key, bool value) const {
+void ConfigReader::require_flag(const char* key, bool value) const {
   note({key});
   const Json* found = reader_.get(key);
   if (found != nullptr && *found != value) refuse(key, value ? "true" : "false", describe(*found));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <optional>
 #include <set>
 #include <string>
@@ -66,8 +67,12 @@ class ConfigReader {
   /// exporters: Infinity, "Infinity", {"__float__": "Infinity"}, 1e308.
   std::array<float, 2> interval(const char* key, std::array<float, 2> fallback) const;
 
-  /// What `key` must be if it is there.
-  void require(const char* key, bool value) const;
+  /// What `key` must be if it is there. Words stand in braces; one alone is no bool, though
+  /// compilers differ about that.
+  template <std::same_as<bool> Flag>
+  void require(const char* key, Flag value) const {
+    require_flag(key, value);
+  }
   void require(const char* key, double value) const;
   void require(const char* key, std::initializer_list<std::string_view> words) const;
   /// Refuses a value that is not a positive multiple; `key` names where it came from.
@@ -86,6 +91,7 @@ class ConfigReader {
 
  private:
   void note(Keys keys) const;
+  void require_flag(const char* key, bool value) const;
   void require_agreement(Keys keys) const;
 
   JsonReader reader_;
