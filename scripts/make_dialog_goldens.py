@@ -24,6 +24,7 @@ TEMPLATES = {
     "Qwen3.5-4B": ("qwen3_coder", "qwen3", "<|im_end|>\n"),
     "qwen3_6": ("qwen3_coder", "qwen3", "<|im_end|>\n"),
     "nemotron_3_nano": ("qwen3_coder", "nemotron_v3", "<|im_end|>\n"),
+    "MiniMax-M2": ("minimax_m2", "minimax_m2", "[e~[\n"),
     "GLM-4.6": ("glm45", "glm45", ""),
     "GLM-4.7-Flash": ("glm45", "glm45", ""),
     "deepseekv3": ("deepseek_v3", "none", "<｜end▁of▁sentence｜>"),

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "cli/answer_display.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
 #include "cli/memory_words.h"
@@ -19,6 +20,7 @@
 #include "cli/speed.h"
 #include "cli/standard_streams.h"
 #include "cli/template_flags.h"
+#include "dialog/formats.h"
 #include "engine/engine.h"
 
 namespace moe4::cli {
@@ -57,17 +59,21 @@ bool read_line(std::string& line) {
   return true;
 }
 
+struct Turn {
+  std::string prompt;
+  GenerateRequest request;
+};
+
 // The whole conversation with room for an answer. Where it no longer fits, the oldest turns are
 // forgotten; a turn that does not fit by itself is taken back, and nothing is returned.
-std::optional<GenerateRequest> fitting_request(const ChatFlags& flags, const Session& session,
-                                               const GenerationDefaults& defaults,
-                                               Conversation& conversation) {
+std::optional<Turn> fitting_turn(const ChatFlags& flags, const Session& session,
+                                 const GenerationDefaults& defaults, Conversation& conversation) {
   for (int dropped = 0;; ++dropped) {
-    std::vector<int32_t> prompt = session.tokenizer->encode(conversation.prompt());
+    std::string prompt = conversation.prompt();
     std::string why = "the context has no room for an answer";
     try {
-      GenerateRequest request =
-          make_request(flags.sampling, defaults, session.model->config(), std::move(prompt));
+      GenerateRequest request = make_request(flags.sampling, defaults, session.model->config(),
+                                             session.tokenizer->encode(prompt));
       if (request.max_new_tokens > 0 || flags.sampling.max_tokens == 0) {
         if (dropped > 0) {
           fmt::print(
@@ -75,7 +81,7 @@ std::optional<GenerateRequest> fitting_request(const ChatFlags& flags, const Ses
               dropped == 1 ? "its oldest turn" : fmt::format("its {} oldest turns", dropped));
         }
         request.cancel = &interrupted;
-        return request;
+        return Turn{std::move(prompt), std::move(request)};
       }
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadInput) throw;
@@ -122,6 +128,11 @@ void chat(const ChatFlags& flags) {
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
   Conversation conversation(session.checkpoint->directory(), std::move(arguments));
   reload_model(session, flags.machine);
+  const ReasoningFormat reasoning = formats_of_checkpoint(session.checkpoint->directory(),
+                                                          session.checkpoint->config().model_type)
+                                        .reasoning;
+  const std::vector<int32_t> tags = tag_tokens(*session.tokenizer, ToolFormat::kNone, reasoning);
+  const bool styled = output_is_styled();
   const auto restart = [&] {
     conversation.clear();
     if (!flags.system.empty()) conversation.add("system", flags.system);
@@ -139,22 +150,24 @@ void chat(const ChatFlags& flags) {
       continue;
     }
     conversation.add("user", line);
-    const std::optional<GenerateRequest> request =
-        fitting_request(flags, session, defaults, conversation);
-    if (!request) continue;
+    std::optional<Turn> turn = fitting_turn(flags, session, defaults, conversation);
+    if (!turn) continue;
+    GenerateRequest& request = turn->request;
+    request.visible_tokens = tags;
+    AnswerDisplay display(reasoning, turn->prompt, styled);
     const MemoryUse use{
-        .tokens = static_cast<int64_t>(request->prompt.size()) + request->max_new_tokens,
+        .tokens = static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens,
         .advice = "lower -n or --ctx"};
     const InterruptGuard guard;
     const GenerateResult result = with_memory_words(session, use, [&] {
-      return generate(engine.with_room_for(*session.model, *request), session.tokenizer.get(),
-                      *request, [](const std::string& piece) {
-                        write_streamed(piece);
+      return generate(engine.with_room_for(*session.model, request), session.tokenizer.get(),
+                      request, [&display](const std::string& piece) {
+                        write_streamed(display.show(piece));
                         return true;
                       });
     });
-    conversation.add("assistant", result.text);
-    write_streamed("\n");
+    write_streamed(display.finish() + "\n");
+    conversation.add("assistant", display.remembered(result.text));
     if (!flags.machine.quiet) {
       const Speed speed = measure_speed(result, session.model->bytes_per_token(), 0);
       fmt::print(stderr, "({})\n", speed_line(result, speed));

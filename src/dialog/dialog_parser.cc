@@ -17,6 +17,8 @@ std::unique_ptr<DialogFormat> make_call_format(const DialogOptions& options) {
       return make_hermes_format();
     case ToolFormat::kQwen3Coder:
       return make_qwen3_coder_format(options.tool_list);
+    case ToolFormat::kMiniMaxM2:
+      return make_minimax_m2_format(options.tool_list);
     case ToolFormat::kGlm45:
       return make_glm45_format(options.tool_list);
     case ToolFormat::kDeepSeekV3:

@@ -45,8 +45,9 @@ struct DialogOptions {
 
 /// Rules: white space beside a tag belongs to the tag and is dropped; all other text is handed out
 /// to the byte, invalid UTF-8 as U+FFFD. What looks like a call but is none is content. A call is
-/// complete with its JSON (qwen3_coder: </function>, glm45: </tool_call>), whether or not the tags
-/// after it come. Reasoning that does not end is reasoning; calls within it are not looked for.
+/// complete with its JSON (qwen3_coder: </function>, minimax_m2: </invoke>, glm45: </tool_call>),
+/// whether or not the tags after it come. Reasoning that does not end is reasoning; calls within it
+/// are not looked for.
 ///
 /// How the text is cut into pieces does not change what the deltas add up to. The work is linear in
 /// the text. The text must hold the format's tags (see format_tags) and no token after the end.

@@ -54,6 +54,7 @@ std::unique_ptr<DialogFormat> make_plain_format();
 std::unique_ptr<DialogFormat> make_hermes_format();
 /// `tool_list` may be null and is copied.
 std::unique_ptr<DialogFormat> make_qwen3_coder_format(const nlohmann::json* tool_list);
+std::unique_ptr<DialogFormat> make_minimax_m2_format(const nlohmann::json* tool_list);
 std::unique_ptr<DialogFormat> make_glm45_format(const nlohmann::json* tool_list);
 std::unique_ptr<DialogFormat> make_deepseek_v3_format();
 std::unique_ptr<DialogFormat> make_deepseek_v31_format();

@@ -2,6 +2,7 @@
 #include "dialog/formats.h"
 
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -14,11 +15,12 @@ template <typename Format>
 using Names = std::pair<std::string_view, Format>;
 
 // The first name of a format is its own, others are what else users know.
-constexpr std::array<Names<ToolFormat>, 11> kToolNames = {{
+constexpr std::array<Names<ToolFormat>, 12> kToolNames = {{
     {"none", ToolFormat::kNone},
     {"hermes", ToolFormat::kHermes},
     {"qwen3_coder", ToolFormat::kQwen3Coder},
     {"qwen3_xml", ToolFormat::kQwen3Coder},
+    {"minimax_m2", ToolFormat::kMiniMaxM2},
     {"glm45", ToolFormat::kGlm45},
     {"glm47", ToolFormat::kGlm45},
     {"deepseek_v3", ToolFormat::kDeepSeekV3},
@@ -27,13 +29,14 @@ constexpr std::array<Names<ToolFormat>, 11> kToolNames = {{
     {"harmony", ToolFormat::kHarmony},
     {"openai", ToolFormat::kHarmony},
 }};
-constexpr std::array<Names<ReasoningFormat>, 9> kReasoningNames = {{
+constexpr std::array<Names<ReasoningFormat>, 10> kReasoningNames = {{
     {"none", ReasoningFormat::kNone},
     {"qwen3", ReasoningFormat::kThink},
     {"glm45", ReasoningFormat::kThink},
     {"deepseek_v3", ReasoningFormat::kThink},
     {"kimi_k2", ReasoningFormat::kThink},
     {"nemotron_v3", ReasoningFormat::kThink},
+    {"minimax_m2", ReasoningFormat::kThink},
     {"deepseek_r1", ReasoningFormat::kThinkNow},
     {"harmony", ReasoningFormat::kHarmony},
     {"openai_gptoss", ReasoningFormat::kHarmony},
@@ -65,17 +68,19 @@ bool contains(std::string_view text, std::string_view part) {
 
 struct Sign {
   std::string_view text;  // in the template
+  std::string_view and_text;
   ToolFormat tools;
 };
 
-// From the most telling one on: Qwen3-Coder's templates have <tool_call> too.
-constexpr std::array<Sign, 6> kSigns = {{
-    {"<|channel|>", ToolFormat::kHarmony},
-    {"<|tool_calls_section_begin|>", ToolFormat::kKimiK2},
-    {"<｜tool▁sep｜>", ToolFormat::kDeepSeekV31},
-    {"<arg_key>", ToolFormat::kGlm45},
-    {"<function=", ToolFormat::kQwen3Coder},
-    {"<tool_call>", ToolFormat::kHermes},
+constexpr std::array<Sign, 8> kSigns = {{
+    {"<|channel|>", "<|message|>", ToolFormat::kHarmony},
+    {"<|tool_calls_section_begin|>", "<|tool_call_begin|>", ToolFormat::kKimiK2},
+    {"<｜tool▁sep｜>", "```json", ToolFormat::kDeepSeekV3},
+    {"<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", ToolFormat::kDeepSeekV31},
+    {"<minimax:tool_call>", "<invoke name=", ToolFormat::kMiniMaxM2},
+    {"<arg_key>", "<tool_call>", ToolFormat::kGlm45},
+    {"<function=", "<tool_call>", ToolFormat::kQwen3Coder},
+    {"<tool_call>", "arguments\"", ToolFormat::kHermes},
 }};
 
 struct Family {
@@ -85,11 +90,12 @@ struct Family {
 };
 
 // For models whose template has no calls, or that have none.
-constexpr std::array<Family, 8> kFamilies = {{
+constexpr std::array<Family, 9> kFamilies = {{
     {"gpt_oss", ToolFormat::kHarmony, ReasoningFormat::kHarmony},
     {"kimi_k2", ToolFormat::kKimiK2, ReasoningFormat::kThink},
     {"deepseek_v3", ToolFormat::kDeepSeekV3, ReasoningFormat::kThink},
     {"glm4_moe", ToolFormat::kGlm45, ReasoningFormat::kThink},
+    {"minimax_m2", ToolFormat::kMiniMaxM2, ReasoningFormat::kThink},
     {"qwen3_5_moe", ToolFormat::kQwen3Coder, ReasoningFormat::kThink},
     {"qwen3_next", ToolFormat::kHermes, ReasoningFormat::kThink},
     {"qwen3_moe", ToolFormat::kHermes, ReasoningFormat::kThink},
@@ -110,18 +116,17 @@ std::string_view to_string(ReasoningFormat format) { return name_of(kReasoningNa
 FormatChoice choose_formats(std::string_view template_source, std::string_view model_type) {
   FormatChoice choice;
   std::string tools_why, reasoning_why;
-  for (const auto& [text, tools] : kSigns) {
-    if (!contains(template_source, text)) continue;
-    choice.tools = tools;
-    if (tools == ToolFormat::kDeepSeekV31 && contains(template_source, "```json"))
-      choice.tools = ToolFormat::kDeepSeekV3;
-    tools_why = "the chat template writes " + std::string(text);
+  for (const Sign& sign : kSigns) {
+    if (!contains(template_source, sign.text) || !contains(template_source, sign.and_text))
+      continue;
+    choice.tools = sign.tools;
+    tools_why = "the chat template writes " + std::string(sign.text);
     break;
   }
   if (choice.tools == ToolFormat::kHarmony) {
     choice.reasoning = ReasoningFormat::kHarmony;
     reasoning_why = tools_why;
-  } else if (contains(template_source, "think>")) {
+  } else if (contains(template_source, "<think>") || contains(template_source, "</think>")) {
     choice.reasoning = ReasoningFormat::kThink;
     reasoning_why = "the chat template writes <think>";
   }
@@ -159,6 +164,9 @@ std::vector<std::string> format_tags(ToolFormat tools, ReasoningFormat reasoning
     case ToolFormat::kQwen3Coder:
       tags = {"<tool_call>", "</tool_call>"};
       break;
+    case ToolFormat::kMiniMaxM2:
+      tags = {"<minimax:tool_call>", "</minimax:tool_call>"};
+      break;
     case ToolFormat::kGlm45:
       tags = {"<tool_call>", "</tool_call>", "<arg_key>",
               "</arg_key>",  "<arg_value>",  "</arg_value>"};
@@ -183,6 +191,16 @@ std::vector<std::string> format_tags(ToolFormat tools, ReasoningFormat reasoning
   if (reasoning == ReasoningFormat::kThink || reasoning == ReasoningFormat::kThinkNow)
     tags.insert(tags.end(), {"<think>", "</think>"});
   return tags;
+}
+
+std::vector<int32_t> tag_tokens(const Tokenizer& tokenizer, ToolFormat tools,
+                                ReasoningFormat reasoning) {
+  std::vector<int32_t> ids;
+  for (const std::string& tag : format_tags(tools, reasoning)) {
+    const std::optional<int32_t> id = tokenizer.token_id(tag);
+    if (id && tokenizer.is_special(*id)) ids.push_back(*id);
+  }
+  return ids;
 }
 
 }  // namespace moe4

@@ -1,10 +1,13 @@
 // How models write reasoning and tool calls into their text, and which way a model has.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "text/tokenizer.h"
 
 namespace moe4 {
 
@@ -12,6 +15,7 @@ enum class ToolFormat {
   kNone,        ///< calls are not looked for
   kHermes,      ///< <tool_call>{"name": .., "arguments": {..}}</tool_call>: Qwen2.5, Qwen3
   kQwen3Coder,  ///< <tool_call><function=name><parameter=key>..: Qwen3-Coder, Qwen3.5, Nemotron
+  kMiniMaxM2,   ///< <minimax:tool_call><invoke name="name"><parameter name="key">..
   kGlm45,       ///< <tool_call>name<arg_key>..</arg_key><arg_value>..: GLM-4.5 and later
   kDeepSeekV3,  ///< <｜tool▁call▁begin｜>function<｜tool▁sep｜>name and a block of JSON: V3, R1
   kDeepSeekV31,  ///< <｜tool▁call▁begin｜>name<｜tool▁sep｜>{..}: V3.1
@@ -26,11 +30,12 @@ enum class ReasoningFormat {
   kHarmony,   ///< the analysis channel
 };
 
-/// By the names that vLLM has for its parsers: none, hermes, qwen3_coder, qwen3_xml, glm45, glm47,
-/// deepseek_v3, deepseek_v31, kimi_k2, harmony, openai. Throws Error(kUsage) listing them.
+/// By the names that vLLM has for its parsers: none, hermes, qwen3_coder, qwen3_xml, minimax_m2,
+/// glm45, glm47, deepseek_v3, deepseek_v31, kimi_k2, harmony, openai. Throws Error(kUsage) listing
+/// them.
 ToolFormat parse_tool_format(std::string_view name);
-/// none, qwen3, glm45, deepseek_v3, kimi_k2, nemotron_v3 (kThink), deepseek_r1 (kThinkNow),
-/// harmony, openai_gptoss. Throws Error(kUsage) listing them.
+/// none, qwen3, glm45, deepseek_v3, kimi_k2, nemotron_v3, minimax_m2 (kThink), deepseek_r1
+/// (kThinkNow), harmony, openai_gptoss. Throws Error(kUsage) listing them.
 ReasoningFormat parse_reasoning_format(std::string_view name);
 /// The first name of each.
 std::string_view to_string(ToolFormat format);
@@ -50,7 +55,9 @@ FormatChoice formats_of_checkpoint(const std::filesystem::path& directory,
                                    std::string_view model_type);
 
 /// The tags that the two formats look for. Some tokenizers hold them to be special tokens, which
-/// decoding leaves out: give those to GenerateRequest::visible_tokens (Tokenizer::token_id).
+/// decoding leaves out: tag_tokens() are those, for GenerateRequest::visible_tokens.
 std::vector<std::string> format_tags(ToolFormat tools, ReasoningFormat reasoning);
+std::vector<int32_t> tag_tokens(const Tokenizer& tokenizer, ToolFormat tools,
+                                ReasoningFormat reasoning);
 
 }  // namespace moe4

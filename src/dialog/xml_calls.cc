@@ -1,4 +1,4 @@
-// Calls whose parameters stand between tags: qwen3_coder's and glm45's.
+// Calls whose parameters stand between tags: qwen3_coder's, minimax_m2's and glm45's.
 #include <algorithm>
 #include <array>
 #include <initializer_list>
@@ -103,18 +103,37 @@ class XmlFormat : public CallFormat {
   std::string space_;     // ... and what came behind it
 };
 
-class Qwen3CoderFormat : public XmlFormat {
+// How a call is written whose parameters have their names in their tags.
+struct NamedTags {
+  std::array<std::string_view, 3> outer;  // the frame, a call, the end of the frame
+  std::string_view name_end;              // of calls and parameters
+  std::string_view call_end, parameter, parameter_end;
+  bool is_on_lines;  // a line break at either end of a value is none of it
+};
+
+constexpr NamedTags kQwen3Coder = {.outer = {"<tool_call>", "<function=", "</tool_call>"},
+                                   .name_end = ">",
+                                   .call_end = "</function>",
+                                   .parameter = "<parameter=",
+                                   .parameter_end = "</parameter>",
+                                   .is_on_lines = true};
+constexpr NamedTags kMiniMaxM2 = {
+    .outer = {"<minimax:tool_call>", "<invoke name=\"", "</minimax:tool_call>"},
+    .name_end = "\">",
+    .call_end = "</invoke>",
+    .parameter = "<parameter name=\"",
+    .parameter_end = "</parameter>",
+    .is_on_lines = false};
+
+class NamedTagsFormat : public XmlFormat {
  public:
-  explicit Qwen3CoderFormat(const nlohmann::json* tool_list)
-      : XmlFormat(tool_list, ToolSchemas::Unknown::kString) {}
+  NamedTagsFormat(const NamedTags& tags, const nlohmann::json* tool_list)
+      : XmlFormat(tool_list, ToolSchemas::Unknown::kString), tags_(tags) {}
 
  protected:
-  // The outer tag is sometimes left out by the models.
-  static constexpr std::array<std::string_view, 3> kTags = {"<tool_call>",
-                                                            "<function=", "</tool_call>"};
-
+  // The frame is sometimes left out by the models, and may hold several calls.
   std::span<const std::string_view> tags() const override {
-    return std::span(kTags).first(after_call_ ? 3 : 2);
+    return std::span(tags_.outer).first(after_call_ ? 3 : 2);
   }
 
   bool open(size_t tag) override {
@@ -131,16 +150,18 @@ class Qwen3CoderFormat : public XmlFormat {
       Progress progress = Progress::kDone;
       switch (state_) {
         case State::kFunction:
-          progress = read_tag(reader, {"<function="}, {State::kName});
+          progress = read_tag(reader, {tags_.outer[1]}, {State::kName});
           break;
         case State::kName:
-          progress = read_tool_name(reader, output);
+          progress = read_name_to(reader, &tool_, State::kBody);
+          if (progress == Progress::kDone) begin_call(reader, output, tool_);
           break;
         case State::kBody:
-          progress = read_tag(reader, {"<parameter=", "</function>"}, {State::kKey, State::kEnd});
+          progress =
+              read_tag(reader, {tags_.parameter, tags_.call_end}, {State::kKey, State::kEnd});
           break;
         case State::kKey:
-          progress = read_key(reader);
+          progress = read_name_to(reader, &key_, State::kValue);
           break;
         case State::kValue:
           progress = read_parameter(reader, output);
@@ -174,35 +195,26 @@ class Qwen3CoderFormat : public XmlFormat {
     return may_come ? Progress::kMore : Progress::kBad;
   }
 
-  Progress read_tool_name(TextReader& reader, DialogOutput& output) {
-    static constexpr std::array<std::string_view, 1> kEnds = {">"};
+  Progress read_name_to(TextReader& reader, std::string* name, State then) {
     size_t end = 0;
-    const Progress progress = read_name(reader, kEnds, &tool_, &end);
-    if (progress != Progress::kDone) return progress;
-    begin_call(reader, output, tool_);
-    state_ = State::kBody;
-    return progress;
-  }
-
-  Progress read_key(TextReader& reader) {
-    static constexpr std::array<std::string_view, 1> kEnds = {">"};
-    size_t end = 0;
-    const Progress progress = read_name(reader, kEnds, &key_, &end);
-    if (progress == Progress::kDone) state_ = State::kValue;
+    const Progress progress = read_name(reader, std::span(&tags_.name_end, 1), name, &end);
+    if (progress == Progress::kDone) state_ = then;
     return progress;
   }
 
   Progress read_parameter(TextReader& reader, DialogOutput& output) {
-    static constexpr std::array<std::string_view, 2> kFollowers = {"<parameter=", "</function>"};
-    const Progress progress = read_value(reader, "</parameter>", kFollowers);
+    const std::array<std::string_view, 2> followers = {tags_.parameter, tags_.call_end};
+    const Progress progress = read_value(reader, tags_.parameter_end, followers);
     if (progress != Progress::kDone) return progress;
-    // Templates put each value on lines of its own.
-    if (value_.starts_with('\n')) value_.erase(0, 1);
-    if (value_.ends_with('\n')) value_.pop_back();
+    if (tags_.is_on_lines) {
+      if (value_.starts_with('\n')) value_.erase(0, 1);
+      if (value_.ends_with('\n')) value_.pop_back();
+    }
     state_ = State::kBody;
     return tell_parameter(reader, output) ? Progress::kDone : Progress::kBad;
   }
 
+  const NamedTags& tags_;
   State state_ = State::kFunction;
   bool after_call_ = false;
 };
@@ -289,7 +301,11 @@ class Glm45Format : public XmlFormat {
 }  // namespace
 
 std::unique_ptr<DialogFormat> make_qwen3_coder_format(const nlohmann::json* tool_list) {
-  return std::make_unique<Qwen3CoderFormat>(tool_list);
+  return std::make_unique<NamedTagsFormat>(kQwen3Coder, tool_list);
+}
+
+std::unique_ptr<DialogFormat> make_minimax_m2_format(const nlohmann::json* tool_list) {
+  return std::make_unique<NamedTagsFormat>(kMiniMaxM2, tool_list);
 }
 
 std::unique_ptr<DialogFormat> make_glm45_format(const nlohmann::json* tool_list) {

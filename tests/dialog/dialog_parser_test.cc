@@ -13,10 +13,10 @@ namespace {
 
 using nlohmann::json;
 
-const std::vector<ToolFormat> kAllTools = {ToolFormat::kNone,       ToolFormat::kHermes,
-                                           ToolFormat::kQwen3Coder, ToolFormat::kGlm45,
-                                           ToolFormat::kDeepSeekV3, ToolFormat::kDeepSeekV31,
-                                           ToolFormat::kKimiK2,     ToolFormat::kHarmony};
+const std::vector<ToolFormat> kAllTools = {
+    ToolFormat::kNone,        ToolFormat::kHermes, ToolFormat::kQwen3Coder,
+    ToolFormat::kMiniMaxM2,   ToolFormat::kGlm45,  ToolFormat::kDeepSeekV3,
+    ToolFormat::kDeepSeekV31, ToolFormat::kKimiK2, ToolFormat::kHarmony};
 
 struct Example {
   ToolFormat tools;
@@ -96,6 +96,12 @@ TEST(DialogParser, WhatIsNoCallIsContent) {
   for (const char* text : {"<tool_call>x", "<tool_call>\n<function", "<function=a\nb>",
                            "<function=>", "<tool_call><function=f", "</tool_call>"})
     expect_told({ToolFormat::kQwen3Coder, text, "content[" + std::string(text) + "] reasoning[]"});
+  for (const char* text : {"<minimax:tool_call>x", "<invoke name=\"a\nb\">", "<invoke name=\"f\">",
+                           "<minimax:tool_call>\n<invoke name=f>", "</minimax:tool_call>"})
+    expect_told({ToolFormat::kMiniMaxM2, text, "content[" + std::string(text) + "] reasoning[]",
+                 std::string(text) == "<invoke name=\"f\">"
+                     ? "content[] reasoning[] call[call_id|f|]"
+                     : ""});
   for (const char* text : {"<tool_call>", "<tool_call>f", "<tool_call></tool_call>",
                            "<tool_call>{\"name\": 1}</tool_call>", "<tool_call>a<b</tool_call>"})
     expect_told({ToolFormat::kGlm45, text, "content[" + std::string(text) + "] reasoning[]"});
@@ -282,6 +288,9 @@ std::string tag_soup(std::mt19937& random, ToolFormat tools, int* words) {
   if (tools == ToolFormat::kHermes) pieces = kHermes;
   if (tools == ToolFormat::kQwen3Coder) pieces = kXml;
   if (tools == ToolFormat::kGlm45) pieces = kGlm;
+  if (tools == ToolFormat::kMiniMaxM2)
+    pieces.insert(pieces.end(), {"<invoke name=\"f\">", "</invoke>", "<parameter name=\"p\">",
+                                 "</parameter>", "<invoke name=\"", "\">"});
   if (tools == ToolFormat::kDeepSeekV3)
     pieces.insert(pieces.end(),
                   {"function<｜tool▁sep｜>f\n```json\n", "\n```<｜tool▁call▁end｜>", "```"});
@@ -309,7 +318,7 @@ std::string tag_soup(std::mt19937& random, ToolFormat tools, int* words) {
 TEST(DialogParser, SoupsOfTagsLoseNoWordAndAreCutAnywhere) {
   std::mt19937 random(7);
   int calls = 0;
-  for (int round = 0; round < 4000; ++round) {
+  for (int round = 0; round < 2700; ++round) {
     const ToolFormat tools = kAllTools[static_cast<size_t>(round) % kAllTools.size()];
     int words = 0;
     const std::string text = tag_soup(random, tools, &words);
@@ -367,16 +376,16 @@ TEST(DialogParser, HugeAndUnclosedTextsByTheByte) {
   }
 }
 
-TEST(DialogParser, AMegabyteInOneByteStepsIsLinearWork) {
-  // Quadratic work here would take hours.
+TEST(DialogParser, LongTextsInOneByteStepsAreLinearWork) {
+  // Quadratic work here would take many minutes.
   for (const ToolFormat tools : kAllTools) {
     DialogParser parser({.tools = tools, .reasoning = ReasoningFormat::kThink});
     size_t out = 0;
-    for (int i = 0; i < 1 << 20; ++i) {
+    for (int i = 0; i < 1 << 18; ++i) {
       for (const Delta& delta : parser.feed(i % 64 == 0 ? "<" : " ")) out += delta.text.size();
     }
     for (const Delta& delta : parser.finish()) out += delta.text.size();
-    EXPECT_EQ(out, 1U << 20U);
+    EXPECT_EQ(out, 1U << 18U);
   }
 }
 

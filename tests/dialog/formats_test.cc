@@ -21,8 +21,8 @@ std::string file_text(const std::string& name) {
 }
 
 TEST(DialogFormats, NamesAreReadBackAndOthersRefused) {
-  for (const char* name : {"none", "hermes", "qwen3_coder", "glm45", "deepseek_v3", "deepseek_v31",
-                           "kimi_k2", "harmony"})
+  for (const char* name : {"none", "hermes", "qwen3_coder", "minimax_m2", "glm45", "deepseek_v3",
+                           "deepseek_v31", "kimi_k2", "harmony"})
     EXPECT_EQ(to_string(parse_tool_format(name)), name);
   for (const char* name : {"none", "qwen3", "deepseek_r1", "harmony"})
     EXPECT_EQ(to_string(parse_reasoning_format(name)), name);
@@ -40,12 +40,18 @@ TEST(DialogFormats, NamesAreReadBackAndOthersRefused) {
 TEST(DialogFormats, TheTemplateTells) {
   const auto tools = [](std::string_view source) { return choose_formats(source, "").tools; };
   EXPECT_EQ(tools(file_text("harmony.jinja")), ToolFormat::kHarmony);
-  EXPECT_EQ(tools("<tool_call>\n{\"name\""), ToolFormat::kHermes);
+  EXPECT_EQ(tools("<tool_call>\n{\"name\": \"f\", \"arguments\":"), ToolFormat::kHermes);
   EXPECT_EQ(tools("<tool_call>\n<function=x>"), ToolFormat::kQwen3Coder);
   EXPECT_EQ(tools("<tool_call>x<arg_key>"), ToolFormat::kGlm45);
-  EXPECT_EQ(tools("<｜tool▁sep｜>' + name + '\\n```json"), ToolFormat::kDeepSeekV3);
-  EXPECT_EQ(tools("name + '<｜tool▁sep｜>'"), ToolFormat::kDeepSeekV31);
-  EXPECT_EQ(tools("<|tool_calls_section_begin|>"), ToolFormat::kKimiK2);
+  EXPECT_EQ(tools("<｜tool▁call▁begin｜>function<｜tool▁sep｜>' + name + '\\n```json"),
+            ToolFormat::kDeepSeekV3);
+  EXPECT_EQ(tools("'<｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>'"), ToolFormat::kDeepSeekV31);
+  EXPECT_EQ(tools("<|tool_calls_section_begin|><|tool_call_begin|>"), ToolFormat::kKimiK2);
+  EXPECT_EQ(tools("'<minimax:tool_call>' ~ '<invoke name=\"'"), ToolFormat::kMiniMaxM2);
+  // Look-alikes of formats that are not known.
+  EXPECT_EQ(tools("<seed:tool_call><function=f>"), ToolFormat::kNone);
+  EXPECT_EQ(tools("<tool_call>f(x)</tool_call>"), ToolFormat::kNone);
+  EXPECT_EQ(choose_formats("<seed:think>", "").reasoning, ReasoningFormat::kNone);
   EXPECT_EQ(choose_formats("'<think>\\n'", "").reasoning, ReasoningFormat::kThink);
   EXPECT_EQ(choose_formats(file_text("harmony.jinja"), "").reasoning, ReasoningFormat::kHarmony);
 }
@@ -79,6 +85,15 @@ TEST(DialogFormats, TagsAreThoseOfBothFormats) {
   EXPECT_THAT(format_tags(ToolFormat::kNone, ReasoningFormat::kHarmony),
               testing::Contains("<|channel|>"));
   EXPECT_TRUE(format_tags(ToolFormat::kNone, ReasoningFormat::kNone).empty());
+}
+
+TEST(DialogFormats, SpecialTokensAmongTheTagsAreFound) {
+  const auto tokenizer = Tokenizer::load(MOE4_TEST_DATA "/checkpoints/gpt_oss-mxfp4");
+  const std::vector<int32_t> ids =
+      tag_tokens(*tokenizer, ToolFormat::kHarmony, ReasoningFormat::kHarmony);
+  EXPECT_EQ(ids.size(), 7U);
+  EXPECT_THAT(ids, testing::Contains(*tokenizer->token_id("<|channel|>")));
+  EXPECT_TRUE(tag_tokens(*tokenizer, ToolFormat::kHermes, ReasoningFormat::kThink).empty());
 }
 
 }  // namespace
