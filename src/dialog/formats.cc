@@ -130,6 +130,8 @@ FormatChoice choose_formats(std::string_view template_source, std::string_view m
     choice.reasoning = ReasoningFormat::kThink;
     reasoning_why = "the chat template writes <think>";
   }
+  // What is inside a model that also sees has its own model_type.
+  if (model_type.ends_with("_text")) model_type.remove_suffix(5);
   for (const Family& family : kFamilies) {
     if (family.model_type != model_type) continue;
     const std::string why = "of model_type " + std::string(model_type);

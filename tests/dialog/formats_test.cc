@@ -58,6 +58,7 @@ TEST(DialogFormats, TheTemplateTells) {
 
 TEST(DialogFormats, ModelTypeTellsWhatTheTemplateLeavesOpen) {
   EXPECT_EQ(choose_formats("", "qwen3_5_moe").tools, ToolFormat::kQwen3Coder);
+  EXPECT_EQ(choose_formats("", "qwen3_5_moe_text").tools, ToolFormat::kQwen3Coder);
   EXPECT_EQ(choose_formats("", "gpt_oss").reasoning, ReasoningFormat::kHarmony);
   // A template without <think> is one of a model that does not think.
   const FormatChoice choice = choose_formats("<|im_user|>", "kimi_k2");
