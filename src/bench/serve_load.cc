@@ -7,11 +7,14 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ssl/context.hpp>
+#include <boost/asio/ssl/host_name_verification.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
+#include <boost/beast/ssl/ssl_stream.hpp>
 #include <chrono>
 #include <cmath>
 #include <exception>
@@ -43,15 +46,31 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-Endpoints resolve(asio::io_context& context, const BaseUrl& base) {
-  boost::system::error_code failure;
-  Endpoints endpoints = asio::ip::tcp::resolver(context).resolve(base.host, base.port, failure);
-  if (failure) {
-    throw Error(ErrorCode::kUnavailable,
-                "the host " + base.host + " is not known: " + failure.message());
+// Where requests go.
+class Server {
+ public:
+  /// Throws Error(kUnavailable) for a host that is not known.
+  Server(asio::io_context& context, const BaseUrl& base) : base_(base) {
+    boost::system::error_code failure;
+    endpoints_ = asio::ip::tcp::resolver(context).resolve(base.host, base.port, failure);
+    if (failure) {
+      throw Error(ErrorCode::kUnavailable,
+                  "the host " + base.host + " is not known: " + failure.message());
+    }
+    if (!base.is_tls) return;
+    tls_.set_default_verify_paths();
+    tls_.set_verify_mode(asio::ssl::verify_peer);
   }
-  return endpoints;
-}
+
+  const BaseUrl& base() const { return base_; }
+  const Endpoints& endpoints() const { return endpoints_; }
+  asio::ssl::context& tls() { return tls_; }
+
+ private:
+  BaseUrl base_;
+  Endpoints endpoints_;
+  asio::ssl::context tls_{asio::ssl::context::tls_client};
+};
 
 http::request<http::string_body> make_request(const BaseUrl& base, const std::string& api_key,
                                               http::verb verb, const std::string& target) {
@@ -164,22 +183,40 @@ class AnswerReader {
   int64_t chunks_ = 0;
 };
 
-// One response, whose body `on_body` may take from as it grows.
-asio::awaitable<void> exchange(const Endpoints& endpoints,
-                               const http::request<http::string_body>& request, Parser& parser,
-                               double timeout, const std::function<void(std::string*)>& on_body) {
-  boost::beast::tcp_stream stream(co_await asio::this_coro::executor);
-  stream.expires_after(nanoseconds(timeout));
-  co_await stream.async_connect(endpoints, asio::use_awaitable);
-  stream.socket().set_option(asio::ip::tcp::no_delay(true));
+// One request and its response on a stream that is open; `on_body` may take from the body as it
+// grows.
+template <typename Stream>
+asio::awaitable<void> exchange_on(Stream& stream, const http::request<http::string_body>& request,
+                                  Parser& parser, double timeout,
+                                  const std::function<void(std::string*)>& on_body) {
   co_await http::async_write(stream, request, asio::use_awaitable);
   boost::beast::flat_buffer buffer;
   parser.body_limit(boost::none);
   while (!parser.is_done()) {
-    stream.expires_after(nanoseconds(timeout));
+    boost::beast::get_lowest_layer(stream).expires_after(nanoseconds(timeout));
     co_await http::async_read_some(stream, buffer, parser, asio::use_awaitable);
     if (parser.is_header_done()) on_body(&parser.get().body());
   }
+}
+
+asio::awaitable<void> exchange(Server& server, const http::request<http::string_body>& request,
+                               Parser& parser, double timeout,
+                               const std::function<void(std::string*)>& on_body) {
+  boost::beast::tcp_stream tcp(co_await asio::this_coro::executor);
+  tcp.expires_after(nanoseconds(timeout));
+  co_await tcp.async_connect(server.endpoints(), asio::use_awaitable);
+  tcp.socket().set_option(asio::ip::tcp::no_delay(true));
+  if (!server.base().is_tls) {
+    co_await exchange_on(tcp, request, parser, timeout, on_body);
+    co_return;
+  }
+  boost::beast::ssl_stream<boost::beast::tcp_stream> stream(std::move(tcp), server.tls());
+  const std::string& host = server.base().host;
+  stream.set_verify_callback(asio::ssl::host_name_verification(host));
+  if (SSL_set_tlsext_host_name(stream.native_handle(), host.c_str()) != 1)
+    throw std::runtime_error("the host's name is none that TLS takes");
+  co_await stream.async_handshake(asio::ssl::stream_base::client, asio::use_awaitable);
+  co_await exchange_on(stream, request, parser, timeout, on_body);
 }
 
 std::string text_of(const std::exception_ptr& failure) {
@@ -211,7 +248,7 @@ std::string request_body(const ServeLoad& load, size_t index) {
 class LoadRun {
  public:
   LoadRun(const ServeLoad& load, const std::function<void(int64_t)>& on_done)
-      : load_(load), on_done_(on_done), endpoints_(resolve(context_, load.base)) {
+      : load_(load), on_done_(on_done), server_(context_, load.base) {
     result_.requests.resize(load.chat ? load.chat_prompts.size() : load.prompts.size());
   }
 
@@ -273,7 +310,7 @@ class LoadRun {
     };
     std::exception_ptr failure;
     try {
-      co_await exchange(endpoints_, request, parser, load_.timeout_seconds, on_body);
+      co_await exchange(server_, request, parser, load_.timeout_seconds, on_body);
     } catch (...) {
       failure = std::current_exception();
     }
@@ -294,7 +331,7 @@ class LoadRun {
   const ServeLoad& load_;
   const std::function<void(int64_t)>& on_done_;
   asio::io_context context_{1};
-  Endpoints endpoints_;
+  Server server_;
   ServedLoad result_;
   Clock::time_point begin_, end_;
   std::vector<size_t> due_;
@@ -308,11 +345,11 @@ BaseUrl parse_base_url(std::string_view url) {
   const auto refuse = [url](const std::string& why) -> BaseUrl {
     throw Error(ErrorCode::kUsage, "--base-url " + printable(std::string(url)) + " " + why);
   };
-  if (url.starts_with("https://"))
-    return refuse("is https, which this client does not speak: give the http port of the server");
-  if (!url.starts_with("http://")) return refuse("must begin with http://");
-  std::string_view rest = url.substr(7);
   BaseUrl base;
+  base.is_tls = url.starts_with("https://");
+  if (!base.is_tls && !url.starts_with("http://"))
+    return refuse("must begin with http:// or https://");
+  std::string_view rest = url.substr(base.is_tls ? 8 : 7);
   const size_t slash = std::min(rest.find('/'), rest.size());
   base.path = rest.substr(slash);
   while (base.path.ends_with('/')) base.path.pop_back();
@@ -321,11 +358,12 @@ BaseUrl parse_base_url(std::string_view url) {
   if (bracket == std::string_view::npos) return refuse("has no ] after its address");
   const size_t colon = rest.find(':', bracket);
   base.host = bracket > 0 ? rest.substr(1, bracket - 1) : rest.substr(0, colon);
-  base.port = colon == std::string_view::npos ? "80" : rest.substr(colon + 1);
+  base.port = colon == std::string_view::npos ? std::string_view(base.is_tls ? "443" : "80")
+                                              : rest.substr(colon + 1);
   const bool is_port = !base.port.empty() && base.port.size() <= 5 &&
                        base.port.find_first_not_of("0123456789") == std::string::npos;
   if (base.host.empty() || !is_port || std::stoi(base.port) == 0 || std::stoi(base.port) > 65535)
-    return refuse("must be http://HOST[:PORT][/PATH], with a port from 1 to 65535");
+    return refuse("must be http[s]://HOST[:PORT][/PATH], with a port from 1 to 65535");
   const auto is_plain = [](const std::string& text) {
     return std::ranges::all_of(text, [](char c) { return c > ' ' && c < 0x7f && c != '@'; });
   };
@@ -340,17 +378,18 @@ ServedLoad run_load(const ServeLoad& load, const std::function<void(int64_t)>& o
 
 std::string first_model(const BaseUrl& base, const std::string& api_key) {
   asio::io_context context(1);
-  const Endpoints endpoints = resolve(context, base);
+  Server server(context, base);
   const auto request = make_request(base, api_key, http::verb::get, "/v1/models");
   Parser parser;
   std::exception_ptr failure;
   const std::function<void(std::string*)> keep = [](std::string* body) {
     if (body->size() > kMaxEventBytes) throw std::runtime_error("the list of models has no end");
   };
-  asio::co_spawn(context, exchange(endpoints, request, parser, 60, keep),
+  asio::co_spawn(context, exchange(server, request, parser, 60, keep),
                  [&failure](std::exception_ptr error) { failure = std::move(error); });
   context.run();
-  const std::string where = "http://" + base.host + ":" + base.port + base.path + "/v1/models";
+  const std::string where = std::string(base.is_tls ? "https://" : "http://") + base.host + ":" +
+                            base.port + base.path + "/v1/models";
   if (failure)
     throw Error(ErrorCode::kUnavailable, "no answer from " + where + ": " + text_of(failure));
   const std::string& body = parser.get().body();

@@ -1,4 +1,5 @@
-// Load on an OpenAI endpoint over HTTP: many streamed requests at once, and when their tokens came.
+// Load on an OpenAI endpoint over HTTP or HTTPS: many streamed requests at once, and when their
+// tokens came.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +11,13 @@
 
 namespace moe4 {
 
-/// http://HOST[:PORT][/PATH]
+/// http[s]://HOST[:PORT][/PATH]
 struct BaseUrl {
   std::string host, port, path;
+  bool is_tls = false;
 };
 
-/// Throws Error(kUsage) for what is no URL, and for https, which is not spoken.
+/// Throws Error(kUsage) for what is no such URL.
 BaseUrl parse_base_url(std::string_view url);
 
 struct ServeLoad {

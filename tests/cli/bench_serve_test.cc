@@ -75,7 +75,7 @@ TEST(BenchServe, WhatIsWrongIsOneLine) {
   EXPECT_THAT(result.err, StartsWith("error: the first request failed: HTTP 400: token 4711"));
   EXPECT_THAT(result.err, HasSubstr("--tokenizer FOLDER"));
   EXPECT_EQ(result.out, "");
-  EXPECT_EQ(run_program({"bench", "serve", "--base-url", "https://localhost"}).status, 2);
+  EXPECT_EQ(run_program({"bench", "serve", "--base-url", "ftp://localhost"}).status, 2);
   EXPECT_EQ(run_program({"bench", "serve", "--request-rate", "0"}).status, 2);
   EXPECT_EQ(run_program({"bench", "serve", "--dataset-name", "sharegpt"}).status, 2);
 }
