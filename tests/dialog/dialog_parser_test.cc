@@ -318,7 +318,7 @@ std::string tag_soup(std::mt19937& random, ToolFormat tools, int* words) {
 TEST(DialogParser, SoupsOfTagsLoseNoWordAndAreCutAnywhere) {
   std::mt19937 random(7);
   int calls = 0;
-  for (int round = 0; round < 2700; ++round) {
+  for (int round = 0; round < 4000; ++round) {
     const ToolFormat tools = kAllTools[static_cast<size_t>(round) % kAllTools.size()];
     int words = 0;
     const std::string text = tag_soup(random, tools, &words);
