@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 
 #include "base/error.h"
@@ -33,6 +34,11 @@ void on_bus_error(int signal_number, siginfo_t* info, void*) {
   if (path == nullptr) {
     signal(signal_number, SIG_DFL);  // the instruction fails again
     return;
+  }
+  // Threads that read the same file fail together: the first one speaks and ends the process.
+  static std::atomic_flag is_ending = ATOMIC_FLAG_INIT;
+  if (is_ending.test_and_set()) {
+    for (;;) pause();
   }
   remove_unfinished_paths();
   if (isatty(STDERR_FILENO) == 1) say("\r\n");  // below a progress bar
