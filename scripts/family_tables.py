@@ -5,7 +5,7 @@ Sizes are those of the published configurations; what is marked "assumed" could 
 max_position_embeddings, versions of producers, and of lists of excluded modules whatever does not concern the experts.
 """
 
-from family_tensors import (deepseek_v4_mixer, delta_net_mixer, gqa_mixer, mla_mixer, nemotron_mixer, router)
+from family_tensors import (deepseek_v4_mixer, delta_net_mixer, gemma4_mixer, gqa_mixer, mla_mixer, nemotron_mixer, router)
 
 W4A4 = "W4A4 (nvfp4 static, nvfp4 dynamic)"
 W4A16 = "W4A16 (nvfp4 static, none)"
@@ -390,7 +390,7 @@ def gemma4():
             norms=PRE_NORM + ("pre_feedforward_layernorm", "pre_feedforward_layernorm_2", "post_feedforward_layernorm",
                               "post_feedforward_layernorm_1", "post_feedforward_layernorm_2"),
             router_tensors=router("router.proj", extra=[("router.per_expert_scale", ("E",)), ("router.scale", ("H",))]),
-            mixer=gqa_mixer(qk_norm=True), shared=2112, shared_module="mlp", router_expected=router_of(expert_scale=True))
+            mixer=gemma4_mixer, runs=True, shared=2112, shared_module="mlp", router_expected=router_of(expert_scale=True))
     del e["text"]["hidden_act"]
     return e
 

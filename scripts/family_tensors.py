@@ -157,6 +157,21 @@ def gqa_mixer(form="bf16", qk_norm=False, bias=False, full_width_norm=False, ext
     return add
 
 
+def gemma4_mixer(t, base, family, i):
+    """Full layers have heads of their own size, and no v_proj: their values are their keys."""
+    c, p = family["text"], base + "self_attn."
+    hidden, h, full = c["hidden_size"], c["num_attention_heads"], c["layer_types"][i] == "full_attention"
+    g, d = ((c["num_global_key_value_heads"], c["global_head_dim"]) if full else (c["num_key_value_heads"], c["head_dim"]))
+    t.linear(p + "q_proj", h * d, hidden)
+    t.linear(p + "k_proj", g * d, hidden)
+    if not full:
+        t.linear(p + "v_proj", g * d, hidden)
+    t.linear(p + "o_proj", hidden, h * d)
+    t.add(p + "q_norm.weight", [d])
+    t.add(p + "k_norm.weight", [d])
+    t.add(base + "layer_scalar", [1])
+
+
 def delta_net_mixer(form="bf16", attention_form=None, fused=False):
     full = gqa_mixer(attention_form or form, qk_norm=True, q_rows=2)
 

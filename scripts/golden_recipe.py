@@ -22,6 +22,7 @@ TOKENS, GREEDY = 40, 16
 PLAIN = ("gate_proj", "up_proj", "down_proj")
 W132 = ("w1", "w3", "w2")
 AS_STORED = ("e_score_correction_bias", "expert_bias", "A_log")  # not rounded to BF16
+BUFFERS = AS_STORED + ("layer_scalar",)  # of these ends are in files
 
 
 @dataclasses.dataclass
@@ -48,7 +49,7 @@ class Case:
 
 def tensors_of(model):
     """Parameters and the buffers that files have."""
-    return dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n.endswith(AS_STORED)}
+    return dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n.endswith(BUFFERS)}
 
 
 def randomise(case, model):
@@ -68,6 +69,8 @@ def randomise(case, model):
                 p.copy_(0.3 * noise)
             elif name.endswith("sinks") or name.endswith("sink_bias"):
                 p.copy_(1 + noise)
+            elif name.endswith("layer_scalar"):
+                p.fill_(0.7)
             elif p.ndim == 1:
                 p.copy_(0.2 * noise + (0 if name.endswith(case.one_plus) else 1))
             elif "embed" in name:
@@ -201,7 +204,6 @@ def decoded_model(case, tensors):
     state = {}
     for name, p in model.state_dict().items():
         if not case.keep(name):
-            state[name] = p
             continue
         module, _, leaf = name.rpartition(".")
         gate, up, down = case.projections
@@ -214,7 +216,8 @@ def decoded_model(case, tensors):
             state[name] = decode(tensors, case.rename(name).removesuffix(".weight"))
         else:
             state[name] = tensors[case.rename(name)].float().view(p.shape)
-    model.load_state_dict(state)
+    left_out = model.load_state_dict(state, strict=False)
+    assert not left_out.unexpected_keys and not any(map(case.keep, left_out.missing_keys)), left_out
     case.fix(model)
     return model
 
@@ -243,10 +246,19 @@ def golden(case, model):
             out[key + "topk_weights"] = weights.gather(1, order) * case.factor
         hooks.append(block.experts.register_forward_hook(hook))
 
+    def keep_parallel(layer, key):
+        """Router and experts that read the residual; topk sorts."""
+        def hook(mod, args, o):
+            out[key + "input"], out[key + "topk_weights"], out[key + "topk_ids"] = first(args[0]), o[1], o[2].int()
+        hooks.append(layer.router.register_forward_hook(hook))
+        keep(layer.experts, key + "experts_output")
+
     keep(text.embed_tokens, "hidden.embed")
     keep(text.norm, "hidden.final_norm")
     for i, layer in enumerate(text.layers):
         keep(layer, f"hidden.layer{i}")
+        if hasattr(layer, "router"):
+            keep_parallel(layer, f"moe.layer{i}.")
         if hasattr(layer.mlp, "experts"):
             keep_routing(layer.mlp, f"moe.layer{i}.")
     ids = torch.randint(3, config.vocab_size - 20, (1, TOKENS), generator=torch.Generator().manual_seed(case.seed + 100))

@@ -209,6 +209,35 @@ def ernie4_5_moe():
                 keep=lambda name: name != "lm_head.weight", generation={"eos_token_id": 2})
 
 
+def gemma4():
+    """Gemma-4's text model in its wrapper: windows of 8 but for the last of three layers, whose values are its keys and
+    whose rotation is that of another width; norms around every part, an MLP beside the experts, soft-capped logits.
+    sqrt(96) is no BF16 number, so the rounding of the embeddings' scale counts."""
+    from transformers import Gemma4ForCausalLM, Gemma4TextConfig
+    hidden = 96
+    config = Gemma4TextConfig(
+        vocab_size=320, hidden_size=hidden, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=8, intermediate_size=96,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"], max_position_embeddings=2560,
+        final_logit_softcapping=30.0, enable_moe_block=True, num_experts=8, top_k_experts=3, moe_intermediate_size=32,
+        hidden_size_per_layer_input=0, rms_norm_eps=1e-6)
+
+    def publish(written):
+        for key in ("per_layer_config", "quantization_config", "architectures", "dtype"):
+            written.pop(key, None)
+        written |= {"global_head_dim": 32, "num_global_key_value_heads": 1, "model_type": "gemma4_text"}
+        return {"architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4", "dtype": "bfloat16",
+                "tie_word_embeddings": True, "text_config": written}
+
+    def fix(model):
+        scale = torch.tensor(hidden ** 0.5).bfloat16().float()
+        model.model.embed_tokens.embed_scale = scale
+
+    return Case("gemma4-modelopt-nvfp4", Gemma4ForCausalLM, config, 49, modelopt("NVFP4"), publish, fix=fix,
+                rename=lambda name: name.replace("model.", "model.language_model.", 1), keep=lambda name: name != "lm_head.weight",
+                extra={"model.embed_vision.embedding_projection.weight": torch.zeros(4, 4)}, generation={"eos_token_id": [1, 106]})
+
+
 def mistral4():
     """Mistral-Small-4 as compressed-tensors publishes it: latent attention with YaRN (m^2 on the scores), a temperature that
     steps every 16 positions, a softmax router, the wrapper's names."""
@@ -253,7 +282,7 @@ def laguna():
                 factor=2.5, generation={"eos_token_id": [2, 24]})
 
 
-CASES = [glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna]
+CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 // Attention: projections, cache, softmax, output projection.
 #include "layers/attention.h"
 
+#include <array>
 #include <cmath>
 
 namespace moe4 {
@@ -14,6 +15,8 @@ QkvToCache::Problem AttentionSpec::qkv_to_cache() const {
           .rotates_pairs = rotates_pairs,
           .norm = norm,
           .norm_over_heads = norm_over_heads,
+          .value_norm = value_norm,
+          .keys_are_values = keys_are_values,
           .cache_dtype = cache_dtype};
 }
 
@@ -21,7 +24,7 @@ PagedAttention::Problem AttentionSpec::attention() const {
   return {.num_heads = num_heads,
           .num_kv_heads = num_kv_heads,
           .head_dim = head_dim,
-          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+          .scale = scale != 0 ? scale : 1.0f / std::sqrt(static_cast<float>(head_dim)),
           .window = window,
           .sinks = sinks,
           .output_gate = output_gate,
@@ -48,7 +51,11 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
       has_gate_proj ? take_rows(arena, tokens, problem.gate_width()) : Rows{}};
   const Rows queries = take_rows(arena, tokens, spec_.q_width());
   const Rows merged = take_rows(arena, tokens, spec_.q_width());
-  run(*parts_.qkv_proj, {.x = x, .y = std::span(inputs).first(has_gate_proj ? 4 : 3)}, execution);
+  std::array<Rows, 4> outputs = {inputs[0], inputs[1]};
+  size_t count = 2;
+  if (!spec_.keys_are_values) outputs[count++] = inputs[2];
+  if (has_gate_proj) outputs[count++] = inputs[3];
+  run(*parts_.qkv_proj, {.x = x, .y = std::span(outputs).first(count)}, execution);
   run(*parts_.qkv_to_cache,
       {.q = inputs[0],
        .k = inputs[1],

@@ -17,14 +17,17 @@ struct AttentionSpec {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
   int64_t window = 0;  ///< keys that a token sees with its own; 0: all
+  float scale = 0;     ///< of scores; 0: 1 / sqrt(head_dim)
   bool sinks = false;  ///< a learned logit a head, `sinks`
   /// kSigmoidBesideQuery: q_proj yields [query | gate] per head; others: `g_proj` yields the gates
   OutputGate output_gate = OutputGate::kNone;
-  std::optional<NormSpec> norm;  ///< of queries and keys, over head_dim
-  bool norm_over_heads = false;  ///< over all heads together instead
-  size_t rotary = 0;             ///< which of the model's rotary embeddings turns them
-  int64_t rotary_dim = 0;        ///< 0: none does
-  bool rotates_pairs = false;    ///< elements 2i and 2i + 1, not i and i + rotary_dim / 2
+  std::optional<NormSpec> norm;        ///< of queries and keys, over head_dim
+  bool norm_over_heads = false;        ///< over all heads together instead
+  std::optional<NormSpec> value_norm;  ///< of values, over head_dim; without weights
+  bool keys_are_values = false;        ///< there is no v_proj: what k_proj yields is the values
+  size_t rotary = 0;                   ///< which of the model's rotary embeddings turns them
+  int64_t rotary_dim = 0;              ///< 0: none does
+  bool rotates_pairs = false;          ///< elements 2i and 2i + 1, not i and i + rotary_dim / 2
   DType cache_dtype = DType::kF16;
 
   int64_t q_width() const { return num_heads * head_dim; }
@@ -37,7 +40,8 @@ struct AttentionSpec {
 };
 
 struct AttentionParts {
-  std::unique_ptr<Prepared<LinearGroup>> qkv_proj;      ///< q, k, v; the gates where they are apart
+  /// q, k, v where there is one; the gates where they are apart
+  std::unique_ptr<Prepared<LinearGroup>> qkv_proj;
   std::unique_ptr<Prepared<QkvToCache>> qkv_to_cache;   ///< of spec.qkv_to_cache()
   std::unique_ptr<Prepared<PagedAttention>> attention;  ///< of spec.attention()
   std::unique_ptr<Prepared<LinearGroup>> o_proj;

@@ -38,6 +38,7 @@ MoeBlock::MoeBlock(MoeBlockParts parts) : parts_(std::move(parts)) {
   }
   if (parts_.from_latent != nullptr) to_latent_ = next++;
   MOE4_CHECK(parts_.inputs->problem().members.size() == next);
+  MOE4_CHECK(parts_.router_norm == nullptr || next == kRouter + 1);
 }
 
 int64_t MoeBlock::weight_bytes() const {
@@ -95,9 +96,17 @@ void MoeBlock::run_routed(const Rows& x, const Routing& routing, const Rows& y,
   run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x, routing, y, execution);
 }
 
-void MoeBlock::run_experts_on(const Rows& input, const Routing& routing, const Rows& y,
+Rows MoeBlock::normed(const Prepared<AddNorm>* norm, const Rows& x, Execution& execution) {
+  if (norm == nullptr) return x;
+  const Rows y = take_rows(execution.arena, x.rows, x.width);
+  run(*norm, {.residual = x, .y = y}, execution);
+  return y;
+}
+
+void MoeBlock::run_experts_on(const Rows& unnormed, const Routing& routing, const Rows& y,
                               Execution& execution) const {
   Arena::Frame frame(execution.arena);
+  const Rows input = normed(parts_.experts_norm.get(), unnormed, execution);
   const Rows sum = to_latent_ != 0 ? take_rows(execution.arena, input.rows, input.width) : y;
   run_experts(*parts_.experts,
               {.x = input,
@@ -116,7 +125,21 @@ void MoeBlock::run_inputs(const Rows& x, Inputs& inputs, Execution& execution) c
   for (size_t i = 0; i < members.size(); ++i) {
     inputs[i] = take_rows(execution.arena, x.rows, members[i].out_features);
   }
-  run(*parts_.inputs, {.x = x, .y = {inputs.data(), members.size()}}, execution);
+  Arena::Frame frame(execution.arena);
+  const Rows input = normed(parts_.router_norm.get(), x, execution);
+  run(*parts_.inputs, {.x = input, .y = {inputs.data(), members.size()}}, execution);
+}
+
+void ParallelMoe::forward(const LayerStep& step, const Rows& x, const Rows& y) const {
+  Execution& execution = step.execution;
+  Arena::Frame frame(execution.arena);
+  const Rows part = take_rows(execution.arena, x.rows, x.width);
+  parts_.mlp->forward(step, x, part);
+  run(*parts_.mlp_norm, {.residual = part, .y = y}, execution);
+  parts_.moe->forward(step, step.residual, part);
+  const Rows normed = take_rows(execution.arena, x.rows, x.width);
+  run(*parts_.moe_norm, {.residual = part, .y = normed}, execution);
+  run(*parts_.add, {.x = normed, .y = y}, execution);
 }
 
 }  // namespace moe4

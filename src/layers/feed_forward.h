@@ -9,6 +9,7 @@
 #include "moe/host_experts.h"
 #include "ops/gated_rows/gated_rows.h"
 #include "ops/linear/linear_group.h"
+#include "ops/norm/add_norm.h"
 #include "ops/route/route.h"
 
 namespace moe4 {
@@ -37,6 +38,9 @@ struct MoeBlockParts {
   /// an activation with a gate), its up, and the gate [1, hidden_size] of its output, whose sigmoid
   /// multiplies that; the projection to the latent that routed experts work on.
   std::unique_ptr<Prepared<LinearGroup>> inputs;
+  /// Norms of x that the router, or the routed experts, read instead of x; null: there are none.
+  /// With a router_norm, `inputs` has the router alone.
+  std::unique_ptr<Prepared<AddNorm>> router_norm, experts_norm;
   std::unique_ptr<Prepared<Route>> route;
   std::unique_ptr<HostExperts> experts;
   std::unique_ptr<Prepared<LinearGroup>> from_latent;  ///< null: the experts work on x itself
@@ -60,6 +64,7 @@ class MoeBlock final : public FeedForward {
   explicit MoeBlock(MoeBlockParts parts);
   void forward(const LayerStep& step, const Rows& x, const Rows& y) const override;
   int64_t weight_bytes() const override;
+  const MoeBlock* routed() const override { return this; }
 
   int64_t top_k() const { return parts_.route->problem().top_k; }
   /// topk_ids and topk_weights [T, top_k] for x.
@@ -72,13 +77,36 @@ class MoeBlock final : public FeedForward {
   using Inputs = std::array<Rows, 5>;
   /// Takes rows from the arena for what `inputs` of the parts yields, and makes it.
   void run_inputs(const Rows& x, Inputs& inputs, Execution& execution) const;
-  /// The same when `input` is what the experts themselves read: x or its latent.
-  void run_experts_on(const Rows& input, const Routing& routing, const Rows& y,
+  /// The same when `unnormed` is what the experts themselves read, or its norm: x or its latent.
+  void run_experts_on(const Rows& unnormed, const Routing& routing, const Rows& y,
                       Execution& execution) const;
 
   MoeBlockParts parts_;
+  /// x or its norm.
+  static Rows normed(const Prepared<AddNorm>* norm, const Rows& x, Execution& execution);
+
   // Places in MoeBlockParts::inputs; 0, the router's, where there is none.
   size_t gate_ = 0, up_ = 0, shared_gate_ = 0, to_latent_ = 0;
+};
+
+struct ParallelMoeParts {
+  std::unique_ptr<FeedForward> mlp, moe;
+  std::unique_ptr<Prepared<AddNorm>> mlp_norm, moe_norm;
+  std::unique_ptr<Prepared<AddScaled>> add;
+};
+
+/// mlp_norm(mlp(x)) + moe_norm(moe(h)), h being the residual that x is the norm of (Gemma-4).
+class ParallelMoe final : public FeedForward {
+ public:
+  explicit ParallelMoe(ParallelMoeParts parts) : parts_(std::move(parts)) {}
+  void forward(const LayerStep& step, const Rows& x, const Rows& y) const override;
+  int64_t weight_bytes() const override {
+    return parts_.mlp->weight_bytes() + parts_.moe->weight_bytes();
+  }
+  const MoeBlock* routed() const override { return parts_.moe->routed(); }
+
+ private:
+  ParallelMoeParts parts_;
 };
 
 }  // namespace moe4

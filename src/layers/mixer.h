@@ -17,6 +17,8 @@ namespace moe4 {
 struct LayerStep {
   const Batch& batch;
   std::span<const Rows> angles;  ///< [T, dim] of each RotarySpec of the model
+  /// [T, hidden_size]: of what a part's x is the norm. For parts that read it themselves.
+  Rows residual;
   Execution& execution;
 };
 
@@ -33,9 +35,13 @@ class Mixer {
   virtual int64_t weight_bytes() const = 0;
 };
 
+class MoeBlock;
+
 class FeedForward {
  public:
   virtual ~FeedForward() = default;
+  /// The routed experts inside, or null.
+  virtual const MoeBlock* routed() const { return nullptr; }
   /// x, y: [T, hidden_size] of the step's tokens; y is overwritten and does not alias x.
   virtual void forward(const LayerStep& step, const Rows& x, const Rows& y) const = 0;
   /// Weight bytes read for one token.

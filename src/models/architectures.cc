@@ -8,6 +8,7 @@ namespace moe4 {
 
 extern const Architecture kDeepseekV3;
 extern const Architecture kErnie45Moe;
+extern const Architecture kGemma4;
 extern const Architecture kGlm4Moe;
 extern const Architecture kGlm4MoeLite;
 extern const Architecture kGptOss;
@@ -25,9 +26,9 @@ extern const Architecture kQwen35Moe;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kErnie45Moe, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,
-    &kHyV3,       &kLaguna,     &kMinimaxM2, &kMistral4,    &kMixtral,
-    &kNemotronH,  &kQwen3Moe,   &kQwen3Next, &kQwen3VlMoe,  &kQwen35Moe,
+    &kDeepseekV3, &kErnie45Moe, &kGemma4,     &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,
+    &kHyV3,       &kLaguna,     &kMinimaxM2,  &kMistral4,  &kMixtral,     &kNemotronH,
+    &kQwen3Moe,   &kQwen3Next,  &kQwen3VlMoe, &kQwen35Moe,
 };
 
 }  // namespace

@@ -10,7 +10,9 @@ Builder::Builder(const Checkpoint& checkpoint, Settings settings)
   parts_.config = checkpoint.config();
 }
 
-void Builder::embedding(const std::string& module, int64_t vocab_size, int64_t hidden_size) {
+void Builder::embedding(const std::string& module, int64_t vocab_size, int64_t hidden_size,
+                        float scale) {
+  embedding_scale_ = scale;
   embedding_ = full_name(module);
   vocab_size_ = vocab_size;
   hidden_size_ = hidden_size;
@@ -51,8 +53,15 @@ std::unique_ptr<Prepared<LinearGroup>> Builder::group(const std::string& role,
 
 std::unique_ptr<Prepared<AddNorm>> Builder::norm(const std::string& role, const std::string& module,
                                                  const NormSpec& spec) {
+  return norm_of(role, full_name(module) + ".weight", spec);
+}
+
+std::unique_ptr<Prepared<AddNorm>> Builder::norm_of(const std::string& role,
+                                                    const std::string& tensor_name,
+                                                    const NormSpec& spec) {
+  if (tensor_name.empty()) return nullptr;
   return prepare<AddNorm>(role, {.width = hidden_size_, .norm = spec},
-                          {.weight = tensor(full_name(module) + ".weight", hidden_size_)});
+                          {.weight = tensor(tensor_name, hidden_size_)});
 }
 
 void Builder::add_layer(DecoderLayer layer) {
@@ -62,10 +71,19 @@ void Builder::add_layer(DecoderLayer layer) {
 
 void Builder::layer(LayerSpec spec) {
   DecoderLayer layer;
-  layer.push_back(
-      {.norm = norm("norm", spec.mixer_norm, spec.norm), .mixer = std::move(spec.mixer)});
+  const auto post_norm = [&](const std::string& module) {
+    return module.empty() ? nullptr : norm("post_norm", module, spec.norm);
+  };
+  layer.push_back({.norm = norm("norm", spec.mixer_norm, spec.norm),
+                   .post_norm = post_norm(spec.mixer_post_norm),
+                   .mixer = std::move(spec.mixer)});
   layer.push_back({.norm = norm("norm", spec.feed_forward_norm, spec.norm),
+                   .post_norm = post_norm(spec.feed_forward_post_norm),
                    .feed_forward = std::move(spec.feed_forward)});
+  if (!spec.scalar.empty()) {
+    const TensorRef scalar = tensor(full_name(spec.scalar), 1);
+    if (!is_describing()) layer.back().scale = float_vector(scalar, 1)[0];
+  }
   add_layer(std::move(layer));
 }
 
@@ -85,14 +103,15 @@ void Builder::layer(const std::string& norm_module, std::unique_ptr<FeedForward>
 }
 
 void Builder::head(const std::string& norm_module, const NormSpec& spec, const std::string& module,
-                   bool tied) {
+                   bool tied, float soft_cap) {
   // Multimodal wrappers have lm_head at the top or inside their language model.
   const std::string nested = "language_model." + module;
   const bool is_nested = !checkpoint_.has_linear(module) && checkpoint_.has_linear(nested);
   const std::string& head = is_nested ? nested : module;
   parts_.final_norm = norm("final_norm", norm_module, spec);
   parts_.lm_head = linears("lm_head", {{tied ? embedding_ : head, vocab_size_}}, hidden_size_);
-  const Embed::Problem table{.vocab_size = vocab_size_, .width = hidden_size_, .tied = tied};
+  const Embed::Problem table{
+      .vocab_size = vocab_size_, .width = hidden_size_, .tied = tied, .scale = embedding_scale_};
   if (tied) {
     // A copy that some exporters write all the same; the configuration's word counts.
     ignore(head + ".*");
@@ -100,6 +119,9 @@ void Builder::head(const std::string& norm_module, const NormSpec& spec, const s
   } else if (const auto weights = linear({embedding_, vocab_size_}, hidden_size_)) {
     parts_.embed_tokens = prepare<Embed>("embedding", table, {.table = *weights});
     packed(*weights);
+  }
+  if (soft_cap > 0) {
+    parts_.soft_cap = prepare<SoftCap>("soft_cap", {.width = vocab_size_, .cap = soft_cap}, {});
   }
   complete(Whole::kModel);
 }

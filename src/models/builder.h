@@ -49,16 +49,32 @@ struct MoeSpec {
   std::string gate = "gate";  ///< the router's linear
   BiasRule gate_bias;
   std::string correction_bias;  ///< "gate.e_score_correction_bias": [num_experts]; "": none
+  std::string expert_scale;     ///< [num_experts], multiplies weights; "": none
+  /// Tensors [hidden_size] of norms of the block's input that the router and the routed experts
+  /// read instead of it; "": none. With the first there is neither a shared expert nor a latent.
+  std::string router_norm, experts_norm;
+  NormSpec router_norm_spec, experts_norm_spec;
   std::string experts = "experts";
 };
 
-/// h += mixer(norm(h)); h += feed_forward(norm(h)).
+/// mlp_norm(mlp(norm(h))) + moe_norm(moe(h)): see ParallelMoe.
+struct ParallelMoeSpec {
+  DenseMlpSpec mlp;
+  MoeSpec moe;
+  std::string mlp_norm, moe_norm;  ///< modules
+  NormSpec norm;                   ///< of both
+};
+
+/// h += mixer(norm(h)); h += feed_forward(norm(h)). With post norms, what is added is the norm of
+/// that.
 struct LayerSpec {
   std::string mixer_norm;  ///< module of a norm: its tensor is `.weight` below
   std::unique_ptr<Mixer> mixer;
   std::string feed_forward_norm;
   std::unique_ptr<FeedForward> feed_forward;
-  NormSpec norm;  ///< of both
+  NormSpec norm = {};                                             ///< of all
+  std::string mixer_post_norm = {}, feed_forward_post_norm = {};  ///< modules; "": none
+  std::string scalar = {};  ///< tensor [1] that multiplies h at the layer's end; "": none
 };
 
 /// `in_proj`, `conv1d`, `A_log`, `D`, `dt_bias`, `norm` and `out_proj` below its module.
@@ -88,7 +104,9 @@ class Builder {
   Builder& operator=(const Builder&) = delete;
 
   /// [vocab_size, hidden_size]; the width of everything between layers.
-  void embedding(const std::string& module, int64_t vocab_size, int64_t hidden_size);
+  /// `scale` multiplies rows, not the head's weights where those are tied to them.
+  void embedding(const std::string& module, int64_t vocab_size, int64_t hidden_size,
+                 float scale = 1.0f);
   /// A rotary embedding of the model, made once a step for all layers that name it; the same one
   /// for equal specs. For AttentionSpec::rotary.
   size_t rotary(const RotarySpec& spec);
@@ -109,6 +127,11 @@ class Builder {
   std::unique_ptr<FeedForward> dense_mlp(const std::string& module, const DenseMlpSpec& spec);
   std::unique_ptr<FeedForward> moe(const std::string& module, const MoeSpec& spec);
 
+  /// `mlp_module` and `moe_module` are those of its parts.
+  std::unique_ptr<FeedForward> parallel_moe(const std::string& mlp_module,
+                                            const std::string& moe_module,
+                                            const ParallelMoeSpec& spec);
+
   void layer(LayerSpec spec);
   /// A layer of one part alone: h += mixer(norm(h)), or h += feed_forward(norm(h)).
   void layer(const std::string& norm_module, std::unique_ptr<Mixer> mixer, const NormSpec& norm);
@@ -117,9 +140,9 @@ class Builder {
 
   /// Final norm and output head [vocab_size, hidden_size]; `module` may lie at the top or inside
   /// the language model of a wrapper, whatever the text model's prefix is. `tied`: the embedding's
-  /// weights instead, and a stored copy is left unread.
+  /// weights instead, and a stored copy is left unread. `soft_cap`: see SoftCap; 0: none.
   void head(const std::string& norm_module, const NormSpec& norm, const std::string& module,
-            bool tied);
+            bool tied, float soft_cap = 0);
   /// Tensors that are no part of this model, by full name with * and ?; all others that nobody
   /// reads are refused. Parts that wrappers carry (vision, audio, draft layers) need no mention:
   /// checkpoint/ignored_tensors.h.
@@ -196,6 +219,9 @@ class Builder {
  private:
   std::unique_ptr<Prepared<AddNorm>> norm(const std::string& role, const std::string& module,
                                           const NormSpec& spec);
+  /// The norm whose weight is this tensor, by its full name; null for "".
+  std::unique_ptr<Prepared<AddNorm>> norm_of(const std::string& role,
+                                             const std::string& tensor_name, const NormSpec& spec);
   void add_layer(DecoderLayer layer);
   /// in_proj_{qkv,z,b,a} out of projections that are grouped by key head.
   std::unique_ptr<Prepared<LinearGroup>> inputs_by_key_head(const std::string& at,
@@ -208,6 +234,7 @@ class Builder {
   std::vector<RotarySpec> rotaries_;
   std::string embedding_;  // full name of the module
   int64_t vocab_size_ = 0, hidden_size_ = 0;
+  float embedding_scale_ = 1.0f;
 };
 
 }  // namespace moe4

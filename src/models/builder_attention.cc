@@ -11,8 +11,8 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
   const PagedAttention::Problem problem = spec.attention();
   std::vector<LinearSpec> inputs = {
       {at + "q_proj", spec.q_width() * (spec.gates_beside_queries() ? 2 : 1), bias},
-      {at + "k_proj", spec.kv_width(), bias},
-      {at + "v_proj", spec.kv_width(), bias}};
+      {at + "k_proj", spec.kv_width(), bias}};
+  if (!spec.keys_are_values) inputs.push_back({at + "v_proj", spec.kv_width(), bias});
   if (spec.has_gate_proj()) inputs.push_back({at + "g_proj", problem.gate_width()});
   parts.qkv_proj =
       linears(spec.has_gate_proj() ? "qkv_gate_proj" : "qkv_proj", inputs, hidden_size_);

@@ -65,11 +65,21 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
     parts.from_latent =
         linears("from_latent", {{at + "fc2_latent_proj", hidden_size_}}, spec.latent_size);
   }
+  if (!spec.router_norm.empty()) {
+    parts.router_norm = norm_of("router_norm", at + spec.router_norm, spec.router_norm_spec);
+  }
+  if (!spec.experts_norm.empty()) {
+    parts.experts_norm = norm_of("experts_norm", at + spec.experts_norm, spec.experts_norm_spec);
+  }
   const RouterConfig& router = spec.router;
   Route::Weights bias;
   if (!spec.correction_bias.empty()) {
     const TensorRef values = tensor(at + spec.correction_bias, router.num_experts);
     if (!is_describing()) bias.correction_bias = float_vector(values, router.num_experts);
+  }
+  if (!spec.expert_scale.empty()) {
+    const TensorRef values = tensor(at + spec.expert_scale, router.num_experts);
+    if (!is_describing()) bias.expert_scale = float_vector(values, router.num_experts);
   }
   parts.route = prepare<Route>("route", router, bias);
   parts.experts = experts(at + spec.experts,
@@ -81,6 +91,19 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
                            .activation = spec.activation});
   if (is_describing()) return nullptr;
   return std::make_unique<MoeBlock>(std::move(parts));
+}
+
+std::unique_ptr<FeedForward> Builder::parallel_moe(const std::string& mlp_module,
+                                                   const std::string& moe_module,
+                                                   const ParallelMoeSpec& spec) {
+  ParallelMoeParts parts;
+  parts.mlp = dense_mlp(mlp_module, spec.mlp);
+  parts.mlp_norm = norm("mlp_norm", spec.mlp_norm, spec.norm);
+  parts.moe = moe(moe_module, spec.moe);
+  parts.moe_norm = norm("moe_norm", spec.moe_norm, spec.norm);
+  parts.add = prepare<AddScaled>("add", {.width = hidden_size_}, {});
+  if (is_describing()) return nullptr;
+  return std::make_unique<ParallelMoe>(std::move(parts));
 }
 
 }  // namespace moe4

@@ -12,6 +12,7 @@ Decoder::Decoder(DecoderParts parts, ThreadPool& threads)
   for (const DecoderLayer& layer : parts_.layers) {
     first_cache_.push_back(caches_.size());
     for (const ResidualBlock& block : layer) {
+      has_post_norms_ = has_post_norms_ || block.post_norm != nullptr;
       if (block.mixer == nullptr) continue;
       for (CacheSpec& spec : block.mixer->caches()) caches_.push_back(std::move(spec));
     }
@@ -48,6 +49,7 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
   const Rows residual = take_rows(arena, tokens, width);
   const Rows delta = take_rows(arena, tokens, width);
   const Rows x = take_rows(arena, tokens, width);
+  const Rows normed = has_post_norms_ ? take_rows(arena, tokens, width) : Rows{};
   Observer* observer = execution.is_measuring() ? nullptr : execution.observer;
 
   constexpr size_t kMostRotaries = 4;
@@ -57,14 +59,15 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
     angles[i] = take_rows(arena, tokens, parts_.rotaries[i]->problem().dim);
     run(*parts_.rotaries[i], {.positions = batch.positions, .y = angles[i]}, execution);
   }
-  const LayerStep step{batch, {angles.data(), parts_.rotaries.size()}, execution};
+  const LayerStep step{batch, {angles.data(), parts_.rotaries.size()}, residual, execution};
 
   run(*parts_.embed_tokens, {.ids = batch.token_ids, .y = residual}, execution);
   if (observer != nullptr) observer->see(Observer::Point::kEmbedding, -1, residual);
-  Rows waiting;  // the output of the block before, not yet added
+  Rows waiting;        // the output of the block before, not yet added
+  float scale = 1.0f;  // of the residual when it is
   for (size_t i = 0; i < parts_.layers.size(); ++i) {
     for (const ResidualBlock& block : parts_.layers[i]) {
-      run(*block.norm, {.residual = residual, .delta = waiting, .y = x}, execution);
+      run(*block.norm, {.residual = residual, .delta = waiting, .scale = scale, .y = x}, execution);
       if (observer != nullptr && i > 0 && &block == &parts_.layers[i].front()) {
         observer->see(Observer::Point::kLayer, static_cast<int64_t>(i) - 1, residual);
       }
@@ -75,27 +78,41 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
         block.feed_forward->forward(step, x, delta);
       }
       waiting = delta;
+      if (block.post_norm != nullptr) {
+        run(*block.post_norm, {.residual = delta, .y = normed}, execution);
+        waiting = normed;
+      }
+      scale = block.scale;
     }
   }
 
   if (observer != nullptr) {
-    run(*parts_.final_norm, {.residual = residual, .delta = waiting, .y = x}, execution);
+    run(*parts_.final_norm, {.residual = residual, .delta = waiting, .scale = scale, .y = x},
+        execution);
     observer->see(Observer::Point::kLayer, static_cast<int64_t>(parts_.layers.size()) - 1,
                   residual);
     observer->see(Observer::Point::kFinalNorm, -1, x);
     waiting = {};
+    scale = 1.0f;
   }
   if (batch.num_logits == 0) return;
   const Rows last = take_rows(arena, batch.num_logits, width);
   run(*parts_.final_norm,
-      {.residual = residual, .delta = waiting, .rows = batch.logits_rows, .y = last}, execution);
+      {.residual = residual,
+       .delta = waiting,
+       .scale = scale,
+       .rows = batch.logits_rows,
+       .y = last},
+      execution);
   run(*parts_.lm_head, {.x = last, .y = {&logits, 1}}, execution);
+  if (parts_.soft_cap != nullptr) run(*parts_.soft_cap, {.y = logits}, execution);
 }
 
 const MoeBlock* Decoder::moe_block(int64_t layer) const {
   if (layer < 0 || layer >= static_cast<int64_t>(parts_.layers.size())) return nullptr;
   for (const ResidualBlock& block : parts_.layers[layer]) {
-    if (const auto* moe = dynamic_cast<const MoeBlock*>(block.feed_forward.get())) return moe;
+    const MoeBlock* moe = block.feed_forward != nullptr ? block.feed_forward->routed() : nullptr;
+    if (moe != nullptr) return moe;
   }
   return nullptr;
 }

@@ -9,17 +9,20 @@
 #include "layers/mixer.h"
 #include "models/model.h"
 #include "ops/embed/embed.h"
+#include "ops/gated_rows/gated_rows.h"
 #include "ops/norm/add_norm.h"
 #include "ops/rotary/rotary_angles.h"
 
 namespace moe4 {
 
-/// h += part(norm(h)).
+/// h = (h + post_norm(part(norm(h)))) * scale.
 struct ResidualBlock {
   std::unique_ptr<Prepared<AddNorm>> norm;
+  std::unique_ptr<Prepared<AddNorm>> post_norm = nullptr;  ///< null: there is none
+  float scale = 1.0f;
   // One of them.
-  std::unique_ptr<Mixer> mixer;
-  std::unique_ptr<FeedForward> feed_forward;
+  std::unique_ptr<Mixer> mixer = nullptr;
+  std::unique_ptr<FeedForward> feed_forward = nullptr;
 };
 
 /// A mixer and a feed-forward part, or one of them alone (Nemotron-H).
@@ -32,6 +35,7 @@ struct DecoderParts {
   std::unique_ptr<Prepared<LinearGroup>> lm_head;
   std::unique_ptr<Prepared<Embed>> embed_tokens;
   std::unique_ptr<Prepared<AddNorm>> final_norm;
+  std::unique_ptr<Prepared<SoftCap>> soft_cap;  ///< of the logits; null: there is none
   std::vector<DecoderLayer> layers;
   std::vector<MoeLayerPlan> moe_plan;
 };
@@ -55,6 +59,7 @@ class Decoder final : public Model {
   Stream stream_;
   std::vector<CacheSpec> caches_;
   std::vector<size_t> first_cache_;  // [layers + 1], into caches_
+  bool has_post_norms_ = false;
 };
 
 }  // namespace moe4

@@ -22,9 +22,6 @@ struct FamilyParts {
 
 const std::vector<FamilyParts>& family_parts() {
   static const std::vector<FamilyParts> table = {
-      {"gemma4",
-       {"sandwich norms", "a dense MLP beside the experts", "values taken from keys (K = V)",
-        "logit soft cap", "scaled embeddings"}},
       {"llama4", {"attention temperature", "layers without rotary embedding"}},
       {"step3", {"sigmoid head gates", "heads that differ by layer"}},
       {"mimo", {"attention sinks", "values narrower than keys"}},

@@ -35,6 +35,7 @@ const std::vector<Type>& types() {
       {"llama3",
        RotaryScaling::kLlama3,
        {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"}},
+      {"proportional", RotaryScaling::kProportional, {"factor"}},
   };
   return list;
 }
@@ -91,7 +92,7 @@ const Type& type_of(const JsonReader& rope) {
     if (type.name == name) return type;
   }
   rope.fail(rope.has("rope_type") ? "rope_type" : "type", "unsupported rope_type",
-            "default, linear, yarn or llama3", name);
+            "default, linear, yarn, llama3 or proportional", name);
 }
 
 void check_keys(const JsonReader& rope, const Type& type, const RotaryDefaults& defaults) {
@@ -177,6 +178,10 @@ RotarySpec read_rotary_spec(const JsonReader& text, const RotaryDefaults& defaul
       {"partial_rotary_factor"},
       text.number({"partial_rotary_factor"}, defaults.partial_rotary_factor, 1e-6, 1.0), 1e-6, 1.0);
   spec.dim = static_cast<int64_t>(static_cast<double>(defaults.head_dim) * part);
+  if (type.scaling == RotaryScaling::kProportional) {
+    spec.num_rotated = spec.dim / 2 * 2;
+    spec.dim = defaults.head_dim;
+  }
   if (spec.dim < 2 || spec.dim % 2 != 0) {
     text.fail("partial_rotary_factor", "configuration value is not usable",
               fmt::format("an even number of the {} elements of a head", defaults.head_dim),
@@ -184,9 +189,10 @@ RotarySpec read_rotary_spec(const JsonReader& text, const RotaryDefaults& defaul
   }
   if (type.scaling == RotaryScaling::kNone) return spec;
 
-  spec.factor = type.scaling == RotaryScaling::kYarn && !rope.has("factor")
-                    ? 1.0
-                    : required(rope, "factor", 1e-3, kMaxFactor);
+  const bool needs_factor =
+      type.scaling != RotaryScaling::kYarn && type.scaling != RotaryScaling::kProportional;
+  spec.factor =
+      !needs_factor && !rope.has("factor") ? 1.0 : required(rope, "factor", 1e-3, kMaxFactor);
   if (type.scaling == RotaryScaling::kYarn) read_yarn(text, rope, spec);
   if (type.scaling == RotaryScaling::kLlama3) {
     spec.original_context = original_context(text, rope);

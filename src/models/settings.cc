@@ -73,6 +73,7 @@ constexpr Setting kSettings[] = {
     {"qk_norm_type", Off::kZero, "per_head"},
     {"attention_k_eq_v"},
     {"num_kv_shared_layers"},
+    {"use_double_wide_mlp"},
     {"global_head_dim"},
     {"num_global_key_value_heads"},
     {"num_attention_heads_per_layer"},

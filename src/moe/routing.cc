@@ -109,7 +109,10 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
     if (config.scoring == ScoringFunction::kSigmoid) sum += 1e-20f;
     for (int64_t k = 0; k < config.top_k; ++k) weights[k] /= sum;
   }
-  for (int64_t k = 0; k < config.top_k; ++k) weights[k] *= config.scaling_factor;
+  for (int64_t k = 0; k < config.top_k; ++k) {
+    weights[k] *= config.scaling_factor;
+    if (!config.expert_scale.empty() && ids[k] >= 0) weights[k] *= config.expert_scale[ids[k]];
+  }
 }
 
 }  // namespace
@@ -122,6 +125,8 @@ void route_topk(const RouterConfig& config, const float* logits, int64_t num_tok
   MOE4_CHECK(config.topk_groups > 0 && config.topk_groups <= config.num_groups);
   MOE4_CHECK(config.correction_bias.empty() ||
              static_cast<int64_t>(config.correction_bias.size()) == config.num_experts);
+  MOE4_CHECK(config.expert_scale.empty() ||
+             static_cast<int64_t>(config.expert_scale.size()) == config.num_experts);
   for (int64_t t = 0; t < num_tokens; ++t) {
     route_token(config, logits + t * config.num_experts, topk_ids + t * config.top_k,
                 topk_weights + t * config.top_k);

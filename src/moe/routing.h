@@ -23,6 +23,8 @@ struct RouterConfig {
   /// e_score_correction_bias [num_experts] or empty: added for the selection only, weights come
   /// from unbiased scores.
   std::span<const float> correction_bias;
+  /// [num_experts] or empty: multiplies an expert's weight, last (Gemma-4's per_expert_scale).
+  std::span<const float> expert_scale;
 };
 
 /// logits [T, E] float32 -> topk_ids [T, k], topk_weights [T, k], in order of falling score; ties

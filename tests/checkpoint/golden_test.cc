@@ -46,6 +46,20 @@ LinearWeights latent_projection(const Checkpoint& checkpoint, int64_t layer, con
       checkpoint.layer_name(layer, std::string("mixer.") + which + "_latent_proj"));
 }
 
+// Gemma-4's experts read the residual under a norm of their own.
+void apply_experts_norm(const Checkpoint& checkpoint, int64_t layer, std::vector<double>& x) {
+  const std::string name = checkpoint.layer_name(layer, "pre_feedforward_layernorm_2.weight");
+  if (!checkpoint.has_tensor(name)) return;
+  const TensorView stored = checkpoint.tensor(name);
+  std::vector<float> weight(x.size());
+  ASSERT_EQ(stored.dim(0), static_cast<int64_t>(x.size()));
+  convert_to_float(stored.data, stored.dtype, stored.dim(0), weight.data());
+  double squares = 0;
+  for (const double v : x) squares += v * v;
+  const double scale = 1 / std::sqrt(squares / static_cast<double>(x.size()) + 1e-6);
+  for (size_t i = 0; i < x.size(); ++i) x[i] *= scale * double{weight[i]};
+}
+
 // Relative Frobenius error of a layer's routed experts against the golden.
 double layer_error(const Checkpoint& checkpoint, const SafetensorsFile& golden, int64_t layer) {
   const std::string key = "moe.layer" + std::to_string(layer) + ".";
@@ -61,6 +75,7 @@ double layer_error(const Checkpoint& checkpoint, const SafetensorsFile& golden, 
     convert_to_float(want.row(t), want.dtype, x.dim(1), expected.data());
     convert_to_float(scales.row(t), scales.dtype, ids.dim(1), scale.data());
     std::vector<double> in(row.begin(), row.end());
+    apply_experts_norm(checkpoint, layer, in);
     const bool is_latent = weights.problem.hidden_size != x.dim(1);
     if (is_latent) in = multiply(latent_projection(checkpoint, layer, "fc1"), in);
     std::vector<double> y(in.size());

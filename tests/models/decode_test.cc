@@ -121,25 +121,22 @@ TEST_P(Decode, LastTokenLogitsAreTheLastOfAllAndHiddenStatesChangeNothing) {
   EXPECT_EQ(hidden.final_norm.size(), ids.size() * model->config().hidden_size);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Decode,
-                         ::testing::Values(Case{"qwen3-modelopt-nvfp4", DType::kBF16},
-                                           Case{"gpt_oss-mxfp4", DType::kBF16},
-                                           Case{"nemotron_h-nano", DType::kBF16},
-                                           Case{"nemotron_h-super", DType::kF32},
-                                           Case{"qwen3-fp8-block128", DType::kBF16},
-                                           Case{"qwen3_5-modelopt-mixed-prefix", DType::kBF16},
-                                           Case{"qwen3_5-ct-nvfp4a16", DType::kF32},
-                                           Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16},
-                                           Case{"glm4_moe-modelopt-nvfp4", DType::kBF16},
-                                           Case{"glm4_moe_lite-modelopt-nvfp4", DType::kF32},
-                                           Case{"minimax_m2-modelopt-nvfp4", DType::kBF16},
-                                           Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
-                                           Case{"qwen3_vl_moe-modelopt-nvfp4", DType::kF32},
-                                           Case{"mixtral-modelopt-nvfp4", DType::kBF16},
-                                           Case{"hy_v3-ct-nvfp4", DType::kF32},
-                                           Case{"ernie4_5_moe-modelopt-w4a16", DType::kBF16},
-                                           Case{"mistral4-ct-nvfp4", DType::kBF16},
-                                           Case{"laguna-modelopt-nvfp4", DType::kF32}));
+INSTANTIATE_TEST_SUITE_P(
+    All, Decode,
+    ::testing::Values(
+        Case{"qwen3-modelopt-nvfp4", DType::kBF16}, Case{"gpt_oss-mxfp4", DType::kBF16},
+        Case{"nemotron_h-nano", DType::kBF16}, Case{"nemotron_h-super", DType::kF32},
+        Case{"qwen3-fp8-block128", DType::kBF16},
+        Case{"qwen3_5-modelopt-mixed-prefix", DType::kBF16},
+        Case{"qwen3_5-ct-nvfp4a16", DType::kF32}, Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16},
+        Case{"gemma4-modelopt-nvfp4", DType::kBF16}, Case{"glm4_moe-modelopt-nvfp4", DType::kBF16},
+        Case{"glm4_moe_lite-modelopt-nvfp4", DType::kF32},
+        Case{"minimax_m2-modelopt-nvfp4", DType::kBF16},
+        Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
+        Case{"qwen3_vl_moe-modelopt-nvfp4", DType::kF32},
+        Case{"mixtral-modelopt-nvfp4", DType::kBF16}, Case{"hy_v3-ct-nvfp4", DType::kF32},
+        Case{"ernie4_5_moe-modelopt-w4a16", DType::kBF16}, Case{"mistral4-ct-nvfp4", DType::kBF16},
+        Case{"laguna-modelopt-nvfp4", DType::kF32}));
 
 }  // namespace
 }  // namespace moe4

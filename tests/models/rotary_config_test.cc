@@ -111,7 +111,7 @@ TEST(RotaryConfig, OneALayerTypeIsReadForTheTypeThatIsAsked) {
 }
 
 TEST(RotaryConfig, WhatItDoesNotComputeIsRefusedByName) {
-  for (const char* type : {"dynamic", "longrope", "proportional", "su", "ntk"}) {
+  for (const char* type : {"dynamic", "longrope", "su", "ntk"}) {
     for (const char* key : {"type", "rope_type"}) {
       EXPECT_THAT(error_of({{"rope_scaling", {{key, type}, {"factor", 2.0}}}}),
                   AllOf(HasSubstr(std::string("rope_scaling.") + key), HasSubstr(type),

@@ -421,6 +421,21 @@ const QkvToCache::Problem kQkvProblems[] = {
      .norm = NormSpec{.one_plus = true},
      .norm_over_heads = true,
      .cache_dtype = DType::kF32},
+    // Gemma-4: values have a norm, in some layers they are the keys as these came
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .rotary_dim = 32,
+     .norm = NormSpec{.eps = 1e-3f},
+     .value_norm = NormSpec{.eps = 0.5f, .has_weight = false}},
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .rotary_dim = 32,
+     .norm = NormSpec{.eps = 1e-3f},
+     .value_norm = NormSpec{.has_weight = false},
+     .keys_are_values = true,
+     .cache_dtype = DType::kF32},
     // Ernie-4.5: neighbouring elements are turned
     {.num_heads = 4, .num_kv_heads = 2, .head_dim = 32, .rotary_dim = 32, .rotates_pairs = true}};
 

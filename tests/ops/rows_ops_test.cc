@@ -1,4 +1,5 @@
-// The ops that work on rows alone: AddNorm, GatedRows, AddScaled, RotaryAngles, Route, Embed.
+// The ops that work on rows alone: AddNorm, GatedRows, AddScaled, SoftCap, RotaryAngles, Route,
+// Embed.
 #include <gtest/gtest.h>
 
 #include "moe/dequantize.h"
@@ -21,7 +22,8 @@ TEST(AddNorm, EqualsFloat64WithAndWithoutDeltaAndRows) {
   const int32_t some[] = {0, 7, 8, 66};
   for (const AddNorm::Problem& problem :
        {AddNorm::Problem{.width = 2048, .norm = {.eps = 0.5f, .one_plus = true}},
-        AddNorm::Problem{.width = 48}}) {
+        AddNorm::Problem{.width = 48}, AddNorm::Problem{.width = 48, .norm = {.has_weight = false}},
+        AddNorm::Problem{.width = 48, .norm = {.factor = 0.125f}}}) {
     const std::vector<float> weight = normals(problem.width, 1);
     for (const bool with_delta : {false, true}) {
       for (const bool with_rows : {false, true}) {
@@ -32,6 +34,7 @@ TEST(AddNorm, EqualsFloat64WithAndWithoutDeltaAndRows) {
           run_op(op,
                  {.residual = residual.view(),
                   .delta = with_delta ? delta.view() : Rows{},
+                  .scale = with_delta == with_rows ? 1.0f : 0.7f,
                   .rows = with_rows ? some : nullptr,
                   .y = y.view()},
                  threads);
@@ -68,7 +71,8 @@ TEST(GatedRows, EqualsFloat64AlsoInPlace) {
   for (const GatedRows::Problem& problem :
        {GatedRows::Problem{.width = 512}, GatedRows::Problem{.width = 40},
         GatedRows::Problem{.width = 512, .activation = {.kind = ActivationKind::kRelu2}},
-        GatedRows::Problem{.width = 40, .activation = {.kind = ActivationKind::kRelu2}}}) {
+        GatedRows::Problem{.width = 40, .activation = {.kind = ActivationKind::kRelu2}},
+        GatedRows::Problem{.width = 40, .activation = {.kind = ActivationKind::kGeluTanh}}}) {
     const int64_t width = problem.width;
     const bool gated = problem.activation.is_gated();
     enum Place { kApart, kGate, kUp };
@@ -93,7 +97,7 @@ TEST(GatedRows, EqualsFloat64AlsoInPlace) {
 }
 
 TEST(GatedRows, AnActivationThatNobodyComputesIsRefused) {
-  EXPECT_THROW(select<GatedRows>({.width = 32, .activation = {.kind = ActivationKind::kGeluTanh}},
+  EXPECT_THROW(select<GatedRows>({.width = 32, .activation = {.kind = ActivationKind::kSwigluOai}},
                                  Device::cpu()),
                Error);
   EXPECT_THROW(select<GatedRows>({.width = 32, .activation = {.limit = 7.0f}}, Device::cpu()),
@@ -118,6 +122,40 @@ TEST(AddScaled, EqualsFloat64WithAndWithoutAGate) {
         },
         threads);
   }
+}
+
+TEST(SoftCap, EqualsFloat64AndBoundsEverything) {
+  ThreadPool threads(3);
+  const SoftCap::Problem problem{.width = 9001, .cap = 1.5f};
+  const auto run = [&](const Prepared<SoftCap>& op) {
+    OwnedRows y(3, problem.width, 9, 2.0f);
+    y.view().row(1)[8] = 1e30f;
+    y.view().row(2)[9000] = -INFINITY;
+    run_op(op, {.y = y.view()}, threads);
+    return y.dense();
+  };
+  const auto expected = run(*reference_of<SoftCap>().prepare(problem, {}, {}));
+  EXPECT_EQ(expected[9001 + 8], 1.5f);
+  EXPECT_EQ(expected[3 * 9001 - 1], -1.5f);
+  each_implementation<SoftCap>(
+      problem,
+      [&](const Implementation<SoftCap>& implementation, const OpOptions& options) {
+        EXPECT_LT(relative_error(run(*implementation.prepare(problem, {}, options)), expected),
+                  3e-7);
+      },
+      threads);
+}
+
+TEST(RotaryAngles, AProportionalOneTurnsAPartByTheExponentsOfTheWhole) {
+  const RotarySpec whole{.dim = 32, .theta = 1e6};
+  RotarySpec part = whole;
+  part.scaling = RotaryScaling::kProportional;
+  part.num_rotated = 8;
+  const std::vector<float> all = inverse_frequencies(whole), some = inverse_frequencies(part);
+  ASSERT_EQ(some.size(), 16u);
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(some[i], i < 4 ? all[i] : 0.0f) << i;
+  part.factor = 4;
+  EXPECT_EQ(inverse_frequencies(part)[1], all[1] / 4);
 }
 
 TEST(RotaryAngles, AreThoseOfTheReferenceToTheBit) {
@@ -156,7 +194,9 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
       {.scoring = ScoringFunction::kSoftmaxOverSelected, .num_experts = 60, .top_k = 4}};
   for (const RouterConfig& problem : configs) {
     const bool biased = problem.scoring == ScoringFunction::kSigmoid;
-    const Route::Weights weights{biased ? bias : std::vector<float>{}};
+    const bool scaled = problem.top_k == 4;
+    const Route::Weights weights{biased ? bias : std::vector<float>{},
+                                 scaled ? normals(60, 13, 0.3f, 1.0f) : std::vector<float>{}};
     const auto run = [&](const Prepared<Route>& op) {
       OwnedRows logits(kTokens, 60, 12, 2.0f);
       logits.view().row(5)[9] = NAN;
@@ -224,6 +264,25 @@ TEST(Embed, LooksRowsUpExactlyFromATableOfItsOwnOrFromLmHead) {
     EXPECT_TRUE(same_bits(run(*own), expected));
     EXPECT_TRUE(same_bits(run(*tied), expected));
   }
+}
+
+TEST(Embed, TheScaleMultipliesRowsWhereverTheyComeFrom) {
+  ThreadPool threads(2);
+  RandomMoe memory;
+  const Embed::Weights weights{.table = make_table(memory, kFormats[0])};
+  const int32_t ids[] = {3, -1};
+  const auto row = [&](const Prepared<Embed>& op) {
+    OwnedRows y(2, 272);
+    run_op(op, {.ids = ids, .y = y.view()}, threads);
+    EXPECT_EQ(y.row(1), std::vector<float>(272, 0.0f));
+    return y.row(0);
+  };
+  Embed::Problem problem{.vocab_size = 130, .width = 272};
+  std::vector<float> expected = row(*prepare<Embed>(problem, weights, {.threads = &threads}));
+  for (float& v : expected) v *= 53.0f;
+  problem.scale = 53.0f;
+  EXPECT_EQ(row(*reference_of<Embed>().prepare(problem, weights, {})), expected);
+  EXPECT_EQ(row(*prepare<Embed>(problem, weights, {.threads = &threads})), expected);
 }
 
 TEST(Embed, NanInFp8WeightsIsAnErrorThatNamesTheTensor) {

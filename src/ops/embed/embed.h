@@ -6,13 +6,15 @@
 
 namespace moe4 {
 
-/// y[t] = row ids[t] of the table, decoded exactly; zeros for an id outside it (padding).
+/// y[t] = scale times row ids[t] of the table, decoded exactly; zeros for an id outside it
+/// (padding).
 struct Embed {
   static constexpr std::string_view kName = "embed";
   struct Problem {
     int64_t vocab_size = 0;
     int64_t width = 0;
     bool tied = false;  ///< the table is the weight of lm_head
+    float scale = 1.0f;
   };
   struct Weights {
     LinearWeights table;  ///< [vocab_size, width] in any weight format; unused when tied

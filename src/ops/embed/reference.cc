@@ -24,7 +24,8 @@ class ReferenceEmbed final : public Prepared<Embed> {
     for (int64_t t = 0; t < args.y.rows; ++t) {
       const bool known = args.ids[t] >= 0 && args.ids[t] < problem().vocab_size;
       for (int64_t c = 0; c < problem().width; ++c) {
-        args.y.row(t)[c] = known ? rows_[args.ids[t] * problem().width + c] : 0.0f;
+        args.y.row(t)[c] =
+            known ? rows_[args.ids[t] * problem().width + c] * problem().scale : 0.0f;
       }
     }
   }

@@ -1,5 +1,5 @@
 // GatedRows and AddScaled: the elementwise ends of MLPs, where no product takes them as its
-// epilogue.
+// epilogue; SoftCap: that of logits.
 #pragma once
 
 #include "moe/activation.h"
@@ -36,6 +36,20 @@ struct AddScaled {
     Rows x;     ///< [T, width]
     Rows gate;  ///< [T, 1]; empty without a gate
     Rows y;     ///< [T, width], in place
+  };
+  static void check(const Problem& problem, const Args& args);
+};
+
+/// y[t, i] = cap tanh(y[t, i] / cap).
+struct SoftCap {
+  static constexpr std::string_view kName = "soft_cap";
+  struct Problem {
+    int64_t width = 0;
+    float cap = 0;  ///< above 0
+  };
+  struct Weights {};
+  struct Args {
+    Rows y;  ///< [T, width], in place
   };
   static void check(const Problem& problem, const Args& args);
 };

@@ -1,4 +1,4 @@
-// GatedRows and AddScaled: what calls must keep to, and who implements them.
+// GatedRows, AddScaled and SoftCap: what calls must keep to, and who implements them.
 #include "ops/gated_rows/gated_rows.h"
 
 namespace moe4 {
@@ -18,10 +18,16 @@ void AddScaled::check(const Problem& problem, const Args& args) {
   MOE4_CHECK(!problem.gated || (args.gate.width == 1 && args.gate.rows == args.y.rows));
 }
 
+void SoftCap::check(const Problem& problem, const Args& args) {
+  MOE4_CHECK(problem.cap > 0 && args.y.width == problem.width);
+}
+
 const Implementation<GatedRows>& cpu_gated_rows();
 const Implementation<GatedRows>& reference_gated_rows();
 const Implementation<AddScaled>& cpu_add_scaled();
 const Implementation<AddScaled>& reference_add_scaled();
+const Implementation<SoftCap>& cpu_soft_cap();
+const Implementation<SoftCap>& reference_soft_cap();
 
 template <>
 std::span<const Implementation<GatedRows>* const> implementations<GatedRows>() {
@@ -34,6 +40,12 @@ template <>
 std::span<const Implementation<AddScaled>* const> implementations<AddScaled>() {
   static const Implementation<AddScaled>* const list[] = {&cpu_add_scaled(),
                                                           &reference_add_scaled()};
+  return list;
+}
+
+template <>
+std::span<const Implementation<SoftCap>* const> implementations<SoftCap>() {
+  static const Implementation<SoftCap>* const list[] = {&cpu_soft_cap(), &reference_soft_cap()};
   return list;
 }
 

@@ -1,4 +1,4 @@
-// GatedRows and AddScaled in float64.
+// GatedRows, AddScaled and SoftCap in float64.
 #include <cmath>
 
 #include "ops/cpu/implementation.h"
@@ -47,11 +47,36 @@ class ReferenceAddScaled final : public Prepared<AddScaled> {
   }
 };
 
+class ReferenceSoftCap final : public Prepared<SoftCap> {
+ public:
+  ReferenceSoftCap(const SoftCap::Problem& problem, const SoftCap::Weights&, const OpOptions&)
+      : Prepared(problem) {}
+
+  size_t workspace_size(const SoftCap::Args&) const override { return 0; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
+  int64_t weight_bytes() const override { return 0; }
+
+  void run(const SoftCap::Args& args, std::span<std::byte>, const Stream&) const override {
+    const double cap = problem().cap;
+    for (int64_t t = 0; t < args.y.rows; ++t) {
+      for (int64_t i = 0; i < problem().width; ++i) {
+        args.y.row(t)[i] = static_cast<float>(cap * std::tanh(args.y.row(t)[i] / cap));
+      }
+    }
+  }
+};
+
 }  // namespace
 
 const Implementation<GatedRows>& reference_gated_rows() {
   static const CpuImplementation<GatedRows, ReferenceGatedRows> implementation("reference",
                                                                                only_for_tests);
+  return implementation;
+}
+
+const Implementation<SoftCap>& reference_soft_cap() {
+  static const CpuImplementation<SoftCap, ReferenceSoftCap> implementation("reference",
+                                                                           only_for_tests);
   return implementation;
 }
 

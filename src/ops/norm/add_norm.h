@@ -6,17 +6,21 @@
 
 namespace moe4 {
 
-/// RMS norm: x / sqrt(mean(x^2) + eps) * w, w being the checkpoint's weight or 1 + that.
+/// RMS norm: x / sqrt(mean(x^2) + eps) * w, w being the checkpoint's weight or 1 + that, or 1
+/// where there is none, times `factor`.
 struct NormSpec {
   float eps = 1e-6f;
   bool one_plus = false;
+  bool has_weight = true;
+  float factor = 1.0f;
 };
 
-/// The multiplier w, [n]. Throws Error(kBadInput) naming the tensor for another shape.
+/// The multiplier w, [n]; `weight` is not read where there is none. Throws Error(kBadInput) naming
+/// the tensor for another shape.
 std::vector<float> norm_weights(const NormSpec& spec, const TensorRef& weight, int64_t n);
 
 /// For i in [0, y.rows), with t = rows ? rows[i] : i:
-///   residual[t] += delta[t]            (delta empty: nothing is added)
+///   residual[t] = (residual[t] + delta[t]) * scale       (delta empty: nothing is added)
 ///   y[i] = norm(residual[t])
 /// All rows float32. y aliases neither residual nor delta; rows names no row twice.
 struct AddNorm {
@@ -26,11 +30,12 @@ struct AddNorm {
     NormSpec norm;
   };
   struct Weights {
-    TensorRef weight;  ///< [width]
+    TensorRef weight;  ///< [width]; not read where the norm has none
   };
   struct Args {
     Rows residual;                  ///< [T, width], in place
     Rows delta;                     ///< [T, width] or empty
+    float scale = 1.0f;             ///< of the residual
     const int32_t* rows = nullptr;  ///< [y.rows], or null: all
     Rows y;
   };

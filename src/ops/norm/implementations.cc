@@ -4,10 +4,9 @@
 namespace moe4 {
 
 std::vector<float> norm_weights(const NormSpec& spec, const TensorRef& weight, int64_t n) {
-  std::vector<float> w = float_vector(weight, n);
-  if (spec.one_plus) {
-    for (float& v : w) v += 1.0f;
-  }
+  std::vector<float> w =
+      spec.has_weight ? float_vector(weight, n) : std::vector<float>(static_cast<size_t>(n), 1.0f);
+  for (float& v : w) v = (spec.one_plus ? v + 1.0f : v) * spec.factor;
   return w;
 }
 

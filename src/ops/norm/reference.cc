@@ -26,6 +26,7 @@ class ReferenceAddNorm final : public Prepared<AddNorm> {
       double squares = 0;
       for (int64_t c = 0; c < problem().width; ++c) {
         if (!args.delta.empty()) row[c] += args.delta.row(t)[c];
+        row[c] *= args.scale;
         squares += static_cast<double>(row[c]) * row[c];
       }
       const double mean = squares / static_cast<double>(problem().width);

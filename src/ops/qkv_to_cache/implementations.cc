@@ -8,6 +8,7 @@ void QkvToCache::check(const Problem& problem, const Args& args) {
   MOE4_CHECK(args.q.rows == tokens && args.q.width == problem.q_width());
   MOE4_CHECK(args.k.rows == tokens && args.k.width == kv_width);
   MOE4_CHECK(args.v.rows == tokens && args.v.width == kv_width);
+  MOE4_CHECK(!problem.value_norm || !problem.value_norm->has_weight);
   MOE4_CHECK(problem.rotary_dim == 0 ||
              (args.angles.rows == tokens && args.angles.width == problem.rotary_dim));
   MOE4_CHECK(args.queries.width == problem.num_heads * problem.head_dim);

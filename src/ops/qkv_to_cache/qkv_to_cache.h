@@ -12,7 +12,8 @@ namespace moe4 {
 
 /// For every token t and head h:
 ///   queries[t, h] = rotate(norm(q[t, h]))      norm: over head_dim, with q_norm, or none
-///   key = rotate(norm(k[t, h])), value = v[t, h]
+///   key = rotate(norm(k[t, h])), value = v[t, h], or value_norm(v[t, h])
+/// With `keys_are_values`, v[t, h] is k[t, h] as it came, before norm and rotation.
 /// rotate() turns elements i and i + rotary_dim/2 of the first `rotary_dim` by the angles of the
 /// token, or with `rotates_pairs` elements 2i and 2i + 1; with a rotary_dim of 0 there are none.
 /// Key and value go, rounded to the cache's dtype (F16 saturates at 65504; a head with an infinite
@@ -30,6 +31,8 @@ struct QkvToCache {
     std::optional<NormSpec> norm;  ///< of every head of q and k; none: they are taken as they are
     /// The norm's mean and weights are over all heads of q, and over all of k, together.
     bool norm_over_heads = false;
+    std::optional<NormSpec> value_norm;  ///< of every head of v; it has no weight
+    bool keys_are_values = false;
     DType cache_dtype = DType::kF16;  ///< or kF32
 
     /// Its window is the affair of the attention that reads it.
@@ -49,8 +52,9 @@ struct QkvToCache {
     TensorRef q_norm, k_norm;  ///< [q_norm_width], [k_norm_width]; not read without Problem::norm
   };
   struct Args {
-    Rows q;       ///< [T, q_width]
-    Rows k, v;    ///< [T, num_kv_heads * head_dim]; k is overwritten with anything
+    Rows q;  ///< [T, q_width]
+    /// [T, num_kv_heads * head_dim]; overwritten with anything. v is not read with keys_are_values.
+    Rows k, v;
     Rows angles;  ///< [T, rotary_dim], see RotaryAngles; not read where that is 0
     const int32_t* slots = nullptr;  ///< [T]
     LayerCache cache;

@@ -30,18 +30,21 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
     const int64_t q_stride = p.head_dim * (p.output_gate ? 2 : 1);
     for (int64_t t = 0; t < args.queries.rows; ++t) {
       std::vector<double> q = gathered(args.q.row(t), p.num_heads, q_stride);
-      normalise(q, q_norm_);
+      normalise(q, p.norm, q_norm_);
       rotate(q, args.angles, t);
       std::copy(q.begin(), q.end(), args.queries.row(t));
       if (args.slots[t] < 0) continue;
       std::vector<double> k = gathered(args.k.row(t), p.num_kv_heads, p.head_dim);
-      normalise(k, k_norm_);
+      std::vector<double> v =
+          p.keys_are_values ? k : gathered(args.v.row(t), p.num_kv_heads, p.head_dim);
+      normalise(v, p.value_norm, std::vector<float>(p.head_dim, 1.0f));
+      normalise(k, p.norm, k_norm_);
       rotate(k, args.angles, t);
       for (int64_t h = 0; h < p.num_kv_heads; ++h) {
         const auto key = k.begin() + h * p.head_dim;
-        const float* value = args.v.row(t) + h * p.head_dim;
+        const auto value = v.begin() + h * p.head_dim;
         put(args, args.slots[t], h, std::vector<float>(key, key + p.head_dim));
-        put(args, args.slots[t], p.num_kv_heads + h, {value, value + p.head_dim});
+        put(args, args.slots[t], p.num_kv_heads + h, std::vector<float>(value, value + p.head_dim));
       }
     }
   }
@@ -57,14 +60,15 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
   }
 
   // Runs as long as the weights are, each by its own mean.
-  void normalise(std::vector<double>& x, const std::vector<float>& weight) const {
-    if (!problem().norm) return;
+  static void normalise(std::vector<double>& x, const std::optional<NormSpec>& norm,
+                        const std::vector<float>& weight) {
+    if (!norm) return;
     const size_t width = weight.size();
     for (size_t first = 0; first < x.size(); first += width) {
       double squares = 0;
       for (size_t d = 0; d < width; ++d) squares += x[first + d] * x[first + d];
       const double mean = squares / static_cast<double>(width);
-      const double factor = 1.0 / std::sqrt(mean + static_cast<double>(problem().norm->eps));
+      const double factor = 1.0 / std::sqrt(mean + static_cast<double>(norm->eps));
       for (size_t d = 0; d < width; ++d) x[first + d] *= factor * weight[d];
     }
   }

@@ -70,6 +70,9 @@ std::vector<float> inverse_frequencies(const RotarySpec& spec) {
     const float frequency = 1.0f / base_wavelength(spec, i);
     if (spec.scaling == RotaryScaling::kLinear) {
       frequencies[i] = frequency / static_cast<float>(spec.factor);
+    } else if (spec.scaling == RotaryScaling::kProportional) {
+      const bool turns = static_cast<int64_t>(i) < spec.num_rotated / 2;
+      frequencies[i] = turns ? frequency / static_cast<float>(spec.factor) : 0.0f;
     } else if (spec.scaling == RotaryScaling::kLlama3) {
       frequencies[i] = llama3(spec, frequency);
     } else {

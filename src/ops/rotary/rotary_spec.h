@@ -14,6 +14,9 @@ enum class RotaryScaling : uint8_t {
   /// 2309.00071)
   kYarn,
   kLlama3,  ///< the same idea with a ramp over 1 / wavelength (Llama 3.1)
+  /// f / factor for the first num_rotated / 2, 0 for the others: exponents and pairs are those of
+  /// the whole head (Gemma-4)
+  kProportional,
 };
 
 /// A rotary position embedding of `dim` elements of a head. It says by which angles elements are
@@ -25,6 +28,7 @@ struct RotarySpec {
   double theta = 10000.0;
   RotaryScaling scaling = RotaryScaling::kNone;
   double factor = 1.0;          ///< all but kNone: how much longer contexts became
+  int64_t num_rotated = 0;      ///< kProportional: elements that turn, even
   double original_context = 0;  ///< kYarn, kLlama3: tokens before that
   double beta_fast = 32;        ///< kYarn: turns over the original context above which f stays
   double beta_slow = 1;         ///< kYarn: and below which it is f / factor

@@ -24,12 +24,12 @@ std::vector<int64_t> ranked(const std::vector<double>& values) {
 class ReferenceRoute final : public Prepared<Route> {
  public:
   ReferenceRoute(const RouterConfig& problem, const Route::Weights& weights, const OpOptions&)
-      : Prepared(problem), bias_(weights.correction_bias) {}
+      : Prepared(problem), bias_(weights.correction_bias), scale_(weights.expert_scale) {}
 
   size_t workspace_size(const Route::Args&) const override { return 0; }
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
-    return static_cast<int64_t>(bias_.size() * sizeof(float));
+    return static_cast<int64_t>((bias_.size() + scale_.size()) * sizeof(float));
   }
 
   void run(const Route::Args& args, std::span<std::byte>, const Stream&) const override {
@@ -97,11 +97,12 @@ class ReferenceRoute final : public Prepared<Route> {
       sum = problem().renormalize ? std::accumulate(chosen.begin(), chosen.end(), 0.0) : 1.0;
     }
     for (size_t i = 0; i < chosen.size(); ++i) {
-      weights[i] = static_cast<float>(chosen[i] / sum * problem().scaling_factor);
+      const double scale = scale_.empty() ? 1.0 : static_cast<double>(scale_[ids[i]]);
+      weights[i] = static_cast<float>(chosen[i] / sum * problem().scaling_factor * scale);
     }
   }
 
-  std::vector<float> bias_;
+  std::vector<float> bias_, scale_;
 };
 
 }  // namespace

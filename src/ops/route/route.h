@@ -10,10 +10,11 @@ namespace moe4 {
 /// in order of falling score, ties to the lowest id, ids of -1 for a row with a NaN.
 struct Route {
   static constexpr std::string_view kName = "route";
-  /// `correction_bias` is not read from here but from the weights.
+  /// `correction_bias` and `expert_scale` are not read from here but from the weights.
   using Problem = RouterConfig;
   struct Weights {
     std::vector<float> correction_bias;  ///< [num_experts] or empty
+    std::vector<float> expert_scale;     ///< [num_experts] or empty
   };
   struct Args {
     Rows logits;                    ///< [T, num_experts]

@@ -23,7 +23,10 @@ void look_up_rows(const Embed::Problem& problem, const Embed::Args& args, const 
   stream.threads->parallel_for(args.y.rows, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       if (args.ids[t] >= 0 && args.ids[t] < problem.vocab_size) {
-        look_up(args.ids[t], args.y.row(t));
+        float* row = args.y.row(t);
+        look_up(args.ids[t], row);
+        if (problem.scale == 1.0f) continue;
+        std::for_each_n(row, problem.width, [&](float& v) { v *= problem.scale; });
       } else {
         std::fill_n(args.y.row(t), problem.width, 0.0f);
       }

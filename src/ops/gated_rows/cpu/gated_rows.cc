@@ -1,4 +1,4 @@
-// GatedRows and AddScaled on the CPU.
+// GatedRows, AddScaled and SoftCap on the CPU.
 #include "ops/gated_rows/gated_rows.h"
 
 #include <cmath>
@@ -25,25 +25,31 @@ class CpuGatedRows final : public Prepared<GatedRows> {
     const int64_t grain = parallel_grain(tokens, 3 * width * int64_t{sizeof(float)});
     stream.threads->parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; ++t) {
-        if (problem().activation.is_gated()) {
-          kernels_.silu_mul(args.gate.row(t), args.up.row(t), width, args.y.row(t));
-        } else {
-          kernels_.relu2(args.up.row(t), width, args.y.row(t));
-        }
+        run_row(args.gate, args.up.row(t), t, width, args.y.row(t));
       }
     });
   }
 
  private:
+  void run_row(const Rows& gates, const float* up, int64_t t, int64_t width, float* y) const {
+    const ActivationParams& activation = problem().activation;
+    if (activation.kind == ActivationKind::kRelu2) return kernels_.relu2(up, width, y);
+    const float* gate = gates.row(t);
+    if (activation.kind == ActivationKind::kSilu) return kernels_.silu_mul(gate, up, width, y);
+    for (int64_t i = 0; i < width; ++i) y[i] = apply_activation(activation, gate[i], up[i]);
+  }
+
   const OpKernels& kernels_;
 };
 
 Support accepts_gated_rows(const GatedRows::Problem& problem) {
   const ActivationKind kind = problem.activation.kind;
-  const bool known = kind == ActivationKind::kSilu || kind == ActivationKind::kRelu2;
+  const bool known = kind == ActivationKind::kSilu || kind == ActivationKind::kRelu2 ||
+                     kind == ActivationKind::kGeluTanh;
   if (known && !problem.activation.has_limit()) return std::nullopt;
-  return Rejection{Rejection::Kind::kActivation,
-                   "its activation is silu or relu2, not " + to_string(problem.activation)};
+  return Rejection{
+      Rejection::Kind::kActivation,
+      "its activation is silu, gelu_tanh or relu2, not " + to_string(problem.activation)};
 }
 
 class CpuAddScaled final : public Prepared<AddScaled> {
@@ -76,7 +82,34 @@ Support accepts_add_scaled(const AddScaled::Problem& problem) {
   return require_multiple_of_16("the width", problem.width);
 }
 
+class CpuSoftCap final : public Prepared<SoftCap> {
+ public:
+  CpuSoftCap(const SoftCap::Problem& problem, const SoftCap::Weights&, const OpOptions&)
+      : Prepared(problem) {}
+
+  size_t workspace_size(const SoftCap::Args&) const override { return 0; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
+  int64_t weight_bytes() const override { return 0; }
+
+  // Rows of logits are long and few: threads share each row.
+  void run(const SoftCap::Args& args, std::span<std::byte>, const Stream& stream) const override {
+    constexpr int64_t kGrain = 4096;  // some ten microseconds of tanh
+    const float cap = problem().cap;
+    for (int64_t t = 0; t < args.y.rows; ++t) {
+      float* row = args.y.row(t);
+      stream.threads->parallel_for(problem().width, kGrain, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) row[i] = cap * std::tanh(row[i] / cap);
+      });
+    }
+  }
+};
+
 }  // namespace
+
+const Implementation<SoftCap>& cpu_soft_cap() {
+  static const CpuImplementation<SoftCap, CpuSoftCap> implementation("cpu");
+  return implementation;
+}
 
 const Implementation<GatedRows>& cpu_gated_rows() {
   static const CpuImplementation<GatedRows, CpuGatedRows> implementation("cpu", accepts_gated_rows);

@@ -1,6 +1,8 @@
 // AddNorm on the CPU.
 #include "ops/norm/add_norm.h"
 
+#include <algorithm>
+
 #include "ops/cpu/implementation.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/parallel.h"
@@ -30,6 +32,7 @@ class CpuAddNorm final : public Prepared<AddNorm> {
         const int64_t t = args.rows != nullptr ? args.rows[i] : i;
         float* row = args.residual.row(t);
         if (!args.delta.empty()) kernels_.axpy(1.0f, args.delta.row(t), width, row);
+        if (args.scale != 1.0f) std::for_each_n(row, width, [&](float& v) { v *= args.scale; });
         kernels_.rms_norm(row, weight_.data(), problem().norm.eps, width, args.y.row(i));
       }
     });

@@ -24,6 +24,7 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
   CpuQkvToCache(const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
                 const OpOptions& options)
       : Prepared(problem), kernels_(op_kernels(options.isa)) {
+    if (problem.value_norm) v_norm_ = norm_weights(*problem.value_norm, {}, problem.head_dim);
     if (!problem.norm) return;
     q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width());
     k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width());
@@ -59,10 +60,21 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
     std::byte* page = args.cache.data + slot / kPageTokens * args.cache.unit_bytes +
                       slot % kPageTokens * row_bytes;
     const int64_t values = problem().num_kv_heads * kPageTokens * row_bytes;
+    make_values(args.k.row(t), args.v.row(t));
     turn(args.k.row(t), problem().num_kv_heads, k_norm_, args.angles, t);
     for (int64_t h = 0; h < problem().num_kv_heads; ++h) {
       store(args.k.row(t) + h * dim, page + h * kPageTokens * row_bytes);
       store(args.v.row(t) + h * dim, page + values + h * kPageTokens * row_bytes);
+    }
+  }
+
+  // From keys as they came, where those are the values; in place.
+  void make_values(const float* keys, float* values) const {
+    const int64_t dim = problem().head_dim, heads = problem().num_kv_heads;
+    if (problem().keys_are_values) std::copy_n(keys, heads * dim, values);
+    if (!problem().value_norm) return;
+    for (float* head = values; head < values + heads * dim; head += dim) {
+      kernels_.rms_norm(head, v_norm_.data(), problem().value_norm->eps, dim, head);
     }
   }
 
@@ -91,7 +103,7 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
   }
 
   const OpKernels& kernels_;
-  std::vector<float> q_norm_, k_norm_;
+  std::vector<float> q_norm_, k_norm_, v_norm_;
 };
 
 Support accepts(const QkvToCache::Problem& problem) {

@@ -12,14 +12,18 @@ constexpr int64_t kGrain = 16;
 class CpuRoute final : public Prepared<Route> {
  public:
   CpuRoute(const RouterConfig& problem, const Route::Weights& weights, const OpOptions&)
-      : Prepared(problem), bias_(weights.correction_bias), config_(problem) {
+      : Prepared(problem),
+        bias_(weights.correction_bias),
+        scale_(weights.expert_scale),
+        config_(problem) {
     config_.correction_bias = bias_;
+    config_.expert_scale = scale_;
   }
 
   size_t workspace_size(const Route::Args&) const override { return 0; }
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
-    return static_cast<int64_t>(bias_.size() * sizeof(float));
+    return static_cast<int64_t>((bias_.size() + scale_.size()) * sizeof(float));
   }
 
   void run(const Route::Args& args, std::span<std::byte>, const Stream& stream) const override {
@@ -33,7 +37,7 @@ class CpuRoute final : public Prepared<Route> {
   }
 
  private:
-  std::vector<float> bias_;
+  std::vector<float> bias_, scale_;
   RouterConfig config_;
 };
 
