@@ -124,7 +124,7 @@ neon_under_qemu() {
 
 asan() {
   build_and_test asan '-*RealModels*' base_test numerics_test moe_test checkpoint_test text_test \
-    reference_conformance_test cpu_conformance_test
+    grammar_test dialog_test reference_conformance_test cpu_conformance_test
 }
 
 tsan() {
