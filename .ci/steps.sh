@@ -91,7 +91,7 @@ compiled_files() {
 }
 
 fuzz_smoke() {
-  fuzzers=$(sed -n 's/.*add_executable(\([a-z_]*_fuzz\) .*/\1/p; s/^foreach(name \(.*\))/\1/p' fuzz/CMakeLists.txt)
+  fuzzers=$(sed -n 's/^fuzzer(\([a-z_]*_fuzz\) .*/\1/p' fuzz/CMakeLists.txt)
   cmake --preset fuzz || return 1
   cmake --build --preset fuzz --target $fuzzers || return 1
   for fuzzer in $fuzzers; do

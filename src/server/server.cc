@@ -14,19 +14,6 @@
 
 namespace moe4::server {
 
-namespace {
-
-std::vector<int32_t> visible_tokens(const Tokenizer& tokenizer, const FormatChoice& formats) {
-  std::vector<int32_t> ids;
-  for (const std::string& tag : format_tags(formats.tools, formats.reasoning)) {
-    const auto id = tokenizer.token_id(tag);
-    if (id && tokenizer.is_special(*id)) ids.push_back(*id);
-  }
-  return ids;
-}
-
-}  // namespace
-
 void run_server(const Model& model, const Tokenizer& tokenizer, ServerOptions options) {
   Metrics metrics(options.names.front(), options.limits.max_context);
   std::optional<Router> router;
@@ -43,22 +30,23 @@ void run_server(const Model& model, const Tokenizer& tokenizer, ServerOptions op
   StructureCache structures(tokenizer);
   EngineLoop engine(model, options.limits, options.max_queued,
                     [&](int64_t tokens) { metrics.step(tokens); });
-  Serving serving{.model = model,
-                  .tokenizer = tokenizer,
-                  .chat_template = options.chat_template,
-                  .chat_template_source = options.chat_template_source,
-                  .defaults = options.defaults,
-                  .formats = options.formats,
-                  .visible_tokens = visible_tokens(tokenizer, options.formats),
-                  .names = options.names,
-                  .model_path = options.model_path,
-                  .version = options.version,
-                  .plan_json = options.plan_json,
-                  .max_model_len = options.limits.max_context,
-                  .created = std::time(nullptr),
-                  .structures = structures,
-                  .engine = engine,
-                  .metrics = metrics};
+  Serving serving{
+      .model = model,
+      .tokenizer = tokenizer,
+      .chat_template = options.chat_template,
+      .chat_template_source = options.chat_template_source,
+      .defaults = options.defaults,
+      .formats = options.formats,
+      .visible_tokens = tag_tokens(tokenizer, options.formats.tools, options.formats.reasoning),
+      .names = options.names,
+      .model_path = options.model_path,
+      .version = options.version,
+      .plan_json = options.plan_json,
+      .max_model_len = options.limits.max_context,
+      .created = std::time(nullptr),
+      .structures = structures,
+      .engine = engine,
+      .metrics = metrics};
   // No callback of a request comes once what it answers with is gone.
   struct Stop {
     EngineLoop& engine;
