@@ -14,7 +14,7 @@
 #include "ops/experts/registry.h"
 #ifdef MOE4_WITH_CUDA
 #include "device/cuda/cuda_check.h"
-#include "ops/experts/gpu/cuda_device.h"
+#include "device/cuda/describe_device.h"
 #endif
 
 struct moe4_layer {

@@ -32,6 +32,11 @@ struct Execution {
   Observer* observer = nullptr;
 
   bool is_measuring() const { return arena.is_measuring(); }
+  /// What ops hand each other where nothing needs more: float32 on the CPU, BF16 on a GPU. The
+  /// residual, the router's and the head's logits and angles are float32 everywhere.
+  RowFormat activations() const {
+    return stream.device.is_cpu() ? RowFormat::kF32 : RowFormat::kBf16;
+  }
 };
 
 }  // namespace moe4

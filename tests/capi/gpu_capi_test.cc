@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "device/cuda/describe_device.h"
 #include "device/cuda/device_buffer.h"
 #include "moe4/moe4.h"
-#include "ops/experts/gpu/cuda_device.h"
 #include "ops/experts/reference/reference_backend.h"
 #include "support/c_layer.h"
 #include "support/golden.h"

@@ -16,32 +16,66 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "numerics/bf16.h"
 #include "ops/batch.h"
 #include "ops/op.h"
 #include "ops/tensor_ref.h"
-#include "support/allocations.h"
+#include "support/op_device.h"
 #include "support/random_moe.h"
 #include "support/relative_error.h"
 
 namespace moe4::testing {
 
-/// Float32 rows with room between them, filled with a value that must not matter.
+/// Rows with room between them, filled with a value that must not matter.
 struct OwnedRows {
   OwnedRows() = default;
-  OwnedRows(int64_t rows, int64_t width, float fill = NAN)
-      : values(rows * padded_row(width) + 16, fill), rows(rows), width(width) {}
-  /// Normal values.
-  OwnedRows(int64_t rows, int64_t width, uint64_t seed, float scale) : OwnedRows(rows, width) {
+  OwnedRows(int64_t rows, int64_t width, float fill = NAN, RowFormat format = RowFormat::kF32)
+      : values(rows * padded_row(width) + 16, fill), rows(rows), width(width), format(format) {
+    if (format == RowFormat::kBf16) bf16.assign(values.size(), to_bf16(fill));
+  }
+  /// Normal values, which are BF16 numbers where that is the format.
+  OwnedRows(int64_t rows, int64_t width, uint64_t seed, float scale,
+            RowFormat format = RowFormat::kF32)
+      : OwnedRows(rows, width, NAN, format) {
     Random random(seed);
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < width; ++c) view().row(r)[c] = scale * random.normal();
+      for (int64_t c = 0; c < width; ++c) set(r, c, scale * random.normal());
     }
   }
 
-  Rows view() { return Rows::padded(values.data(), rows, width); }
+  Rows view() {
+    Rows all = Rows::padded(values.data(), rows, width);
+    if (format == RowFormat::kBf16) all.data = reinterpret_cast<std::byte*>(bf16.data());
+    all.format = format;
+    return all;
+  }
+  /// The same values in another format.
+  OwnedRows as(RowFormat other) {
+    OwnedRows copy(rows, width, NAN, other);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < width; ++c) copy.set(r, c, at(r, c));
+    }
+    return copy;
+  }
+  float at(int64_t r, int64_t c) const {
+    const int64_t i = r * padded_row(width) + c;
+    return format == RowFormat::kBf16 ? to_float(bf16[i]) : values[i];
+  }
+  void set(int64_t r, int64_t c, float x) {
+    const int64_t i = r * padded_row(width) + c;
+    if (format == RowFormat::kBf16) {
+      bf16[i] = to_bf16(x);
+    } else {
+      values[i] = x;
+    }
+  }
   /// The values of one row, or of all, without padding.
-  std::vector<float> row(int64_t r) { return {view().row(r), view().row(r) + width}; }
-  std::vector<float> dense() {
+  std::vector<float> row(int64_t r) const {
+    std::vector<float> one(width);
+    for (int64_t c = 0; c < width; ++c) one[c] = at(r, c);
+    return one;
+  }
+  std::vector<float> dense() const {
     std::vector<float> all;
     for (int64_t r = 0; r < rows; ++r) {
       const std::vector<float> one = row(r);
@@ -51,8 +85,16 @@ struct OwnedRows {
   }
 
   std::vector<float> values;
+  std::vector<Bf16> bf16;  // instead of values
   int64_t rows = 0, width = 0;
+  RowFormat format = RowFormat::kF32;
 };
+
+/// What a result may be off: `float32` and, where it was stored as BF16, half a unit of that in
+/// every value (2^-9, less on average).
+inline double tolerance(RowFormat format, double float32) {
+  return format == RowFormat::kF32 ? float32 : std::max(float32, 0x1p-9);
+}
 
 /// A sequence's part of a batch.
 struct Piece {
@@ -122,23 +164,25 @@ class RaggedBatch {
   int64_t num_pages = 0, num_slots = 0;
 };
 
-/// Set while implementations are judged: the float64 reference may allocate, they may not.
-inline bool expect_no_allocation = false;
+/// The device of the implementation that is judged; the reference runs on the CPU.
+inline Device judged_device = Device::cpu();
+inline bool is_judging = false;
 
 /// Runs an op with a workspace of exactly the size that it asks for, full of 0xff.
 template <class Op>
 void run_op(const Prepared<Op>& op, const typename Op::Args& args, ThreadPool& threads) {
-  Arena measuring = Arena::measuring();
-  Execution count{Stream::cpu(threads), measuring};
-  run(op, args, count);
-  AlignedBuffer memory(measuring.peak() + Arena::kAlignment);
-  if (memory.size() > 0) std::memset(memory.data(), 0xff, memory.size());
+  Op::check(op.problem(), args);
+  const size_t bytes = op.workspace_size(args);
+  if (is_judging) {
+    run_on_device(judged_device, bytes, threads,
+                  [&](std::span<std::byte> workspace, const Stream& stream) {
+                    op.run(args, workspace, stream);
+                  });
+    return;
+  }
+  AlignedBuffer memory(bytes + Arena::kAlignment);
   Arena arena = Arena::within({memory.data(), memory.size()});
-  Execution execution{Stream::cpu(threads), arena};
-  const int64_t before = allocations();
-  run(op, args, execution);
-  if (!expect_no_allocation) return;
-  EXPECT_EQ(allocations() - before, 0) << "an op must not allocate while it runs";
+  op.run(args, {arena.bytes(bytes), bytes}, Stream::cpu(threads));
 }
 
 template <class Op>
@@ -148,21 +192,25 @@ const Implementation<Op>& reference_of() {
   return last;
 }
 
-/// Calls check(implementation, isa) for all that take the problem on the CPU, on every instruction
-/// set of this machine, the reference left out.
+/// Calls check(implementation, options) for all that take the problem on the device of this test
+/// program (on the CPU for every instruction set of this machine), the reference left out. Only
+/// inside it run_op() runs what is judged.
 template <class Op>
 void each_implementation(
     const typename Op::Problem& problem,
     const std::function<void(const Implementation<Op>&, const OpOptions&)>& check,
     ThreadPool& threads) {
+  const std::vector<OpOptions> all = op_options(threads);
+  if (all.empty()) GTEST_SKIP() << "no GPU";
   int compared = 0;
   for (const Implementation<Op>* implementation : implementations<Op>()) {
-    if (implementation->supports(problem, Device::cpu())) continue;
-    for (const CpuIsa isa : available_cpu_isas()) {
-      SCOPED_TRACE(std::string(implementation->name()) + " on " + std::string(to_string(isa)));
-      expect_no_allocation = true;
-      check(*implementation, {.threads = &threads, .isa = isa});
-      expect_no_allocation = false;
+    for (const OpOptions& options : all) {
+      if (implementation->supports(problem, options.device)) continue;
+      SCOPED_TRACE(std::string(implementation->name()) + " on " + name_of(options));
+      is_judging = true;
+      judged_device = options.device;
+      check(*implementation, options);
+      is_judging = false;
       ++compared;
     }
   }

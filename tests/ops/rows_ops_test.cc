@@ -19,37 +19,41 @@ constexpr int64_t kTokens = 67;  // more than one piece of work for every op at 
 
 TEST(AddNorm, EqualsFloat64WithAndWithoutDeltaAndRows) {
   ThreadPool threads(3);
-  const int32_t some[] = {0, 7, 8, 66};
+  const std::vector<int32_t> some = {0, 7, 8, 66};
   for (const AddNorm::Problem& problem :
        {AddNorm::Problem{.width = 2048, .norm = {.eps = 0.5f, .one_plus = true}},
         AddNorm::Problem{.width = 48}, AddNorm::Problem{.width = 48, .norm = {.has_weight = false}},
+        AddNorm::Problem{.width = 17 * 1024},
         AddNorm::Problem{.width = 48, .norm = {.factor = 0.125f}}}) {
     const std::vector<float> weight = normals(problem.width, 1);
-    for (const bool with_delta : {false, true}) {
-      for (const bool with_rows : {false, true}) {
-        const auto run = [&](const Prepared<AddNorm>& op) {
-          OwnedRows residual(kTokens, problem.width, 2, 3.0f);
-          OwnedRows delta(kTokens, problem.width, 3, 1.0f);
-          OwnedRows y(with_rows ? 4 : kTokens, problem.width);
-          run_op(op,
-                 {.residual = residual.view(),
-                  .delta = with_delta ? delta.view() : Rows{},
-                  .scale = with_delta == with_rows ? 1.0f : 0.7f,
-                  .rows = with_rows ? some : nullptr,
-                  .y = y.view()},
-                 threads);
-          return std::pair(residual.dense(), y.dense());
-        };
-        const AddNorm::Weights weights{tensor_of(weight)};
-        const auto expected = run(*reference_of<AddNorm>().prepare(problem, weights, {}));
-        each_implementation<AddNorm>(
-            problem,
-            [&](const Implementation<AddNorm>& implementation, const OpOptions& options) {
-              const auto found = run(*implementation.prepare(problem, weights, options));
-              EXPECT_TRUE(same_bits(found.first, expected.first));
-              EXPECT_LT(relative_error(found.second, expected.second), 3e-7);
-            },
-            threads);
+    for (const RowFormat format : activation_formats()) {
+      for (const bool with_delta : {false, true}) {
+        for (const bool with_rows : {false, true}) {
+          const auto run = [&](const Prepared<AddNorm>& op, RowFormat rows_format) {
+            OwnedRows residual(kTokens, problem.width, 2, 3.0f);
+            OwnedRows delta = OwnedRows(kTokens, problem.width, 3, 1.0f, format).as(rows_format);
+            OwnedRows y(with_rows ? 4 : kTokens, problem.width, NAN, rows_format);
+            run_op(op,
+                   {.residual = residual.view(),
+                    .delta = with_delta ? delta.view() : Rows{},
+                    .scale = with_delta == with_rows ? 1.0f : 0.7f,
+                    .rows = with_rows ? some.data() : nullptr,
+                    .y = y.view()},
+                   threads);
+            return std::pair(residual.dense(), y.dense());
+          };
+          const AddNorm::Weights weights{tensor_of(weight)};
+          const auto expected =
+              run(*reference_of<AddNorm>().prepare(problem, weights, {}), RowFormat::kF32);
+          each_implementation<AddNorm>(
+              problem,
+              [&](const Implementation<AddNorm>& implementation, const OpOptions& options) {
+                const auto found = run(*implementation.prepare(problem, weights, options), format);
+                EXPECT_TRUE(same_bits(found.first, expected.first));
+                EXPECT_LT(relative_error(found.second, expected.second), tolerance(format, 3e-7));
+              },
+              threads);
+        }
       }
     }
   }

@@ -22,7 +22,8 @@ struct LinearOptions {
 ///
 /// Weights are decoded exactly, in their own format; sums are float32. What is rounded of x:
 /// nothing, or what LinearOptions says; NVFP4 linears on the CPU make of it 15-bit integers with a
-/// power-of-two scale per 256 (relative error of a result: 2e-4).
+/// power-of-two scale per 256 (relative error of a result: 2e-4), a GPU takes x as BF16 rows, or
+/// rounds it to that. Rows of x are float32 or, on a GPU, BF16; so are those of each y.
 struct LinearGroup {
   static constexpr std::string_view kName = "linear_group";
   struct Member {
@@ -40,6 +41,9 @@ struct LinearGroup {
   struct Args {
     Rows x;                   ///< [T, in_features]
     std::span<const Rows> y;  ///< one a member: [T, out_features]; none aliases x or another
+    /// The phase of each row: the first so many belong to generated tokens, the others to prompts.
+    /// A GPU has an order of sums for each. -1: all are prompts'.
+    int64_t num_decode_tokens = -1;
   };
   static void check(const Problem& problem, const Args& args);
 

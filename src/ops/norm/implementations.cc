@@ -18,11 +18,13 @@ void AddNorm::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<AddNorm>& cpu_add_norm();
+const Implementation<AddNorm>& cuda_add_norm();
 const Implementation<AddNorm>& reference_add_norm();
 
 template <>
 std::span<const Implementation<AddNorm>* const> implementations<AddNorm>() {
-  static const Implementation<AddNorm>* const list[] = {&cpu_add_norm(), &reference_add_norm()};
+  static const Implementation<AddNorm>* const list[] = {&cpu_add_norm(), &cuda_add_norm(),
+                                                        &reference_add_norm()};
   return list;
 }
 

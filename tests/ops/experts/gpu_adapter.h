@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "device/cuda/describe_device.h"
 #include "device/cuda/device_buffer.h"
 #include "ops/experts/conformance.h"
-#include "ops/experts/gpu/cuda_device.h"
 
 namespace moe4::testing {
 

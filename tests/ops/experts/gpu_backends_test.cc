@@ -10,7 +10,7 @@
 #include <tuple>
 
 #include "moe/shard.h"
-#include "ops/experts/cuda_calls.h"
+#include "support/cuda_calls.h"
 #include "ops/experts/gpu_targets.h"
 
 namespace moe4::testing {

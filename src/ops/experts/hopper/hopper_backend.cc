@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "ops/experts/gpu/cuda_device.h"
+#include "ops/experts/gpu/device_present.h"
 #include "ops/experts/hopper/hopper_layer.h"
 #include "ops/experts/hopper/hopper_supports.h"
 

@@ -1,7 +1,7 @@
 // The marlin backend of a program with its CUDA kernels.
 #include "ops/experts/marlin/marlin_backend.h"
 
-#include "ops/experts/gpu/cuda_device.h"
+#include "ops/experts/gpu/device_present.h"
 #include "ops/experts/marlin/marlin_layer.h"
 #include "ops/experts/marlin/marlin_supports.h"
 

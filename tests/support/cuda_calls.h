@@ -15,6 +15,9 @@ struct CudaCalls {
 /// Since the program started.
 CudaCalls cuda_calls();
 
+/// For whoever defines operator new: host_new.cc, or op_device_gpu.cc.
+void count_host_allocation();
+
 /// Bytes of device memory held through cudaMalloc now, and the most since the last reset.
 int64_t device_bytes();
 int64_t peak_device_bytes();

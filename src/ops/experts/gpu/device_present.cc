@@ -1,22 +1,11 @@
-// Queries of the CUDA runtime that never throw: a machine without a driver is a normal case.
-#include "ops/experts/gpu/cuda_device.h"
+// Compares a planned GPU with the one that is here.
+#include "ops/experts/gpu/device_present.h"
 
-#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-namespace moe4::cuda {
+#include "device/cuda/describe_device.h"
 
-Device describe_device(int index) {
-  int count = 0, major = 0, minor = 0, sms = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess || index < 0 || index >= count) {
-    cudaGetLastError();
-    return Device::cpu();
-  }
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
-  cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, index);
-  return {.kind = Device::Kind::kCuda, .sm = major * 10 + minor, .index = index, .sm_count = sms};
-}
+namespace moe4::cuda {
 
 Support device_present(const Device& device, int min_sm) {
   if (device.is_cpu()) return Rejection{Rejection::Kind::kDevice, "it needs an NVIDIA GPU"};

@@ -8,7 +8,4 @@ namespace moe4::cuda {
 /// nullopt when `device.index` exists, is at least `min_sm` and is the generation asked for.
 Support device_present(const Device& device, int min_sm);
 
-/// The machine's GPU `index` as a Device; kind kCpu when there is none.
-Device describe_device(int index);
-
 }  // namespace moe4::cuda

@@ -1,12 +1,10 @@
 // The wrappers. The list of wrapped functions is in CMakeLists.txt beside this file.
-#include "ops/experts/cuda_calls.h"
+#include "support/cuda_calls.h"
 
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <mutex>
-#include <new>
 #include <unordered_map>
 
 namespace moe4::testing {
@@ -61,6 +59,7 @@ CudaCalls cuda_calls() {
   calls.host_allocations = host_allocations;
   return calls;
 }
+void count_host_allocation() { ++host_allocations; }
 int64_t device_bytes() {
   const std::lock_guard lock(state().mutex);
   return state().bytes;
@@ -75,14 +74,6 @@ void reset_peak_device_bytes() {
 }
 
 }  // namespace moe4::testing
-
-void* operator new(size_t bytes) {
-  ++moe4::testing::host_allocations;
-  if (void* p = std::malloc(bytes == 0 ? 1 : bytes)) return p;
-  throw std::bad_alloc();
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
 
 // NOLINTBEGIN: names are the linker's
 using moe4::testing::allocated;

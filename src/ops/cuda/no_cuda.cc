@@ -1,0 +1,21 @@
+// Programs built without CUDA plan for GPUs but cannot prepare anything for one.
+#include "base/error.h"
+#include "ops/cuda/implementation.h"
+#include "ops/norm/add_norm.h"
+
+namespace moe4 {
+
+template <class Op>
+std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
+                                              const typename Op::Weights&, const OpOptions&) {
+  throw Error(ErrorCode::kUnavailable,
+              std::string(Op::kName) + ": this program was built without CUDA");
+}
+
+#define MOE4_NO_CUDA(Op)                                                         \
+  template std::unique_ptr<Prepared<Op>> prepare_on_cuda<Op>(const Op::Problem&, \
+                                                             const Op::Weights&, const OpOptions&)
+MOE4_NO_CUDA(AddNorm);
+#undef MOE4_NO_CUDA
+
+}  // namespace moe4
