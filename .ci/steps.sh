@@ -20,21 +20,24 @@ step() {
   fi
 }
 
-# build_and_test PRESET FILTER TARGET...: some test programs under a sanitizer, less what would take minutes there.
+# build_and_test PRESET FILTER TARGET...: some test programs under a sanitizer, less what would take minutes there. They run
+# one a core, so name the longest first.
 build_and_test() {
   preset=$1
-  export GTEST_FILTER=$2
+  filter=$2
   shift 2
   cmake --preset "$preset" || return 1
   cmake --build --preset "$preset" --target "$@" || return 1
-  for program in "$@"; do
-    timeout 600 "build/$preset/bin/$program" --gtest_brief=1 || return 1
-  done
-  unset GTEST_FILTER
+  printf "build/$preset/bin/%s\\n" "$@" | GTEST_FILTER=$filter xargs -P "$(nproc)" -n 1 sh -c '
+    begin=$(date +%s)
+    timeout 600 "$0" --gtest_brief=1
+    status=$?
+    echo "$0: status $status after $(($(date +%s) - begin)) s"
+    exit $status'
 }
 
 check_format() {
-  git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs clang-format --dry-run -Werror
+  git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs -P "$(nproc)" -n 50 clang-format --dry-run -Werror
 }
 
 # What a change is compared with: MOE4_CI_BASE, else where the branch left origin/main, else (on main itself) the last
@@ -119,17 +122,17 @@ neon_under_qemu() {
   cmake -S tests/aarch64 -B build/aarch64 -G Ninja --toolchain "$PWD/cmake/toolchains/aarch64.cmake" \
     -DCMAKE_BUILD_TYPE=Release -DMOE4_WERROR=ON || return 1
   cmake --build build/aarch64 || return 1
-  ctest --test-dir build/aarch64 --output-on-failure
+  ctest --test-dir build/aarch64 -j "$(nproc)" --output-on-failure
 }
 
 asan() {
-  build_and_test asan '-*RealModels*' base_test numerics_test moe_test checkpoint_test text_test \
-    grammar_test dialog_test reference_conformance_test cpu_conformance_test
+  build_and_test asan '-*RealModels*' cpu_conformance_test grammar_test reference_conformance_test checkpoint_test \
+    dialog_test text_test base_test moe_test numerics_test
 }
 
 tsan() {
   build_and_test tsan '-*RealModels*:*OverTokensAndRoutings*:*/portable:*NumberOfThreads*' base_test \
-    ops_test cpu_conformance_test cpu_backend_test
+    cpu_conformance_test ops_test cpu_backend_test
 }
 
 # Every test of the CPU under a sanitizer, without the larger checkpoints of MOE4_SHARED_MODELS.
@@ -139,8 +142,10 @@ whole_suite() {
   ctest --test-dir "build/$1" -L cpu -j "$(nproc)" --timeout 1200 --output-on-failure
 }
 
+# What is compiled or linked differently with CUDA. The program's other sources are the same without it, and what it links
+# with CUDA the library, the GPU tests and the benchmark link too.
 cuda_compile() {
   cmake --preset ci-cuda || return 1
   tests=$(find tests -name CMakeLists.txt -exec cat {} + | sed -n 's/^ *moe4_test(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\1/p')
-  cmake --build --preset ci-cuda --target moe4_shared moe4 gpu_moe_bench $tests
+  cmake --build --preset ci-cuda --target moe4_shared gpu_moe_bench $tests
 }
