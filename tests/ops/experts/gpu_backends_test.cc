@@ -10,8 +10,8 @@
 #include <tuple>
 
 #include "moe/shard.h"
-#include "support/cuda_calls.h"
 #include "ops/experts/gpu_targets.h"
+#include "support/cuda_calls.h"
 
 namespace moe4::testing {
 namespace {
