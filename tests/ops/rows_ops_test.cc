@@ -70,84 +70,180 @@ TEST(AddNorm, AWeightOfAnotherShapeIsAnErrorThatNamesIt) {
   }
 }
 
+// The same rows `shift` elements further on: where no vector begins.
+struct ShiftedRows {
+  ShiftedRows(OwnedRows& rows, int64_t shift)
+      : memory(rows.rows, rows.width + shift, NAN, rows.format), shift(shift) {
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      for (int64_t c = 0; c < rows.width; ++c) memory.set(r, c + shift, rows.at(r, c));
+    }
+  }
+  Rows view() { return memory.view().columns(shift, memory.width - shift); }
+  std::vector<float> dense() const {
+    std::vector<float> all;
+    for (int64_t r = 0; r < memory.rows; ++r) {
+      const std::vector<float> row = memory.row(r);
+      all.insert(all.end(), row.begin() + shift, row.end());
+    }
+    return all;
+  }
+
+  OwnedRows memory;
+  int64_t shift;
+};
+
+TEST(AddNorm, ARowsBitsDoNotDependOnWhereItLiesNorOnItsNeighbours) {
+  ThreadPool threads(3);
+  for (const int64_t width : {int64_t{48}, int64_t{2064}, int64_t{9216}}) {
+    const AddNorm::Problem problem{.width = width};
+    const std::vector<float> weight = normals(width, 1);
+    for (const RowFormat format : activation_formats()) {
+      each_implementation<AddNorm>(
+          problem,
+          [&](const Implementation<AddNorm>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare(problem, {tensor_of(weight)}, options);
+            const auto run = [&](int64_t tokens, int64_t shift) {
+              OwnedRows residual(tokens, width, 2, 3.0f), delta(tokens, width, 3, 1.0f, format);
+              OwnedRows y(tokens, width, 0.0f, format);
+              ShiftedRows residuals(residual, shift), deltas(delta, shift), ys(y, shift);
+              run_op(*op, {.residual = residuals.view(), .delta = deltas.view(), .y = ys.view()},
+                     threads);
+              std::vector<float> both = residuals.dense(), normed = ys.dense();
+              both.resize(width);
+              both.insert(both.end(), normed.begin(), normed.begin() + width);
+              return both;
+            };
+            const std::vector<float> expected = run(5, 0);
+            EXPECT_TRUE(same_bits(run(5, 3), expected)) << width;
+            EXPECT_TRUE(same_bits(run(1, 0), expected)) << width;
+          },
+          threads);
+    }
+  }
+}
+
 TEST(GatedRows, EqualsFloat64AlsoInPlace) {
   ThreadPool threads(3);
-  for (const GatedRows::Problem& problem :
-       {GatedRows::Problem{.width = 512}, GatedRows::Problem{.width = 40},
-        GatedRows::Problem{.width = 512, .activation = {.kind = ActivationKind::kRelu2}},
-        GatedRows::Problem{.width = 40, .activation = {.kind = ActivationKind::kRelu2}},
-        GatedRows::Problem{.width = 40, .activation = {.kind = ActivationKind::kGeluTanh}}}) {
-    const int64_t width = problem.width;
-    const bool gated = problem.activation.is_gated();
-    enum Place { kApart, kGate, kUp };
-    const auto run = [&](const Prepared<GatedRows>& op, Place place) {
-      OwnedRows gate(kTokens, width, 4, 3.0f), up(kTokens, width, 5, 1.0f), y(kTokens, width);
-      OwnedRows& out = place == kApart ? y : place == kGate ? gate : up;
-      run_op(op, {.gate = gated ? gate.view() : Rows{}, .up = up.view(), .y = out.view()}, threads);
-      return out.dense();
-    };
-    const auto expected = run(*reference_of<GatedRows>().prepare(problem, {}, {}), kApart);
+  const ActivationParams activations[] = {
+      {},
+      {.limit = 0.8f},
+      {.kind = ActivationKind::kRelu2},
+      {.kind = ActivationKind::kGeluTanh},
+      {.kind = ActivationKind::kSwigluOai, .limit = 1.5f},
+      {.kind = ActivationKind::kSiluLateClamp, .limit = 0.8f},
+  };
+  for (const ActivationParams& activation : activations) {
+    for (const int64_t width : {int64_t{512}, int64_t{40}, int64_t{37}}) {
+      const GatedRows::Problem problem{.width = width, .activation = activation};
+      const bool gated = activation.is_gated();
+      SCOPED_TRACE(to_string(activation) + ", " + std::to_string(width));
+      for (const RowFormat format : activation_formats()) {
+        enum Place { kApart, kGate, kUp };
+        const auto run = [&](const Prepared<GatedRows>& op, RowFormat in, RowFormat out,
+                             Place place) {
+          OwnedRows gate = OwnedRows(kTokens, width, 4, 3.0f, format).as(in);
+          OwnedRows up = OwnedRows(kTokens, width, 5, 1.0f, format).as(in);
+          OwnedRows apart(kTokens, width, NAN, out);
+          OwnedRows& y = place == kApart ? apart : place == kGate ? gate : up;
+          run_op(op, {.gate = gated ? gate.view() : Rows{}, .up = up.view(), .y = y.view()},
+                 threads);
+          return y.dense();
+        };
+        const auto expected = run(*reference_of<GatedRows>().prepare(problem, {}, {}),
+                                  RowFormat::kF32, RowFormat::kF32, kApart);
+        each_implementation<GatedRows>(
+            problem,
+            [&](const Implementation<GatedRows>& implementation, const OpOptions& options) {
+              const auto op = implementation.prepare(problem, {}, options);
+              const std::vector<float> found = run(*op, format, format, kApart);
+              EXPECT_LT(relative_error(found, expected), tolerance(format, 3e-7));
+              EXPECT_TRUE(same_bits(run(*op, format, format, kUp), found));
+              EXPECT_TRUE(!gated || same_bits(run(*op, format, format, kGate), found));
+              EXPECT_LT(relative_error(run(*op, format, RowFormat::kF32, kApart), expected), 3e-7);
+            },
+            threads);
+      }
+    }
+  }
+}
+
+TEST(GatedRows, TakesHalvesOfRowsWhereverTheyBegin) {
+  ThreadPool threads(3);
+  const GatedRows::Problem problem{.width = 48};
+  for (const RowFormat format : activation_formats()) {
     each_implementation<GatedRows>(
         problem,
         [&](const Implementation<GatedRows>& implementation, const OpOptions& options) {
           const auto op = implementation.prepare(problem, {}, options);
-          const std::vector<float> found = run(*op, kApart);
-          EXPECT_LT(relative_error(found, expected), 3e-7);
-          EXPECT_TRUE(same_bits(run(*op, kUp), found));
-          EXPECT_TRUE(!gated || same_bits(run(*op, kGate), found));
+          const auto run = [&](int64_t shift) {
+            OwnedRows both(kTokens, 96, 4, 2.0f, format), y(kTokens, 48, NAN, format);
+            ShiftedRows in(both, shift), out(y, shift);
+            run_op(*op,
+                   {.gate = in.view().columns(0, 48),
+                    .up = in.view().columns(48, 48),
+                    .y = out.view()},
+                   threads);
+            return out.dense();
+          };
+          EXPECT_TRUE(same_bits(run(5), run(0)));
         },
         threads);
   }
-}
-
-TEST(GatedRows, AnActivationThatNobodyComputesIsRefused) {
-  EXPECT_THROW(select<GatedRows>({.width = 32, .activation = {.kind = ActivationKind::kSwigluOai}},
-                                 Device::cpu()),
-               Error);
-  EXPECT_THROW(select<GatedRows>({.width = 32, .activation = {.limit = 7.0f}}, Device::cpu()),
-               Error);
 }
 
 TEST(AddScaled, EqualsFloat64WithAndWithoutAGate) {
   ThreadPool threads(3);
   for (const bool gated : {false, true}) {
-    const AddScaled::Problem problem{.width = 1024, .gated = gated};
-    const auto run = [&](const Prepared<AddScaled>& op) {
-      OwnedRows x(kTokens, 1024, 6, 1.0f), gate(kTokens, 1, 7, 2.0f), y(kTokens, 1024, 8, 1.0f);
-      run_op(op, {.x = x.view(), .gate = gated ? gate.view() : Rows{}, .y = y.view()}, threads);
-      return y.dense();
-    };
-    const auto expected = run(*reference_of<AddScaled>().prepare(problem, {}, {}));
-    each_implementation<AddScaled>(
-        problem,
-        [&](const Implementation<AddScaled>& implementation, const OpOptions& options) {
-          const auto op = implementation.prepare(problem, {}, options);
-          EXPECT_LT(relative_error(run(*op), expected), 1e-7);
-        },
-        threads);
+    for (const int64_t width : {int64_t{1024}, int64_t{16}}) {
+      const AddScaled::Problem problem{.width = width, .gated = gated};
+      for (const RowFormat format : activation_formats()) {
+        const auto run = [&](const Prepared<AddScaled>& op, RowFormat in, RowFormat out) {
+          OwnedRows x = OwnedRows(kTokens, width, 6, 1.0f, format).as(in);
+          OwnedRows gate = OwnedRows(kTokens, 1, 7, 2.0f, format).as(in);
+          OwnedRows y = OwnedRows(kTokens, width, 8, 1.0f, format).as(out);
+          run_op(op, {.x = x.view(), .gate = gated ? gate.view() : Rows{}, .y = y.view()}, threads);
+          return y.dense();
+        };
+        const auto expected = run(*reference_of<AddScaled>().prepare(problem, {}, {}),
+                                  RowFormat::kF32, RowFormat::kF32);
+        each_implementation<AddScaled>(
+            problem,
+            [&](const Implementation<AddScaled>& implementation, const OpOptions& options) {
+              const auto op = implementation.prepare(problem, {}, options);
+              EXPECT_LT(relative_error(run(*op, format, format), expected),
+                        tolerance(format, 1e-7));
+              EXPECT_LT(relative_error(run(*op, format, RowFormat::kF32), expected), 1e-7);
+            },
+            threads);
+      }
+    }
   }
 }
 
 TEST(SoftCap, EqualsFloat64AndBoundsEverything) {
   ThreadPool threads(3);
-  const SoftCap::Problem problem{.width = 9001, .cap = 1.5f};
-  const auto run = [&](const Prepared<SoftCap>& op) {
-    OwnedRows y(3, problem.width, 9, 2.0f);
-    y.view().row(1)[8] = 1e30f;
-    y.view().row(2)[9000] = -INFINITY;
-    run_op(op, {.y = y.view()}, threads);
-    return y.dense();
-  };
-  const auto expected = run(*reference_of<SoftCap>().prepare(problem, {}, {}));
-  EXPECT_EQ(expected[9001 + 8], 1.5f);
-  EXPECT_EQ(expected[3 * 9001 - 1], -1.5f);
-  each_implementation<SoftCap>(
-      problem,
-      [&](const Implementation<SoftCap>& implementation, const OpOptions& options) {
-        EXPECT_LT(relative_error(run(*implementation.prepare(problem, {}, options)), expected),
-                  3e-7);
-      },
-      threads);
+  for (const int64_t width : {int64_t{9001}, int64_t{9008}}) {
+    const SoftCap::Problem problem{.width = width, .cap = 1.5f};
+    for (const RowFormat format : activation_formats()) {
+      const auto run = [&](const Prepared<SoftCap>& op, RowFormat rows_format) {
+        OwnedRows y = OwnedRows(3, width, 9, 2.0f, format).as(rows_format);
+        y.set(1, 8, 1e30f);
+        y.set(2, 9000, -INFINITY);
+        run_op(op, {.y = y.view()}, threads);
+        return y.dense();
+      };
+      const auto expected = run(*reference_of<SoftCap>().prepare(problem, {}, {}), RowFormat::kF32);
+      EXPECT_EQ(expected[width + 8], 1.5f);
+      EXPECT_EQ(expected[2 * width + 9000], -1.5f);
+      each_implementation<SoftCap>(
+          problem,
+          [&](const Implementation<SoftCap>& implementation, const OpOptions& options) {
+            const auto found = run(*implementation.prepare(problem, {}, options), format);
+            EXPECT_LT(relative_error(found, expected), tolerance(format, 3e-7));
+          },
+          threads);
+    }
+  }
 }
 
 TEST(RotaryAngles, AProportionalOneTurnsAPartByTheExponentsOfTheWhole) {
@@ -183,44 +279,96 @@ TEST(RotaryAngles, AreThoseOfTheReferenceToTheBit) {
       threads);
 }
 
+struct Router {
+  RouterConfig config;
+  bool biased = false, scaled = false;
+};
+
 TEST(Route, ChoosesAndWeighsAsTheReference) {
   ThreadPool threads(3);
-  const std::vector<float> bias = normals(60, 11, 0.5f);
-  const RouterConfig configs[] = {
-      {.num_experts = 60, .top_k = 4},
-      {.num_experts = 60, .top_k = 8, .renormalize = false, .scaling_factor = 2.5f},
-      {.scoring = ScoringFunction::kSigmoid,
-       .num_experts = 60,
-       .top_k = 6,
-       .scaling_factor = 1.5f,
-       .num_groups = 6,
-       .topk_groups = 2},
-      {.scoring = ScoringFunction::kSoftmaxOverSelected, .num_experts = 60, .top_k = 4}};
-  for (const RouterConfig& problem : configs) {
-    const bool biased = problem.scoring == ScoringFunction::kSigmoid;
-    const bool scaled = problem.top_k == 4;
-    const Route::Weights weights{biased ? bias : std::vector<float>{},
-                                 scaled ? normals(60, 13, 0.3f, 1.0f) : std::vector<float>{}};
-    const auto run = [&](const Prepared<Route>& op) {
-      OwnedRows logits(kTokens, 60, 12, 2.0f);
-      logits.view().row(5)[9] = NAN;
-      logits.view().row(6)[1] = logits.view().row(6)[3] = 9.0f;  // a tie
-      std::vector<int32_t> ids(kTokens * problem.top_k, 99);
-      std::vector<float> chosen(ids.size(), 99.0f);
-      run_op(op, {.logits = logits.view(), .topk_ids = ids.data(), .topk_weights = chosen.data()},
-             threads);
-      return std::pair(ids, chosen);
-    };
-    const auto expected = run(*reference_of<Route>().prepare(problem, weights, {}));
-    EXPECT_EQ(expected.first[5 * problem.top_k], -1);
-    each_implementation<Route>(
-        problem,
-        [&](const Implementation<Route>& implementation, const OpOptions& options) {
-          const auto found = run(*implementation.prepare(problem, weights, options));
-          EXPECT_EQ(found.first, expected.first);
-          EXPECT_LT(relative_error(found.second, expected.second), 5e-7);
-        },
-        threads);
+  const Router routers[] = {
+      {{.num_experts = 60, .top_k = 4}, false, true},
+      {{.num_experts = 60, .top_k = 8, .renormalize = false, .scaling_factor = 2.5f}},
+      {{.scoring = ScoringFunction::kSigmoid,
+        .num_experts = 60,
+        .top_k = 6,
+        .scaling_factor = 1.5f,
+        .num_groups = 6,
+        .topk_groups = 2},
+       true},
+      {{.scoring = ScoringFunction::kSoftmaxOverSelected, .num_experts = 60, .top_k = 4}},
+      {{.scoring = ScoringFunction::kSoftmaxOverSelected, .num_experts = 32, .top_k = 4}, true},
+      {{.scoring = ScoringFunction::kSigmoid, .num_experts = 128, .top_k = 8}, false, true},
+      {{.num_experts = 128, .top_k = 8}, true},
+      {{.num_experts = 256, .top_k = 8}},
+      {{.scoring = ScoringFunction::kSigmoid,
+        .num_experts = 256,
+        .top_k = 8,
+        .scaling_factor = 2.5f,
+        .num_groups = 8,
+        .topk_groups = 4},
+       true},
+      {{.scoring = ScoringFunction::kSigmoid,
+        .num_experts = 512,
+        .top_k = 22,
+        .renormalize = false},
+       true},
+      {{.num_experts = 512, .top_k = 10}},
+      // Narrow groups leave fewer candidates than top_k.
+      {{.scoring = ScoringFunction::kSigmoid,
+        .num_experts = 36,
+        .top_k = 5,
+        .num_groups = 36,
+        .topk_groups = 3},
+       true},
+      {{.num_experts = 640, .top_k = 32}},
+      {{.num_experts = 3, .top_k = 3}},
+      {{.num_experts = 1, .top_k = 1}}};
+  for (const Router& router : routers) {
+    const RouterConfig& problem = router.config;
+    const int64_t experts = problem.num_experts;
+    SCOPED_TRACE(std::to_string(problem.top_k) + " of " + std::to_string(experts));
+    const Route::Weights weights{
+        router.biased ? normals(experts, 11, 0.5f) : std::vector<float>{},
+        router.scaled ? normals(experts, 13, 0.3f, 1.0f) : std::vector<float>{}};
+    for (const RowFormat format : activation_formats()) {
+      const auto run = [&](const Prepared<Route>& op, RowFormat rows_format) {
+        OwnedRows logits = OwnedRows(kTokens, experts, 12, 2.0f, RowFormat::kF32);
+        // BF16 logits that differ, so that ties are the test's own.
+        if (format == RowFormat::kBf16) {
+          for (int64_t t = 0; t < kTokens; ++t) {
+            for (int64_t e = 0; e < experts; ++e) {
+              const int64_t rank = (e * 37 + t * 11) % 641;
+              logits.set(t, e, to_float(Bf16{static_cast<uint16_t>(0x3e00 + rank)}));
+            }
+          }
+        }
+        logits.set(5, experts * 3 / 20, NAN);
+        if (experts > 3) {
+          logits.set(6, 1, 9.0f);  // a tie
+          logits.set(6, 3, 9.0f);
+          logits.set(7, 0, -0.0f);  // zeros are equal
+          logits.set(7, 2, 0.0f);
+        }
+        OwnedRows stored = logits.as(rows_format);
+        std::vector<int32_t> ids(kTokens * problem.top_k, 99);
+        std::vector<float> chosen(ids.size(), 99.0f);
+        run_op(op, {.logits = stored.view(), .topk_ids = ids.data(), .topk_weights = chosen.data()},
+               threads);
+        return std::pair(ids, chosen);
+      };
+      const auto expected =
+          run(*reference_of<Route>().prepare(problem, weights, {}), RowFormat::kF32);
+      EXPECT_EQ(expected.first[5 * problem.top_k], -1);
+      each_implementation<Route>(
+          problem,
+          [&](const Implementation<Route>& implementation, const OpOptions& options) {
+            const auto found = run(*implementation.prepare(problem, weights, options), format);
+            EXPECT_EQ(found.first, expected.first);
+            EXPECT_LT(relative_error(found.second, expected.second), 5e-7);
+          },
+          threads);
+    }
   }
 }
 

@@ -1,7 +1,9 @@
 // Programs built without CUDA plan for GPUs but cannot prepare anything for one.
 #include "base/error.h"
 #include "ops/cuda/implementation.h"
+#include "ops/gated_rows/gated_rows.h"
 #include "ops/norm/add_norm.h"
+#include "ops/route/route.h"
 
 namespace moe4 {
 
@@ -16,6 +18,10 @@ std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
   template std::unique_ptr<Prepared<Op>> prepare_on_cuda<Op>(const Op::Problem&, \
                                                              const Op::Weights&, const OpOptions&)
 MOE4_NO_CUDA(AddNorm);
+MOE4_NO_CUDA(AddScaled);
+MOE4_NO_CUDA(GatedRows);
+MOE4_NO_CUDA(Route);
+MOE4_NO_CUDA(SoftCap);
 #undef MOE4_NO_CUDA
 
 }  // namespace moe4

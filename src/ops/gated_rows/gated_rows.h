@@ -1,5 +1,5 @@
 // GatedRows and AddScaled: the elementwise ends of MLPs, where no product takes them as its
-// epilogue; SoftCap: that of logits.
+// epilogue; SoftCap: that of logits. Rows are float32; on a GPU they may be BF16 too.
 #pragma once
 
 #include "moe/activation.h"
@@ -8,6 +8,7 @@
 namespace moe4 {
 
 /// y[t, i] = activation(gate[t, i], up[t, i]), or activation(up[t, i]) of a kind without a gate.
+/// gate and up have one format.
 struct GatedRows {
   static constexpr std::string_view kName = "gated_rows";
   struct Problem {

@@ -8,11 +8,13 @@ void Route::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<Route>& cpu_route();
+const Implementation<Route>& cuda_route();
 const Implementation<Route>& reference_route();
 
 template <>
 std::span<const Implementation<Route>* const> implementations<Route>() {
-  static const Implementation<Route>* const list[] = {&cpu_route(), &reference_route()};
+  static const Implementation<Route>* const list[] = {&cpu_route(), &cuda_route(),
+                                                      &reference_route()};
   return list;
 }
 

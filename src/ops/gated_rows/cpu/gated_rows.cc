@@ -35,22 +35,13 @@ class CpuGatedRows final : public Prepared<GatedRows> {
     const ActivationParams& activation = problem().activation;
     if (activation.kind == ActivationKind::kRelu2) return kernels_.relu2(up, width, y);
     const float* gate = gates.row(t);
-    if (activation.kind == ActivationKind::kSilu) return kernels_.silu_mul(gate, up, width, y);
+    if (activation.kind == ActivationKind::kSilu && !activation.has_limit())
+      return kernels_.silu_mul(gate, up, width, y);
     for (int64_t i = 0; i < width; ++i) y[i] = apply_activation(activation, gate[i], up[i]);
   }
 
   const OpKernels& kernels_;
 };
-
-Support accepts_gated_rows(const GatedRows::Problem& problem) {
-  const ActivationKind kind = problem.activation.kind;
-  const bool known = kind == ActivationKind::kSilu || kind == ActivationKind::kRelu2 ||
-                     kind == ActivationKind::kGeluTanh;
-  if (known && !problem.activation.has_limit()) return std::nullopt;
-  return Rejection{
-      Rejection::Kind::kActivation,
-      "its activation is silu, gelu_tanh or relu2, not " + to_string(problem.activation)};
-}
 
 class CpuAddScaled final : public Prepared<AddScaled> {
  public:
@@ -112,7 +103,7 @@ const Implementation<SoftCap>& cpu_soft_cap() {
 }
 
 const Implementation<GatedRows>& cpu_gated_rows() {
-  static const CpuImplementation<GatedRows, CpuGatedRows> implementation("cpu", accepts_gated_rows);
+  static const CpuImplementation<GatedRows, CpuGatedRows> implementation("cpu");
   return implementation;
 }
 

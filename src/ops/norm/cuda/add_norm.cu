@@ -1,10 +1,16 @@
 // AddNorm on NVIDIA GPUs: a block a row, which stays in registers between the sum and the norm.
+//
+// A thread has every blockDim.x-th vector of eight values. How many threads and vectors that are
+// depends on the width alone, so a row's bits do not depend on how many rows there are. The weights
+// are on their way before the kernel waits for what makes the row.
+#include <algorithm>
+
 #include "device/cuda/device_buffer.h"
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/cuda/device_values.h"
 #include "ops/cuda/implementation.h"
-#include "ops/cuda/row_values.cuh"
+#include "ops/cuda/row_vectors.cuh"
 #include "ops/norm/add_norm.h"
 
 namespace moe4 {
@@ -12,70 +18,93 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-// Values of a row that a thread keeps: rows up to 16384; longer ones are read again.
-constexpr int kKept = 64;
+constexpr int kMaxThreads = 256;
+constexpr int kMaxWarps = kMaxThreads / 32;
 
-template <typename Delta, typename Residual, typename Y>
+template <typename Delta, typename Y>
 struct Params {
-  RowsOf<Residual> residual;
+  RowsOf<float> residual;
   RowsOf<Delta> delta;  // data null: none
   RowsOf<Y> y;
   const int32_t* rows;  // null: all
-  const float* weight;
+  const float* weight;  // as many as whole vectors need
   int width;
   float eps, scale;
 };
 
 // The sum over the block in a fixed order, for all threads.
 __device__ float block_sum(float x) {
-  __shared__ float sums[kWarps];
+  __shared__ float sums[kMaxWarps];
+#pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffff, x, offset);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
   __syncthreads();
   float all = 0;
-  for (int w = 0; w < kWarps; ++w) all += sums[w];
+  for (unsigned w = 0; w < blockDim.x / 32; ++w) all += sums[w];
   return all;
 }
 
-template <typename Delta, typename Residual, typename Y>
-__global__ void __launch_bounds__(kThreads) add_norm_kernel(const Params<Delta, Residual, Y> p) {
+// residual[c ...] = v = (residual + delta) * scale; the sum of v's squares.
+template <bool kWhole, typename Delta, typename Y>
+__device__ __forceinline__ float add_delta(const Params<Delta, Y>& p, float* residual,
+                                           const Delta* delta, int c, float (&v)[kVector]) {
+  const int count = p.width - c;
+  float d[kVector] = {};
+  load_vector<kWhole>(residual + c, count, v);
+  if (delta != nullptr) load_vector<kWhole>(delta + c, count, d);
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    v[i] = (v[i] + d[i]) * p.scale;
+    squares += v[i] * v[i];
+  }
+  if (delta != nullptr || p.scale != 1.0f) store_vector<kWhole>(residual + c, count, v);
+  return squares;
+}
+
+// kVectors of a thread stay in registers, what goes past them is read again. kWhole: rows are whole
+// aligned vectors.
+template <typename Delta, typename Y, int kVectors, bool kWhole>
+__global__ void __launch_bounds__(kMaxThreads) add_norm_kernel(const Params<Delta, Y> p) {
+  const int first = static_cast<int>(threadIdx.x) * kVector;
+  const int step = static_cast<int>(blockDim.x) * kVector;
+  float weight[kVectors][kVector], kept[kVectors][kVector];
+#pragma unroll
+  for (int n = 0; n < kVectors; ++n) {
+    if (first + n * step < p.width) load_vector(p.weight + first + n * step, weight[n]);
+  }
   wait_for_previous_kernel();
   launch_dependents();
   const int64_t t = p.rows != nullptr ? p.rows[blockIdx.x] : blockIdx.x;
-  Residual* residual = p.residual.row(t);
+  float* residual = p.residual.row(t);
   const Delta* delta = p.delta.data != nullptr ? p.delta.row(t) : nullptr;
-  float kept[kKept];
   float squares = 0;
-  const auto value_at = [&](int c) {
-    float x = to_float(residual[c]);
-    if (delta != nullptr) x += to_float(delta[c]);
-    return x * p.scale;
-  };
 #pragma unroll
-  for (int i = 0; i < kKept; ++i) {
-    const int c = threadIdx.x + i * kThreads;
-    if (c >= p.width) break;
-    kept[i] = value_at(c);
-    squares += kept[i] * kept[i];
-    residual[c] = from_float<Residual>(kept[i]);
+  for (int n = 0; n < kVectors; ++n) {
+    const int c = first + n * step;
+    if (c < p.width) squares += add_delta<kWhole>(p, residual, delta, c, kept[n]);
   }
-  for (int c = threadIdx.x + kKept * kThreads; c < p.width; c += kThreads) {
-    const float x = value_at(c);
-    squares += x * x;
-    residual[c] = from_float<Residual>(x);
+  for (int c = first + kVectors * step; c < p.width; c += step) {
+    float v[kVector];
+    squares += add_delta<kWhole>(p, residual, delta, c, v);
   }
   const float factor = rsqrtf(block_sum(squares) / static_cast<float>(p.width) + p.eps);
   Y* y = p.y.row(blockIdx.x);
 #pragma unroll
-  for (int i = 0; i < kKept; ++i) {
-    const int c = threadIdx.x + i * kThreads;
+  for (int n = 0; n < kVectors; ++n) {
+    const int c = first + n * step;
     if (c >= p.width) break;
-    y[c] = from_float<Y>(kept[i] * factor * p.weight[c]);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) kept[n][i] = kept[n][i] * factor * weight[n][i];
+    store_vector<kWhole>(y + c, p.width - c, kept[n]);
   }
-  for (int c = threadIdx.x + kKept * kThreads; c < p.width; c += kThreads) {
-    y[c] = from_float<Y>(to_float(residual[c]) * factor * p.weight[c]);
+  for (int c = first + kVectors * step; c < p.width; c += step) {
+    float v[kVector], w[kVector];
+    load_vector<kWhole>(residual + c, p.width - c, v);
+    load_vector(p.weight + c, w);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) v[i] = v[i] * factor * w[i];
+    store_vector<kWhole>(y + c, p.width - c, v);
   }
 }
 
@@ -85,7 +114,9 @@ class CudaAddNorm final : public Prepared<AddNorm> {
               const OpOptions& options)
       : Prepared(problem), dependent_(options.device.sm >= 90) {
     const DeviceGuard guard(options.device.index);
-    weight_ = to_device<float>(norm_weights(problem.norm, weights.weight, problem.width));
+    std::vector<float> weight = norm_weights(problem.norm, weights.weight, problem.width);
+    weight.resize(static_cast<size_t>(round_up(problem.width, kVector)));
+    weight_ = to_device<float>(weight);
   }
 
   size_t workspace_size(const AddNorm::Args&) const override { return 0; }
@@ -95,31 +126,46 @@ class CudaAddNorm final : public Prepared<AddNorm> {
   }
 
   void run(const AddNorm::Args& args, std::span<std::byte>, const Stream& stream) const override {
+    MOE4_CHECK(args.residual.format == RowFormat::kF32);
     if (args.y.rows == 0) return;
-    with_element(args.residual.format, [&](auto residual) {
-      with_element(args.delta.format, [&](auto delta) {
-        with_element(args.y.format, [&](auto y) {
-          using P = Params<decltype(delta), decltype(residual), decltype(y)>;
-          const P params{RowsOf<decltype(residual)>(args.residual),
-                         RowsOf<decltype(delta)>(args.delta),
-                         RowsOf<decltype(y)>(args.y),
-                         args.rows,
-                         weight_.get(),
-                         static_cast<int>(problem().width),
-                         problem().norm.eps,
-                         args.scale};
-          launch(add_norm_kernel<decltype(delta), decltype(residual), decltype(y)>,
-                 {.grid = dim3(static_cast<unsigned>(args.y.rows)),
-                  .block = dim3(kThreads),
-                  .stream = static_cast<cudaStream_t>(stream.handle),
-                  .dependent = dependent_},
-                 params);
-        });
+    with_element(args.delta.format, [&](auto delta) {
+      with_element(args.y.format, [&](auto y) {
+        using Delta = decltype(delta);
+        using Y = decltype(y);
+        const bool whole = are_vectors({args.residual, args.delta, args.y});
+        if (!whole) {
+          start<Delta, Y, 1, false>(args, stream);
+        } else if (problem().width <= kMaxThreads * kVector) {
+          start<Delta, Y, 1, true>(args, stream);
+        } else if (problem().width <= 2 * kMaxThreads * kVector) {
+          start<Delta, Y, 2, true>(args, stream);
+        } else {
+          start<Delta, Y, 4, true>(args, stream);
+        }
       });
     });
   }
 
  private:
+  template <typename Delta, typename Y, int kVectors, bool kWhole>
+  void start(const AddNorm::Args& args, const Stream& stream) const {
+    const int64_t vectors = ceil_div(problem().width, kVector);
+    const int64_t threads = std::min<int64_t>(round_up(vectors, 32), kMaxThreads);
+    launch(add_norm_kernel<Delta, Y, kVectors, kWhole>,
+           {.grid = dim3(static_cast<unsigned>(args.y.rows)),
+            .block = dim3(static_cast<unsigned>(threads)),
+            .stream = static_cast<cudaStream_t>(stream.handle),
+            .dependent = dependent_},
+           Params<Delta, Y>{.residual = RowsOf<float>(args.residual),
+                            .delta = RowsOf<Delta>(args.delta),
+                            .y = RowsOf<Y>(args.y),
+                            .rows = args.rows,
+                            .weight = weight_.get(),
+                            .width = static_cast<int>(problem().width),
+                            .eps = problem().norm.eps,
+                            .scale = args.scale});
+  }
+
   DeviceArray<float> weight_;
   bool dependent_;
 };
