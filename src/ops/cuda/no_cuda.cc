@@ -1,6 +1,7 @@
 // Programs built without CUDA plan for GPUs but cannot prepare anything for one.
 #include "base/error.h"
 #include "ops/cuda/implementation.h"
+#include "ops/delta_net/delta_net.h"
 #include "ops/gated_rows/gated_rows.h"
 #include "ops/norm/add_norm.h"
 #include "ops/route/route.h"
@@ -19,6 +20,7 @@ std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
                                                              const Op::Weights&, const OpOptions&)
 MOE4_NO_CUDA(AddNorm);
 MOE4_NO_CUDA(AddScaled);
+MOE4_NO_CUDA(DeltaNet);
 MOE4_NO_CUDA(GatedRows);
 MOE4_NO_CUDA(Route);
 MOE4_NO_CUDA(SoftCap);

@@ -22,6 +22,10 @@ __device__ __forceinline__ void store_in_cluster16(uint32_t address, int4 v, uin
       "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
       : "memory");
 }
+/// 4 bytes to an address_in_block(), to be followed by a barrier of the cluster.
+__device__ __forceinline__ void store_in_cluster4(uint32_t address, float v) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+}
 /// For phase 0 of a barrier here.
 __device__ __forceinline__ void wait_for_cluster_stores(uint32_t barrier) {
   asm volatile(
@@ -37,6 +41,10 @@ __device__ __forceinline__ void wait_for_cluster_stores(uint32_t barrier) {
 // The first orders barrier initialisation alone (fence_barrier_init()).
 __device__ __forceinline__ void arrive_in_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+/// With wait_for_cluster(): what this thread wrote and read before is before what others do after.
+__device__ __forceinline__ void arrive_in_cluster_releasing() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");

@@ -1,0 +1,465 @@
+// DeltaNet's prompts, first launch: what every chunk of 64 tokens computes for itself.
+//
+// With G_i = sum of the logarithms of decays in the chunk up to token i, D_ij = exp(G_i - G_j) for
+// i >= j and 0 else (the chunked form of Yang et al., 2024, with the decays of gated delta nets):
+//   A_ij = beta_i (k_i k_j) D_ij for i > j;   T = (I + A)^-1, unit lower triangular
+//   W = T diag(beta exp(G)) K;   U = T diag(beta) V;   scores = (Q K^T) * D
+// A block has one chunk of one key head, all its value heads one after the other: 8 warps.
+//   convolution, SiLU and norms in float32: a warp has whole rows, a lane 4 channels
+//   K K^T and Q K^T [64, 64]: a warp has 16 rows and 32 columns and keeps them for all value heads
+//   T: the diagonal blocks of 16 by substitution in float32, a thread a column; then row by row of
+//      blocks T_pr = -sum over m of (T_pp A_pm) T_mr, operands as two F16 each, exact to 2^-22;
+//      meanwhile the other four warps convolve v
+//   W and U: a warp has 16 columns and all rows; block columns past the diagonal are left out
+// Operands are F16 and sums float32: |k| = |q| = 1, |T_ij| <= 1, decays <= 1, so that F16's range
+// is enough and its 11 bits keep the error of a prompt's output near 5e-4. exp() is only taken of
+// differences that are not positive; the others are replaced before.
+// Shared memory: 62 KB, three blocks an SM where that has 228 KB.
+#include "device/cuda/launch.h"
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/warp.cuh"
+#include "ops/delta_net/cuda/kernels.h"
+#include "ops/delta_net/cuda/tiles.cuh"
+
+namespace moe4::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kSolvers = 128;  // threads that invert
+constexpr int kMaxHeads = 8;   // value heads a key head
+constexpr int kBlocks = kChunkTokens / 16;
+constexpr int kTaps = DeviceConv::kMaxTaps;
+constexpr int kRowsPerWarp = kChunkTokens / kWarps;
+constexpr float kL2Epsilon = 1e-6f;
+// So that sums of 64 keep their digits; exp(-100) is no float32 but 0.
+constexpr float kMinLogDecay = -100.0f;
+
+template <typename In>
+struct Params {
+  RecurrentBatch batch;
+  PromptChunks prompts;
+  RowsOf<In> qkv;
+  RowsOf<float> a, b;
+  DeviceConv conv;
+  const float *decay_rate, *dt_bias;
+  DeltaNetBuffers out;
+  int64_t num_tokens;
+  int num_key_heads, heads_per_key, key_dim, value_dim;
+};
+
+constexpr int kWideRow = row_bytes(kWide), kSquareRow = row_bytes(kChunkTokens);
+
+struct Shared {
+  // T as two F16, high and low, and A's blocks below the diagonal before them; q before both.
+  union {
+    struct {
+      alignas(16) std::byte high[tile_bytes(kChunkTokens)];
+      alignas(16) std::byte low[tile_bytes(kChunkTokens)];  // at last T diag(beta exp(G))
+    } t;
+    alignas(16) std::byte q[tile_bytes(kWide)];
+  };
+  alignas(16) std::byte k[tile_bytes(kWide)];
+  alignas(16) std::byte v[tile_bytes(kWide)];  // times beta
+  float diagonal[kBlocks][16][20];             // of A, below its own diagonal
+  float log_decay[kMaxHeads][kChunkTokens];    // G
+  float beta[kMaxHeads][kChunkTokens];
+};
+
+__device__ __forceinline__ uint32_t* word_at(std::byte* tile, int stride, int row, int column) {
+  return reinterpret_cast<uint32_t*>(tile + row * stride + column * 2);
+}
+
+// x = high + low, each half of a word of F16.
+__device__ __forceinline__ void split_f16(float x, float y, uint32_t& high, uint32_t& low) {
+  high = pack_f16(x, y);
+  const float2 rounded = unpack_f16(high);
+  low = pack_f16(x - rounded.x, y - rounded.y);
+}
+
+// G and beta of every value head: a warp a head, a lane two tokens.
+template <typename In>
+__device__ void compute_gates(const Params<In>& p, const Chunk& chunk, int key_head,
+                              Shared& shared) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  for (int r = warp; r < p.heads_per_key; r += kWarps) {
+    const int head = key_head * p.heads_per_key + r;
+    const float rate = p.decay_rate[head], bias = p.dt_bias[head];
+    float g[2] = {}, beta[2] = {};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int t = 2 * lane + i;
+      if (t >= chunk.tokens) continue;
+      const int64_t token = chunk.sequence.first + chunk.begin + t;
+      g[i] = rate * softplus(p.a.row(token)[head] + bias);
+      if (g[i] < kMinLogDecay) g[i] = kMinLogDecay;  // in this order a NaN stays
+      beta[i] = sigmoid(p.b.row(token)[head]);
+    }
+    float sum = g[0] + g[1];
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const float before = __shfl_up_sync(0xffffffff, sum, offset);
+      if (lane >= offset) sum += before;
+    }
+    float before = __shfl_up_sync(0xffffffff, sum, 1);
+    if (lane == 0) before = 0;
+    const float first = before + g[0];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int t = 2 * lane + i;
+      const float log_decay = i == 0 ? first : sum;
+      shared.log_decay[r][t] = log_decay;
+      shared.beta[r][t] = beta[i];
+      if (t < chunk.tokens) {
+        p.out.decays[head * p.num_tokens + chunk.sequence.first + chunk.begin + t] = log_decay;
+      }
+    }
+  }
+}
+
+enum class Then { kUnitLength, kTimesBeta };
+
+// Rows [first, first + kRows) of `width` channels from `channel` on, into a tile; zeros past the
+// chunk's tokens and past `width`.
+template <Then kThen, int kRows, typename In>
+__device__ __forceinline__ void convolve_rows(const Params<In>& p, const Chunk& chunk, int channel,
+                                              int width, int first, const float* beta,
+                                              std::byte* tile) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bool wanted = lane * 4 < width;
+  const int c = channel + lane * 4;
+  float4 weight[kTaps], x[kRows + kTaps - 1];
+#pragma unroll
+  for (int j = 0; j < kTaps; ++j) {
+    weight[j] = {};
+    if (wanted && j < p.conv.taps) weight[j] = load4(p.conv.weight + j * p.conv.channels + c);
+  }
+#pragma unroll
+  for (int i = 0; i < kRows + kTaps - 1; ++i) {
+    const int t = first + i - (kTaps - 1);  // of the chunk
+    x[i] = {};
+    if (wanted && t < chunk.tokens && chunk.begin + t > -p.conv.taps) {
+      x[i] = p.conv.input4(chunk.sequence, p.qkv, chunk.begin + t, c);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    float4 y{};
+    if (first + i < chunk.tokens) {
+#pragma unroll
+      for (int j = kTaps - 1; j >= 0; --j) {
+        const float4 w = weight[j], in = x[i + kTaps - 1 - j];
+        y.x += w.x * in.x, y.y += w.y * in.y, y.z += w.z * in.z, y.w += w.w * in.w;
+      }
+      const auto activate = [](float sum) { return __fdividef(sum, 1.0f + __expf(-sum)); };
+      y = {activate(y.x), activate(y.y), activate(y.z), activate(y.w)};
+    }
+    float factor = 1.0f;
+    if constexpr (kThen == Then::kUnitLength) {
+      float squares = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
+#pragma unroll
+      for (int offset = 16; offset > 0; offset /= 2) {
+        squares += __shfl_xor_sync(0xffffffff, squares, offset);
+      }
+      factor = rsqrtf(squares + kL2Epsilon);
+    } else {
+      factor = beta[first + i];
+    }
+    *reinterpret_cast<uint2*>(tile + (first + i) * kWideRow + lane * 8) = {
+        pack_f16(y.x * factor, y.y * factor), pack_f16(y.z * factor, y.w * factor)};
+  }
+}
+
+// A tile to rows of 128 in global memory.
+__device__ __forceinline__ void store_wide(const std::byte* tile, uint16_t* rows, int tokens) {
+  for (int i = static_cast<int>(threadIdx.x); i < tokens * 16; i += kThreads) {
+    *reinterpret_cast<uint4*>(rows + i * 8) =
+        *reinterpret_cast<const uint4*>(tile + i / 16 * kWideRow + i % 16 * 16);
+  }
+}
+
+// The inverses of (I + A)'s diagonal blocks into T's: 64 threads, thread 16 b + c column c of block
+// b.
+__device__ __forceinline__ void invert_diagonal(Shared& shared) {
+  const int block = static_cast<int>(threadIdx.x) / 16, column = static_cast<int>(threadIdx.x) % 16;
+  float x[16];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    float sum = i == column ? 1.0f : 0.0f;
+#pragma unroll
+    for (int m = 0; m < i; ++m) sum -= shared.diagonal[block][i][m] * x[m];
+    x[i] = sum;
+  }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int at = (16 * block + i) * kSquareRow + (16 * block + column) * 2;
+    const __half high = __float2half_rn(x[i]);
+    *reinterpret_cast<__half*>(shared.t.high + at) = high;
+    *reinterpret_cast<__half*>(shared.t.low + at) = __float2half_rn(x[i] - __half2float(high));
+  }
+}
+
+// d += a b of two F16 each; the product of the low parts is below the last digit.
+__device__ __forceinline__ void multiply_split(float (&left)[4], float (&right)[4],
+                                               const uint32_t (&a_high)[4],
+                                               const uint32_t (&a_low)[4],
+                                               const uint32_t (&b_high)[4],
+                                               const uint32_t (&b_low)[4]) {
+  multiply_f16(left, right, a_low, b_high);
+  multiply_f16(left, right, a_high, b_low);
+  multiply_f16(left, right, a_high, b_high);
+}
+
+// Blocks of T below the diagonal over those of A, by threads 0 .. 127: warp p has row p of blocks.
+__device__ __forceinline__ void invert_below_diagonal(Shared& shared) {
+  const int row = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t high = shared_address(shared.t.high), low = shared_address(shared.t.low);
+  const auto corner = [](int r, int c) {
+    return static_cast<uint32_t>(16 * r * kSquareRow + 32 * c);
+  };
+  const uint32_t by_rows = tile_by_rows(lane, kSquareRow);
+  // B_m = T_pp A_pm, as operands on the left.
+  uint32_t b_high[kBlocks - 1][4], b_low[kBlocks - 1][4];
+#pragma unroll
+  for (int m = 0; m < kBlocks - 1; ++m) {
+    if (m >= row) continue;
+    uint32_t t_high[4], t_low[4], a_high[4], a_low[4];
+    load_tile(t_high, high + corner(row, row) + by_rows);
+    load_tile(t_low, low + corner(row, row) + by_rows);
+    load_tile_transposed(a_high, high + corner(row, m) + by_rows);
+    load_tile_transposed(a_low, low + corner(row, m) + by_rows);
+    float left[4] = {}, right[4] = {};
+    multiply_split(left, right, t_high, t_low, a_high, a_low);
+    split_f16(left[0], left[1], b_high[m][0], b_low[m][0]);
+    split_f16(left[2], left[3], b_high[m][1], b_low[m][1]);
+    split_f16(right[0], right[1], b_high[m][2], b_low[m][2]);
+    split_f16(right[2], right[3], b_high[m][3], b_low[m][3]);
+  }
+#pragma unroll
+  for (int step = 1; step < kBlocks; ++step) {
+    if (row == step) {
+#pragma unroll
+      for (int r = 0; r < step; ++r) {
+        float left[4] = {}, right[4] = {};
+#pragma unroll
+        for (int m = r; m < step; ++m) {
+          uint32_t t_high[4], t_low[4];
+          load_tile_transposed(t_high, high + corner(m, r) + by_rows);
+          load_tile_transposed(t_low, low + corner(m, r) + by_rows);
+          multiply_split(left, right, b_high[m], b_low[m], t_high, t_low);
+        }
+        // Of A_pr nothing is needed any more.
+        const int i = 16 * step + lane / 4, j = 16 * r + lane % 4 * 2;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float* const d = half == 0 ? left : right;
+#pragma unroll
+          for (int down = 0; down < 2; ++down) {
+            uint32_t to_high, to_low;
+            split_f16(-d[2 * down], -d[2 * down + 1], to_high, to_low);
+            *word_at(shared.t.high, kSquareRow, i + 8 * down, j + 8 * half) = to_high;
+            *word_at(shared.t.low, kSquareRow, i + 8 * down, j + 8 * half) = to_low;
+          }
+        }
+      }
+    }
+    named_barrier<kSolvers>(1);
+  }
+}
+
+// rows [tokens, 128] = t [64, 64] times a tile: this warp's 16 columns.
+__device__ __forceinline__ void multiply_by_t(uint32_t t, uint32_t tile, uint16_t* rows,
+                                              int tokens) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t wide = tile_by_rows(lane, kWideRow), square = tile_by_rows(lane, kSquareRow);
+  float d[kBlocks][2][4] = {};
+#pragma unroll
+  for (int k = 0; k < kBlocks; ++k) {
+    uint32_t b[4];
+    load_tile_transposed(b, tile + 16 * k * kWideRow + 32 * warp + wide);
+#pragma unroll
+    for (int m = k; m < kBlocks; ++m) {
+      uint32_t a[4];
+      load_tile(a, t + 16 * m * kSquareRow + 32 * k + square);
+      multiply_f16(d[m][0], d[m][1], a, b);
+    }
+  }
+  const int column = 16 * warp + lane % 4 * 2;
+#pragma unroll
+  for (int m = 0; m < kBlocks; ++m) {
+#pragma unroll
+    for (int down = 0; down < 2; ++down) {
+      const int row = 16 * m + lane / 4 + 8 * down;
+      if (row >= tokens) continue;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        *reinterpret_cast<uint32_t*>(rows + row * kWide + column + 8 * n) =
+            pack_f16(d[m][n][2 * down], d[m][n][2 * down + 1]);
+      }
+    }
+  }
+}
+
+template <typename In>
+__global__ void __launch_bounds__(kThreads) chunks_kernel(const Params<In> p) {
+  extern __shared__ __align__(16) std::byte memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  wait_for_previous_kernel();
+  launch_dependents();
+  const Chunk chunk = find_chunk(p.batch, p.prompts, static_cast<int>(blockIdx.x));
+  if (chunk.tokens <= 0) return;
+  const int key_head = static_cast<int>(blockIdx.y);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int keys = p.num_key_heads * p.key_dim;
+  const int64_t first_token = chunk.sequence.first + chunk.begin;
+
+  compute_gates(p, chunk, key_head, shared);
+  convolve_rows<Then::kUnitLength, kRowsPerWarp>(p, chunk, key_head * p.key_dim, p.key_dim,
+                                                 kRowsPerWarp * warp, nullptr, shared.q);
+  convolve_rows<Then::kUnitLength, kRowsPerWarp>(p, chunk, keys + key_head * p.key_dim, p.key_dim,
+                                                 kRowsPerWarp * warp, nullptr, shared.k);
+  __syncthreads();
+  const int64_t key_row = (key_head * p.num_tokens + first_token) * kWide;
+  store_wide(shared.q, p.out.queries + key_row, chunk.tokens);
+  store_wide(shared.k, p.out.keys + key_row, chunk.tokens);
+
+  // Block row warp % 4; block columns 2 (warp / 4) and the next, where not past the diagonal.
+  const int block_row = warp % kBlocks, block_column = warp / kBlocks * 2;
+  float kk[2][2][4] = {}, qk[2][2][4] = {};
+  if (block_column <= block_row) {
+    const uint32_t q = shared_address(shared.q), k = shared_address(shared.k);
+    const uint32_t by_rows = tile_by_rows(lane, kWideRow);
+    const uint32_t by_columns = tile_by_columns(lane, kWideRow);
+#pragma unroll
+    for (int i = 0; i < kWide / 16; ++i) {
+      uint32_t a_q[4], a_k[4];
+      load_tile(a_q, q + 16 * block_row * kWideRow + 32 * i + by_rows);
+      load_tile(a_k, k + 16 * block_row * kWideRow + 32 * i + by_rows);
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        if (block_column + c > block_row) continue;
+        uint32_t b[4];
+        load_tile(b, k + 16 * (block_column + c) * kWideRow + 32 * i + by_columns);
+        multiply_f16(kk[c][0], kk[c][1], a_k, b);
+        multiply_f16(qk[c][0], qk[c][1], a_q, b);
+      }
+    }
+  }
+
+  for (int r = 0; r < p.heads_per_key; ++r) {
+    const int head = key_head * p.heads_per_key + r;
+    const int64_t row_of_head = head * p.num_tokens + first_token;
+    const float* const log_decay = shared.log_decay[r];
+    const float* const beta = shared.beta[r];
+    __syncthreads();  // q, or T and v of the head before, are not read any more
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      if (block_column + c > block_row) continue;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int down = 0; down < 2; ++down) {
+          const int i = 16 * block_row + lane / 4 + 8 * down;
+          const int j = 16 * (block_column + c) + 8 * n + lane % 4 * 2;
+          const float g = log_decay[i];
+          const float decay[2] = {i >= j ? __expf(g - log_decay[j]) : 0.0f,
+                                  i > j ? __expf(g - log_decay[j + 1]) : 0.0f};
+          if (i < chunk.tokens) {
+            *reinterpret_cast<uint32_t*>(p.out.scores + (row_of_head + i) * kChunkTokens + j) =
+                pack_f16(qk[c][n][2 * down] * decay[0], qk[c][n][2 * down + 1] * decay[1]);
+          }
+          const float left = beta[i] * kk[c][n][2 * down] * decay[0];
+          const float right = beta[i] * kk[c][n][2 * down + 1] * decay[1];
+          if (block_column + c == block_row) {  // entries from the diagonal on are not read
+            *reinterpret_cast<float2*>(&shared.diagonal[block_row][i % 16][j % 16]) = {left, right};
+          } else {
+            uint32_t high, low;
+            split_f16(left, right, high, low);
+            *word_at(shared.t.high, kSquareRow, i, j) = high;
+            *word_at(shared.t.low, kSquareRow, i, j) = low;
+          }
+        }
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x < kSolvers) {
+      if (threadIdx.x < kChunkTokens) invert_diagonal(shared);
+      named_barrier<kSolvers>(1);
+      invert_below_diagonal(shared);
+    } else {
+      for (int first = (warp - kWarps / 2) * 16; first < (warp - kWarps / 2) * 16 + 16;
+           first += 8) {
+        convolve_rows<Then::kTimesBeta, 8>(p, chunk, 2 * keys + head * p.value_dim, p.value_dim,
+                                           first, beta, shared.v);
+      }
+    }
+    __syncthreads();
+    multiply_by_t(shared_address(shared.t.high), shared_address(shared.v),
+                  p.out.u + row_of_head * kWide, chunk.tokens);
+    // T diag(beta exp(G)) in place of T's low parts, blocks up to the diagonal.
+    for (int i = static_cast<int>(threadIdx.x); i < kChunkTokens * kChunkTokens / 2;
+         i += kThreads) {
+      const int row = i / (kChunkTokens / 2), column = i % (kChunkTokens / 2) * 2;
+      if (column / 16 > row / 16) continue;
+      uint32_t* const low = word_at(shared.t.low, kSquareRow, row, column);
+      const float2 a = unpack_f16(*word_at(shared.t.high, kSquareRow, row, column));
+      const float2 b = unpack_f16(*low);
+      *low = pack_f16((a.x + b.x) * beta[column] * __expf(log_decay[column]),
+                      (a.y + b.y) * beta[column + 1] * __expf(log_decay[column + 1]));
+    }
+    __syncthreads();
+    multiply_by_t(shared_address(shared.t.low), shared_address(shared.k),
+                  p.out.w + row_of_head * kWide, chunk.tokens);
+  }
+}
+
+template <typename In>
+void launch_chunks(const DeltaNetCall& call) {
+  const DeltaNet::Problem& problem = call.problem;
+  const PromptChunks prompts(*call.args.batch);
+  const Params<In> params{
+      .batch = {*call.args.batch, call.args.cache},
+      .prompts = prompts,
+      .qkv = RowsOf<In>(call.args.qkv),
+      .a = RowsOf<float>(call.args.a),
+      .b = RowsOf<float>(call.args.b),
+      .conv = {call.weights.conv, static_cast<int>(problem.channels()),
+               static_cast<int>(problem.conv_taps)},
+      .decay_rate = call.weights.decay_rate,
+      .dt_bias = call.weights.dt_bias,
+      .out = call.buffers,
+      .num_tokens = call.args.batch->num_tokens,
+      .num_key_heads = static_cast<int>(problem.num_key_heads),
+      .heads_per_key = static_cast<int>(problem.num_value_heads / problem.num_key_heads),
+      .key_dim = static_cast<int>(problem.key_dim),
+      .value_dim = static_cast<int>(problem.value_dim)};
+  launch(chunks_kernel<In>,
+         {.grid = dim3(static_cast<unsigned>(prompts.bound),
+                       static_cast<unsigned>(problem.num_key_heads)),
+          .block = dim3(kThreads),
+          .shared_bytes = sizeof(Shared),
+          .stream = call.stream,
+          .dependent = call.sm >= 90},
+         params);
+}
+
+template <typename In>
+void allow_shared_memory() {
+  MOE4_CUDA_CHECK(cudaFuncSetAttribute(chunks_kernel<In>,
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(sizeof(Shared))));
+}
+
+}  // namespace
+
+void prepare_delta_chunks() {
+  allow_shared_memory<float>();
+  allow_shared_memory<__nv_bfloat16>();
+}
+
+void launch_delta_chunks(const DeltaNetCall& call) {
+  with_element(call.args.qkv.format, [&](auto in) { launch_chunks<decltype(in)>(call); });
+}
+
+}  // namespace moe4::cuda

@@ -1,0 +1,109 @@
+// DeltaNet's prompts, third launch: y = norm(o) silu(z), and the convolution's inputs for the next
+// step, which the chunks have read by now. A block has one chunk of one value head, a warp 8 of its
+// tokens, a lane 4 values.
+#include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
+#include "ops/delta_net/cuda/kernels.h"
+#include "ops/delta_net/cuda/tiles.cuh"
+
+namespace moe4::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kRowsPerWarp = kChunkTokens / kWarps;
+
+template <typename In, typename Y>
+struct Params {
+  RecurrentBatch batch;
+  PromptChunks prompts;
+  RowsOf<In> qkv, z;
+  RowsOf<Y> y;
+  DeviceConv conv;
+  const float* norm;
+  const uint16_t* o;  // [num_value_heads, T, 128]
+  int64_t num_tokens;
+  int value_dim;
+  float norm_eps;
+};
+
+template <typename In, typename Y>
+__global__ void __launch_bounds__(kThreads) norm_kernel(const Params<In, Y> p) {
+  wait_for_previous_kernel();
+  launch_dependents();
+  const Chunk chunk = find_chunk(p.batch, p.prompts, static_cast<int>(blockIdx.x));
+  if (chunk.tokens <= 0) return;
+  const int head = static_cast<int>(blockIdx.y);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (chunk.begin + chunk.tokens == chunk.sequence.tokens) {
+    for (int c = head * kThreads + static_cast<int>(threadIdx.x); c < p.conv.channels;
+         c += static_cast<int>(gridDim.y) * kThreads) {
+      p.conv.keep_inputs(chunk.sequence, p.qkv, c);
+    }
+  }
+  const bool wanted = lane * 4 < p.value_dim;
+  const int column = head * p.value_dim + lane * 4;
+  float4 o[kRowsPerWarp], z[kRowsPerWarp];
+#pragma unroll
+  for (int i = 0; i < kRowsPerWarp; ++i) {
+    const int t = warp * kRowsPerWarp + i;
+    o[i] = z[i] = {};
+    if (!wanted || t >= chunk.tokens) continue;
+    const int64_t token = chunk.sequence.first + chunk.begin + t;
+    const uint2 halves =
+        *reinterpret_cast<const uint2*>(p.o + (head * p.num_tokens + token) * kWide + lane * 4);
+    const float2 left = unpack_f16(halves.x), right = unpack_f16(halves.y);
+    o[i] = {left.x, left.y, right.x, right.y};
+    z[i] = load4(p.z.row(token) + column);
+  }
+  const float4 norm = wanted ? load4(p.norm + lane * 4) : float4{};
+#pragma unroll
+  for (int i = 0; i < kRowsPerWarp; ++i) {
+    const int t = warp * kRowsPerWarp + i;
+    float squares = o[i].x * o[i].x + o[i].y * o[i].y + o[i].z * o[i].z + o[i].w * o[i].w;
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      squares += __shfl_xor_sync(0xffffffff, squares, offset);
+    }
+    if (!wanted || t >= chunk.tokens) continue;
+    const float factor = rsqrtf(squares / static_cast<float>(p.value_dim) + p.norm_eps);
+    store4(
+        p.y.row(chunk.sequence.first + chunk.begin + t) + column,
+        float4{o[i].x * factor * norm.x * silu(z[i].x), o[i].y * factor * norm.y * silu(z[i].y),
+               o[i].z * factor * norm.z * silu(z[i].z), o[i].w * factor * norm.w * silu(z[i].w)});
+  }
+}
+
+template <typename In, typename Y>
+void launch_norm(const DeltaNetCall& call) {
+  const DeltaNet::Problem& problem = call.problem;
+  const PromptChunks prompts(*call.args.batch);
+  const Params<In, Y> params{.batch = {*call.args.batch, call.args.cache},
+                             .prompts = prompts,
+                             .qkv = RowsOf<In>(call.args.qkv),
+                             .z = RowsOf<In>(call.args.z),
+                             .y = RowsOf<Y>(call.args.y),
+                             .conv = {call.weights.conv, static_cast<int>(problem.channels()),
+                                      static_cast<int>(problem.conv_taps)},
+                             .norm = call.weights.norm,
+                             .o = call.buffers.u,
+                             .num_tokens = call.args.batch->num_tokens,
+                             .value_dim = static_cast<int>(problem.value_dim),
+                             .norm_eps = problem.norm.eps};
+  launch(norm_kernel<In, Y>,
+         {.grid = dim3(static_cast<unsigned>(prompts.bound),
+                       static_cast<unsigned>(problem.num_value_heads)),
+          .block = dim3(kThreads),
+          .stream = call.stream,
+          .dependent = call.sm >= 90},
+         params);
+}
+
+}  // namespace
+
+void launch_delta_norm(const DeltaNetCall& call) {
+  with_element(call.args.qkv.format, [&](auto in) {
+    with_element(call.args.y.format, [&](auto y) { launch_norm<decltype(in), decltype(y)>(call); });
+  });
+}
+
+}  // namespace moe4::cuda
