@@ -1,13 +1,12 @@
 // moe4 template: prints the prompt that a conversation becomes, byte for byte. Reads no weights.
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 
-#include "base/error.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
 #include "cli/options.h"
+#include "cli/standard_streams.h"
 #include "cli/template_flags.h"
 
 namespace moe4::cli {
@@ -30,10 +29,7 @@ void print_prompt(const Flags& flags) {
   if (!flags.tools.empty()) add_tools_file(flags.tools, context);
   if (flags.no_generation_prompt) context.set("add_generation_prompt", "false", "");
   for (const auto& [name, value] : arguments) context.set(name, value, "--template-arg");
-  const std::string text = chat_template->render(context);
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw Error(ErrorCode::kUnavailable, "cannot write to the standard output");
-  }
+  write_streamed(chat_template->render(context));
 }
 
 }  // namespace

@@ -71,6 +71,7 @@ void expect_one_line(const ProgramResult& result, int status, const std::string&
 }
 
 TEST_F(Streams, ResultsThatCannotBeWrittenExit4InEveryCommand) {
+  std::ofstream(path("messages")) << R"([{"role": "user", "content": "hi"}])";
   const std::vector<std::vector<std::string>> commands = {
       {"--help"},
       {"--version"},
@@ -82,6 +83,7 @@ TEST_F(Streams, ResultsThatCannotBeWrittenExit4InEveryCommand) {
       {"run", kModel, "-p", "a", "-n", "4", "--ignore-eos"},
       {"run", kModel, "-p", "a", "-n", "4", "--json"},
       {"chat", kModel, "-n", "4", "--temperature", "0"},
+      {"template", kModel, "--messages", path("messages")},
       {"eval", kModel, "--tokens", kTokens, "--rows", "1"},
       {"compare", kModel, "--backends", "cpu,cpu", "--tokens", kTokens, "--rows", "1"},
       {"bench", kModel, "-p", "2", "-n", "2", "-r", "1"},
