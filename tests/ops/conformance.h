@@ -103,11 +103,11 @@ struct Piece {
 };
 
 /// A batch over pages handed out in scrambled order, then padding sequences without pages or state
-/// and padding tokens.
+/// and padding tokens. The first `num_decodes` sequences are said to generate.
 class RaggedBatch {
  public:
   explicit RaggedBatch(const std::vector<Piece>& pieces, int64_t padding_seqs = 0,
-                       int64_t padding_tokens = 0) {
+                       int64_t padding_tokens = 0, int64_t num_decodes = 0) {
     const auto real = static_cast<int64_t>(pieces.size());
     const int64_t seqs = real + padding_seqs;
     int64_t max_blocks = 1;
@@ -149,6 +149,10 @@ class RaggedBatch {
              .state = state.data()};
     batch.num_tokens = static_cast<int64_t>(positions.size());
     batch.num_seqs = seqs;
+    batch.num_decodes = num_decodes;
+    for (int64_t s = 0; s < num_decodes; ++s) {
+      batch.query_of_decode = std::max(batch.query_of_decode, pieces[s].tokens);
+    }
     batch.positions = positions.data();
     batch.query_start = query_start.data();
     batch.context_len = context_len.data();

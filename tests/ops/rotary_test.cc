@@ -17,16 +17,22 @@ TEST(Rotary, AnglesAreFloat32ProductsAtAnyPosition) {
   const std::vector<float> cos = golden.floats("rotary.cos"), sin = golden.floats("rotary.sin");
   const std::vector<int32_t> positions = golden.ints("rotary.positions");
   ASSERT_EQ(cos.size(), positions.size() * 16);
-  testing::OwnedRows angles(static_cast<int64_t>(positions.size()), 32);
-  testing::run_op(*prepare<RotaryAngles>({.dim = 32, .theta = 10000.0}, {}, {}),
-                  {.positions = positions.data(), .y = angles.view()}, threads);
-  for (size_t p = 0; p < positions.size(); ++p) {
-    const std::vector<float> found = angles.row(static_cast<int64_t>(p));
-    for (size_t i = 0; i < 16; ++i) {
-      EXPECT_NEAR(found[i], cos[p * 16 + i], 1e-6) << positions[p] << " " << i;
-      EXPECT_NEAR(found[16 + i], sin[p * 16 + i], 1e-6) << positions[p] << " " << i;
-    }
-  }
+  const RotarySpec spec{.dim = 32, .theta = 10000.0};
+  testing::each_implementation<RotaryAngles>(
+      spec,
+      [&](const Implementation<RotaryAngles>& implementation, const OpOptions& options) {
+        testing::OwnedRows angles(static_cast<int64_t>(positions.size()), 32);
+        testing::run_op(*implementation.prepare(spec, {}, options),
+                        {.positions = positions.data(), .y = angles.view()}, threads);
+        for (size_t p = 0; p < positions.size(); ++p) {
+          const std::vector<float> found = angles.row(static_cast<int64_t>(p));
+          for (size_t i = 0; i < 16; ++i) {
+            EXPECT_NEAR(found[i], cos[p * 16 + i], 1e-6) << positions[p] << " " << i;
+            EXPECT_NEAR(found[16 + i], sin[p * 16 + i], 1e-6) << positions[p] << " " << i;
+          }
+        }
+      },
+      threads);
 }
 
 TEST(Rotary, TheAmplitudeMultipliesBothAndPaddingStandsAtZero) {

@@ -31,12 +31,13 @@ void PagedAttention::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<PagedAttention>& cpu_paged_attention();
+const Implementation<PagedAttention>& cuda_paged_attention();
 const Implementation<PagedAttention>& reference_paged_attention();
 
 template <>
 std::span<const Implementation<PagedAttention>* const> implementations<PagedAttention>() {
-  static const Implementation<PagedAttention>* const list[] = {&cpu_paged_attention(),
-                                                               &reference_paged_attention()};
+  static const Implementation<PagedAttention>* const list[] = {
+      &cpu_paged_attention(), &cuda_paged_attention(), &reference_paged_attention()};
   return list;
 }
 

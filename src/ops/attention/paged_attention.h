@@ -26,6 +26,9 @@ enum class OutputGate : uint8_t {
 /// and has no value. With an output gate, y[t, h] is multiplied by what that makes of the gates.
 /// Keys and values of the step's own tokens are in the cache already (QkvToCache). Rows of y that
 /// belong to no sequence (padding) are not written.
+/// Rows are float32; on a GPU gates and y may be BF16 too, each of its own. There the scaled
+/// queries and the weights (relative to the largest of 64 keys) are rounded to F16 for the tensor
+/// cores, everything else is float32.
 struct PagedAttention {
   static constexpr std::string_view kName = "paged_attention";
   struct Problem {

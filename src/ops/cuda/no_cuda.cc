@@ -1,9 +1,12 @@
 // Programs built without CUDA plan for GPUs but cannot prepare anything for one.
 #include "base/error.h"
+#include "ops/attention/paged_attention.h"
 #include "ops/cuda/implementation.h"
 #include "ops/delta_net/delta_net.h"
 #include "ops/gated_rows/gated_rows.h"
 #include "ops/norm/add_norm.h"
+#include "ops/qkv_to_cache/qkv_to_cache.h"
+#include "ops/rotary/rotary_angles.h"
 #include "ops/route/route.h"
 
 namespace moe4 {
@@ -22,6 +25,9 @@ MOE4_NO_CUDA(AddNorm);
 MOE4_NO_CUDA(AddScaled);
 MOE4_NO_CUDA(DeltaNet);
 MOE4_NO_CUDA(GatedRows);
+MOE4_NO_CUDA(PagedAttention);
+MOE4_NO_CUDA(QkvToCache);
+MOE4_NO_CUDA(RotaryAngles);
 MOE4_NO_CUDA(Route);
 MOE4_NO_CUDA(SoftCap);
 #undef MOE4_NO_CUDA

@@ -16,12 +16,13 @@ void QkvToCache::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<QkvToCache>& cpu_qkv_to_cache();
+const Implementation<QkvToCache>& cuda_qkv_to_cache();
 const Implementation<QkvToCache>& reference_qkv_to_cache();
 
 template <>
 std::span<const Implementation<QkvToCache>* const> implementations<QkvToCache>() {
-  static const Implementation<QkvToCache>* const list[] = {&cpu_qkv_to_cache(),
-                                                           &reference_qkv_to_cache()};
+  static const Implementation<QkvToCache>* const list[] = {
+      &cpu_qkv_to_cache(), &cuda_qkv_to_cache(), &reference_qkv_to_cache()};
   return list;
 }
 

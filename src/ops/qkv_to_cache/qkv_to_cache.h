@@ -19,6 +19,8 @@ namespace moe4 {
 /// Key and value go, rounded to the cache's dtype (F16 saturates at 65504; a head with an infinite
 /// element becomes NaN), to slots[t] of the cache: page slots[t] / 64, place slots[t] % 64, laid
 /// out as PagedSpec says; slots[t] of -1 stores nothing.
+/// Rows are float32; on a GPU q, k and v may be BF16 too, each of its own. Queries are float32
+/// everywhere, since attention rounds them to more bits than BF16 has.
 struct QkvToCache {
   static constexpr std::string_view kName = "qkv_to_cache";
   struct Problem {

@@ -8,12 +8,13 @@ void RotaryAngles::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<RotaryAngles>& cpu_rotary_angles();
+const Implementation<RotaryAngles>& cuda_rotary_angles();
 const Implementation<RotaryAngles>& reference_rotary_angles();
 
 template <>
 std::span<const Implementation<RotaryAngles>* const> implementations<RotaryAngles>() {
-  static const Implementation<RotaryAngles>* const list[] = {&cpu_rotary_angles(),
-                                                             &reference_rotary_angles()};
+  static const Implementation<RotaryAngles>* const list[] = {
+      &cpu_rotary_angles(), &cuda_rotary_angles(), &reference_rotary_angles()};
   return list;
 }
 

@@ -16,7 +16,7 @@ struct RotaryAngles {
   struct Weights {};
   struct Args {
     const int32_t* positions = nullptr;  ///< [T]; negative ones (padding) count as 0
-    Rows y;                              ///< [T, dim]
+    Rows y;                              ///< [T, dim], float32
   };
   static void check(const Problem& problem, const Args& args);
 };

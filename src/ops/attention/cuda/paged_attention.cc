@@ -1,0 +1,178 @@
+// PagedAttention on NVIDIA GPUs: sequences that generate are split along their keys, prompts are
+// done in tiles of queries.
+#include <algorithm>
+#include <bit>
+#include <numbers>
+
+#include "ops/attention/cuda/params.h"
+#include "ops/cuda/device_values.h"
+#include "ops/cuda/implementation.h"
+
+namespace moe4 {
+namespace {
+
+using namespace cuda;
+
+constexpr double kLog2E = std::numbers::log2e;
+
+// Keys of a block in decode, see SplitShape.
+constexpr int kSpanShifts[] = {10, 8, 6};
+
+class CudaPagedAttention final : public Prepared<PagedAttention> {
+ public:
+  CudaPagedAttention(const PagedAttention::Problem& problem, const PagedAttention::Weights& weights,
+                     const OpOptions& options)
+      : Prepared(problem), dependent_(options.device.sm >= 90) {
+    const DeviceGuard guard(options.device.index);
+    std::vector<float> sinks = sink_values(problem, weights);
+    for (float& sink : sinks) sink = static_cast<float>(static_cast<double>(sink) * kLog2E);
+    sinks_ = to_device<float>(sinks);
+    int max_shared = 0;
+    MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&max_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                           options.device.index));
+    MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&num_processors_, cudaDevAttrMultiProcessorCount,
+                                           options.device.index));
+    const auto panels = [](int64_t width) { return static_cast<unsigned>(ceil_div(width, 64)); };
+    shape_.value_panels = static_cast<int>(std::bit_ceil(panels(problem.value_dim())));
+    shape_.key_panels = std::max(shape_.value_panels, static_cast<int>(panels(problem.head_dim)));
+    bool fits = prepare_split(shape_, max_shared);
+    if (shape_.key_panels <= 4) {
+      // Keys and values of latent attention are one tile of the same panels.
+      prompt_shape_ = shape_;
+      prompt_shape_.value_panels =
+          static_cast<int>(std::bit_ceil(static_cast<unsigned>(shape_.key_panels)));
+      prompt_shape_.prompt_heads = group() % 2 == 0 ? 2 : 1;
+      fits = fits && prepare_prompts(prompt_shape_, max_shared);
+    }
+    if (!fits) {
+      throw Error(ErrorCode::kUnavailable,
+                  "paged_attention: heads of " + std::to_string(problem.head_dim) +
+                      " need more shared memory than the " + std::to_string(max_shared) +
+                      " bytes that a block may have on " + to_string(options.device));
+    }
+  }
+
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
+  int64_t weight_bytes() const override {
+    return problem().sinks ? problem().num_heads * int64_t{sizeof(float)} : 0;
+  }
+
+  // For a bound and all that is smaller: short spans are taken only where longer ones would make
+  // fewer blocks than there are processors.
+  size_t workspace_size(const PagedAttention::Args& bound) const override {
+    const Batch& batch = *bound.batch;
+    if (batch.num_decodes == 0) return 0;
+    const int64_t rows = group() * batch.query_of_decode;
+    const int64_t longest = batch.num_decodes * spans(batch, kSpanShifts[0]);
+    const int64_t shortest = batch.num_decodes * spans(batch, kSpanShifts[2]);
+    const int64_t few = 4 * ceil_div(int64_t{num_processors_}, problem().num_kv_heads);
+    const int64_t partials =
+        std::max(longest, std::min(shortest, few)) * problem().num_kv_heads * rows;
+    Arena arena = Arena::measuring();
+    arena.take<float>(partials * problem().value_dim());
+    arena.take<float2>(partials);
+    return arena.peak();
+  }
+
+  void run(const PagedAttention::Args& args, std::span<std::byte> workspace,
+           const Stream& stream) const override {
+    const Batch& batch = *args.batch;
+    if (batch.num_tokens == 0 || batch.num_seqs == 0) return;
+    MOE4_CHECK(args.queries.format == RowFormat::kF32);
+    const AttentionParams params = make_params(args);
+    const KernelLaunch how{static_cast<cudaStream_t>(stream.handle), dependent_};
+    const auto decodes = static_cast<int>(batch.num_decodes);
+    if (decodes > 0) run_decodes(params, batch, workspace, how);
+    const auto prompts = static_cast<int>(batch.num_seqs) - decodes;
+    const auto max_query = static_cast<int>(batch.max_query);
+    if (prompts == 0 || max_query == 0) return;
+    if (prompt_shape_.prompt_heads > 0) {
+      attend_prompts(prompt_shape_, params, decodes, prompts, max_query, how);
+    } else {
+      attend_split(shape_, params,
+                   {.first_sequence = decodes,
+                    .num_sequences = prompts,
+                    .max_tokens = max_query,
+                    .span_shift = kAllKeys,
+                    .num_spans = 1},
+                   how);
+    }
+  }
+
+ private:
+  int64_t group() const { return problem().num_heads / problem().num_kv_heads; }
+
+  // Spans of the keys from the first that a decode's first token sees to its last token's.
+  int64_t spans(const Batch& batch, int shift) const {
+    const int64_t keys = int64_t{1} << shift, all = ceil_div(batch.max_context, keys);
+    if (problem().window == 0) return all;
+    return std::min(all, ceil_div(problem().window + batch.query_of_decode - 1, keys) + 1);
+  }
+
+  void run_decodes(const AttentionParams& params, const Batch& batch,
+                   std::span<std::byte> workspace, const KernelLaunch& how) const {
+    const int64_t rows = group() * batch.query_of_decode;
+    SplitShape split{.num_sequences = static_cast<int>(batch.num_decodes),
+                     .max_tokens = static_cast<int>(batch.query_of_decode)};
+    for (const int shift : kSpanShifts) {
+      split.span_shift = shift;
+      split.num_spans = static_cast<int>(spans(batch, shift));
+      if (batch.num_decodes * problem().num_kv_heads * split.num_spans >= num_processors_) break;
+    }
+    if (split.num_spans == 1) return attend_split(shape_, params, split, how);
+    Arena arena(workspace);
+    const int64_t partials = batch.num_decodes * problem().num_kv_heads * rows * split.num_spans;
+    split.values = arena.take<float>(partials * problem().value_dim());
+    split.sums = arena.take<float2>(partials);
+    attend_split(shape_, params, split, how);
+    merge_splits(params, split, how);
+  }
+
+  AttentionParams make_params(const PagedAttention::Args& args) const {
+    const PagedAttention::Problem& p = problem();
+    const Batch& batch = *args.batch;
+    const CacheTable& table = batch.tables[args.cache.table];
+    return {.queries = args.queries.row(0),
+            .query_stride = args.queries.stride,
+            .gates = args.gates.data,
+            .gate_stride = args.gates.stride,
+            .y = args.y.data,
+            .y_stride = args.y.stride,
+            .gates_are_bf16 = args.gates.format == RowFormat::kBf16,
+            .y_is_bf16 = args.y.format == RowFormat::kBf16,
+            .positions = batch.positions,
+            .query_start = batch.query_start,
+            .blocks = table.blocks,
+            .max_blocks = table.max_blocks,
+            .pages = args.cache.data,
+            .page_bytes = args.cache.unit_bytes,
+            .values_in_page =
+                p.latent_dim > 0 ? 0 : p.num_kv_heads * kPageTokens * p.head_dim * int64_t{2},
+            .sinks = sinks_.get(),
+            .num_heads = static_cast<int>(p.num_heads),
+            .num_kv_heads = static_cast<int>(p.num_kv_heads),
+            .group = static_cast<int>(group()),
+            .head_dim = static_cast<int>(p.head_dim),
+            .value_dim = static_cast<int>(p.value_dim()),
+            .latent = p.latent_dim > 0,
+            .window = static_cast<int>(p.window),
+            .output_gate = p.output_gate,
+            .scale = static_cast<float>(static_cast<double>(p.scale) * kLog2E)};
+  }
+
+  DeviceArray<float> sinks_;
+  AttentionShape shape_{}, prompt_shape_{};
+  int num_processors_ = 0;
+  bool dependent_;
+};
+
+}  // namespace
+
+template <>
+std::unique_ptr<Prepared<PagedAttention>> prepare_on_cuda<PagedAttention>(
+    const PagedAttention::Problem& problem, const PagedAttention::Weights& weights,
+    const OpOptions& options) {
+  return std::make_unique<CudaPagedAttention>(problem, weights, options);
+}
+
+}  // namespace moe4

@@ -1,0 +1,89 @@
+// What the kernels of PagedAttention are given, and who launches them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/attention/paged_attention.h"
+
+namespace moe4::cuda {
+
+/// A problem and its call as kernels see them. Scores are in units of log 2: exponentials are
+/// powers of 2.
+struct AttentionParams {
+  const float* queries;  // [T, num_heads * head_dim]
+  int64_t query_stride;
+  const std::byte* gates;  // [T, gate_width]
+  int64_t gate_stride;
+  std::byte* y;  // [T, num_heads * value_dim]
+  int64_t y_stride;
+  bool gates_are_bf16, y_is_bf16;
+
+  const int32_t *positions, *query_start, *blocks;
+  int64_t max_blocks;
+  const std::byte* pages;
+  int64_t page_bytes;
+  int64_t values_in_page;  // bytes to the first head's values; latent: 0
+
+  const float* sinks;  // times log2 e; null: none
+  int num_heads, num_kv_heads, group;
+  int head_dim, value_dim;
+  bool latent;  // values are the beginning of keys
+  int window;   // 0: none
+  OutputGate output_gate;
+  float scale;  // of scores, times log2 e
+};
+
+/// Attention of one split: keys of a span, for `group` heads times some tokens, 16 rows a block.
+///
+/// The order in which keys are summed up is fixed: 64 keys (a page) make a partial result, four of
+/// them are merged in order to a group, four groups to a super-group of 1024 keys, and those in
+/// order to the result. A block does one page, one group or one super-group of a sequence and
+/// leaves a partial result, as many as make a step of few sequences fill the machine; whichever it
+/// is, the bits are the same.
+struct SplitShape {
+  int first_sequence;
+  int num_sequences;
+  int max_tokens;  // of a sequence
+  int span_shift;  // 6, 8, 10: keys of a block are a power of two; kAllKeys
+  int num_spans;   // blocks of a sequence along the keys
+  // Partial results where num_spans > 1, with i = ((s * num_kv_heads + kv_head) * max_tokens *
+  // group + row) * num_spans + span: values [i, value_dim] and [i] {largest score, sum}
+  float* values;
+  float2* sums;
+};
+inline constexpr int kAllKeys = 31;  // a block does all keys of its rows
+
+struct KernelLaunch {
+  cudaStream_t stream;
+  bool dependent;
+};
+
+/// How a problem is run on a device: chosen when prepared.
+struct AttentionShape {
+  int key_panels;    // of 64 elements
+  int value_panels;  // 1, 2, 4, 8; at most key_panels
+  int split_tiles;   // tiles of keys or values that a block of attend_split() holds: 1, 2
+  // Heads of a block of attend_prompts(), 1 or 2; when prepared: at most so many. 0: attend_split()
+  // does prompts too.
+  int prompt_heads;
+  int prompt_keys;  // keys of its tiles: 64, 32
+};
+
+/// Choose what a kernel's blocks hold at once and let it have so much shared memory. False: there
+/// is not enough.
+bool prepare_split(AttentionShape& shape, int max_shared_bytes);
+bool prepare_prompts(AttentionShape& shape, int max_shared_bytes);
+
+/// Writes partial results, or y where there is one span.
+void attend_split(const AttentionShape& shape, const AttentionParams& params,
+                  const SplitShape& split, const KernelLaunch& how);
+/// Merges partial results to y.
+void merge_splits(const AttentionParams& params, const SplitShape& split, const KernelLaunch& how);
+/// Prompts: pieces of sequences from first_sequence on.
+void attend_prompts(const AttentionShape& shape, const AttentionParams& params, int first_sequence,
+                    int num_sequences, int max_tokens, const KernelLaunch& how);
+
+}  // namespace moe4::cuda

@@ -1,0 +1,471 @@
+// PagedAttention for tokens that are generated, and for heads too wide for attend_prompts():
+// sequences are split along their keys.
+//
+// A block has up to 16 rows, the heads of a KV head for some tokens, one operand of mma.m16n8k16,
+// and passes over its keys a page at a time: each warp multiplies its part of the 64 keys with the
+// queries, the weights of all meet in shared memory as F16, and each warp multiplies them with its
+// part of the values' columns. Tiles of keys and values alternate in `num_tiles` buffers of shared
+// memory, the next on its way while one is used; latent attention has one tile for both.
+//
+// H200, head_dim 256: 64 KB of tiles, three blocks an SM; a page takes an SM 3400 cycles at full
+// memory rate and a block about 1500 to compute.
+#include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
+#include "ops/attention/cuda/tiles.cuh"
+
+namespace moe4::cuda {
+namespace {
+
+constexpr int kRows = 16;
+constexpr int kPagesOfGroup = 4;
+
+constexpr int warps_of(int value_panels) { return value_panels > 4 ? 8 : 4; }
+
+// Shared memory beside the tiles: the queries' panels, weights [16][64], and what warps tell each
+// other of a row.
+constexpr int kQueryPanel = kRows * kRowBytes;
+constexpr int kWeightBytes = kRows * kRowBytes;
+constexpr int kStatBytes = 2 * 8 * kRows * static_cast<int>(sizeof(float));
+constexpr int kTilePanel = kKeyBlock * kRowBytes;
+
+// Where rows of a block are.
+struct Rows16 {
+  int sequence, kv_head;
+  int first_token;  // of the sequence
+  int first_row;    // of kv_head's rows: row r is head r % group of the sequence's token r / group
+  int count;        // 1 .. 16
+  int start;        // position of the first token
+
+  __device__ int position(const AttentionParams& p, int row) const {
+    return start + (first_row + row) / p.group;
+  }
+};
+
+// Multiplies the queries with this warp's keys: 16 of them (4 warps) or 8 (8 warps).
+template <int Warps>
+__device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys, int panels,
+                                              float (&scores)[8 / Warps][4]) {
+  constexpr int kTiles = 8 / Warps;
+  const int lane = lane_id(), warp = static_cast<int>(threadIdx.x / 32);
+  float sums[2][kTiles][4] = {};  // of even and odd steps: shorter chains of products
+  const int query_row = lane % 16, query_chunk = lane / 16;
+  for (int panel = 0; panel < panels; ++panel) {
+#pragma unroll
+    for (int step = 0; step < 4; step += 2) {
+      uint32_t a[2][4], b[2][4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        load_tile(a[i], queries + panel * kQueryPanel +
+                            in_panel(query_row, 2 * (step + i) + query_chunk));
+      }
+      if constexpr (kTiles == 2) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          load_tile(b[i], keys + panel * kTilePanel +
+                              in_panel(16 * warp + lane % 8 + lane / 16 * 8,
+                                       2 * (step + i) + lane / 8 % 2));
+          multiply_f16(sums[i][0], sums[i][1], a[i], b[i]);
+        }
+      } else {
+        load_tile(b[0],
+                  keys + panel * kTilePanel + in_panel(8 * warp + lane % 8, 2 * step + lane / 8));
+        multiply_f16(sums[0][0], a[0], b[0][0], b[0][1]);
+        multiply_f16(sums[1][0], a[1], b[0][2], b[0][3]);
+      }
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scores[tile][i] = sums[0][tile][i] + sums[1][tile][i];
+  }
+}
+
+// A partial result as a thread has it: rows g and g + 8, columns 2t and 2t + 1 of each 8 of the
+// warp's.
+template <int Tiles>
+struct Partial {
+  Weights weights[2];
+  float values[Tiles][4];
+
+  __device__ void clear() {
+    weights[0] = weights[1] = {};
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[tile][i] = 0;
+    }
+  }
+  __device__ void add(const Partial& next) {
+    const MergeFactors factors[2] = {merge(weights[0], next.weights[0]),
+                                     merge(weights[1], next.weights[1])};
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        values[tile][i] = scaled_sum(values[tile][i], next.values[tile][i], factors[i / 2]);
+      }
+    }
+  }
+};
+
+template <int ValuePanels, int Warps>
+__global__ void __launch_bounds__(32 * Warps)
+    split_kernel(const __grid_constant__ AttentionParams p,
+                 const __grid_constant__ SplitShape split, int panels, int num_tiles) {
+  constexpr int kThreads = 32 * Warps;
+  constexpr int kKeyTiles = 8 / Warps;                  // of 8 keys, a warp's
+  constexpr int kValueTiles = 8 * ValuePanels / Warps;  // of 8 columns, a warp's
+  extern __shared__ __align__(1024) uint8_t shared[];
+  const uint32_t tiles = shared_address(shared);
+  const uint32_t tile_bytes = panels * kTilePanel;
+  uint8_t* after = shared + num_tiles * tile_bytes;
+  const uint32_t queries = shared_address(after);
+  const uint32_t weights = queries + panels * kQueryPanel;
+  auto* tops = reinterpret_cast<float*>(after + panels * kQueryPanel + kWeightBytes);
+  float* sums = tops + Warps * kRows;
+
+  wait_for_previous_kernel();
+  launch_dependents();
+  Rows16 rows;
+  rows.sequence = split.first_sequence + static_cast<int>(blockIdx.z);
+  rows.kv_head = static_cast<int>(blockIdx.x) % p.num_kv_heads;
+  rows.first_row = static_cast<int>(blockIdx.x) / p.num_kv_heads * kRows;
+  rows.first_token = p.query_start[rows.sequence];
+  const int tokens = p.query_start[rows.sequence + 1] - rows.first_token;
+  rows.count = min(kRows, tokens * p.group - rows.first_row);
+  if (rows.count <= 0) return;
+  rows.start = p.positions[rows.first_token];
+  // Spans are counted from the one with the first key that the sequence's first token sees.
+  const int64_t span = (first_key(p, rows.start) >> split.span_shift) + blockIdx.y;
+  const int64_t span_begin = span << split.span_shift;
+  const int num_keys = rows.position(p, rows.count - 1) + 1;
+  const int begin =
+      static_cast<int>(max(span_begin, static_cast<int64_t>(first_key(p, rows.position(p, 0)))));
+  const int end = static_cast<int>(
+      min(span_begin + (int64_t{1} << split.span_shift), static_cast<int64_t>(num_keys)));
+  if (begin >= end) return;
+  const int first_page = begin / kKeyBlock, last_page = (end - 1) / kKeyBlock;
+
+  // Tiles in order: keys and values of each page in turn, or, latent, keys alone.
+  const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
+  const int row_chunks = p.head_dim / 8;
+  const int64_t head_bytes = int64_t{kKeyBlock} * p.head_dim * 2;
+  const std::byte* base = p.pages + rows.kv_head * head_bytes;
+  const int tiles_of_page = p.latent ? 1 : 2;
+  int next_page = first_page, next_tile = 0, next_buffer = 0, block = blocks[first_page];
+  const auto copy_next = [&] {
+    if (next_page <= last_page) {
+      const std::byte* from = base + block * p.page_bytes + (next_tile > 0 ? p.values_in_page : 0);
+      copy_tile<kKeyBlock, kThreads>(tiles + next_buffer * tile_bytes, from, row_chunks, panels,
+                                     num_keys - next_page * kKeyBlock);
+      next_buffer = next_buffer + 1 < num_tiles ? next_buffer + 1 : 0;
+      if (++next_tile == tiles_of_page) {
+        next_tile = 0;
+        if (++next_page <= last_page) block = blocks[next_page];
+      }
+    }
+    copy_commit();
+  };
+  // The oldest tile on its way has landed, for this thread.
+  const auto wait_for_tile = [&] {
+    if (num_tiles > 1) {
+      copy_wait<1>();
+    } else {
+      copy_wait<0>();
+    }
+  };
+  for (int i = 0; i < num_tiles; ++i) copy_next();
+
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * 16; i += kThreads) {
+    const int row = i / 16, quarter = i % 16, r = rows.first_row + row;
+    const float* query = p.queries + (rows.first_token + r / p.group) * p.query_stride +
+                         (rows.kv_head * p.group + r % p.group) * p.head_dim;
+    for (int panel = 0; panel < panels; ++panel) {
+      const int d = 64 * panel + 4 * quarter;
+      const bool wanted = row < rows.count && d < p.head_dim;
+      put_query(queries + panel * kQueryPanel, row, quarter,
+                wanted ? *reinterpret_cast<const float4*>(query + d) : float4{}, p.scale);
+    }
+  }
+
+  const int lane = lane_id(), warp = static_cast<int>(threadIdx.x / 32);
+  const int g = lane / 4, t = lane % 4;
+  int last_key[2], lowest_key[2];  // that rows g and g + 8 see
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = g + 8 * half;
+    last_key[half] = row < rows.count ? rows.position(p, row) : -1;
+    lowest_key[half] = first_key(p, last_key[half]);
+  }
+  Partial<kValueTiles> group, super;
+  group.clear();
+  super.clear();
+  uint32_t buffer = 0;
+  for (int page = first_page; page <= last_page; ++page) {
+    const uint32_t keys = tiles + buffer * tile_bytes;
+    if (!p.latent) buffer = static_cast<int>(buffer) + 1 < num_tiles ? buffer + 1 : 0;
+    const uint32_t values = tiles + buffer * tile_bytes;
+    buffer = static_cast<int>(buffer) + 1 < num_tiles ? buffer + 1 : 0;
+
+    wait_for_tile();
+    __syncthreads();  // keys are there (and the queries)
+    float scores[kKeyTiles][4];
+    multiply_keys<Warps>(queries, keys, panels, scores);
+    float top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int tile = 0; tile < kKeyTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = page * kKeyBlock + (warp * kKeyTiles + tile) * 8 + 2 * t + i % 2;
+        const bool seen = key <= last_key[i / 2] && key >= lowest_key[i / 2];
+        if (!seen) scores[tile][i] = -INFINITY;
+        top[i / 2] = fmaxf(top[i / 2], scores[tile][i]);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffff, top[half], 1));
+      top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffff, top[half], 2));
+      if (t == 0) tops[warp * kRows + g + 8 * half] = top[half];
+    }
+    __syncthreads();  // all warps are done with the keys
+    if (!p.latent) copy_next();
+
+    float sum[2] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      for (int w = 0; w < Warps; ++w) top[half] = fmaxf(top[half], tops[w * kRows + g + 8 * half]);
+    }
+#pragma unroll
+    for (int tile = 0; tile < kKeyTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        // A row may see no key of the page; its weights are then 0.
+        const float least = top[half] == -INFINITY ? 0.0f : top[half];
+        const uint32_t pair = pack_f16(exp2_fast(scores[tile][2 * half] - least),
+                                       exp2_fast(scores[tile][2 * half + 1] - least));
+        const float2 rounded = unpack_f16(pair);
+        sum[half] += rounded.x + rounded.y;
+        const int row = g + 8 * half;
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(
+                         weights + in_panel(row, warp * kKeyTiles + tile) + 4 * t),
+                     "r"(pair)
+                     : "memory");
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 1);
+      sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 2);
+      if (t == 0) sums[warp * kRows + g + 8 * half] = sum[half];
+    }
+    if (!p.latent) wait_for_tile();
+    __syncthreads();  // weights and values are there
+    MergeFactors factors[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Weights of_page{.top = top[half]};
+      for (int w = 0; w < Warps; ++w) of_page.sum += sums[w * kRows + g + 8 * half];
+      factors[half] = merge(group.weights[half], of_page);
+    }
+    uint32_t a[4][4];
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      load_tile(a[step], weights + in_panel(lane % 16, 2 * step + lane / 16));
+    }
+#pragma unroll
+    for (int pair = 0; pair < kValueTiles / 2; ++pair) {
+      const int chunk = warp * kValueTiles + 2 * pair + lane / 16;  // of 8 columns
+      const uint32_t panel = values + chunk / 8 * kTilePanel;
+      float products[2][4] = {};
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        uint32_t b[4];
+        load_tile_transposed(b, panel + in_panel(16 * step + lane % 16, chunk % 8));
+        multiply_f16(products[0], products[1], a[step], b);
+      }
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float& value = group.values[2 * pair + tile][i];
+          value = scaled_sum(value, products[tile][i], factors[i / 2]);
+        }
+      }
+    }
+    if (page % kPagesOfGroup == kPagesOfGroup - 1 || page == last_page) {
+      super.add(group);
+      group.clear();
+    }
+    __syncthreads();  // all warps are done with the values
+    copy_next();
+  }
+
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = g + 8 * half;
+    if (row >= rows.count) continue;
+    const int r = rows.first_row + row;
+    const int first_column = warp * kValueTiles * 8 + 2 * t;
+    if (split.num_spans > 1) {
+      const int64_t i = ((static_cast<int64_t>(blockIdx.z) * p.num_kv_heads + rows.kv_head) *
+                             split.max_tokens * p.group +
+                         r) *
+                            split.num_spans +
+                        blockIdx.y;
+#pragma unroll
+      for (int tile = 0; tile < kValueTiles; ++tile) {
+        const int d = first_column + 8 * tile;
+        if (d >= p.value_dim) continue;
+        *reinterpret_cast<float2*>(split.values + i * p.value_dim + d) = {
+            super.values[tile][2 * half], super.values[tile][2 * half + 1]};
+      }
+      if (warp == 0 && t == 0) split.sums[i] = {super.weights[half].top, super.weights[half].sum};
+      continue;
+    }
+    const HeadOutput out(p, rows.first_token + r / p.group, rows.kv_head * p.group + r % p.group,
+                         super.weights[half]);
+#pragma unroll
+    for (int tile = 0; tile < kValueTiles; ++tile) {
+      const int d = first_column + 8 * tile;
+      if (d < p.value_dim) {
+        out.write(d, super.values[tile][2 * half], super.values[tile][2 * half + 1]);
+      }
+    }
+  }
+}
+
+// A partial result of one head as the merging thread has it: two columns.
+struct Column {
+  Weights weights;
+  float2 values{};
+
+  __device__ void add(const Column& next) {
+    const MergeFactors factors = merge(weights, next.weights);
+    values.x = scaled_sum(values.x, next.values.x, factors);
+    values.y = scaled_sum(values.y, next.values.y, factors);
+  }
+};
+
+constexpr int kMergeThreads = 128;
+
+// A block has a head of a token and up to 256 of its columns.
+__global__ void __launch_bounds__(kMergeThreads)
+    merge_kernel(const __grid_constant__ AttentionParams p,
+                 const __grid_constant__ SplitShape split) {
+  constexpr int kAhead = 8;  // partial results on their way
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int sequence = split.first_sequence + static_cast<int>(blockIdx.z);
+  const int head = static_cast<int>(blockIdx.x), kv_head = head / p.group;
+  const int first_token = p.query_start[sequence];
+  const int token = static_cast<int>(blockIdx.y) % split.max_tokens;
+  if (token >= p.query_start[sequence + 1] - first_token) return;
+  const int d = (static_cast<int>(blockIdx.y) / split.max_tokens * kMergeThreads +
+                 static_cast<int>(threadIdx.x)) *
+                2;
+  if (d >= p.value_dim) return;
+  const int start = p.positions[first_token];
+  const int first_span = first_key(p, start) >> split.span_shift;
+  const int begin = first_key(p, start + token) >> split.span_shift;
+  const int end = ((start + token) >> split.span_shift) + 1;
+  const int row = token * p.group + head % p.group;
+  const int64_t first =
+      ((static_cast<int64_t>(blockIdx.z) * p.num_kv_heads + kv_head) * split.max_tokens * p.group +
+       row) *
+          split.num_spans -
+      first_span;
+  // Pages of a group and groups of a super-group, as split_kernel() would have merged them.
+  const int group_mask = (1 << max(0, 8 - split.span_shift)) - 1;
+  const int super_mask = (1 << (10 - split.span_shift)) - 1;
+  Column total, super, group;
+  for (int from = begin; from < end; from += kAhead) {
+    Column partial[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (from + i >= end) continue;
+      const float2 sums = split.sums[first + from + i];
+      partial[i].weights = {sums.x, sums.y};
+      partial[i].values =
+          *reinterpret_cast<const float2*>(split.values + (first + from + i) * p.value_dim + d);
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int span = from + i;
+      if (span >= end) continue;
+      group.add(partial[i]);
+      const bool last = span + 1 == end;
+      if ((span & group_mask) == group_mask || last) {
+        super.add(group);
+        group = {};
+      }
+      if ((span & super_mask) == super_mask || last) {
+        total.add(super);
+        super = {};
+      }
+    }
+  }
+  HeadOutput(p, first_token + token, head, total.weights).write(d, total.values.x, total.values.y);
+}
+
+using SplitKernel = void (*)(AttentionParams, SplitShape, int, int);
+
+SplitKernel split_kernel_of(int value_panels) {
+  switch (value_panels) {
+    case 1:
+      return split_kernel<1, warps_of(1)>;
+    case 2:
+      return split_kernel<2, warps_of(2)>;
+    case 4:
+      return split_kernel<4, warps_of(4)>;
+    default:
+      return split_kernel<8, warps_of(8)>;
+  }
+}
+
+int shared_bytes(const AttentionShape& shape) {
+  return shape.key_panels * (shape.split_tiles * kTilePanel + kQueryPanel) + kWeightBytes +
+         kStatBytes;
+}
+
+}  // namespace
+
+bool prepare_split(AttentionShape& shape, int max_shared_bytes) {
+  for (shape.split_tiles = 2; shape.split_tiles > 0; --shape.split_tiles) {
+    if (shared_bytes(shape) > max_shared_bytes) continue;
+    MOE4_CUDA_CHECK(cudaFuncSetAttribute(split_kernel_of(shape.value_panels),
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         shared_bytes(shape)));
+    return true;
+  }
+  return false;
+}
+
+void attend_split(const AttentionShape& shape, const AttentionParams& params,
+                  const SplitShape& split, const KernelLaunch& how) {
+  const int64_t tiles = ceil_div(int64_t{split.max_tokens} * params.group, int64_t{kRows});
+  launch(split_kernel_of(shape.value_panels),
+         {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads),
+                       static_cast<unsigned>(split.num_spans),
+                       static_cast<unsigned>(split.num_sequences)),
+          .block = dim3(static_cast<unsigned>(32 * warps_of(shape.value_panels))),
+          .shared_bytes = static_cast<size_t>(shared_bytes(shape)),
+          .stream = how.stream,
+          .dependent = how.dependent},
+         params, split, shape.key_panels, shape.split_tiles);
+}
+
+void merge_splits(const AttentionParams& params, const SplitShape& split, const KernelLaunch& how) {
+  const int64_t columns = ceil_div(int64_t{params.value_dim}, int64_t{2 * kMergeThreads});
+  launch(merge_kernel,
+         {.grid = dim3(static_cast<unsigned>(params.num_heads),
+                       static_cast<unsigned>(split.max_tokens * columns),
+                       static_cast<unsigned>(split.num_sequences)),
+          .block = dim3(kMergeThreads),
+          .stream = how.stream,
+          .dependent = how.dependent},
+         params, split);
+}
+
+}  // namespace moe4::cuda

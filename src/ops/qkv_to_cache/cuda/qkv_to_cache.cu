@@ -1,0 +1,283 @@
+// QkvToCache on NVIDIA GPUs: a warp a head, from the projections to queries and cache in one pass.
+#include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
+#include "ops/cuda/cache_values.cuh"
+#include "ops/cuda/device_values.h"
+#include "ops/cuda/implementation.h"
+#include "ops/cuda/row_values.cuh"
+#include "ops/qkv_to_cache/qkv_to_cache.h"
+
+namespace moe4 {
+namespace {
+
+using namespace cuda;
+
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kMaxHeadDim = 512;  // as supports.cc says
+constexpr int kPairs = kMaxHeadDim / 64;
+
+// Heads of q, k or v, float32 or BF16, all of a row `head_stride` apart.
+struct Heads {
+  Heads() = default;
+  Heads(const Rows& rows, int64_t stride)
+      : data(rows.data),
+        row_stride(rows.stride),
+        head_stride(stride),
+        is_bf16(rows.format == RowFormat::kBf16) {}
+
+  // Elements d and d + 1, d even, of a head.
+  __device__ float2 pair(int64_t row, int head, int d) const {
+    const int64_t i = row * row_stride + head * head_stride + d;
+    if (is_bf16) {
+      return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(
+          reinterpret_cast<const __nv_bfloat16*>(data) + i));
+    }
+    return *reinterpret_cast<const float2*>(reinterpret_cast<const float*>(data) + i);
+  }
+
+  const std::byte* data = nullptr;
+  int64_t row_stride = 0, head_stride = 0;
+  bool is_bf16 = false;
+};
+
+// What is done to the heads of one of q, k, v.
+struct Part {
+  Heads from;
+  int num_heads;
+  int heads_a_block;    // all of them where one norm is over all
+  const float* weight;  // null: no norm
+  float eps;
+  bool norm_over_heads;
+  bool rotates;
+};
+
+struct Params {
+  Part parts[3];    // q, k, v
+  int first_of[3];  // its first block of a token
+  int head_dim, half;
+  bool rotates_pairs;
+  RowsOf<float> angles, queries;
+  const int32_t* slots;
+  std::byte* pages;
+  int64_t page_bytes;
+};
+
+// A head's values: lane l has elements 2l and 2l + 1 of every 64.
+using Head = float2[kPairs];
+
+__device__ void load(const Params& p, const Part& part, int64_t token, int head, Head& x) {
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
+    x[i] = d < p.head_dim ? part.from.pair(token, head, d) : float2{};
+  }
+}
+
+__device__ float sum_of_squares(const Head& x) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) sum += x[i].x * x[i].x + x[i].y * x[i].y;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffff, sum, offset);
+  return sum;
+}
+
+// Elements i and i + half are different lanes': by way of `shared`, the warp's own.
+__device__ void rotate_halves(const Params& p, const float* angles, float* shared, Head& x) {
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
+    if (d < 2 * p.half) *reinterpret_cast<float2*>(shared + d) = x[i];
+  }
+  __syncwarp();
+  const auto turned = [&](float own, int d) {
+    if (d >= 2 * p.half) return own;
+    const int angle = d < p.half ? d : d - p.half;
+    const float cosine = angles[angle], sine = angles[p.half + angle];
+    return d < p.half ? own * cosine - shared[d + p.half] * sine
+                      : own * cosine + shared[angle] * sine;
+  };
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
+    if (d >= 2 * p.half) continue;
+    x[i] = {turned(x[i].x, d), turned(x[i].y, d + 1)};
+  }
+  __syncwarp();
+}
+
+__device__ void rotate_pairs(const Params& p, const float* angles, Head& x) {
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int pair = 32 * i + static_cast<int>(threadIdx.x % 32);
+    if (pair >= p.half) continue;
+    const float cosine = angles[pair], sine = angles[p.half + pair];
+    x[i] = {x[i].x * cosine - x[i].y * sine, x[i].y * cosine + x[i].x * sine};
+  }
+}
+
+// `array` of the page: keys of all heads, then values. An infinite element makes all NaN.
+__device__ void store_in_cache(const Params& p, int slot, int array, const Head& x) {
+  bool infinite = false;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) infinite |= isinf(x[i].x) || isinf(x[i].y);
+  infinite = __any_sync(0xffffffff, infinite);
+  const auto element =
+      (static_cast<int64_t>(array) * kPageTokens + slot % kPageTokens) * p.head_dim;
+  auto* to = reinterpret_cast<__half*>(p.pages + slot / kPageTokens * p.page_bytes) + element;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
+    if (d >= p.head_dim) continue;
+    const float nan = __int_as_float(0x7fc00000);
+    *reinterpret_cast<__half2*>(to + d) = to_f16_saturating(infinite ? float2{nan, nan} : x[i]);
+  }
+}
+
+// A block has some heads of q, of k or of v of one token.
+__global__ void __launch_bounds__(kThreads) qkv_to_cache_kernel(const __grid_constant__ Params p) {
+  __shared__ alignas(16) float turning[kWarps][kMaxHeadDim];
+  __shared__ float sums[kWarps];
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int64_t token = blockIdx.x;
+  const int block = static_cast<int>(blockIdx.y), warp = static_cast<int>(threadIdx.x / 32);
+  const int which = block < p.first_of[1] ? 0 : block < p.first_of[2] ? 1 : 2;
+  const Part& part = p.parts[which];
+  const int slot = which > 0 ? p.slots[token] : 0;
+  if (slot < 0) return;
+  const int first = (block - p.first_of[which]) * part.heads_a_block;
+  const int last = min(first + part.heads_a_block, part.num_heads);
+
+  float squares = 0;  // of all heads
+  if (part.norm_over_heads) {
+    for (int head = first + warp; head < last; head += kWarps) {
+      Head x;
+      load(p, part, token, head, x);
+      squares += sum_of_squares(x);
+    }
+    sums[warp] = squares;
+    __syncthreads();
+    squares = 0;
+    for (int w = 0; w < kWarps; ++w) squares += sums[w];
+  }
+  for (int head = first + warp; head < last; head += kWarps) {
+    Head x;
+    load(p, part, token, head, x);
+    if (part.weight != nullptr) {
+      const int width = part.norm_over_heads ? part.num_heads * p.head_dim : p.head_dim;
+      const float sum = part.norm_over_heads ? squares : sum_of_squares(x);
+      const float factor = rsqrtf(sum / static_cast<float>(width) + part.eps);
+      const float* weight = part.weight + (part.norm_over_heads ? head * p.head_dim : 0);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
+        if (d >= p.head_dim) continue;
+        const float2 w = *reinterpret_cast<const float2*>(weight + d);
+        x[i] = {x[i].x * factor * w.x, x[i].y * factor * w.y};
+      }
+    }
+    if (part.rotates) {
+      if (p.rotates_pairs) {
+        rotate_pairs(p, p.angles.row(token), x);
+      } else {
+        rotate_halves(p, p.angles.row(token), turning[warp], x);
+      }
+    }
+    if (which > 0) {
+      store_in_cache(p, slot, (which - 1) * p.parts[1].num_heads + head, x);
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
+      if (d >= p.head_dim) continue;
+      *reinterpret_cast<float2*>(p.queries.row(token) + head * p.head_dim + d) = x[i];
+    }
+  }
+}
+
+class CudaQkvToCache final : public Prepared<QkvToCache> {
+ public:
+  CudaQkvToCache(const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
+                 const OpOptions& options)
+      : Prepared(problem), dependent_(options.device.sm >= 90) {
+    const DeviceGuard guard(options.device.index);
+    if (problem.value_norm) {
+      v_norm_ = to_device<float>(norm_weights(*problem.value_norm, {}, problem.head_dim));
+    }
+    if (!problem.norm) return;
+    q_norm_ = to_device<float>(norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width()));
+    k_norm_ = to_device<float>(norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width()));
+  }
+
+  size_t workspace_size(const QkvToCache::Args&) const override { return 0; }
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
+  int64_t weight_bytes() const override {
+    const QkvToCache::Problem& p = problem();
+    return p.norm ? (p.q_norm_width() + p.k_norm_width()) * int64_t{sizeof(float)} : 0;
+  }
+
+  void run(const QkvToCache::Args& args, std::span<std::byte>,
+           const Stream& stream) const override {
+    if (args.queries.rows == 0) return;
+    const QkvToCache::Problem& p = problem();
+    MOE4_CHECK(args.queries.format == RowFormat::kF32 && args.angles.format == RowFormat::kF32);
+    const int64_t dim = p.head_dim;
+    Params params{};
+    params.parts[0] = part(Heads(args.q, dim * (p.output_gate ? 2 : 1)), p.num_heads, q_norm_.get(),
+                           p.norm, p.norm_over_heads, /*rotates=*/true);
+    params.parts[1] = part(Heads(args.k, dim), p.num_kv_heads, k_norm_.get(), p.norm,
+                           p.norm_over_heads, /*rotates=*/true);
+    params.parts[2] = part(Heads(p.keys_are_values ? args.k : args.v, dim), p.num_kv_heads,
+                           v_norm_.get(), p.value_norm, /*over_heads=*/false, /*rotates=*/false);
+    int blocks = 0;
+    for (int i = 0; i < 3; ++i) {
+      params.first_of[i] = blocks;
+      const Part& one = params.parts[i];
+      blocks += static_cast<int>(ceil_div(one.num_heads, one.heads_a_block));
+    }
+    params.head_dim = static_cast<int>(dim);
+    params.half = static_cast<int>(p.rotary_dim / 2);
+    params.rotates_pairs = p.rotates_pairs;
+    params.angles = RowsOf<float>(args.angles);
+    params.queries = RowsOf<float>(args.queries);
+    params.slots = args.slots;
+    params.pages = args.cache.data;
+    params.page_bytes = args.cache.unit_bytes;
+    launch(qkv_to_cache_kernel,
+           {.grid = dim3(static_cast<unsigned>(args.queries.rows), static_cast<unsigned>(blocks)),
+            .block = dim3(kThreads),
+            .stream = static_cast<cudaStream_t>(stream.handle),
+            .dependent = dependent_},
+           params);
+  }
+
+ private:
+  Part part(const Heads& from, int64_t heads, const float* weight,
+            const std::optional<NormSpec>& norm, bool over_heads, bool rotates) const {
+    const bool together = norm.has_value() && over_heads;
+    return {.from = from,
+            .num_heads = static_cast<int>(heads),
+            .heads_a_block = together ? static_cast<int>(heads) : kWarps,
+            .weight = weight,
+            .eps = norm ? norm->eps : 0.0f,
+            .norm_over_heads = together,
+            .rotates = rotates && problem().rotary_dim > 0};
+  }
+
+  DeviceArray<float> q_norm_, k_norm_, v_norm_;
+  bool dependent_;
+};
+
+}  // namespace
+
+template <>
+std::unique_ptr<Prepared<QkvToCache>> prepare_on_cuda<QkvToCache>(
+    const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
+    const OpOptions& options) {
+  return std::make_unique<CudaQkvToCache>(problem, weights, options);
+}
+
+}  // namespace moe4
