@@ -4,7 +4,6 @@
 #include "moe/dequantize.h"
 #include "ops/cpu/implementation.h"
 #include "ops/linear/input_quant.h"
-#include "ops/tensor_ref.h"
 
 namespace moe4 {
 namespace {
@@ -22,8 +21,7 @@ class ReferenceLinearGroup final : public Prepared<LinearGroup> {
       for (int64_t n = 0; n < w.out_features; ++n) {
         dequantize_row(w, n, m.weight.data() + n * w.in_features);
       }
-      m.bias = w.bias.empty() ? std::vector<float>(w.out_features)
-                              : float_vector({w.name + ".bias", w.bias}, w.out_features);
+      for (int64_t n = 0; n < w.out_features; ++n) m.bias.push_back(bias_at(w, n));
     }
   }
 

@@ -54,7 +54,9 @@ PackedLinear::PackedLinear(const LinearWeights& weights, const LinearOptions& op
                                          : cpu::RowFormat::kInt16;
   }
   choose_scales(weights);
-  if (!weights.bias.empty()) bias_ = to_floats(weights.bias);
+  if (!weights.bias.empty()) {
+    for (int64_t n = 0; n < out_features_; ++n) bias_.push_back(bias_at(weights, n));
+  }
   pack(weights, threads);
   weight_bytes_ =
       static_cast<int64_t>(panels_.size() + (row_scale_.size() + bias_.size()) * sizeof(float));
