@@ -1,10 +1,7 @@
-// The ops that work on rows alone: AddNorm, GatedRows, AddScaled, SoftCap, RotaryAngles, Route,
-// Embed.
+// The ops that work on rows alone: AddNorm, GatedRows, AddScaled, SoftCap, RotaryAngles, Route.
 #include <gtest/gtest.h>
 
-#include "moe/dequantize.h"
 #include "ops/conformance.h"
-#include "ops/embed/embed.h"
 #include "ops/gated_rows/gated_rows.h"
 #include "ops/norm/add_norm.h"
 #include "ops/rotary/rotary_angles.h"
@@ -369,84 +366,6 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
           },
           threads);
     }
-  }
-}
-
-struct Format {
-  const char* name;
-  QuantScheme scheme;
-  DType dtype = DType::kBF16;
-};
-const Format kFormats[] = {
-    {"bf16", kUnquantized},
-    {"f32", kUnquantized, DType::kF32},
-    {"nvfp4", kW4A4},
-    {"fp8_channel", {{QuantFormat::kFp8Channel, false}, QuantKey{QuantFormat::kFp8Token, true}}}};
-
-LinearWeights make_table(RandomMoe& memory, const Format& format) {
-  Random random(51);
-  const RandomMoeOptions options{.scheme = format.scheme, .float_dtype = format.dtype};
-  return testing::internal::random_linear(memory, options, random, "table", 130, 272, 1.0f);
-}
-
-TEST(Embed, LooksRowsUpExactlyFromATableOfItsOwnOrFromLmHead) {
-  ThreadPool threads(2);
-  const std::vector<int32_t> ids = {0, 129, 64, -1, 130, 0};
-  const auto run = [&](const Prepared<Embed>& op) {
-    OwnedRows y(static_cast<int64_t>(ids.size()), 272);
-    run_op(op, {.ids = ids.data(), .y = y.view()}, threads);
-    return y.dense();
-  };
-  for (const Format& format : kFormats) {
-    SCOPED_TRACE(format.name);
-    RandomMoe memory;
-    Embed::Weights weights{.table = make_table(memory, format)};
-    Embed::Problem problem{.vocab_size = 130, .width = 272};
-    const OpOptions options{.threads = &threads};
-    const auto expected = run(*reference_of<Embed>().prepare(problem, weights, options));
-    EXPECT_EQ(expected[3 * 272], 0.0f) << "padding";
-    const auto own = prepare<Embed>(problem, weights, options);
-    const LinearGroup::Weights head{{weights.table}};
-    const std::vector<LinearOptions> plain(1);
-    const auto lm_head = prepare<LinearGroup>(LinearGroup::problem_of(head, plain), head, options);
-    weights.lm_head = lm_head.get();
-    problem.tied = true;
-    const auto tied = prepare<Embed>(problem, weights, options);
-    memory.storage.clear();  // nothing of the checkpoint is kept
-    EXPECT_TRUE(same_bits(run(*own), expected));
-    EXPECT_TRUE(same_bits(run(*tied), expected));
-  }
-}
-
-TEST(Embed, TheScaleMultipliesRowsWhereverTheyComeFrom) {
-  ThreadPool threads(2);
-  RandomMoe memory;
-  const Embed::Weights weights{.table = make_table(memory, kFormats[0])};
-  const int32_t ids[] = {3, -1};
-  const auto row = [&](const Prepared<Embed>& op) {
-    OwnedRows y(2, 272);
-    run_op(op, {.ids = ids, .y = y.view()}, threads);
-    EXPECT_EQ(y.row(1), std::vector<float>(272, 0.0f));
-    return y.row(0);
-  };
-  Embed::Problem problem{.vocab_size = 130, .width = 272};
-  std::vector<float> expected = row(*prepare<Embed>(problem, weights, {.threads = &threads}));
-  for (float& v : expected) v *= 53.0f;
-  problem.scale = 53.0f;
-  EXPECT_EQ(row(*reference_of<Embed>().prepare(problem, weights, {})), expected);
-  EXPECT_EQ(row(*prepare<Embed>(problem, weights, {.threads = &threads})), expected);
-}
-
-TEST(Embed, NanInFp8WeightsIsAnErrorThatNamesTheTensor) {
-  RandomMoe memory;
-  Embed::Weights weights{.table = make_table(memory, kFormats[3])};
-  static_cast<uint8_t*>(const_cast<void*>(weights.table.weight.data))[5] = 0x7f;
-  try {
-    prepare<Embed>({.vocab_size = 130, .width = 272}, weights, {});
-    FAIL() << "a NaN was taken";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
-    EXPECT_NE(std::string(error.what()).find("table.weight"), std::string::npos);
   }
 }
 

@@ -3,7 +3,9 @@
 #include "ops/attention/paged_attention.h"
 #include "ops/cuda/implementation.h"
 #include "ops/delta_net/delta_net.h"
+#include "ops/embed/embed.h"
 #include "ops/gated_rows/gated_rows.h"
+#include "ops/linear/linear_group.h"
 #include "ops/norm/add_norm.h"
 #include "ops/qkv_to_cache/qkv_to_cache.h"
 #include "ops/rotary/rotary_angles.h"
@@ -24,7 +26,9 @@ std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
 MOE4_NO_CUDA(AddNorm);
 MOE4_NO_CUDA(AddScaled);
 MOE4_NO_CUDA(DeltaNet);
+MOE4_NO_CUDA(Embed);
 MOE4_NO_CUDA(GatedRows);
+MOE4_NO_CUDA(LinearGroup);
 MOE4_NO_CUDA(PagedAttention);
 MOE4_NO_CUDA(QkvToCache);
 MOE4_NO_CUDA(RotaryAngles);

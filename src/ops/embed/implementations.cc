@@ -9,12 +9,13 @@ void Embed::check(const Problem& problem, const Args& args) {
 
 const Implementation<Embed>& cpu_embed_table();
 const Implementation<Embed>& cpu_embed_tied();
+const Implementation<Embed>& cuda_embed();
 const Implementation<Embed>& reference_embed();
 
 template <>
 std::span<const Implementation<Embed>* const> implementations<Embed>() {
   static const Implementation<Embed>* const list[] = {&cpu_embed_table(), &cpu_embed_tied(),
-                                                      &reference_embed()};
+                                                      &cuda_embed(), &reference_embed()};
   return list;
 }
 

@@ -25,12 +25,13 @@ LinearGroup::Problem LinearGroup::problem_of(const Weights& weights,
 }
 
 const Implementation<LinearGroup>& cpu_linear_group();
+const Implementation<LinearGroup>& cuda_linear_group();
 const Implementation<LinearGroup>& reference_linear_group();
 
 template <>
 std::span<const Implementation<LinearGroup>* const> implementations<LinearGroup>() {
-  static const Implementation<LinearGroup>* const list[] = {&cpu_linear_group(),
-                                                            &reference_linear_group()};
+  static const Implementation<LinearGroup>* const list[] = {
+      &cpu_linear_group(), &cuda_linear_group(), &reference_linear_group()};
   return list;
 }
 

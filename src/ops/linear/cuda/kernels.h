@@ -1,0 +1,43 @@
+// Launches of the products and of the packing kernels.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <span>
+
+#include "ops/linear/cuda/panel.h"
+
+namespace moe4::cuda {
+
+/// One product: y = x W^T of all members.
+struct LinearCall {
+  Rows x;                                ///< [T, in_features], float32 or BF16
+  std::span<const Panel> panels;         ///< at most kMaxPanels
+  std::span<const PanelMember> members;  ///< at most kMaxMembers
+  std::span<const Rows> y;               ///< one a member, [T, rows]
+  int sm_count = 1;
+  int shared_bytes = 0;  ///< that a block may have
+  bool dependent = false;
+  cudaStream_t stream = nullptr;
+};
+
+/// Generated tokens: as fast as weights can be read for a few, more in passes. A row's bits depend
+/// on its member and its token alone.
+void decode_linears(const LinearCall& call);
+/// Prompts: x is BF16 with rows 16-byte aligned; otherwise as decode_linears(), in another order of
+/// sums.
+void prompt_linears(const LinearCall& call);
+/// x rounded to BF16 rows.
+void round_rows(const Rows& x, const Rows& rounded, bool dependent, cudaStream_t stream);
+/// Lets the kernels use so much shared memory on the current device, before any launch there.
+void allow_decode_kernels(int bytes);
+void allow_prompt_kernels(int bytes);
+
+/// Codes [rows, k / 2] and scales [rows, scale_stride] in device memory, dense -> tiles from `out`
+/// on, a chunk of 64 columns after the other, `chunks` of them. Scales of MXFP4 are shifted.
+void pack_fp4(PanelKind kind, const uint8_t* codes, const uint8_t* scales, int64_t rows, int64_t k,
+              int exponent_shift, int chunks, uint8_t* out, cudaStream_t stream);
+/// Sets *found where a byte of a multiple of 16 bytes is an E4M3 NaN.
+void find_e4m3_nan(const uint8_t* bytes, int64_t count, int32_t* found, cudaStream_t stream);
+
+}  // namespace moe4::cuda

@@ -1,0 +1,79 @@
+// LinearGroup on a GPU: what only its kernels do.
+#include <gtest/gtest.h>
+
+#include "ops/linear_formats.h"
+
+namespace moe4 {
+namespace {
+
+using namespace moe4::testing;
+
+TEST(CudaLinearGroup, Float32RowsAreRoundedToBf16First) {
+  ThreadPool threads(1);
+  RandomMoe memory;
+  const LinearCase group = one_linear(make_linear(memory, kLinearFormats[4], 70, 272), {});
+  OwnedRows x(9, 272, 5, 1.0f);
+  each_implementation<LinearGroup>(
+      group.problem(),
+      [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+        const auto op = implementation.prepare(group.problem(), group.weights, options);
+        for (const int64_t decodes : {-1, 9}) {
+          EXPECT_TRUE(same_bits(run_linears(*op, x, threads, decodes)[0],
+                                run_linears(*op, x.as(RowFormat::kBf16), threads, decodes)[0]));
+        }
+      },
+      threads);
+}
+
+// So many tokens that prompts take large tiles, and decodes many passes.
+TEST(CudaLinearGroup, LargeTilesAndManyPassesGiveTheBitsOfSmallOnes) {
+  ThreadPool threads(2);
+  for (const LinearFormat& format : kLinearFormats) {
+    if (format.options.activations != ActivationMode::kAuto) continue;
+    SCOPED_TRACE(format.name);
+    constexpr int64_t n = 300, k = 192, tokens = 128 * 90 + 5;
+    RandomMoe memory;
+    const LinearCase group = one_linear(make_linear(memory, format, n, k), format.options);
+    const OwnedRows x = OwnedRows(tokens, k, 7, 1.0f, RowFormat::kBf16);
+    each_implementation<LinearGroup>(
+        group.problem(),
+        [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+          const auto op = implementation.prepare(group.problem(), group.weights, options);
+          for (const bool decode : {false, true}) {
+            const std::vector<float> all = run_linears(*op, x, threads, decode ? tokens : 0)[0];
+            for (const int64_t t : {int64_t{0}, int64_t{200}, tokens - 40}) {
+              const std::vector<float> few =
+                  run_linears(*op, some_rows(x, t, 40), threads, decode ? 40 : 0)[0];
+              EXPECT_TRUE(same_bits(few, std::span(all).subspan(t * n, 40 * n)))
+                  << (decode ? "decode" : "prompt") << " from token " << t;
+            }
+          }
+        },
+        threads);
+  }
+}
+
+// More inputs than leave room for a full ring or several tokens a pass.
+TEST(CudaLinearGroup, LongRowsEqualTheExactSum) {
+  ThreadPool threads(1);
+  for (const int64_t k : {24576, 12288, 5120}) {
+    RandomMoe memory;
+    const LinearCase group = one_linear(make_linear(memory, kLinearFormats[4], 20, k), {});
+    const OwnedRows x = linear_inputs(11, k);
+    const auto exact = exact_linears(group, x);
+    each_implementation<LinearGroup>(
+        group.problem(),
+        [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+          const auto op = implementation.prepare(group.problem(), group.weights, options);
+          for (const int64_t decodes : {-1, 11}) {
+            EXPECT_LT(relative_error(run_linears(*op, x, threads, decodes)[0], exact[0]),
+                      linear_tolerance(kLinearFormats[4], options, k))
+                << k << " columns, " << decodes << " decodes";
+          }
+        },
+        threads);
+  }
+}
+
+}  // namespace
+}  // namespace moe4
