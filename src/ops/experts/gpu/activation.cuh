@@ -1,5 +1,5 @@
 // moe/activation.h in float32 with the fast exponential and division: a few ulp, far below BF16's
-// rounding. One for marlin and hopper, whose activations have the same bits.
+// rounding. One for marlin and hopper, whose activations have the same bits, and for GatedRows.
 #pragma once
 
 #include "moe/activation.h"
@@ -42,6 +42,8 @@ __device__ __forceinline__ float activate(const ActivationParams& p, float gate,
   } else if constexpr (Kind == ActivationKind::kGeluTanh) {
     const float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
     return gate * (1.0f - __fdividef(1.0f, 1.0f + __expf(2.0f * inner))) * up;
+  } else if constexpr (Kind == ActivationKind::kSiluLateClamp) {
+    return at_most(times_sigmoid(gate, gate), p.limit) * at_least(at_most(up, p.limit), -p.limit);
   } else {
     const float positive = up > 0.0f ? up : (up <= 0.0f ? 0.0f : up);
     return positive * positive;
@@ -60,7 +62,7 @@ __device__ __forceinline__ float activate(const ActivationParams& p, float gate,
       return activate<ActivationKind::kGeluTanh, false>(p, gate, up);
     case ActivationKind::kRelu2:
       return activate<ActivationKind::kRelu2, false>(p, gate, up);
-    case ActivationKind::kSiluLateClamp:  // supports() refuses it
+    case ActivationKind::kSiluLateClamp:  // supports() of experts refuses it
       break;
   }
   return __uint_as_float(0x7fc00000);  // not a number

@@ -5,6 +5,7 @@
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/cuda/implementation.h"
 #include "ops/cuda/row_vectors.cuh"
+#include "ops/experts/gpu/activation.cuh"
 #include "ops/gated_rows/gated_rows.h"
 
 namespace moe4 {
@@ -36,6 +37,33 @@ struct Vectors {
   }
 };
 
+template <ActivationKind Kind, bool Clamp>
+__device__ __forceinline__ void activate_vector(const ActivationParams& p,
+                                                const float (&gate)[kVector],
+                                                float (&up)[kVector]) {
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) up[i] = activate<Kind, Clamp>(p, gate[i], up[i]);
+}
+
+// One branch for all eight.
+__device__ __forceinline__ void activate_vector(const ActivationParams& p,
+                                                const float (&gate)[kVector],
+                                                float (&up)[kVector]) {
+  switch (p.kind) {
+    case ActivationKind::kSilu:
+      return p.has_limit() ? activate_vector<ActivationKind::kSilu, true>(p, gate, up)
+                           : activate_vector<ActivationKind::kSilu, false>(p, gate, up);
+    case ActivationKind::kSwigluOai:
+      return activate_vector<ActivationKind::kSwigluOai, true>(p, gate, up);
+    case ActivationKind::kGeluTanh:
+      return activate_vector<ActivationKind::kGeluTanh, false>(p, gate, up);
+    case ActivationKind::kRelu2:
+      return activate_vector<ActivationKind::kRelu2, false>(p, gate, up);
+    case ActivationKind::kSiluLateClamp:
+      return activate_vector<ActivationKind::kSiluLateClamp, true>(p, gate, up);
+  }
+}
+
 template <typename In, typename Out, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     gated_rows_kernel(const ActivationParams activation, const RowsOf<In> gate, const RowsOf<In> up,
@@ -49,8 +77,7 @@ __global__ void __launch_bounds__(kThreads)
   float g[kVector] = {}, u[kVector];
   if (activation.is_gated()) load_vector<kWhole>(gate.row(t) + c, count, g);
   load_vector<kWhole>(up.row(t) + c, count, u);
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) u[i] = apply_activation<float>(activation, g[i], u[i]);
+  activate_vector(activation, g, u);
   store_vector<kWhole>(y.row(t) + c, count, u);
 }
 

@@ -18,7 +18,7 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kMaxThreads = 256;
+constexpr int kMaxThreads = 512;
 constexpr int kMaxWarps = kMaxThreads / 32;
 
 template <typename Delta, typename Y>
