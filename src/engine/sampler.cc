@@ -8,12 +8,12 @@
 #include <limits>
 
 #include "base/error.h"
+#include "ops/sample/sample_arithmetic.h"
 
 namespace moe4 {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kLargest = std::numeric_limits<float>::max();
 
 void check(const SamplingParams& p) {
   const auto require = [](bool good, const char* what, double value, const char* expected) {
@@ -34,35 +34,17 @@ void check(const SamplingParams& p) {
 }
 
 void check_logits(std::span<const float> logits) {
-  bool bad = false;
-  for (const float logit : logits) bad |= !(logit <= kLargest);
-  if (!bad) return;
-  const auto at =
-      std::find_if(logits.begin(), logits.end(), [](float x) { return !(x <= kLargest); });
+  const int64_t bad = find_bad_logit(logits);
+  if (bad < 0) return;
   throw Error(
       ErrorCode::kBadInput,
-      fmt::format("logit {} is {}: weights of the checkpoint are broken, or values overflow",
-                  at - logits.begin(), *at));
+      fmt::format("logit {} is {}: weights of the checkpoint are broken, or values overflow", bad,
+                  logits[bad]));
 }
 
 [[noreturn]] void nothing_left() {
   throw Error(ErrorCode::kUsage,
               "every token is ruled out: no logit above -inf is left to choose from");
-}
-
-// The first of the largest logits; a loop without a dependence from one element to the next.
-int32_t largest(std::span<const float> logits) {
-  constexpr size_t kLanes = 16;
-  float most[kLanes];
-  std::fill_n(most, kLanes, logits[0]);
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t j = 0; j < kLanes; ++j) most[j] = logits[i + j] > most[j] ? logits[i + j] : most[j];
-  }
-  for (; i < logits.size(); ++i) most[0] = std::max(most[0], logits[i]);
-  const float max = *std::max_element(most, most + kLanes);
-  if (max == -kInfinity) nothing_left();
-  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
 }
 
 }  // namespace
@@ -82,160 +64,92 @@ void check_sampling_params(const SamplingParams& params, int64_t vocab_size) {
   }
 }
 
-int32_t draw(std::span<const TokenProbability> distribution, double u) {
-  MOE4_CHECK(!distribution.empty());
-  for (const TokenProbability& entry : distribution) {
-    u -= entry.probability;
-    if (u < 0) return entry.id;
-  }
-  // Rounding left nothing: the likeliest.
-  return std::max_element(
-             distribution.begin(), distribution.end(),
-             [](const auto& a, const auto& b) { return a.probability < b.probability; })
-      ->id;
+SampleRow sample_row(const SamplingParams& params) {
+  return {.scale = sample_scale(params.temperature),
+          .least = sample_least(params.min_p),
+          .top_k = static_cast<int32_t>(
+              std::min<int64_t>(params.top_k, std::numeric_limits<int32_t>::max())),
+          .top_p = params.top_p,
+          .repetition_penalty = params.repetition_penalty,
+          .presence_penalty = params.presence_penalty,
+          .frequency_penalty = params.frequency_penalty};
 }
 
-// Larger logits first; among equals the lower id.
-bool Sampler::before(const Candidate& a, const Candidate& b) {
-  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
-
-// Not normalised; in double, where no temperature makes a difference of logits overflow.
-double Sampler::weight(const Candidate& c) const {
-  return std::exp((static_cast<double>(c.logit) - max_logit_) / temperature_);
-}
-
-// candidates_[i] is token i still.
-void Sampler::penalize(const SamplingHistory& history, const SamplingParams& params) {
+void Sampler::edit(const SamplingHistory& history, const SamplingParams& params) {
+  const auto vocab = static_cast<int64_t>(edited_.size());
   if (!history.allowed.empty()) {
-    for (Candidate& c : candidates_) {
-      const auto id = static_cast<size_t>(c.id);
+    for (size_t id = 0; id < edited_.size(); ++id) {
       const uint64_t word = id / 64 < history.allowed.size() ? history.allowed[id / 64] : 0;
-      if ((word >> (id % 64) & 1) == 0) c.logit = -kInfinity;
+      if ((word >> (id % 64) & 1) == 0) edited_[id] = -kInfinity;
     }
   }
   for (const int32_t id : history.forbidden) {
-    if (id >= 0 && id < static_cast<int32_t>(candidates_.size()))
-      candidates_[id].logit = -kInfinity;
+    if (id >= 0 && id < vocab) edited_[id] = -kInfinity;
   }
-  // What is large stays a number: infinities would make NaNs of the probabilities.
   for (const LogitBias& entry : params.logit_bias) {
-    float& logit = candidates_[entry.id].logit;
-    logit = std::min(logit + entry.bias, kLargest);
+    edited_[entry.id] = biased_logit(edited_[entry.id], entry.bias);
   }
   if (params.repetition_penalty == 1.0f && params.presence_penalty == 0.0f &&
       params.frequency_penalty == 0.0f)
     return;
-  uses_.resize(candidates_.size());
-  touched_.reserve(candidates_.size());
+  uses_.resize(edited_.size());
+  touched_.reserve(edited_.size());
   for (size_t i = 0; i < history.tokens.size(); ++i) {
     const int32_t id = history.tokens[i];
-    if (id < 0 || id >= static_cast<int32_t>(candidates_.size())) continue;
+    if (id < 0 || id >= vocab) continue;
     if (uses_[id] == 0) {
       touched_.push_back(id);
       uses_[id] = 1;
     }
     if (i >= history.prompt_tokens) ++uses_[id];
   }
+  const SampleRow row = sample_row(params);
   for (const int32_t id : touched_) {
-    float& logit = candidates_[id].logit;
-    logit = logit < 0 ? logit * params.repetition_penalty : logit / params.repetition_penalty;
-    logit = std::min(logit, kLargest);
-    if (const int32_t generated = uses_[id] - 1; generated > 0) {
-      logit -= params.frequency_penalty * static_cast<float>(generated);
-      logit -= params.presence_penalty;
-    }
-    logit = std::min(logit, kLargest);  // negative penalties add
+    edited_[id] = penalized_logit(edited_[id], row, uses_[id]);
     uses_[id] = 0;
   }
   touched_.clear();
 }
 
-// Keeps the k best and everything that equals the k-th.
-void Sampler::keep_top_k(int64_t k) {
-  if (k <= 0 || k >= static_cast<int64_t>(candidates_.size())) return;
-  std::nth_element(candidates_.begin(), candidates_.begin() + (k - 1), candidates_.end(), before);
-  const float threshold = candidates_[k - 1].logit;
-  std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < threshold; });
-}
-
-// Keeps candidates, best first, while those before them have less than top_p of the probability.
-void Sampler::keep_top_p(double top_p) {
-  if (top_p >= 1.0) return;
-  double total = 0;
-  for (const Candidate& c : candidates_) total += weight(c);
-  // Sorting a vocabulary is slow and the mass sits in a few tokens: sort a growing head.
-  double mass = 0;
-  size_t sorted = 0, kept = 0;
-  for (size_t head = 256; kept == sorted && sorted < candidates_.size(); head *= 8) {
-    const size_t end = std::min(head, candidates_.size());
-    std::partial_sort(candidates_.begin() + static_cast<std::ptrdiff_t>(sorted),
-                      candidates_.begin() + static_cast<std::ptrdiff_t>(end), candidates_.end(),
-                      before);
-    sorted = end;
-    while (kept < sorted && (kept == 0 || mass < top_p * total)) {
-      mass += weight(candidates_[kept++]);
-    }
+std::span<const SampleCandidate> Sampler::candidates(std::span<const float> logits,
+                                                     const SamplingHistory& history,
+                                                     const SamplingParams& params) {
+  MOE4_CHECK(!logits.empty());
+  check(params);
+  check_logits(logits);
+  const bool is_edited = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+                         params.frequency_penalty != 0.0f || !params.logit_bias.empty() ||
+                         !history.forbidden.empty() || !history.allowed.empty();
+  if (is_edited) {
+    check_sampling_params(params, static_cast<int64_t>(logits.size()));
+    edited_.assign(logits.begin(), logits.end());
+    edit(history, params);
+    logits = edited_;
   }
-  candidates_.resize(kept);
+  candidates_.resize(params.temperature > 0 ? std::max(logits.size(), candidates_.size()) : 1);
+  const auto left = sample_candidates(logits, sample_row(params), candidates_);
+  if (left.empty()) nothing_left();
+  return left;
 }
 
 std::span<const TokenProbability> Sampler::distribution(std::span<const float> logits,
                                                         const SamplingHistory& history,
                                                         const SamplingParams& params) {
-  MOE4_CHECK(!logits.empty());
-  check(params);
-  check_logits(logits);
-  const bool edited = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
-                      params.frequency_penalty != 0.0f || !params.logit_bias.empty() ||
-                      !history.forbidden.empty() || !history.allowed.empty();
-  if (params.temperature == 0.0f && !edited) {
-    distribution_.assign(1, {largest(logits), 1.0});
-    return distribution_;
-  }
-  check_sampling_params(params, static_cast<int64_t>(logits.size()));
-  candidates_.resize(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {logits[i], static_cast<int32_t>(i)};
-  if (edited) penalize(history, params);
-  const Candidate best = *std::min_element(candidates_.begin(), candidates_.end(), before);
-  if (best.logit == -kInfinity) nothing_left();
-  if (params.temperature == 0.0f) {
-    distribution_.assign(1, {best.id, 1.0});
-    return distribution_;
-  }
-
-  temperature_ = params.temperature;
-  max_logit_ = best.logit;
-  std::erase_if(candidates_, [](const Candidate& c) { return c.logit == -kInfinity; });
-  if (params.min_p > 0) {
-    const double least = params.min_p;
-    std::erase_if(candidates_, [&](const Candidate& c) { return weight(c) < least; });
-  }
-  keep_top_k(params.top_k);
-  keep_top_p(params.top_p);
-  // Selection leaves an order that is the library's business; draws go by id.
-  const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
-  if (!std::is_sorted(candidates_.begin(), candidates_.end(), by_id))
-    std::sort(candidates_.begin(), candidates_.end(), by_id);
-  double total = 0;
+  const auto left = candidates(logits, history, params);
+  uint64_t total = 0;
+  for (const SampleCandidate& c : left) total += c.weight;
   distribution_.clear();
   distribution_.reserve(logits.size());
-  for (const Candidate& c : candidates_) {
-    const double w = weight(c);
-    if (w == 0) continue;  // so unlikely that it underflows
-    distribution_.push_back({c.id, w});
-    total += w;
+  for (const SampleCandidate& c : left) {
+    distribution_.push_back({c.id, static_cast<double>(c.weight) / static_cast<double>(total)});
   }
-  for (TokenProbability& entry : distribution_) entry.probability /= total;
   return distribution_;
 }
 
 int32_t Sampler::sample(std::span<const float> logits, const SamplingHistory& history,
                         const SamplingParams& params, std::mt19937_64& rng) {
-  const auto left = distribution(logits, history, params);
-  if (params.temperature == 0.0f) return left.front().id;
-  // 53 random bits: the same number on every platform, unlike the standard distributions.
-  return draw(left, static_cast<double>(rng() >> 11) * 0x1p-53);
+  const auto left = candidates(logits, history, params);
+  return params.temperature == 0.0f ? left.front().id : draw(left, rng());
 }
 
 }  // namespace moe4

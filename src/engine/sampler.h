@@ -6,12 +6,9 @@
 #include <span>
 #include <vector>
 
-namespace moe4 {
+#include "ops/sample/cpu/sample_row.h"
 
-struct LogitBias {
-  int32_t id = 0;
-  float bias = 0.0f;
-};
+namespace moe4 {
 
 struct SamplingParams {
   float temperature = 0.0f;  ///< 0: greedy
@@ -44,18 +41,14 @@ struct TokenProbability {
   double probability = 0;
 };
 
-/// The token that holds the point `u` in [0, 1) of the cumulative distribution, entries in order.
-int32_t draw(std::span<const TokenProbability> distribution, double u);
-
 /// Keeps its working memory: after the first call with a vocabulary it allocates nothing.
 class Sampler {
  public:
-  /// Picks the next token from logits [V], in the order of vLLM: tokens that are forbidden
-  /// or not allowed, logit_bias, repetition, frequency and presence penalty, temperature, min-p,
-  /// top-k (ties with the k-th stay), top-p. Greedy ties go to the lowest id. A logit of -inf is a
-  /// token that is never chosen. Deterministic for a given rng state; a greedy choice leaves the
-  /// rng as it is. Throws Error(kBadInput) for a NaN or +inf logit and Error(kUsage) for parameters
-  /// out of range or when every token is ruled out.
+  /// Picks the next token from logits [V] as ops/sample/sample.h defines it, with the next number
+  /// of `rng`. Greedy ties go to the lowest id. A logit of -inf is a token that is never chosen.
+  /// Deterministic for a given rng state; a greedy choice leaves the rng as it is. Throws
+  /// Error(kBadInput) for a NaN or +inf logit and Error(kUsage) for parameters out of range or when
+  /// every token is ruled out.
   int32_t sample(std::span<const float> logits, const SamplingHistory& history,
                  const SamplingParams& params, std::mt19937_64& rng);
 
@@ -66,22 +59,19 @@ class Sampler {
                                                  const SamplingParams& params);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t id;
-  };
+  std::span<const SampleCandidate> candidates(std::span<const float> logits,
+                                              const SamplingHistory& history,
+                                              const SamplingParams& params);
+  void edit(const SamplingHistory& history, const SamplingParams& params);
 
-  static bool before(const Candidate& a, const Candidate& b);
-  void penalize(const SamplingHistory& history, const SamplingParams& params);
-  void keep_top_k(int64_t k);
-  void keep_top_p(double top_p);
-  double weight(const Candidate& c) const;
-
-  double temperature_ = 1, max_logit_ = 0;
-  std::vector<Candidate> candidates_;
+  std::vector<float> edited_;  // [V]
+  std::vector<SampleCandidate> candidates_;
   std::vector<int32_t> uses_;     // [V]: 0, or 1 + times generated; all 0 between calls
   std::vector<int32_t> touched_;  // ids with uses_ > 0
   std::vector<TokenProbability> distribution_;
 };
+
+/// What `params` say of a row but for its edits' lists and its random number.
+SampleRow sample_row(const SamplingParams& params);
 
 }  // namespace moe4

@@ -10,6 +10,7 @@
 #include "ops/qkv_to_cache/qkv_to_cache.h"
 #include "ops/rotary/rotary_angles.h"
 #include "ops/route/route.h"
+#include "ops/sample/sample.h"
 
 namespace moe4 {
 
@@ -33,6 +34,7 @@ MOE4_NO_CUDA(PagedAttention);
 MOE4_NO_CUDA(QkvToCache);
 MOE4_NO_CUDA(RotaryAngles);
 MOE4_NO_CUDA(Route);
+MOE4_NO_CUDA(Sample);
 MOE4_NO_CUDA(SoftCap);
 #undef MOE4_NO_CUDA
 
