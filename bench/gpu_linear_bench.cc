@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -130,10 +131,13 @@ Measured time_call(const Shape& shape, const Weights& weights,
       .x = {reinterpret_cast<std::byte*>(x.get()), RowFormat::kBf16, tokens, shape.k, shape.k},
       .y = rows,
       .num_decode_tokens = call.back() == 'd' ? tokens : 0};
+  const size_t workspace_bytes = ops[0]->workspace_size(args);
+  const auto memory = cuda::allocate_device<std::byte>(static_cast<int64_t>(workspace_bytes));
+  const std::span<std::byte> workspace{memory.get(), workspace_bytes};
   const auto copies = static_cast<int>(ops.size());
   const int calls = tokens > 1024 ? copies : copies * std::max(1, 24 / copies);
   cuda::TimedGraph graph(stream, calls, [&](int i) {
-    ops[i % copies]->run(args, {}, {.device = device, .handle = stream});
+    ops[i % copies]->run(args, workspace, {.device = device, .handle = stream});
   });
   Measured m{.shape = shape.name, .call = call, .weight_bytes = weights.bytes};
   m.us = graph.time(9).median;

@@ -12,8 +12,10 @@
 //
 // Each warp brings its units through a ring of its own in shared memory (cp.async, kStages ahead),
 // which it begins to fill before the kernel in front has ended. Tokens lie in shared memory, rows
-// of whole chunks 16 bytes apart, so that a quarter warp's reads of 16 bytes use all banks. Partial
-// sums meet in shared memory once in several tiles (a round), behind one barrier.
+// of whole chunks 16 bytes apart, so that a quarter warp's reads of 16 bytes use all banks. A warp
+// keeps the sums of both halves of the chunks apart, since an mma waits for the one before it in
+// its chain. Partial sums meet in shared memory once in several tiles (a round), behind one
+// barrier; scales and biases of a round's rows are asked for before its products.
 #include <algorithm>
 
 #include "device/cuda/launch.h"
@@ -86,9 +88,25 @@ class UnitRing {
   __device__ UnitRing(const Panel& panel, const Share& share, int passes, uint8_t* stages,
                       int stage_bytes, int lane)
       : panel_(panel), share_(share), stages_(stages), stage_bytes_(stage_bytes), lane_(lane) {
+    passes_ = share.group < share.tiles ? passes : 0;
+    if constexpr (is_tiled(kKind)) {
+      tile_stride_ = int64_t{panel.chunks} * kTileChunkBytes * share.groups;
+      from_ = panel.chunk(share.row_begin, share.unit_begin * kChunks) + lane * 16;
+      to_ = lane * 16;
+    } else {
+      constexpr int kChunkPieces = kPieces / kChunks;
+      const int piece = lane % kPieces, row = lane / kPieces;
+      row_stride_ = panel.chunks * (kTileChunkBytes / kPanelTileRows);
+      tile_stride_ = int64_t{row_stride_} * kPanelTileRows * share.groups;
+      from_ = panel.chunk(share.row_begin + row, share.unit_begin * kChunks) + piece * 16;
+      chunk_ = piece / kChunkPieces;
+      // Rows 4 further lie 4 rows further: the order of pieces follows the parity of the row.
+      to_ = chunk_ * kTileChunkBytes + TileChunk<kKind>::piece_at(row, piece % kChunkPieces);
+    }
+    from_ += share.group * (tile_stride_ / share.groups);
+    first_from_ = from_;
     tile_ = share.group;
     unit_ = share.unit_begin;
-    passes_ = share.group < share.tiles ? passes : 0;
     for (int i = 0; i < kStages; ++i) fetch();
   }
   /// Waits for the next unit.
@@ -105,14 +123,23 @@ class UnitRing {
   }
 
  private:
+  static constexpr int kChunks = unit_chunks<kKind>();
+  static constexpr int kTileChunkBytes = tile_chunk_bytes(kKind);
+  static constexpr int kPieces = 8;  // of 16 bytes in a row of a unit
+  // From a unit to the next one of the same rows.
+  static constexpr int kUnitStep = is_tiled(kKind) ? kChunks * kTileChunkBytes : kPieces * 16;
+
   __device__ void fetch() {
     if (passes_ > 0) {
-      copy_unit(stages_ + write_ * stage_bytes_);
+      copy_unit(shared_address(stages_ + write_ * stage_bytes_),
+                from_ + (unit_ - share_.unit_begin) * kUnitStep);
       if (++unit_ == share_.unit_end) {
         unit_ = share_.unit_begin;
         tile_ += share_.groups;
+        from_ += tile_stride_;
         if (tile_ >= share_.tiles) {
           tile_ = share_.group;
+          from_ = first_from_;
           --passes_;
         }
       }
@@ -121,32 +148,22 @@ class UnitRing {
     copy_commit();
   }
 
-  __device__ void copy_unit(uint8_t* stage) const {
-    constexpr int kChunks = unit_chunks<kKind>();
-    const int row = share_.row_begin + tile_ * kPanelTileRows, chunk = unit_ * kChunks;
-    const int valid_chunks = min(kChunks, panel_.chunks - chunk);
-    const uint32_t to = shared_address(stage);
+  __device__ void copy_unit(uint32_t stage, const uint8_t* from) const {
+    const int chunks = panel_.chunks - unit_ * kChunks;
     if constexpr (is_tiled(kKind)) {
-      const uint8_t* from = panel_.chunk(row, chunk) + lane_ * 16;
-      const int pieces = valid_chunks * tile_chunk_bytes(kKind) / 16;
+      const int pieces = min(kChunks, chunks) * (kTileChunkBytes / 16);
 #pragma unroll
-      for (int i = 0; i < (kChunks * tile_chunk_bytes(kKind) / 16 + 31) / 32; ++i) {
-        copy16_if(i * 32 + lane_ < pieces, to + (i * 32 + lane_) * 16, from + i * 512);
+      for (int i = 0; i < (kChunks * kTileChunkBytes / 16 + 31) / 32; ++i) {
+        copy16_if(i * 32 + lane_ < pieces, stage + to_ + i * 512, from + i * 512);
       }
     } else {
-      constexpr int kPieces = 8;  // of 16 bytes in a row of the unit
-      constexpr int kChunkPieces = kPieces / kChunks;
-      const int piece = lane_ % kPieces, in_tile = lane_ / kPieces;
-      const int c = piece / kChunkPieces;
-      const uint8_t* from = panel_.chunk(row + in_tile, chunk) + piece * 16;
-      const int64_t stride = panel_.chunk(1, 0) - panel_.chunk(0, 0);
+      const int rows = chunk_ < chunks ? share_.row_end - share_.row_begin -
+                                             tile_ * kPanelTileRows - lane_ / kPieces
+                                       : 0;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int r = i * 4 + in_tile;
-        copy16_if(
-            c < valid_chunks && row + r < share_.row_end,
-            to + c * tile_chunk_bytes(kKind) + TileChunk<kKind>::piece_at(r, piece % kChunkPieces),
-            from + i * 4 * stride);
+        copy16_if(i * 4 < rows, stage + to_ + i * 4 * (kTileChunkBytes / kPanelTileRows),
+                  from + int64_t{i * 4} * row_stride_);
       }
     }
   }
@@ -155,34 +172,77 @@ class UnitRing {
   const Share& share_;
   uint8_t* stages_;
   int stage_bytes_, lane_;
+  const uint8_t *from_, *first_from_;  // of this lane, at the next tile's first unit
+  int64_t tile_stride_;                // bytes
+  int row_stride_ = 0, to_, chunk_ = 0;
   int tile_, unit_, passes_;  // of the next fetch
   int read_ = 0, write_ = 0;
 };
 
-/// acc += 16 rows x kChunks of weights times the tokens.
+/// Sums of a tile: of the first and of the second half of every chunk.
+template <int kTokenTiles>
+struct TileSums {
+  float half[2][kTokenTiles][4] = {};
+};
+
+/// sums += 16 rows x 64 columns of weights times the tokens.
+template <PanelKind kKind, int kTokenTiles>
+__device__ __forceinline__ void multiply_chunk(const uint8_t* chunk, int x_chunk,
+                                               const uint8_t* const (&x)[kTokenTiles], int lane,
+                                               TileSums<kTokenTiles>& sums) {
+  uint32_t a[2][8];
+  TileChunk<kKind>::template load<0>(chunk, lane, a[0]);
+  TileChunk<kKind>::template load<1>(chunk, lane, a[1]);
+#pragma unroll
+  for (int n = 0; n < kTokenTiles; ++n) {
+    const auto* b = reinterpret_cast<const uint4*>(x[n] + x_chunk * 128);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint4 piece = b[half];
+      mma_m16n8k16(sums.half[half][n], a[half], piece.x, piece.y);
+      mma_m16n8k16(sums.half[half][n], a[half] + 4, piece.z, piece.w);
+    }
+  }
+}
+
+/// The same for a unit, of which `chunks` are left in the row.
 template <PanelKind kKind, int kTokenTiles>
 __device__ __forceinline__ void multiply_unit(const uint8_t* stage, int chunks, int x_chunk,
-                                              int x_chunks, const uint8_t* const (&x)[kTokenTiles],
-                                              int lane, float (&acc)[kTokenTiles][4]) {
+                                              const uint8_t* const (&x)[kTokenTiles], int lane,
+                                              TileSums<kTokenTiles>& sums) {
+  constexpr int kChunks = unit_chunks<kKind>(), kBytes = tile_chunk_bytes(kKind);
+  if (chunks >= kChunks) {  // without branches between chunks
 #pragma unroll
-  for (int c = 0; c < unit_chunks<kKind>(); ++c) {
-    if (c >= chunks) break;
-    const uint8_t* chunk = stage + c * tile_chunk_bytes(kKind);
-    const int at = x_chunk * 128;
-    uint32_t a[2][8];
-    TileChunk<kKind>::template load<0>(chunk, lane, a[0]);
-    TileChunk<kKind>::template load<1>(chunk, lane, a[1]);
-#pragma unroll
-    for (int n = 0; n < kTokenTiles; ++n) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint4 b = *reinterpret_cast<const uint4*>(x[n] + at + half * 16);
-        mma_m16n8k16(acc[n], a[half], b.x, b.y);
-        mma_m16n8k16(acc[n], a[half] + 4, b.z, b.w);
+    for (int c = 0; c < kChunks; ++c) {
+      multiply_chunk<kKind>(stage + c * kBytes, x_chunk + c, x, lane, sums);
+    }
+  } else {
+    for (int c = 0; c < chunks; ++c) {
+      multiply_chunk<kKind>(stage + c * kBytes, x_chunk + c, x, lane, sums);
+    }
+  }
+}
+
+/// Tokens [first, first + count) to shared memory, zeros up to whole chunks.
+__device__ __forceinline__ void load_tokens(const Products& p, const Division& d, int first,
+                                            int count, uint8_t* x) {
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int token = 0; token < count; ++token) {
+    uint8_t* to = x + token * d.token_stride;
+    for (int piece = thread; piece < d.chunks * 8; piece += kThreads) {
+      if (p.x_in_pieces != 0) {
+        const auto* from =
+            static_cast<const __nv_bfloat16*>(p.x) + (first + token) * p.x_stride + piece * 8;
+        const int bytes = max(0, min(16, (p.in_features - piece * 8) * 2));
+        // A copy of nothing still needs an address that exists.
+        copy16(shared_address(to + piece * 16), bytes > 0 ? from : p.x, bytes);
+      } else {
+        *reinterpret_cast<uint4*>(to + piece * 16) = load_token_piece(p, first + token, piece * 8);
       }
     }
-    x_chunk = x_chunk + 1 == x_chunks ? 0 : x_chunk + 1;
   }
+  copy_commit();
+  copy_wait<0>();
 }
 
 template <PanelKind kKind, int kTokenTiles, int kStages>
@@ -204,11 +264,7 @@ __device__ void decode_panel(const Products& p, const Division& d, int index, ui
   int buffer = 0;
   for (int pass = 0; pass < passes; ++pass) {
     const int first_token = pass * d.tokens, tokens = min(d.tokens, p.tokens - first_token);
-    for (int i = static_cast<int>(threadIdx.x); i < tokens * d.chunks * 8; i += kThreads) {
-      const int token = i / (d.chunks * 8), piece = i % (d.chunks * 8);
-      *reinterpret_cast<uint4*>(x + token * d.token_stride + piece * 16) =
-          load_token_piece(p, first_token + token, piece * 8);
-    }
+    load_tokens(p, d, first_token, tokens, x);
     __syncthreads();
     // Columns past the last token repeat it: nobody stores them.
     const uint8_t* token_rows[kTokenTiles];
@@ -216,35 +272,50 @@ __device__ void decode_panel(const Products& p, const Division& d, int index, ui
     for (int n = 0; n < kTokenTiles; ++n) {
       token_rows[n] = x + min(8 * n + g, tokens - 1) * d.token_stride + t * 32;
     }
-    for (int first_tile = 0; first_tile < share.tiles; first_tile += d.round_tiles * share.groups) {
+    // A thread stores the sums of one row of each round, for every tokens_apart-th token.
+    const int round_tiles = min(d.round_tiles, kThreads / kPanelTileRows / share.groups);
+    const int round_rows = round_tiles * share.groups * kPanelTileRows;
+    const int tokens_apart = kThreads / round_rows;
+    const int row = static_cast<int>(threadIdx.x) % round_rows;
+    const int token_begin = static_cast<int>(threadIdx.x) / round_rows;
+    for (int first_tile = 0; first_tile < share.tiles; first_tile += round_tiles * share.groups) {
       float* sums = partials + buffer * partial_floats;
-      for (int slot = 0; slot < d.round_tiles; ++slot) {
+      const int round_begin = share.row_begin + first_tile * kPanelTileRows;
+      OutputRow output;
+      if (round_begin + row < share.row_end && token_begin < tokens) {
+        output = OutputRow(p, index, round_begin + row);
+      }
+      for (int slot = 0; slot < round_tiles; ++slot) {
         const int tile = first_tile + slot * share.groups + share.group;
         if (tile >= share.tiles) break;
-        float acc[kTokenTiles][4] = {};
+        TileSums<kTokenTiles> acc;
         for (int unit = share.unit_begin; unit < share.unit_end; ++unit) {
-          const uint8_t* stage = ring.next();
           const int chunk = unit * unit_chunks<kKind>();
           const int chunks = panel.chunks - chunk;
           if constexpr (kKind == PanelKind::kFp8Block) {
-            const int row = share.row_begin + tile * kPanelTileRows + g;
+            const int tile_row = share.row_begin + tile * kPanelTileRows + g;
             const int64_t scale_stride = (panel.chunks + 1) / 2;
             const auto scale_of = [&](int r) {
               const int64_t block = min(r, panel.rows - 1) / kPanelTileRows;
               return __ldg(panel.block_scale + block * scale_stride + unit);
             };
-            const float low = scale_of(row), high = scale_of(row + 8);
-            float part[kTokenTiles][4] = {};
-            multiply_unit<kKind, kTokenTiles>(stage, chunks, chunk, panel.x_chunks, token_rows,
-                                              lane, part);
+            const float low = scale_of(tile_row), high = scale_of(tile_row + 8);
+            TileSums<kTokenTiles> part;
+            multiply_unit<kKind>(ring.next(), chunks, chunk, token_rows, lane, part);
 #pragma unroll
-            for (int n = 0; n < kTokenTiles; ++n) {
+            for (int half = 0; half < 2; ++half) {
 #pragma unroll
-              for (int i = 0; i < 4; ++i) acc[n][i] += part[n][i] * (i < 2 ? low : high);
+              for (int n = 0; n < kTokenTiles; ++n) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                  acc.half[half][n][i] =
+                      fmaf(part.half[half][n][i], i < 2 ? low : high, acc.half[half][n][i]);
+                }
+              }
             }
           } else {
-            multiply_unit<kKind, kTokenTiles>(stage, chunks, chunk % panel.x_chunks, panel.x_chunks,
-                                              token_rows, lane, acc);
+            multiply_unit<kKind>(ring.next(), chunks, chunk % panel.x_chunks, token_rows, lane,
+                                 acc);
           }
           ring.release();
         }
@@ -255,27 +326,24 @@ __device__ void decode_panel(const Products& p, const Division& d, int index, ui
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int token = 8 * n + 2 * t + i % 2;
-            if (token < tokens) to[(g + i / 2 * 8) * d.tokens + token] = acc[n][i];
+            if (token < tokens) {
+              to[(g + i / 2 * 8) * d.tokens + token] = acc.half[0][n][i] + acc.half[1][n][i];
+            }
           }
         }
       }
       // The other buffer was read before this barrier, and is written behind it.
       __syncthreads();
-      const int rows = min(d.round_tiles * share.groups * kPanelTileRows,
-                           share.row_end - share.row_begin - first_tile * kPanelTileRows);
-      const int round_rows = d.round_tiles * share.groups * kPanelTileRows;
-      for (int i = static_cast<int>(threadIdx.x); i < round_rows * tokens; i += kThreads) {
-        const int row = i % round_rows, token = i / round_rows;
-        if (row >= rows) continue;
-        const float* from =
-            sums +
-            (row / kPanelTileRows * share.k_warps * kPanelTileRows + row % kPanelTileRows) *
-                d.tokens +
-            token;
-        float sum = from[0];
-        for (int w = 1; w < share.k_warps; ++w) sum += from[w * kPanelTileRows * d.tokens];
-        OutputRow(p, index, share.row_begin + first_tile * kPanelTileRows + row)
-            .store(first_token + token, sum);
+      const float* from =
+          sums +
+          (row / kPanelTileRows * share.k_warps * kPanelTileRows + row % kPanelTileRows) * d.tokens;
+      for (int token = token_begin; token < tokens; token += tokens_apart) {
+        if (!output.is_stored()) break;
+        float sum = from[token];
+        for (int w = 1; w < share.k_warps; ++w) {
+          sum += from[w * kPanelTileRows * d.tokens + token];
+        }
+        output.store(first_token + token, sum);
       }
       buffer ^= 1;
     }
@@ -305,21 +373,22 @@ __global__ void __launch_bounds__(kThreads, kTokenTiles == 1 ? 2 : 1)
   }
 }
 
-/// Blocks of each panel: about one an SM, each with as many bytes. A block after the other goes to
-/// the panel whose blocks have most.
-int divide_blocks(const LinearCall& call, Products& p) {
+double weight_bytes(const Panel& panel) {
+  return double{1} * panel.rows * panel.chunks * tile_chunk_bytes(panel.kind) / kPanelTileRows;
+}
+
+/// Blocks of each panel, `wanted` together, each with about as many bytes: a block after the other
+/// goes to the panel whose blocks have most.
+int divide_blocks(const LinearCall& call, int wanted, Products& p) {
   const auto n = static_cast<int>(call.panels.size());
   int blocks[kMaxPanels], total = n;
-  const auto bytes = [&](int i) {
-    const Panel& panel = call.panels[static_cast<size_t>(i)];
-    return double{1} * panel.rows * panel.chunks * tile_chunk_bytes(panel.kind);
-  };
+  const auto bytes = [&](int i) { return weight_bytes(call.panels[static_cast<size_t>(i)]); };
   const auto most_blocks = [&](int i) {
     const Panel& panel = call.panels[static_cast<size_t>(i)];
     return is_tiled(panel.kind) ? panel.rows / kPanelTileRows : panel.rows;
   };
   std::fill_n(blocks, n, 1);
-  for (; total < call.sm_count; ++total) {
+  for (; total < wanted; ++total) {
     int best = -1;
     for (int i = 0; i < n; ++i) {
       if (blocks[i] >= most_blocks(i)) continue;
@@ -357,6 +426,10 @@ void launch_decode(const LinearCall& call, const Products& p, const Division& d,
 }
 
 constexpr int kFewStages = 2, kManyStages = 4;
+/// From so many bytes an SM on (lm_head), two blocks an SM decode faster than one, and what they
+/// keep the next kernel from is little beside it.
+constexpr double kLongRunBytes = 512 << 10;
+constexpr int kReservedBytes = 1024;  // of shared memory, by the system for every block
 
 }  // namespace
 
@@ -374,18 +447,25 @@ void allow_decode_kernels(int bytes) {
 void decode_linears(const LinearCall& call) {
   if (call.x.rows == 0) return;
   Products p = products_of(call);
-  const int blocks = divide_blocks(call, p);
   const int memory = call.shared_bytes;
   // As many tokens a pass as fit, in whole n8 tiles; before it is one tile, the ring gives way.
   for (int tokens = static_cast<int>(std::min<int64_t>(call.x.rows, 8 * kMostTokenTiles));
        tokens > 8; tokens = (tokens - 1) / 8 * 8) {
     const Division d = divide(call, tokens);
     if (d.bytes(kManyStages) > memory) continue;
+    const int blocks = divide_blocks(call, call.sm_count, p);
     return tokens <= 16 ? launch_decode<2, kManyStages>(call, p, d, blocks)
                         : launch_decode<4, kManyStages>(call, p, d, blocks);
   }
+  double bytes = 0;
+  for (const Panel& panel : call.panels) bytes += weight_bytes(panel);
+  const bool long_run = bytes > kLongRunBytes * call.sm_count;
   for (int tokens = static_cast<int>(std::min<int64_t>(call.x.rows, 8)); tokens > 0; --tokens) {
     const Division d = divide(call, tokens);
+    if (long_run && 2 * (d.bytes(kFewStages) + kReservedBytes) <= memory) {
+      return launch_decode<1, kFewStages>(call, p, d, divide_blocks(call, 2 * call.sm_count, p));
+    }
+    const int blocks = divide_blocks(call, call.sm_count, p);
     if (d.bytes(kManyStages) <= memory) {
       return launch_decode<1, kManyStages>(call, p, d, blocks);
     }

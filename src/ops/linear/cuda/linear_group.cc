@@ -21,11 +21,21 @@ int shared_memory() {
   MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   cuda::allow_decode_kernels(bytes);
   cuda::allow_prompt_kernels(bytes);
+  cuda::allow_sm90_prompt_kernels(bytes);
   return bytes;
 }
 
-// Rows that the kernel for prompts takes as they are.
-bool is_taken(const Rows& x) { return x.format == RowFormat::kBf16 && x.stride % 8 == 0; }
+bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_sm90_prompts(); }
+
+// What the kernel for prompts reads instead of x.
+Rows prepared_rows(const Device& device, const Rows& x, std::byte* memory) {
+  const int64_t stride =
+      has_wgmma(device) ? round_up(x.width, int64_t{cuda::kPanelChunk}) : padded_row(x.width);
+  return {memory, RowFormat::kBf16, x.rows, x.width, stride};
+}
+bool takes_rows_as_they_are(const Device& device, const Rows& x) {
+  return !has_wgmma(device) && x.format == RowFormat::kBf16 && x.stride % 8 == 0;
+}
 
 }  // namespace
 
@@ -37,9 +47,9 @@ CudaLinearGroup::CudaLinearGroup(const LinearGroup::Problem& problem,
 }
 
 size_t CudaLinearGroup::workspace_size(const LinearGroup::Args& bound) const {
-  if (is_taken(bound.x)) return 0;
-  return static_cast<size_t>(bound.x.rows * padded_row(bound.x.width) *
-                             element_bytes(RowFormat::kBf16));
+  if (takes_rows_as_they_are(device_, bound.x)) return 0;
+  const Rows rows = prepared_rows(device_, bound.x, nullptr);
+  return static_cast<size_t>(rows.rows * rows.stride * element_bytes(rows.format));
 }
 
 void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> workspace,
@@ -60,13 +70,17 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   if (decodes > 0) cuda::decode_linears(call(args.x.slice(0, decodes), 0, decodes));
   const int64_t prompts = args.x.rows - decodes;
   if (prompts == 0) return;
-  Rows x = args.x.slice(decodes, prompts);
-  if (!is_taken(x)) {
-    const Rows rounded{workspace.data(), RowFormat::kBf16, prompts, x.width, padded_row(x.width)};
-    cuda::round_rows(x, rounded, device_.sm >= 90, static_cast<cudaStream_t>(stream.handle));
-    x = rounded;
+  const Rows x = args.x.slice(decodes, prompts);
+  if (takes_rows_as_they_are(device_, x)) return cuda::prompt_linears(call(x, decodes, prompts));
+  const Rows prepared = prepared_rows(device_, x, workspace.data());
+  const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
+  if (has_wgmma(device_)) {
+    cuda::order_tokens(x, prepared, true, cuda_stream);
+    cuda::sm90_prompt_linears(call(prepared, decodes, prompts));
+  } else {
+    cuda::round_rows(x, prepared, device_.sm >= 90, cuda_stream);
+    cuda::prompt_linears(call(prepared, decodes, prompts));
   }
-  cuda::prompt_linears(call(x, decodes, prompts));
 }
 
 template <>

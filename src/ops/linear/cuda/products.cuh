@@ -23,7 +23,8 @@ struct Products {
   int32_t tokens = 0;
   int32_t in_features = 0;
   int32_t x_is_bf16 = 0;
-  int64_t x_stride = 0;  ///< elements
+  int32_t x_in_pieces = 0;  ///< BF16 whose rows begin at multiples of 16 bytes
+  int64_t x_stride = 0;     ///< elements
   const void* x = nullptr;
 };
 
@@ -40,6 +41,8 @@ inline Products products_of(const LinearCall& call) {
   p.tokens = static_cast<int32_t>(call.x.rows);
   p.in_features = static_cast<int32_t>(call.x.width);
   p.x_is_bf16 = call.x.format == RowFormat::kBf16;
+  p.x_in_pieces = call.x.format == RowFormat::kBf16 && call.x.stride % 8 == 0 &&
+                  reinterpret_cast<uintptr_t>(call.x.data) % 16 == 0;
   p.x_stride = call.x.stride;
   p.x = call.x.data;
   return p;
@@ -55,6 +58,7 @@ __device__ __forceinline__ int panel_of_block(const Products& p) {
 /// A row of a panel: what its sums are multiplied by, and where they go.
 class OutputRow {
  public:
+  OutputRow() = default;
   __device__ OutputRow(const Products& p, int panel, int row) {
     for (int i = 0; i < p.num_outputs; ++i) {
       const MemberOutput& o = p.outputs[i];
@@ -67,9 +71,9 @@ class OutputRow {
       is_bf16_ = o.is_bf16 != 0;
     }
   }
-  /// Nothing for a row between two members.
+  /// False for a row between two members.
+  __device__ bool is_stored() const { return y_ != nullptr; }
   __device__ void store(int64_t token, float sum) const {
-    if (y_ == nullptr) return;
     const float value = sum * scale_ + bias_;
     const int64_t at = token * stride_ + column_;
     if (is_bf16_) {
@@ -85,6 +89,23 @@ class OutputRow {
   int64_t column_ = 0, stride_ = 0;
   bool is_bf16_ = false;
 };
+
+/// Columns `k` and k + 1 (k even) of a token's row as BF16, zeros from in_features on.
+__device__ __forceinline__ uint32_t load_token_pair(const Products& p, int64_t token, int k) {
+  float values[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int64_t at = token * p.x_stride + k + i;
+    values[i] = k + i >= p.in_features ? 0.0f
+                : p.x_is_bf16 != 0     ? __bfloat162float(__ushort_as_bfloat16(
+                                             __ldcg(static_cast<const unsigned short*>(p.x) + at)))
+                                       : __ldcg(static_cast<const float*>(p.x) + at);
+  }
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(values[0], values[1]);
+  uint32_t bits;
+  __builtin_memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
 
 /// Eight values of a token's row from column `k` on as BF16, zeros from in_features on. Reads what
 /// an earlier kernel wrote from L2.

@@ -193,6 +193,7 @@ __device__ void prompt_panel(const Products& p, int index, uint8_t* shared) {
     const int row = first_row + row_warp * Config::kWarpRows + r;
     if (row >= panel.rows) break;
     const OutputRow output(p, index, row);
+    if (!output.is_stored()) continue;
     for (int n = lane / kLanes; n < Config::kWarpTokens; n += 32 / kLanes) {
       const int token = first_token + token_warp * Config::kWarpTokens + n;
       if (token >= p.tokens) break;
