@@ -78,6 +78,7 @@ __device__ __forceinline__ void block_largest(int n, int count, const Get& get, 
   uint64_t below = ~uint64_t{0};
   for (int rank = 0; rank < n; ++rank) {
     uint64_t best = 0;
+#pragma unroll
     for (int i = 0; i < count; ++i) {
       const uint64_t value = get(i);
       if (value < below && value > best) best = value;

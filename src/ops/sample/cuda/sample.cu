@@ -3,7 +3,7 @@
 //   scan_logits   edits, the largest logit of the chunk, sums for log probabilities
 //   histogram     where a row has top_k or top_p: in which bins of exponents the border lies
 //   truncate      the border, exactly
-//   choose        weights left of the chunk; the last block of a row draws
+//   choose        weights left of the chunk; the last block of a row draws, if it has not been done
 //
 // The second and third run only where the host says that a row may need them; greedy rows need the
 // first and one block of the last. No kernel waits for another block: of each row's blocks the last
@@ -81,7 +81,7 @@ class CudaSample final : public Prepared<Sample> {
     p.edited = arena.take<float>(args.num_edited * problem().vocab_size);
     p.best = arena.take<Entry>(rows * chunks);
     p.raw_max = arena.take<float>(rows * chunks);
-    p.raw_mass = arena.take<uint64_t>(rows * chunks);
+    p.raw_sum = arena.take<double>(rows * chunks);
     p.top = arena.take<Entry>(rows * chunks * args.num_top);
     p.mass = arena.take<uint64_t>(rows * chunks);
     p.state = arena.take<RowState>(rows);

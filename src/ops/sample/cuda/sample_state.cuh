@@ -1,4 +1,4 @@
-// What the kernels of Sample hand each other: keys of logits, the state of a row.
+// What the kernels of Sample hand each other: entries of logits, a row's state and its candidates.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,8 @@ inline constexpr int kItems = 16;
 inline constexpr int kChunk = kSampleThreads * kItems;
 /// Candidates of a row that are looked at one by one; where there are more, the row is read again.
 inline constexpr int kListRoom = 4096;
+/// As many are looked at all at once.
+inline constexpr int kSmallList = 2 * kSampleThreads;
 
 /// A logit and its token: larger for larger logits, of equals for lower ids. Both zeros are equal.
 /// 0 is none, kBadEntry that of a row that cannot be sampled.
@@ -32,20 +34,10 @@ __device__ __forceinline__ Entry entry_of(float logit, int id) {
 __device__ __forceinline__ uint32_t key_of(Entry entry) {
   return static_cast<uint32_t>(entry >> 32);
 }
+__device__ __forceinline__ float logit_of(Entry entry) { return logit_of(key_of(entry)); }
 __device__ __forceinline__ int id_of(Entry entry) {
   return static_cast<int>(~static_cast<uint32_t>(entry));
 }
-
-/// Which entries are left: larger keys than `key`, and of that key ids up to `last_id`.
-struct Cut {
-  uint32_t key;
-  int32_t last_id;
-
-  __device__ bool keeps(uint32_t other, int id) const {
-    return other > key || (other == key && id <= last_id);
-  }
-};
-inline constexpr Cut kKeepAll{0, INT32_MAX};
 
 /// Zeros when the first kernel has run.
 struct RowState {
@@ -54,11 +46,12 @@ struct RowState {
   uint32_t counters[3];  // of blocks that are done, one a kernel
   uint32_t list_size;    // may be above kListRoom
   // From the histogram: bins whose entries are looked at one by one.
-  int32_t first_bin, last_bin;  // first > last: none
-  uint32_t top_k;               // 0: all of the bins up to the last stay
-  uint64_t mass_before;         // of bins before the first
-  uint64_t mass_bound;          // of top_p, where there is no top_k
-  Cut cut;
+  int32_t first_bin, last_bin;
+  uint32_t top_k;        // 0: the border is one of weights
+  uint64_t mass_before;  // of bins before the first
+  uint64_t mass_bound;   // of top_p, where there is no top_k
+  Entry cut;             // entries from here up are left
+  int32_t is_done;       // the row has its token
 };
 
 struct SampleParams {
@@ -77,14 +70,14 @@ struct SampleParams {
   int32_t* top_ids;
   float* top_logprobs;
 
-  float* edited;       // [num_edited, V]
-  Entry* best;         // [R, chunks], of edited logits
-  float* raw_max;      // [R, chunks], of the logits as they came
-  uint64_t* raw_mass;  // [R, chunks], weights relative to that at temperature 1
-  Entry* top;          // [R, chunks, num_top], of the logits as they came
-  uint64_t* mass;      // [R, chunks], weights that are left
-  RowState* state;     // [R]
-  Entry* list;         // [R, kListRoom]
+  float* edited;    // [num_edited, V]
+  Entry* best;      // [R, chunks], of edited logits
+  float* raw_max;   // [R, chunks], of the logits as they came
+  double* raw_sum;  // [R, chunks], of exponentials relative to that
+  Entry* top;       // [R, chunks, num_top], of the logits as they came
+  uint64_t* mass;   // [R, chunks], weights that are left
+  RowState* state;  // [R]
+  Entry* list;      // [R, kListRoom]
 
   /// The edited logits of row r.
   __device__ const float* source(const SampleRow& row, int64_t r) const {
@@ -92,6 +85,20 @@ struct SampleParams {
                            : logits + r * stride;
   }
 };
+
+/// The token of item i of this thread in the block's chunk.
+__device__ __forceinline__ int id_of_item(int i) {
+  return static_cast<int>(blockIdx.x) * kChunk + static_cast<int>(threadIdx.x) + i * kSampleThreads;
+}
+
+/// All loads are on their way together. Tokens past the vocabulary have -infinity.
+__device__ __forceinline__ void load_chunk(const SampleParams& p, const float* source,
+                                           float (&v)[kItems]) {
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    v[i] = id_of_item(i) < p.vocab_size ? source[id_of_item(i)] : -INFINITY;
+  }
+}
 
 /// The largest edited logit of row r, for all threads.
 __device__ __forceinline__ Entry best_of_row(const SampleParams& p, int64_t r) {
@@ -108,5 +115,44 @@ __device__ __forceinline__ bool is_nothing(Entry best) { return key_of(best) == 
 __device__ __forceinline__ bool is_truncated(const SampleRow& row) {
   return row.top_k > 0 || row.top_p < 1.0f;
 }
+
+/// Exponents of a row's logits. Most questions about them have an answer in float32, where it is
+/// far from doubtful.
+struct Exponents {
+  float max;
+  double scale, least;
+  float float_scale, float_least;
+
+  __device__ Exponents(const SampleRow& row, Entry best)
+      : max(logit_of(best)),
+        scale(row.scale),
+        least(row.least),
+        float_scale(static_cast<float>(row.scale)),
+        float_least(static_cast<float>(row.least)) {}
+
+  __device__ double exponent(float logit) const { return sample_exponent(logit, max, scale); }
+  __device__ uint64_t weight(float logit) const { return sample_weight(exponent(logit)); }
+
+  /// Whether the exponent is at least `least`.
+  __device__ bool is_candidate(float logit) const {
+    // A thousandth is far above the rounding of numbers up to 44. Overflow is a no that is right
+    // while the scale is no extreme.
+    constexpr float kDoubt = 1e-3f, kExtreme = 1e6f;
+    const float e = (logit - max) * float_scale;
+    if (float_scale > 1 / kExtreme && float_scale < kExtreme) {
+      if (e > float_least + kDoubt) return true;
+      if (e < float_least - kDoubt) return false;
+    }
+    return exponent(logit) >= least;
+  }
+
+  /// Rises as the logit falls.
+  __device__ int bin(float logit) const {
+    const float per_unit =
+        fminf(float_scale * (kSampleBins / static_cast<float>(kWeightBits)), 3e38f);
+    const float bin = (max - logit) * per_unit;
+    return bin < kSampleBins ? static_cast<int>(bin) : kSampleBins - 1;
+  }
+};
 
 }  // namespace moe4::cuda

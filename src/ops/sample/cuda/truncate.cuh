@@ -1,95 +1,108 @@
 // top_k and top_p without sorting: a histogram of exponents says in which bins the border lies,
-// their entries are gathered, and the last block to be done finds the border among them, eight bits
-// of the key at a time.
+// their entries are gathered, and the last block to be done finds the border among them: each
+// thread compares its own with all where they are few, else by eight bits of the key at a time.
+// Where top_k has left few, that block draws, too.
 #pragma once
 
 #include "device/cuda/ptx/launch.cuh"
-#include "ops/sample/cuda/sample_state.cuh"
+#include "ops/sample/cuda/finish_row.cuh"
 
 namespace moe4::cuda {
 
-/// Calls f(i, id, logit, exponent) for the block's logits of row r that are not below `least`.
-template <typename F>
-__device__ __forceinline__ void each_candidate(const SampleParams& p, const SampleRow& row,
-                                               int64_t r, float max, const F& f) {
-  const float* source = p.source(row, r);
-  const int begin = static_cast<int>(blockIdx.x) * kChunk + static_cast<int>(threadIdx.x);
-  float v[kItems];
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    const int id = begin + i * kSampleThreads;
-    v[i] = id < p.vocab_size ? source[id] : -INFINITY;
-  }
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    const double e = sample_exponent(v[i], max, row.scale);
-    if (e >= row.least) f(i, begin + i * kSampleThreads, v[i], e);
-  }
-}
+// ---- in which bins the border lies -------------------------------------------------------------
 
-/// In which bins the border lies. By the whole block, when the histogram is complete.
+/// By the whole block, when the histogram is complete. Where there is a top_k, all of the bins up
+/// to its border are looked at: top_p depends on their weight.
 __device__ __forceinline__ void find_bins(const SampleRow& row, RowState& state) {
   static_assert(kSampleBins == 2 * kSampleThreads);
   const int bin = 2 * static_cast<int>(threadIdx.x);
-  const uint64_t counts[2] = {__ldcg(state.count + bin), __ldcg(state.count + bin + 1)};
-  const uint64_t masses[2] = {__ldcg(state.mass + bin), __ldcg(state.mass + bin + 1)};
-  uint64_t count, mass;
-  uint64_t count_before = block_scan(counts[0] + counts[1], count);
-  uint64_t mass_before = block_scan(masses[0] + masses[1], mass);
-  const bool by_count = row.top_k > 0 && static_cast<uint64_t>(row.top_k) < count;
-  if (!by_count && row.top_p >= 1.0f) {
-    if (threadIdx.x == 0) {
-      state.first_bin = 1;  // none
-      state.cut = kKeepAll;
-    }
-    return;
-  }
-  const uint64_t bound = by_count ? row.top_k : top_p_mass(mass, row.top_p);
+  const bool by_count = row.top_k > 0;
+  uint64_t values[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const uint64_t before = by_count ? count_before : mass_before;
-    if (before < bound && bound <= before + (by_count ? counts[i] : masses[i])) {
+    values[i] = by_count ? __ldcg(state.count + bin + i) : __ldcg(state.mass + bin + i);
+  }
+  uint64_t total;
+  uint64_t before = block_scan(values[0] + values[1], total);
+  const auto top_k = static_cast<uint64_t>(row.top_k);
+  const uint64_t bound = by_count ? (top_k < total ? top_k : total) : top_p_mass(total, row.top_p);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (before < bound && bound <= before + values[i]) {
       state.first_bin = by_count ? 0 : bin + i;
       state.last_bin = bin + i;
-      state.top_k = by_count ? row.top_k : 0;
-      state.mass_before = by_count ? 0 : mass_before;
+      state.top_k = by_count ? static_cast<uint32_t>(bound) : 0;
+      state.mass_before = by_count ? 0 : before;
       state.mass_bound = bound;
     }
-    count_before += counts[i];
-    mass_before += masses[i];
+    before += values[i];
   }
 }
 
+/// Counts of a block's entries in bins, or sums of their weights: three parts of 15 bits, so that
+/// 4096 of them add up in 32, which shared memory does by itself.
+struct Histogram {
+  static constexpr int kParts = 3, kPartBits = 15;
+  uint32_t sums[kParts][kSampleBins];
+
+  __device__ void clear(int bin) {
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) sums[i][bin] = 0;
+  }
+  __device__ uint64_t mass(int bin) const {
+    uint64_t sum = 0;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) sum += static_cast<uint64_t>(sums[i][bin]) << i * kPartBits;
+    return sum;
+  }
+  __device__ void add_mass(int bin, uint64_t weight) {
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      atomicAdd(&sums[i][bin],
+                static_cast<uint32_t>(weight >> i * kPartBits) & ((1u << kPartBits) - 1));
+    }
+  }
+};
+static_assert(kWeightBits < Histogram::kParts * Histogram::kPartBits);
+static_assert(uint64_t{kChunk} << Histogram::kPartBits <= uint64_t{1} << 32);
+
 __global__ void __launch_bounds__(kSampleThreads) histogram_kernel(const SampleParams p) {
-  __shared__ uint32_t count[kSampleBins];
-  __shared__ unsigned long long mass[kSampleBins];
+  __shared__ Histogram histogram;
   wait_for_previous_kernel();
   launch_dependents();
   const int64_t r = blockIdx.y;
   const SampleRow row = p.rows[r];
   if (row.scale == 0 || !is_truncated(row)) return;
-  const Entry best = best_of_row(p, r);
+  const bool by_count = row.top_k > 0;
+  float v[kItems];
+  load_chunk(p, p.source(row, r), v);
+  for (int i = threadIdx.x; i < kSampleBins; i += kSampleThreads) histogram.clear(i);
+  const Entry best = best_of_row(p, r);  // waits for all threads
   if (best == kBadEntry || is_nothing(best)) return;
-  for (int i = threadIdx.x; i < kSampleBins; i += kSampleThreads) {
-    count[i] = 0;
-    mass[i] = 0;
+  const Exponents exponents(row, best);
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if (!exponents.is_candidate(v[i])) continue;
+    const int bin = exponents.bin(v[i]);
+    if (by_count) {
+      atomicAdd(&histogram.sums[0][bin], 1u);
+    } else {
+      histogram.add_mass(bin, exponents.weight(v[i]));
+    }
   }
-  __syncthreads();
-  each_candidate(p, row, r, logit_of(key_of(best)), [&](int, int, float, double e) {
-    atomicAdd(count + sample_bin(e), 1u);
-    if (row.top_p < 1.0f) atomicAdd(mass + sample_bin(e), sample_weight(e));
-  });
   __syncthreads();
   RowState& state = p.state[r];
   for (int i = threadIdx.x; i < kSampleBins; i += kSampleThreads) {
-    if (count[i] == 0) continue;
-    atomicAdd(state.count + i, count[i]);
-    if (mass[i] > 0) {
-      atomicAdd(reinterpret_cast<unsigned long long*>(state.mass) + i, mass[i]);
+    if (by_count) {
+      if (const uint32_t count = histogram.sums[0][i]) atomicAdd(state.count + i, count);
+    } else if (const unsigned long long mass = histogram.mass(i)) {
+      atomicAdd(reinterpret_cast<unsigned long long*>(state.mass) + i, mass);
     }
   }
   if (is_last_block(state.counters, p.chunks)) find_bins(row, state);
 }
+
+// ---- the border itself -------------------------------------------------------------------------
 
 /// The largest key K such that entries of keys from K up have, together with `before`, values of at
 /// least `target`, which all together have. `before` becomes the sum without those of K itself.
@@ -105,7 +118,7 @@ __device__ uint32_t select_key(const Each& each, uint64_t target, uint64_t& befo
     __syncthreads();
     each([&](uint32_t key, uint64_t value) {
       if (static_cast<uint64_t>(key) >> (shift + 8) == prefix) {
-        atomicAdd(digits + (key >> shift & 255), value);
+        atomicAdd(digits + (key >> shift & 255), static_cast<unsigned long long>(value));
       }
     });
     __syncthreads();
@@ -125,13 +138,11 @@ __device__ uint32_t select_key(const Each& each, uint64_t target, uint64_t& befo
   return prefix;
 }
 
-/// The border among the entries of the bins. By the whole block, when all are in the list.
-__device__ __forceinline__ void find_cut(const SampleParams& p, const SampleRow& row, int64_t r,
-                                         float max) {
-  RowState& state = p.state[r];
-  const int first_bin = __ldcg(&state.first_bin), last_bin = __ldcg(&state.last_bin);
-  const auto top_k = static_cast<int>(__ldcg(&state.top_k));
-  const auto size = static_cast<int>(__ldcg(&state.list_size));
+/// Among more entries than kSmallList: of the list or, where that has no room, of the row. By the
+/// whole block.
+__device__ __forceinline__ Entry find_cut(const SampleParams& p, const SampleRow& row, int64_t r,
+                                          const Exponents& exponents, int size) {
+  const RowState& state = p.state[r];
   const Entry* list = p.list + r * kListRoom;
   const float* source = p.source(row, r);
   const auto each = [&](const auto& f) {  // f(entry)
@@ -140,87 +151,182 @@ __device__ __forceinline__ void find_cut(const SampleParams& p, const SampleRow&
       return;
     }
     for (int id = threadIdx.x; id < p.vocab_size; id += kSampleThreads) {
-      const double e = sample_exponent(source[id], max, row.scale);
-      if (!(e >= row.least)) continue;
-      if (sample_bin(e) >= first_bin && sample_bin(e) <= last_bin) f(entry_of(source[id], id));
+      if (!exponents.is_candidate(source[id])) continue;
+      const int bin = exponents.bin(source[id]);
+      if (bin >= state.first_bin && bin <= state.last_bin) f(entry_of(source[id], id));
     }
   };
-  const auto weight = [&](uint32_t key) {
-    return sample_weight(sample_exponent(logit_of(key), max, row.scale));
-  };
-  Cut cut = kKeepAll;
+  const auto weight = [&](uint32_t key) { return exponents.weight(logit_of(key)); };
+  uint32_t least_key = 0;
   uint64_t before = 0;
-  if (top_k > 0) {
-    cut.key = select_key(
+  if (state.top_k > 0) {
+    least_key = select_key(
         [&](const auto& f) { each([&](Entry entry) { f(key_of(entry), uint64_t{1}); }); },
-        static_cast<uint64_t>(top_k), before);
+        state.top_k, before);
   }
-  if (row.top_p < 1.0f) {
-    const uint32_t least_key = cut.key;
-    uint64_t bound = __ldcg(&state.mass_bound);
-    before = __ldcg(&state.mass_before);
-    if (top_k > 0) {
-      uint64_t mass = 0;
-      each([&](Entry entry) { mass += key_of(entry) >= least_key ? weight(key_of(entry)) : 0; });
-      bound = top_p_mass(block_sum(mass), row.top_p);
-    }
-    cut.key = select_key(
+  if (row.top_p >= 1.0f) return static_cast<Entry>(least_key) << 32;
+  uint64_t bound = state.mass_bound;
+  before = state.mass_before;
+  if (state.top_k > 0) {
+    uint64_t mass = 0;
+    each([&](Entry entry) { mass += key_of(entry) >= least_key ? weight(key_of(entry)) : 0; });
+    bound = top_p_mass(block_sum(mass), row.top_p);
+  }
+  const uint32_t key = select_key(
+      [&](const auto& f) {
+        each([&](Entry entry) {
+          if (key_of(entry) >= least_key) f(key_of(entry), weight(key_of(entry)));
+        });
+      },
+      bound, before);
+  // Of equals those with the lowest ids stay, as many as it takes.
+  const uint64_t one = weight(key);
+  const uint64_t wanted = (bound - before + one - 1) / one;
+  uint64_t equals = 0;
+  each([&](Entry entry) { equals += key_of(entry) == key ? 1 : 0; });
+  uint32_t last = 0;
+  if (wanted < block_sum(equals)) {
+    uint64_t none = 0;
+    last = select_key(
         [&](const auto& f) {
           each([&](Entry entry) {
-            if (key_of(entry) >= least_key) f(key_of(entry), weight(key_of(entry)));
+            if (key_of(entry) == key) f(static_cast<uint32_t>(entry), uint64_t{1});
           });
         },
-        bound, before);
-    // Of equals those with the lowest ids stay, as many as it takes.
-    const uint64_t one = weight(cut.key);
-    const uint64_t wanted = (bound - before + one - 1) / one;
-    uint64_t equals = 0;
-    each([&](Entry entry) { equals += key_of(entry) == cut.key ? 1 : 0; });
-    if (wanted < block_sum(equals)) {
-      uint64_t none = 0;
-      cut.last_id = id_of(select_key(
-          [&](const auto& f) {
-            each([&](Entry entry) {
-              if (key_of(entry) == cut.key) f(static_cast<uint32_t>(entry), uint64_t{1});
-            });
-          },
-          wanted, none));
+        wanted, none);
+  }
+  return static_cast<Entry>(key) << 32 | last;
+}
+
+/// The same among up to kSmallList entries. Where they are all that top_k left, `id` becomes the
+/// row's token, else -1. By the whole block.
+__device__ __forceinline__ Entry find_cut_of_few(const SampleParams& p, const SampleRow& row,
+                                                 int64_t r, const Exponents& exponents, int size,
+                                                 int& id) {
+  constexpr int kOwn = kSmallList / kSampleThreads;
+  __shared__ Entry entries[kSmallList];
+  __shared__ uint64_t weights[kSmallList];
+  __shared__ uint32_t least;
+  __shared__ int found;
+  const RowState& state = p.state[r];
+  Entry own[kOwn];
+  uint64_t weight[kOwn], before[kOwn];
+  int better[kOwn];
+#pragma unroll
+  for (int n = 0; n < kOwn; ++n) {
+    const int i = static_cast<int>(threadIdx.x) + n * kSampleThreads;
+    own[n] = i < size ? __ldcg(p.list + r * kListRoom + i) : 0;
+    weight[n] = i < size ? exponents.weight(logit_of(own[n])) : 0;
+    entries[i] = own[n];
+    weights[i] = weight[n];
+    before[n] = state.mass_before;
+    better[n] = 0;
+  }
+  if (threadIdx.x == 0) least = 0;
+  __syncthreads();
+  for (int i = 0; i < size; ++i) {
+#pragma unroll
+    for (int n = 0; n < kOwn; ++n) {
+      if (entries[i] > own[n]) {
+        before[n] += weights[i];
+        ++better[n];
+      }
     }
   }
-  if (threadIdx.x == 0) state.cut = cut;
+  const bool by_count = state.top_k > 0;
+  uint64_t bound = state.mass_bound;
+  if (by_count) {
+#pragma unroll
+    for (int n = 0; n < kOwn; ++n) {
+      if (own[n] > 0 && better[n] == static_cast<int>(state.top_k) - 1) least = key_of(own[n]);
+    }
+    __syncthreads();
+    uint64_t mass = 0;
+#pragma unroll
+    for (int n = 0; n < kOwn; ++n) mass += key_of(own[n]) >= least ? weight[n] : 0;
+    mass = block_sum(mass);
+    bound = row.top_p < 1.0f ? top_p_mass(mass, row.top_p) : mass;
+  }
+  Entry worst = 0;  // the complement of the least that stays
+#pragma unroll
+  for (int n = 0; n < kOwn; ++n) {
+    const bool stays = own[n] > 0 && key_of(own[n]) >= least && before[n] < bound;
+    if (stays && ~own[n] > worst) worst = ~own[n];
+  }
+  const Entry cut = ~block_max(worst);
+  id = -1;
+  if (!by_count) return cut;
+
+  // By rising id, so by falling low halves.
+  uint64_t mass = 0;
+#pragma unroll
+  for (int n = 0; n < kOwn; ++n) {
+    if (own[n] < cut) weight[n] = 0;
+    mass += weight[n];
+    before[n] = 0;
+  }
+  const uint64_t point = drawn_point(row.random, block_sum(mass));
+  for (int i = 0; i < size; ++i) {
+    if (entries[i] < cut) continue;
+#pragma unroll
+    for (int n = 0; n < kOwn; ++n) {
+      if (static_cast<uint32_t>(entries[i]) > static_cast<uint32_t>(own[n])) {
+        before[n] += weights[i];
+      }
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < kOwn; ++n) {
+    if (before[n] <= point && point < before[n] + weight[n]) found = id_of(own[n]);
+  }
+  __syncthreads();
+  id = found;
+  return cut;
 }
 
 __global__ void __launch_bounds__(kSampleThreads) truncate_kernel(const SampleParams p) {
+  __shared__ uint32_t first_place;
   wait_for_previous_kernel();
   launch_dependents();
   const int64_t r = blockIdx.y;
   const SampleRow row = p.rows[r];
   if (row.scale == 0 || !is_truncated(row)) return;
-  const Entry best = best_of_row(p, r);
-  if (best == kBadEntry || is_nothing(best)) return;
+  float v[kItems];
+  load_chunk(p, p.source(row, r), v);
   RowState& state = p.state[r];
   const int first_bin = state.first_bin, last_bin = state.last_bin;
-  if (first_bin > last_bin) return;
-  const float max = logit_of(key_of(best));
+  const Entry best = best_of_row(p, r);
+  if (best == kBadEntry || is_nothing(best)) return;
+  const Exponents exponents(row, best);
   uint32_t wanted = 0;  // bit i: entry i of this thread
-  each_candidate(p, row, r, max, [&](int i, int, float, double e) {
-    if (sample_bin(e) >= first_bin && sample_bin(e) <= last_bin) wanted |= 1u << i;
-  });
-  __shared__ uint32_t first_place;
-  uint64_t total;
-  const auto place = static_cast<uint32_t>(block_scan(__popc(wanted), total));
-  if (total > 0) {
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const int bin = exponents.bin(v[i]);
+    if (bin >= first_bin && bin <= last_bin && exponents.is_candidate(v[i])) wanted |= 1u << i;
+  }
+  if (__syncthreads_or(wanted != 0)) {
+    uint64_t total;
+    auto place = static_cast<uint32_t>(block_scan(__popc(wanted), total));
     if (threadIdx.x == 0) first_place = atomicAdd(&state.list_size, static_cast<uint32_t>(total));
     __syncthreads();
-    const float* source = p.source(row, r);
-    uint32_t to = first_place + place;
-    for (; wanted != 0 && to < kListRoom; wanted &= wanted - 1, ++to) {
-      const int id = static_cast<int>(blockIdx.x) * kChunk + static_cast<int>(threadIdx.x) +
-                     (__ffs(static_cast<int>(wanted)) - 1) * kSampleThreads;
-      p.list[r * kListRoom + to] = entry_of(source[id], id);
+    place += first_place;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if ((wanted >> i & 1) == 0) continue;
+      if (place < kListRoom) p.list[r * kListRoom + place] = entry_of(v[i], id_of_item(i));
+      ++place;
     }
   }
-  if (is_last_block(state.counters + 1, p.chunks)) find_cut(p, row, r, max);
+  if (!is_last_block(state.counters + 1, p.chunks)) return;
+  const auto size = static_cast<int>(__ldcg(&state.list_size));
+  int id = -1;
+  const Entry cut = size <= kSmallList ? find_cut_of_few(p, row, r, exponents, size, id)
+                                       : find_cut(p, row, r, exponents, size);
+  if (threadIdx.x == 0) {
+    state.cut = cut;
+    state.is_done = id >= 0 ? 1 : 0;
+  }
+  if (id >= 0) finish_row(p, row, r, SampleStatus::kChosen, id);
 }
 
 }  // namespace moe4::cuda
