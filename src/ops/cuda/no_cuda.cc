@@ -5,6 +5,8 @@
 #include "ops/delta_net/delta_net.h"
 #include "ops/embed/embed.h"
 #include "ops/gated_rows/gated_rows.h"
+#include "ops/latent_attention/latent_attention.h"
+#include "ops/latent_to_cache/latent_to_cache.h"
 #include "ops/linear/linear_group.h"
 #include "ops/norm/add_norm.h"
 #include "ops/qkv_to_cache/qkv_to_cache.h"
@@ -29,6 +31,8 @@ MOE4_NO_CUDA(AddScaled);
 MOE4_NO_CUDA(DeltaNet);
 MOE4_NO_CUDA(Embed);
 MOE4_NO_CUDA(GatedRows);
+MOE4_NO_CUDA(LatentAttention);
+MOE4_NO_CUDA(LatentToCache);
 MOE4_NO_CUDA(LinearGroup);
 MOE4_NO_CUDA(PagedAttention);
 MOE4_NO_CUDA(QkvToCache);

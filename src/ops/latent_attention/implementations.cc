@@ -60,12 +60,13 @@ PlainMatrix decode_kv_b(const LatentAttention::Problem& problem, const LinearWei
 }
 
 const Implementation<LatentAttention>& cpu_latent_attention();
+const Implementation<LatentAttention>& cuda_latent_attention();
 const Implementation<LatentAttention>& reference_latent_attention();
 
 template <>
 std::span<const Implementation<LatentAttention>* const> implementations<LatentAttention>() {
-  static const Implementation<LatentAttention>* const list[] = {&cpu_latent_attention(),
-                                                                &reference_latent_attention()};
+  static const Implementation<LatentAttention>* const list[] = {
+      &cpu_latent_attention(), &cuda_latent_attention(), &reference_latent_attention()};
   return list;
 }
 

@@ -25,6 +25,9 @@ namespace moe4 {
 ///   p_j = softmax_j(scale * ([W_k^T q_nope | rotate(q_rope)] . [c_j | k_rope_j]))
 ///   y[t, h] = W_v (sum_j p_j c_j)
 /// Rows of y that belong to no sequence (padding) mean nothing.
+/// Rows are float32; on a GPU q and y may be BF16 too, each of its own. There the products with
+/// W_k and W_v are of pairs of BF16 numbers (16 significant bits; a BF16 kv_b and BF16 rows are
+/// exact), and attention rounds as PagedAttention does.
 struct LatentAttention {
   static constexpr std::string_view kName = "latent_attention";
   struct Problem {

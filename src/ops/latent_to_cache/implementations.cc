@@ -13,12 +13,13 @@ void LatentToCache::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<LatentToCache>& cpu_latent_to_cache();
+const Implementation<LatentToCache>& cuda_latent_to_cache();
 const Implementation<LatentToCache>& reference_latent_to_cache();
 
 template <>
 std::span<const Implementation<LatentToCache>* const> implementations<LatentToCache>() {
-  static const Implementation<LatentToCache>* const list[] = {&cpu_latent_to_cache(),
-                                                              &reference_latent_to_cache()};
+  static const Implementation<LatentToCache>* const list[] = {
+      &cpu_latent_to_cache(), &cuda_latent_to_cache(), &reference_latent_to_cache()};
   return list;
 }
 

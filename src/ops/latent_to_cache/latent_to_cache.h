@@ -19,6 +19,7 @@ namespace moe4 {
 ///
 /// One row a token serves all heads: as their keys, and its first latent_dim elements as their
 /// values (see LatentAttention).
+/// Rows are float32; on a GPU q_latent and kv may be BF16 too, each of its own.
 struct LatentToCache {
   static constexpr std::string_view kName = "latent_to_cache";
   struct Problem {

@@ -35,7 +35,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const auto panels = [](int64_t width) { return static_cast<unsigned>(ceil_div(width, 64)); };
     shape_.value_panels = static_cast<int>(std::bit_ceil(panels(problem.value_dim())));
     shape_.key_panels = std::max(shape_.value_panels, static_cast<int>(panels(problem.head_dim)));
-    bool fits = prepare_split(shape_, max_shared);
+    bool fits = prepare_split(shape_, options.device, max_shared);
     if (shape_.key_panels <= 4) {
       // Keys and values of latent attention are one tile of the same panels.
       prompt_shape_ = shape_;
@@ -43,6 +43,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
           static_cast<int>(std::bit_ceil(static_cast<unsigned>(shape_.key_panels)));
       prompt_shape_.prompt_heads = group() % 2 == 0 ? 2 : 1;
       fits = fits && prepare_prompts(prompt_shape_, max_shared);
+      prompt_shape_.prompts_sm90 = options.device.sm == 90 && prepare_prompts_sm90(prompt_shape_);
     }
     if (!fits) {
       throw Error(ErrorCode::kUnavailable,
@@ -86,7 +87,9 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const auto prompts = static_cast<int>(batch.num_seqs) - decodes;
     const auto max_query = static_cast<int>(batch.max_query);
     if (prompts == 0 || max_query == 0) return;
-    if (prompt_shape_.prompt_heads > 0) {
+    if (prompt_shape_.prompts_sm90) {
+      attend_prompts_sm90(prompt_shape_, params, decodes, prompts, max_query, how);
+    } else if (prompt_shape_.prompt_heads > 0) {
       attend_prompts(prompt_shape_, params, decodes, prompts, max_query, how);
     } else {
       attend_split(shape_, params,
@@ -119,7 +122,16 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
       split.num_spans = static_cast<int>(spans(batch, shift));
       if (batch.num_decodes * problem().num_kv_heads * split.num_spans >= num_processors_) break;
     }
-    if (split.num_spans == 1) return attend_split(shape_, params, split, how);
+    const int64_t of_groups = spans(batch, kSpanShifts[1]);
+    if (split.num_spans > shape_.max_cluster && of_groups <= shape_.max_cluster) {
+      // Fewer blocks, but no second launch.
+      split.span_shift = kSpanShifts[1];
+      split.num_spans = static_cast<int>(of_groups);
+    }
+    split.in_clusters = split.num_spans > 1 && split.num_spans <= shape_.max_cluster;
+    if (split.num_spans == 1 || split.in_clusters) {
+      return attend_split(shape_, params, split, how);
+    }
     Arena arena(workspace);
     const int64_t partials = batch.num_decodes * problem().num_kv_heads * rows * split.num_spans;
     split.values = arena.take<float>(partials * problem().value_dim());
@@ -140,8 +152,8 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
             .y_stride = args.y.stride,
             .gates_are_bf16 = args.gates.format == RowFormat::kBf16,
             .y_is_bf16 = args.y.format == RowFormat::kBf16,
-            .positions = batch.positions,
             .query_start = batch.query_start,
+            .context_len = batch.context_len,
             .blocks = table.blocks,
             .max_blocks = table.max_blocks,
             .pages = args.cache.data,

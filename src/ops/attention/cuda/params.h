@@ -21,7 +21,7 @@ struct AttentionParams {
   int64_t y_stride;
   bool gates_are_bf16, y_is_bf16;
 
-  const int32_t *positions, *query_start, *blocks;
+  const int32_t *query_start, *context_len, *blocks;
   int64_t max_blocks;
   const std::byte* pages;
   int64_t page_bytes;
@@ -49,8 +49,11 @@ struct SplitShape {
   int max_tokens;  // of a sequence
   int span_shift;  // 6, 8, 10: keys of a block are a power of two; kAllKeys
   int num_spans;   // blocks of a sequence along the keys
-  // Partial results where num_spans > 1, with i = ((s * num_kv_heads + kv_head) * max_tokens *
-  // group + row) * num_spans + span: values [i, value_dim] and [i] {largest score, sum}
+  // SM90: the spans of some rows are a cluster, which merges its partial results itself.
+  bool in_clusters;
+  // Partial results where there are several spans and no clusters, with i = ((s * num_kv_heads +
+  // kv_head) * max_tokens * group + row) * num_spans + span: values [i, value_dim] and [i] {largest
+  // score, sum}
   float* values;
   float2* sums;
 };
@@ -66,16 +69,20 @@ struct AttentionShape {
   int key_panels;    // of 64 elements
   int value_panels;  // 1, 2, 4, 8; at most key_panels
   int split_tiles;   // tiles of keys or values that a block of attend_split() holds: 1, 2
+  int max_cluster;   // blocks that may form a cluster; 1: none
   // Heads of a block of attend_prompts(), 1 or 2; when prepared: at most so many. 0: attend_split()
   // does prompts too.
   int prompt_heads;
-  int prompt_keys;  // keys of its tiles: 64, 32
+  int prompt_keys;    // keys of its tiles: 64, 32
+  bool prompts_sm90;  // attend_prompts_sm90() does prompts
 };
 
 /// Choose what a kernel's blocks hold at once and let it have so much shared memory. False: there
 /// is not enough.
-bool prepare_split(AttentionShape& shape, int max_shared_bytes);
+bool prepare_split(AttentionShape& shape, const Device& device, int max_shared_bytes);
 bool prepare_prompts(AttentionShape& shape, int max_shared_bytes);
+/// On a device of SM90. False: this program has no code for it.
+bool prepare_prompts_sm90(const AttentionShape& shape);
 
 /// Writes partial results, or y where there is one span.
 void attend_split(const AttentionShape& shape, const AttentionParams& params,
@@ -85,5 +92,8 @@ void merge_splits(const AttentionParams& params, const SplitShape& split, const 
 /// Prompts: pieces of sequences from first_sequence on.
 void attend_prompts(const AttentionShape& shape, const AttentionParams& params, int first_sequence,
                     int num_sequences, int max_tokens, const KernelLaunch& how);
+void attend_prompts_sm90(const AttentionShape& shape, const AttentionParams& params,
+                         int first_sequence, int num_sequences, int max_tokens,
+                         const KernelLaunch& how);
 
 }  // namespace moe4::cuda

@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(Config::kThreads)
   const int sequence = first_sequence + static_cast<int>(blockIdx.z);
   const int first_token = p.query_start[sequence];
   const int tokens = p.query_start[sequence + 1] - first_token;
+  const int end = p.context_len[sequence], start = end - tokens;  // positions
   if (tokens <= 0) return;
-  const int start = p.positions[first_token], end = start + tokens;
   const int page = (end - 1) / kKeyBlock - static_cast<int>(blockIdx.y);  // longest first
   if (page < start / kKeyBlock) return;
   const int first_head = static_cast<int>(blockIdx.x) * Config::kHeads;

@@ -10,6 +10,7 @@
 // H200, head_dim 256: 64 KB of tiles, three blocks an SM; a page takes an SM 3400 cycles at full
 // memory rate and a block about 1500 to compute.
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/cluster.cuh"
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/attention/cuda/tiles.cuh"
 
@@ -109,6 +110,51 @@ struct Partial {
   }
 };
 
+// A partial result of one head as a merging thread has it: two columns.
+struct Column {
+  Weights weights;
+  float2 values{};
+
+  __device__ void add(const Column& next) {
+    const MergeFactors factors = merge(weights, next.weights);
+    values.x = scaled_sum(values.x, next.values.x, factors);
+    values.y = scaled_sum(values.y, next.values.y, factors);
+  }
+};
+
+// Spans [begin, end) in the order that SplitShape says; partial_at(span) are read some ahead.
+template <class PartialAt>
+__device__ __forceinline__ Column merge_spans(int begin, int end, int span_shift,
+                                              const PartialAt& partial_at) {
+  constexpr int kAhead = 8;
+  const int group_mask = (1 << max(0, 8 - span_shift)) - 1;
+  const int super_mask = (1 << (10 - span_shift)) - 1;
+  Column total, super, group;
+  for (int from = begin; from < end; from += kAhead) {
+    Column partial[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (from + i < end) partial[i] = partial_at(from + i);
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int span = from + i;
+      if (span >= end) continue;
+      group.add(partial[i]);
+      const bool last = span + 1 == end;
+      if ((span & group_mask) == group_mask || last) {
+        super.add(group);
+        group = {};
+      }
+      if ((span & super_mask) == super_mask || last) {
+        total.add(super);
+        super = {};
+      }
+    }
+  }
+  return total;
+}
+
 template <int ValuePanels, int Warps>
 __global__ void __launch_bounds__(32 * Warps)
     split_kernel(const __grid_constant__ AttentionParams p,
@@ -129,31 +175,40 @@ __global__ void __launch_bounds__(32 * Warps)
   launch_dependents();
   Rows16 rows;
   rows.sequence = split.first_sequence + static_cast<int>(blockIdx.z);
-  rows.kv_head = static_cast<int>(blockIdx.x) % p.num_kv_heads;
-  rows.first_row = static_cast<int>(blockIdx.x) / p.num_kv_heads * kRows;
+  const int block_span = static_cast<int>(blockIdx.x) % split.num_spans;
+  const int tile_of_heads = static_cast<int>(blockIdx.x) / split.num_spans;
+  rows.kv_head = tile_of_heads % p.num_kv_heads;
+  rows.first_row = tile_of_heads / p.num_kv_heads * kRows;
+  const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
+  // Loads that wait for nothing: the first page too, where no window decides which that is.
+  const int64_t guess = int64_t{block_span} << split.span_shift >> 6;
+  const int guessed = p.window == 0 && guess < p.max_blocks ? blocks[guess] : 0;
   rows.first_token = p.query_start[rows.sequence];
   const int tokens = p.query_start[rows.sequence + 1] - rows.first_token;
+  rows.start = p.context_len[rows.sequence] - tokens;
   rows.count = min(kRows, tokens * p.group - rows.first_row);
   if (rows.count <= 0) return;
-  rows.start = p.positions[rows.first_token];
   // Spans are counted from the one with the first key that the sequence's first token sees.
-  const int64_t span = (first_key(p, rows.start) >> split.span_shift) + blockIdx.y;
+  const int first_span = first_key(p, rows.start) >> split.span_shift;
+  const int64_t span = first_span + block_span;
   const int64_t span_begin = span << split.span_shift;
   const int num_keys = rows.position(p, rows.count - 1) + 1;
   const int begin =
       static_cast<int>(max(span_begin, static_cast<int64_t>(first_key(p, rows.position(p, 0)))));
   const int end = static_cast<int>(
       min(span_begin + (int64_t{1} << split.span_shift), static_cast<int64_t>(num_keys)));
-  if (begin >= end) return;
-  const int first_page = begin / kKeyBlock, last_page = (end - 1) / kKeyBlock;
+  const bool sees_keys = begin < end;
+  if (!sees_keys && !split.in_clusters) return;
+  const int first_page = begin / kKeyBlock;
+  const int last_page = sees_keys ? (end - 1) / kKeyBlock : first_page - 1;
 
   // Tiles in order: keys and values of each page in turn, or, latent, keys alone.
-  const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
   const int row_chunks = p.head_dim / 8;
   const int64_t head_bytes = int64_t{kKeyBlock} * p.head_dim * 2;
   const std::byte* base = p.pages + rows.kv_head * head_bytes;
   const int tiles_of_page = p.latent ? 1 : 2;
-  int next_page = first_page, next_tile = 0, next_buffer = 0, block = blocks[first_page];
+  int next_page = first_page, next_tile = 0, next_buffer = 0;
+  int block = p.window == 0 || !sees_keys ? guessed : blocks[first_page];
   const auto copy_next = [&] {
     if (next_page <= last_page) {
       const std::byte* from = base + block * p.page_bytes + (next_tile > 0 ? p.values_in_page : 0);
@@ -302,6 +357,52 @@ __global__ void __launch_bounds__(32 * Warps)
     copy_next();
   }
 
+#if __CUDA_ARCH__ >= 900
+  if (split.in_clusters) {
+    // Partial results stay in shared memory, where tiles were; every block merges some columns.
+    const uint32_t own_values = tiles, own_sums = shared_address(tops);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = g + 8 * half;
+      if (row >= rows.count || !sees_keys) continue;
+#pragma unroll
+      for (int tile = 0; tile < kValueTiles; ++tile) {
+        const int d = (warp * kValueTiles + tile) * 8 + 2 * t;
+        if (d >= p.value_dim) continue;
+        *reinterpret_cast<float2*>(shared + (row * p.value_dim + d) * sizeof(float)) = {
+            super.values[tile][2 * half], super.values[tile][2 * half + 1]};
+      }
+      if (warp == 0 && t == 0) {
+        reinterpret_cast<float2*>(tops)[row] = {super.weights[half].top, super.weights[half].sum};
+      }
+    }
+    arrive_in_cluster_releasing();
+    wait_for_cluster();
+    const int columns = p.value_dim / 2;
+    for (int i = block_span * kThreads + static_cast<int>(threadIdx.x); i < rows.count * columns;
+         i += split.num_spans * kThreads) {
+      const int row = i / columns, d = i % columns * 2, r = rows.first_row + row;
+      const int position = rows.position(p, row);
+      const Column total = merge_spans(
+          first_key(p, position) >> split.span_shift, (position >> split.span_shift) + 1,
+          split.span_shift, [&](int of_span) {
+            const uint32_t rank = static_cast<uint32_t>(of_span - first_span);
+            const float2 weights_there = load_in_cluster8(
+                address_in_block(own_sums + row * static_cast<int>(sizeof(float2)), rank));
+            return Column{
+                {weights_there.x, weights_there.y},
+                load_in_cluster8(address_in_block(
+                    own_values + (row * p.value_dim + d) * static_cast<int>(sizeof(float)), rank))};
+          });
+      HeadOutput(p, rows.first_token + r / p.group, rows.kv_head * p.group + r % p.group,
+                 total.weights)
+          .write(d, total.values.x, total.values.y);
+    }
+    arrive_in_cluster_releasing();  // nobody leaves while others read
+    wait_for_cluster();
+    return;
+  }
+#endif
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = g + 8 * half;
@@ -313,7 +414,7 @@ __global__ void __launch_bounds__(32 * Warps)
                              split.max_tokens * p.group +
                          r) *
                             split.num_spans +
-                        blockIdx.y;
+                        block_span;
 #pragma unroll
       for (int tile = 0; tile < kValueTiles; ++tile) {
         const int d = first_column + 8 * tile;
@@ -336,37 +437,25 @@ __global__ void __launch_bounds__(32 * Warps)
   }
 }
 
-// A partial result of one head as the merging thread has it: two columns.
-struct Column {
-  Weights weights;
-  float2 values{};
-
-  __device__ void add(const Column& next) {
-    const MergeFactors factors = merge(weights, next.weights);
-    values.x = scaled_sum(values.x, next.values.x, factors);
-    values.y = scaled_sum(values.y, next.values.y, factors);
-  }
-};
-
 constexpr int kMergeThreads = 128;
 
 // A block has a head of a token and up to 256 of its columns.
 __global__ void __launch_bounds__(kMergeThreads)
     merge_kernel(const __grid_constant__ AttentionParams p,
                  const __grid_constant__ SplitShape split) {
-  constexpr int kAhead = 8;  // partial results on their way
   wait_for_previous_kernel();
   launch_dependents();
   const int sequence = split.first_sequence + static_cast<int>(blockIdx.z);
   const int head = static_cast<int>(blockIdx.x), kv_head = head / p.group;
   const int first_token = p.query_start[sequence];
+  const int tokens = p.query_start[sequence + 1] - first_token;
+  const int start = p.context_len[sequence] - tokens;
   const int token = static_cast<int>(blockIdx.y) % split.max_tokens;
-  if (token >= p.query_start[sequence + 1] - first_token) return;
+  if (token >= tokens) return;
   const int d = (static_cast<int>(blockIdx.y) / split.max_tokens * kMergeThreads +
                  static_cast<int>(threadIdx.x)) *
                 2;
   if (d >= p.value_dim) return;
-  const int start = p.positions[first_token];
   const int first_span = first_key(p, start) >> split.span_shift;
   const int begin = first_key(p, start + token) >> split.span_shift;
   const int end = ((start + token) >> split.span_shift) + 1;
@@ -376,36 +465,12 @@ __global__ void __launch_bounds__(kMergeThreads)
        row) *
           split.num_spans -
       first_span;
-  // Pages of a group and groups of a super-group, as split_kernel() would have merged them.
-  const int group_mask = (1 << max(0, 8 - split.span_shift)) - 1;
-  const int super_mask = (1 << (10 - split.span_shift)) - 1;
-  Column total, super, group;
-  for (int from = begin; from < end; from += kAhead) {
-    Column partial[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (from + i >= end) continue;
-      const float2 sums = split.sums[first + from + i];
-      partial[i].weights = {sums.x, sums.y};
-      partial[i].values =
-          *reinterpret_cast<const float2*>(split.values + (first + from + i) * p.value_dim + d);
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int span = from + i;
-      if (span >= end) continue;
-      group.add(partial[i]);
-      const bool last = span + 1 == end;
-      if ((span & group_mask) == group_mask || last) {
-        super.add(group);
-        group = {};
-      }
-      if ((span & super_mask) == super_mask || last) {
-        total.add(super);
-        super = {};
-      }
-    }
-  }
+  const Column total = merge_spans(begin, end, split.span_shift, [&](int span) {
+    const float2 sums = split.sums[first + span];
+    return Column{
+        {sums.x, sums.y},
+        *reinterpret_cast<const float2*>(split.values + (first + span) * p.value_dim + d)};
+  });
   HeadOutput(p, first_token + token, head, total.weights).write(d, total.values.x, total.values.y);
 }
 
@@ -431,28 +496,49 @@ int shared_bytes(const AttentionShape& shape) {
 
 }  // namespace
 
-bool prepare_split(AttentionShape& shape, int max_shared_bytes) {
-  for (shape.split_tiles = 2; shape.split_tiles > 0; --shape.split_tiles) {
-    if (shared_bytes(shape) > max_shared_bytes) continue;
-    MOE4_CUDA_CHECK(cudaFuncSetAttribute(split_kernel_of(shape.value_panels),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         shared_bytes(shape)));
-    return true;
+bool prepare_split(AttentionShape& shape, const Device& device, int max_shared_bytes) {
+  const SplitKernel kernel = split_kernel_of(shape.value_panels);
+  shape.split_tiles = 2;
+  while (shared_bytes(shape) > max_shared_bytes) {
+    if (--shape.split_tiles == 0) return false;
   }
-  return false;
+  MOE4_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       shared_bytes(shape)));
+  shape.max_cluster = 1;
+  if (device.sm < 90) return true;
+  MOE4_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  for (const unsigned size : {16u, 8u}) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = size;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(size);
+    config.blockDim = dim3(static_cast<unsigned>(32 * warps_of(shape.value_panels)));
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(shape));
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0) {
+      shape.max_cluster = static_cast<int>(size);
+      break;
+    }
+    cudaGetLastError();
+  }
+  return true;
 }
 
 void attend_split(const AttentionShape& shape, const AttentionParams& params,
                   const SplitShape& split, const KernelLaunch& how) {
   const int64_t tiles = ceil_div(int64_t{split.max_tokens} * params.group, int64_t{kRows});
   launch(split_kernel_of(shape.value_panels),
-         {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads),
-                       static_cast<unsigned>(split.num_spans),
+         {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads * split.num_spans), 1,
                        static_cast<unsigned>(split.num_sequences)),
           .block = dim3(static_cast<unsigned>(32 * warps_of(shape.value_panels))),
           .shared_bytes = static_cast<size_t>(shared_bytes(shape)),
           .stream = how.stream,
-          .dependent = how.dependent},
+          .dependent = how.dependent,
+          .cluster = split.in_clusters ? static_cast<unsigned>(split.num_spans) : 1},
          params, split, shape.key_panels, shape.split_tiles);
 }
 

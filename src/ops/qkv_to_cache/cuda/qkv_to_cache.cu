@@ -14,8 +14,6 @@ using namespace cuda;
 
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kMaxHeadDim = 512;  // as supports.cc says
-constexpr int kPairs = kMaxHeadDim / 64;
 
 // Heads of q, k or v, float32 or BF16, all of a row `head_stride` apart.
 struct Heads {
@@ -63,81 +61,102 @@ struct Params {
   int64_t page_bytes;
 };
 
-// A head's values: lane l has elements 2l and 2l + 1 of every 64.
-using Head = float2[kPairs];
+// Elements that a lane has of a head: 2l and 2l + 1 of every 64.
+template <int Pairs>
+using Head = float2[Pairs];
 
-__device__ void load(const Params& p, const Part& part, int64_t token, int head, Head& x) {
+__device__ __forceinline__ int element(int pair) {
+  return 64 * pair + 2 * static_cast<int>(threadIdx.x % 32);
+}
+
+template <int Pairs>
+__device__ __forceinline__ void load(const Params& p, const Part& part, int64_t token, int head,
+                                     Head<Pairs>& x) {
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
-    x[i] = d < p.head_dim ? part.from.pair(token, head, d) : float2{};
+  for (int i = 0; i < Pairs; ++i) {
+    x[i] = element(i) < p.head_dim ? part.from.pair(token, head, element(i)) : float2{};
   }
 }
 
-__device__ float sum_of_squares(const Head& x) {
+template <int Pairs>
+__device__ __forceinline__ float sum_of_squares(const Head<Pairs>& x) {
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) sum += x[i].x * x[i].x + x[i].y * x[i].y;
+  for (int i = 0; i < Pairs; ++i) sum += x[i].x * x[i].x + x[i].y * x[i].y;
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffff, sum, offset);
   return sum;
 }
 
-// Elements i and i + half are different lanes': by way of `shared`, the warp's own.
-__device__ void rotate_halves(const Params& p, const float* angles, float* shared, Head& x) {
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
-    if (d < 2 * p.half) *reinterpret_cast<float2*>(shared + d) = x[i];
-  }
-  __syncwarp();
-  const auto turned = [&](float own, int d) {
-    if (d >= 2 * p.half) return own;
-    const int angle = d < p.half ? d : d - p.half;
-    const float cosine = angles[angle], sine = angles[p.half + angle];
-    return d < p.half ? own * cosine - shared[d + p.half] * sine
-                      : own * cosine + shared[angle] * sine;
-  };
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
-    if (d >= 2 * p.half) continue;
-    x[i] = {turned(x[i].x, d), turned(x[i].y, d + 1)};
-  }
-  __syncwarp();
-}
+// By how much a lane's elements turn: {cos, sin} of the first and of the second of each pair.
+template <int Pairs>
+struct Turns {
+  float2 first[Pairs], second[Pairs];
 
-__device__ void rotate_pairs(const Params& p, const float* angles, Head& x) {
+  __device__ void load(const Params& p, const float* angles) {
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int pair = 32 * i + static_cast<int>(threadIdx.x % 32);
-    if (pair >= p.half) continue;
-    const float cosine = angles[pair], sine = angles[p.half + pair];
-    x[i] = {x[i].x * cosine - x[i].y * sine, x[i].y * cosine + x[i].x * sine};
+    for (int i = 0; i < Pairs; ++i) {
+      const int d = element(i);
+      if (d >= 2 * p.half) continue;
+      const int a = p.rotates_pairs ? d / 2 : d < p.half ? d : d - p.half;
+      const int b = p.rotates_pairs ? a : d + 1 < p.half ? d + 1 : d + 1 - p.half;
+      first[i] = {angles[a], angles[p.half + a]};
+      second[i] = {angles[b], angles[p.half + b]};
+    }
   }
-}
+
+  // Elements i and i + half are different lanes': by way of `shared`, the warp's own.
+  __device__ void turn_halves(const Params& p, float* shared, Head<Pairs>& x) const {
+#pragma unroll
+    for (int i = 0; i < Pairs; ++i) {
+      if (element(i) < 2 * p.half) *reinterpret_cast<float2*>(shared + element(i)) = x[i];
+    }
+    __syncwarp();
+    const auto turned = [&](float own, int d, float2 turn) {
+      return d < p.half ? own * turn.x - shared[d + p.half] * turn.y
+                        : own * turn.x + shared[d - p.half] * turn.y;
+    };
+#pragma unroll
+    for (int i = 0; i < Pairs; ++i) {
+      const int d = element(i);
+      if (d < 2 * p.half) x[i] = {turned(x[i].x, d, first[i]), turned(x[i].y, d + 1, second[i])};
+    }
+    __syncwarp();
+  }
+
+  __device__ void turn_pairs(const Params& p, Head<Pairs>& x) const {
+#pragma unroll
+    for (int i = 0; i < Pairs; ++i) {
+      if (element(i) >= 2 * p.half) continue;
+      x[i] = {x[i].x * first[i].x - x[i].y * first[i].y, x[i].y * first[i].x + x[i].x * first[i].y};
+    }
+  }
+};
 
 // `array` of the page: keys of all heads, then values. An infinite element makes all NaN.
-__device__ void store_in_cache(const Params& p, int slot, int array, const Head& x) {
+template <int Pairs>
+__device__ __forceinline__ void store_in_cache(const Params& p, int slot, int array,
+                                               const Head<Pairs>& x) {
   bool infinite = false;
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) infinite |= isinf(x[i].x) || isinf(x[i].y);
+  for (int i = 0; i < Pairs; ++i) infinite |= isinf(x[i].x) || isinf(x[i].y);
   infinite = __any_sync(0xffffffff, infinite);
-  const auto element =
+  const int64_t first =
       (static_cast<int64_t>(array) * kPageTokens + slot % kPageTokens) * p.head_dim;
-  auto* to = reinterpret_cast<__half*>(p.pages + slot / kPageTokens * p.page_bytes) + element;
+  auto* to = reinterpret_cast<__half*>(p.pages + slot / kPageTokens * p.page_bytes) + first;
+  const float nan = __int_as_float(0x7fc00000);
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
-    if (d >= p.head_dim) continue;
-    const float nan = __int_as_float(0x7fc00000);
-    *reinterpret_cast<__half2*>(to + d) = to_f16_saturating(infinite ? float2{nan, nan} : x[i]);
+  for (int i = 0; i < Pairs; ++i) {
+    if (element(i) >= p.head_dim) continue;
+    *reinterpret_cast<__half2*>(to + element(i)) =
+        to_f16_saturating(infinite ? float2{nan, nan} : x[i]);
   }
 }
 
 // A block has some heads of q, of k or of v of one token.
+template <int Pairs>
 __global__ void __launch_bounds__(kThreads) qkv_to_cache_kernel(const __grid_constant__ Params p) {
-  __shared__ alignas(16) float turning[kWarps][kMaxHeadDim];
+  __shared__ alignas(16) float turning[kWarps][64 * Pairs];
   __shared__ float sums[kWarps];
   wait_for_previous_kernel();
   launch_dependents();
@@ -146,16 +165,15 @@ __global__ void __launch_bounds__(kThreads) qkv_to_cache_kernel(const __grid_con
   const int which = block < p.first_of[1] ? 0 : block < p.first_of[2] ? 1 : 2;
   const Part& part = p.parts[which];
   const int slot = which > 0 ? p.slots[token] : 0;
-  if (slot < 0) return;
   const int first = (block - p.first_of[which]) * part.heads_a_block;
   const int last = min(first + part.heads_a_block, part.num_heads);
 
   float squares = 0;  // of all heads
   if (part.norm_over_heads) {
     for (int head = first + warp; head < last; head += kWarps) {
-      Head x;
+      Head<Pairs> x;
       load(p, part, token, head, x);
-      squares += sum_of_squares(x);
+      squares += sum_of_squares<Pairs>(x);
     }
     sums[warp] = squares;
     __syncthreads();
@@ -163,37 +181,47 @@ __global__ void __launch_bounds__(kThreads) qkv_to_cache_kernel(const __grid_con
     for (int w = 0; w < kWarps; ++w) squares += sums[w];
   }
   for (int head = first + warp; head < last; head += kWarps) {
-    Head x;
+    // All that is read, at once.
+    Head<Pairs> x, weight;
+    Turns<Pairs> turns;
     load(p, part, token, head, x);
     if (part.weight != nullptr) {
-      const int width = part.norm_over_heads ? part.num_heads * p.head_dim : p.head_dim;
-      const float sum = part.norm_over_heads ? squares : sum_of_squares(x);
-      const float factor = rsqrtf(sum / static_cast<float>(width) + part.eps);
-      const float* weight = part.weight + (part.norm_over_heads ? head * p.head_dim : 0);
+      const float* from = part.weight + (part.norm_over_heads ? head * p.head_dim : 0);
 #pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
-        if (d >= p.head_dim) continue;
-        const float2 w = *reinterpret_cast<const float2*>(weight + d);
-        x[i] = {x[i].x * factor * w.x, x[i].y * factor * w.y};
+      for (int i = 0; i < Pairs; ++i) {
+        if (element(i) >= p.head_dim) continue;
+        weight[i] = *reinterpret_cast<const float2*>(from + element(i));
+      }
+    }
+    if (part.rotates) turns.load(p, p.angles.row(token));
+
+    if (part.weight != nullptr) {
+      const int width = part.norm_over_heads ? part.num_heads * p.head_dim : p.head_dim;
+      const float sum = part.norm_over_heads ? squares : sum_of_squares<Pairs>(x);
+      const float factor = rsqrtf(sum / static_cast<float>(width) + part.eps);
+#pragma unroll
+      for (int i = 0; i < Pairs; ++i) {
+        if (element(i) >= p.head_dim) continue;
+        x[i] = {x[i].x * factor * weight[i].x, x[i].y * factor * weight[i].y};
       }
     }
     if (part.rotates) {
       if (p.rotates_pairs) {
-        rotate_pairs(p, p.angles.row(token), x);
+        turns.turn_pairs(p, x);
       } else {
-        rotate_halves(p, p.angles.row(token), turning[warp], x);
+        turns.turn_halves(p, turning[warp], x);
       }
     }
     if (which > 0) {
-      store_in_cache(p, slot, (which - 1) * p.parts[1].num_heads + head, x);
+      if (slot >= 0) {
+        store_in_cache<Pairs>(p, slot, (which - 1) * p.parts[1].num_heads + head, x);
+      }
       continue;
     }
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      const int d = 64 * i + 2 * static_cast<int>(threadIdx.x % 32);
-      if (d >= p.head_dim) continue;
-      *reinterpret_cast<float2*>(p.queries.row(token) + head * p.head_dim + d) = x[i];
+    for (int i = 0; i < Pairs; ++i) {
+      if (element(i) >= p.head_dim) continue;
+      *reinterpret_cast<float2*>(p.queries.row(token) + head * p.head_dim + element(i)) = x[i];
     }
   }
 }
@@ -246,7 +274,10 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
     params.slots = args.slots;
     params.pages = args.cache.data;
     params.page_bytes = args.cache.unit_bytes;
-    launch(qkv_to_cache_kernel,
+    const auto kernel = dim <= 128   ? qkv_to_cache_kernel<2>
+                        : dim <= 256 ? qkv_to_cache_kernel<4>
+                                     : qkv_to_cache_kernel<8>;  // up to 512
+    launch(kernel,
            {.grid = dim3(static_cast<unsigned>(args.queries.rows), static_cast<unsigned>(blocks)),
             .block = dim3(kThreads),
             .stream = static_cast<cudaStream_t>(stream.handle),

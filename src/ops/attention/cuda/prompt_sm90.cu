@@ -1,0 +1,259 @@
+// PagedAttention for pieces of prompts on SM90: the tiles and the arithmetic of prompt.cu with
+// wgmma.
+//
+// A block has 64 positions of a sequence and one or two heads of a KV head, a warpgroup each.
+// Queries, keys and values lie in shared memory in the 128-byte swizzle, which is how wgmma reads
+// them; scores, weights and sums stay in registers. While the tensor cores multiply the queries
+// with the next tile's keys the warpgroup makes weights of this tile's scores (FlashAttention-3,
+// arXiv 2407.08608), and the other warpgroup is somewhere else. Of keys and of values there are two
+// stages: keys two tiles ahead, values one.
+//
+// Head_dim 256, two heads: 192 KB of shared memory; 128 registers of sums, twice 32 of scores.
+#include "device/cuda/launch.h"
+#include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/wgmma_f16_sm90.cuh"
+#include "device/cuda/ptx/wgmma_sm90.cuh"
+#include "ops/attention/cuda/tiles.cuh"
+
+namespace moe4::cuda {
+namespace {
+
+constexpr int kWarps = 4;  // of a head
+constexpr int kPanel = kKeyBlock * kRowBytes;
+constexpr int kKeyTiles = kKeyBlock / 8;
+
+template <int Panels, int Heads>
+struct Sm90Config {
+  static constexpr int kPanels = Panels;
+  static constexpr int kHeads = Heads;
+  static constexpr int kThreads = 32 * kWarps * Heads;
+  static constexpr int kStage = Panels * kPanel;  // of keys, of values
+  static constexpr int kSharedBytes = Heads * Panels * kPanel + 4 * kStage + 1024;
+};
+
+// Weights of a tile's scores as F16 pairs in wgmma's A registers, [k16][register]; scales the sums
+// before to the new maximum.
+template <int Values>
+__device__ __forceinline__ void make_weights(const float (&scores)[4 * kKeyTiles],
+                                             Weights (&total)[2], float (&values)[Values],
+                                             uint32_t (&weights)[kKeyTiles / 2][4]) {
+  float keep[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top = total[half].top;
+#pragma unroll
+    for (int i = 0; i < kKeyTiles; ++i) {
+      top = fmaxf(top, fmaxf(scores[4 * i + 2 * half], scores[4 * i + 2 * half + 1]));
+    }
+    top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 2));
+    const float least = top == -INFINITY ? 0.0f : top;
+    float sum = 0;  // of the thread's own keys: four threads have a row's
+#pragma unroll
+    for (int i = 0; i < kKeyTiles; ++i) {
+      const uint32_t pair = pack_f16(exp2_fast(scores[4 * i + 2 * half] - least),
+                                     exp2_fast(scores[4 * i + 2 * half + 1] - least));
+      const float2 rounded = unpack_f16(pair);
+      sum += rounded.x + rounded.y;
+      weights[i / 2][i % 2 * 2 + half] = pair;
+    }
+    keep[half] = exp2_fast(total[half].top - least);
+    total[half].sum = __fmaf_rn(total[half].sum, keep[half], sum);
+    total[half].top = top;
+  }
+#pragma unroll
+  for (int i = 0; i < Values; ++i) values[i] *= keep[i / 2 % 2];
+}
+
+template <class Config, bool Windowed>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    prompt_kernel_sm90(const __grid_constant__ AttentionParams p, int first_sequence) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int kPanels = Config::kPanels, kThreads = Config::kThreads;
+  constexpr int kValues = 32 * kPanels;  // a thread's sums
+  extern __shared__ uint8_t shared[];
+  const uint32_t queries = (shared_address(shared) + 1023) / 1024 * 1024;
+  const uint32_t keys = queries + Config::kHeads * kPanels * kPanel;
+  const uint32_t values = keys + 2 * Config::kStage;
+
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int sequence = first_sequence + static_cast<int>(blockIdx.z);
+  const int first_token = p.query_start[sequence];
+  const int tokens = p.query_start[sequence + 1] - first_token;
+  const int end = p.context_len[sequence], start = end - tokens;  // positions
+  if (tokens <= 0) return;
+  const int page = (end - 1) / kKeyBlock - static_cast<int>(blockIdx.y);  // longest first
+  if (page < start / kKeyBlock) return;
+  const int first_head = static_cast<int>(blockIdx.x) * Config::kHeads;
+  const int first_position = page * kKeyBlock;
+
+  const int32_t* blocks = p.blocks + sequence * p.max_blocks;
+  const int row_chunks = p.head_dim / 8;
+  const std::byte* base = p.pages + first_head / p.group * (int64_t{kKeyBlock} * p.head_dim * 2);
+  const int num_keys = min(end, first_position + kKeyBlock);
+  const int first_tile = first_key(p, max(start, first_position)) / kKeyBlock;
+  const int last_tile = page;
+  const auto block_of = [&](int tile) { return blocks[min(tile, last_tile)]; };
+  const auto copy = [&](uint32_t stages, int tile, int block, int64_t array) {
+    if (tile > last_tile) return;
+    copy_tile<kKeyBlock, kThreads>(stages + tile % 2 * Config::kStage,
+                                   base + block * p.page_bytes + array, row_chunks, kPanels,
+                                   num_keys - tile * kKeyBlock);
+  };
+  int block = block_of(first_tile), next_block = block_of(first_tile + 1);
+  copy(keys, first_tile, block, 0);
+  copy_commit();
+  copy(keys, first_tile + 1, next_block, 0);
+  copy(values, first_tile, block, p.values_in_page);
+  copy_commit();
+  block = next_block;  // of the next values to come; next_block: of the next keys
+  next_block = block_of(first_tile + 2);
+
+  for (int i = static_cast<int>(threadIdx.x); i < Config::kHeads * kKeyBlock * 16; i += kThreads) {
+    const int row = i / 16 % kKeyBlock, quarter = i % 16, head = i / 16 / kKeyBlock;
+    const int position = first_position + row;
+    const bool in_piece = position >= start && position < end;
+    const float* query = p.queries + (first_token + position - start) * p.query_stride +
+                         (first_head + head) * p.head_dim;
+#pragma unroll
+    for (int panel = 0; panel < kPanels; ++panel) {
+      const int d = 64 * panel + 4 * quarter;
+      put_query(queries + (head * kPanels + panel) * kPanel, row, quarter,
+                in_piece && d < p.head_dim ? *reinterpret_cast<const float4*>(query + d) : float4{},
+                p.scale);
+    }
+  }
+
+  const int lane = lane_id(), warp = static_cast<int>(threadIdx.x / 32);
+  const int t = lane % 4, head = warp / kWarps;
+  const int position = first_position + warp % kWarps * 16 + lane / 4;  // of row g
+  const uint64_t own_queries = rows_descriptor(queries + head * kPanels * kPanel);
+  const auto multiply_keys = [&](int tile, float(&scores)[32]) {
+    const uint64_t tile_keys = rows_descriptor(keys + tile % 2 * Config::kStage);
+#pragma unroll
+    for (int step = 0; step < 4 * kPanels; ++step) {
+      const uint64_t at = step / 4 * (kPanel / 16) + step % 4 * 2;
+      multiply_rows(scores, own_queries + at, tile_keys + at, step > 0);
+    }
+    wgmma_commit();
+  };
+  const auto mask = [&](int tile, float(&scores)[32]) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      const int last = position + i / 2 % 2 * 8;
+      const int key = tile * kKeyBlock + i / 4 * 8 + 2 * t + i % 2;
+      if (key > last || (Windowed && key < first_key(p, last))) scores[i] = -INFINITY;
+    }
+  };
+  Weights total[2];
+  float sums[kValues] = {};
+  uint32_t weights[kKeyTiles / 2][4];
+  const auto multiply_values = [&](int tile) {
+    const uint64_t tile_values = columns_descriptor(values + tile % 2 * Config::kStage, kPanel);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kKeyTiles / 2; ++step) {
+      multiply_columns(sums, weights[step], tile_values + 128 * step);
+    }
+    wgmma_commit();
+  };
+
+  float scores[32];
+  copy_wait<1>();
+  fence_async_proxy();
+  __syncthreads();
+  wgmma_fence();
+  multiply_keys(first_tile, scores);
+  wgmma_wait<0>();
+  for (int tile = first_tile; tile < last_tile; ++tile) {
+    copy_wait<0>();
+    fence_async_proxy();
+    __syncthreads();  // the next keys and these values are there, those before are done with
+    copy(keys, tile + 2, next_block, 0);
+    copy(values, tile + 1, block, p.values_in_page);
+    copy_commit();
+    block = next_block;
+    next_block = block_of(tile + 3);
+    float next[32];
+    wgmma_fence();
+    multiply_keys(tile + 1, next);
+    if constexpr (Windowed) mask(tile, scores);
+    make_weights(scores, total, sums, weights);
+    multiply_values(tile);
+    wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < 32; ++i) scores[i] = next[i];
+  }
+  copy_wait<0>();
+  fence_async_proxy();
+  __syncthreads();
+  mask(last_tile, scores);
+  make_weights(scores, total, sums, weights);
+  multiply_values(last_tile);
+  wgmma_wait<0>();
+
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    Weights all = total[half];
+    all.sum += __shfl_xor_sync(0xffffffff, all.sum, 1);
+    all.sum += __shfl_xor_sync(0xffffffff, all.sum, 2);
+    const int at = position + 8 * half;
+    if (at < start || at >= end) continue;
+    const HeadOutput out(p, first_token + at - start, first_head + head, all);
+#pragma unroll
+    for (int i = 0; i < kValues / 4; ++i) {
+      const int d = 8 * i + 2 * t;
+      if (d < p.value_dim) out.write(d, sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]);
+    }
+  }
+#endif
+}
+
+// Calls f(Sm90Config{}) with that of the shape.
+template <class F>
+void with_config(const AttentionShape& shape, const F& f) {
+  const bool two = shape.prompt_heads == 2;
+  switch (shape.value_panels) {
+    case 1:
+      return two ? f(Sm90Config<1, 2>{}) : f(Sm90Config<1, 1>{});
+    case 2:
+      return two ? f(Sm90Config<2, 2>{}) : f(Sm90Config<2, 1>{});
+    default:
+      return two ? f(Sm90Config<4, 2>{}) : f(Sm90Config<4, 1>{});
+  }
+}
+
+}  // namespace
+
+bool prepare_prompts_sm90(const AttentionShape& shape) {
+  with_config(shape, [&](auto config) {
+    using Config = decltype(config);
+    for (const auto kernel :
+         {prompt_kernel_sm90<Config, false>, prompt_kernel_sm90<Config, true>}) {
+      MOE4_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           Config::kSharedBytes));
+    }
+  });
+  return true;
+}
+
+void attend_prompts_sm90(const AttentionShape& shape, const AttentionParams& params,
+                         int first_sequence, int num_sequences, int max_tokens,
+                         const KernelLaunch& how) {
+  // A piece that begins inside a page touches one page more.
+  const int64_t pages = ceil_div(int64_t{max_tokens}, int64_t{kKeyBlock}) + 1;
+  with_config(shape, [&](auto config) {
+    using Config = decltype(config);
+    launch(params.window > 0 ? prompt_kernel_sm90<Config, true> : prompt_kernel_sm90<Config, false>,
+           {.grid = dim3(static_cast<unsigned>(params.num_heads / Config::kHeads),
+                         static_cast<unsigned>(pages), static_cast<unsigned>(num_sequences)),
+            .block = dim3(Config::kThreads),
+            .shared_bytes = Config::kSharedBytes,
+            .stream = how.stream,
+            .dependent = how.dependent},
+           params, first_sequence);
+  });
+}
+
+}  // namespace moe4::cuda
