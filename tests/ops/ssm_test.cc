@@ -10,7 +10,10 @@ namespace {
 
 using namespace moe4::testing;
 
-const std::vector<Piece> kPieces = {{5, 1}, {1, 1}, {9, 0}, {0, 1}, {2, 2}, {0, 67}, {64, 7}};
+const std::vector<Piece> kPieces = {{5, 1},  {1, 1},  {9, 0}, {0, 1},  {2, 2},
+                                    {0, 67}, {64, 7}, {0, 2}, {0, 200}};
+// How many of them count as generating: none, those that a model would, all.
+const int64_t kDecodes[] = {0, 5, static_cast<int64_t>(kPieces.size())};
 
 const Ssm::Problem kProblems[] = {
     {.num_heads = 6, .head_dim = 48, .num_groups = 3, .state_dim = 40, .conv_taps = 4},
@@ -23,7 +26,10 @@ const Ssm::Problem kProblems[] = {
      .time_step_min = 0.4f,
      .time_step_max = 0.9f,
      .norm_eps = 1e-2f},
-    {.num_heads = 2, .head_dim = 16, .num_groups = 2, .state_dim = 4, .conv_taps = 1}};
+    {.num_heads = 2, .head_dim = 16, .num_groups = 2, .state_dim = 4, .conv_taps = 1},
+    {.num_heads = 16, .head_dim = 64, .num_groups = 2, .state_dim = 128, .conv_taps = 4},
+    // A norm over more heads than a cluster of blocks holds.
+    {.num_heads = 20, .head_dim = 64, .num_groups = 1, .state_dim = 16, .conv_taps = 3}};
 
 struct Tensors {
   explicit Tensors(const Ssm::Problem& p)
@@ -42,12 +48,17 @@ struct Tensors {
 
 // z, u and dt as one projection yields them: columns of the same rows.
 struct SsmCase {
-  SsmCase(const Ssm::Problem& p, const std::vector<Piece>& pieces, int64_t padding = 2)
+  SsmCase(const Ssm::Problem& p, const std::vector<Piece>& pieces, int64_t num_decodes,
+          int64_t padding = 2, RowFormat format = RowFormat::kF32)
       : problem(p),
         ragged(pieces, padding, padding),
-        projected(tokens(), p.inner() + p.channels() + p.num_heads, 41, 1.0f),
-        y(tokens(), p.inner(), -7.0f),
+        projected(tokens(), p.projected(), 41, 1.0f, format),
+        y(tokens(), p.inner(), -7.0f, format),
         states(normals(ragged.num_slots * unit() / 4, 45, 0.3f)) {
+    ragged.batch.num_decodes = num_decodes;
+    for (int64_t s = 0; s < num_decodes; ++s) {
+      ragged.batch.query_of_decode = std::max(ragged.batch.query_of_decode, pieces[s].tokens);
+    }
     // What a former owner left in the slot of a sequence that begins must not matter.
     for (size_t s = 0; s < pieces.size(); ++s) {
       if (pieces[s].context > 0) continue;
@@ -67,18 +78,26 @@ struct SsmCase {
             .y = y.view()},
            threads);
   }
-  std::vector<float> result() {
-    y.rows = ragged.real_tokens();
-    return y.dense();
+  // y of the sequences [begin, end).
+  std::vector<float> result(int64_t begin, int64_t end) const {
+    std::vector<float> all;
+    for (int64_t t = ragged.query_start[begin]; t < ragged.query_start[end]; ++t) {
+      const std::vector<float> one = y.row(t);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return all;
   }
+  std::vector<float> result() const { return result(0, ragged.batch.num_seqs); }
   // The state of a sequence without what lies between its arrays.
   std::vector<float> state(int64_t s) const {
-    const RecurrentSpec spec = problem.state();
+    std::vector<float> values = memory(s);
     const auto at = states.begin() + ragged.state[s] * unit() / 4;
-    std::vector<float> values(at, at + spec.floats[0]);
-    values.insert(values.end(), at + problem.memory_offset(),
-                  at + problem.memory_offset() + spec.floats[1]);
+    values.insert(values.end(), at, at + problem.state().floats[0]);
     return values;
+  }
+  std::vector<float> memory(int64_t s) const {
+    const auto at = states.begin() + ragged.state[s] * unit() / 4 + problem.memory_offset();
+    return {at, at + problem.state().floats[1]};
   }
 
   Ssm::Problem problem;
@@ -89,77 +108,120 @@ struct SsmCase {
 
 TEST(Ssm, EqualsFloat64OverRaggedBatches) {
   ThreadPool threads(3);
+  const auto seqs = static_cast<int64_t>(kPieces.size());
   for (const Ssm::Problem& problem : kProblems) {
     const Tensors tensors(problem);
     for (const bool biased : {true, false}) {
       Ssm::Weights weights = tensors.weights();
       if (!biased) weights.conv_bias = {};
-      SsmCase expected(problem, kPieces);
-      expected.run(*reference_of<Ssm>().prepare(problem, weights, {}), threads);
-      each_implementation<Ssm>(
-          problem,
-          [&](const Implementation<Ssm>& implementation, const OpOptions& options) {
-            SsmCase c(problem, kPieces);
-            c.run(*implementation.prepare(problem, weights, options), threads);
-            EXPECT_LT(relative_error(c.result(), expected.result()), 2e-6);
-            for (size_t s = 0; s < kPieces.size(); ++s) {
-              if (kPieces[s].tokens == 0 && kPieces[s].context == 0) continue;
-              const auto i = static_cast<int64_t>(s);
-              EXPECT_LT(relative_error(c.state(i), expected.state(i)), 2e-6) << "sequence " << s;
-            }
-            for (int64_t t = c.ragged.real_tokens(); t < c.tokens(); ++t) {
-              EXPECT_EQ(c.y.view().row(t)[0], -7.0f) << "padding was written";
-            }
-          },
-          threads);
+      for (const RowFormat format : activation_formats()) {
+        SsmCase expected(problem, kPieces, 0, 2, format);
+        expected.projected = expected.projected.as(RowFormat::kF32);
+        expected.y = expected.y.as(RowFormat::kF32);
+        expected.run(*reference_of<Ssm>().prepare(problem, weights, {}), threads);
+        for (const int64_t decodes : kDecodes) {
+          SCOPED_TRACE("head_dim " + std::to_string(problem.head_dim) + ", state_dim " +
+                       std::to_string(problem.state_dim) + ", " + std::to_string(decodes) +
+                       " decodes");
+          each_implementation<Ssm>(
+              problem,
+              [&](const Implementation<Ssm>& implementation, const OpOptions& options) {
+                // Prompts on a GPU: F16 operands.
+                const double bound = options.device.is_cpu() ? 2e-6 : 1e-3;
+                SsmCase c(problem, kPieces, decodes, 2, format);
+                c.run(*implementation.prepare(problem, weights, options), threads);
+                if (decodes > 0) {
+                  EXPECT_LT(relative_error(c.result(0, decodes), expected.result(0, decodes)),
+                            tolerance(format, 2e-6));
+                }
+                if (decodes < seqs) {
+                  EXPECT_LT(relative_error(c.result(decodes, seqs), expected.result(decodes, seqs)),
+                            tolerance(format, bound));
+                }
+                for (int64_t s = 0; s < seqs; ++s) {
+                  if (kPieces[s].tokens == 0 && kPieces[s].context == 0) continue;
+                  SCOPED_TRACE("sequence " + std::to_string(s));
+                  EXPECT_LT(relative_error(c.memory(s), expected.memory(s)),
+                            s < decodes ? 2e-6 : bound);
+                  EXPECT_LT(relative_error(c.state(s), expected.state(s)),
+                            s < decodes ? 2e-6 : bound);
+                }
+                for (int64_t t = c.ragged.real_tokens(); t < c.tokens(); ++t) {
+                  EXPECT_EQ(c.y.at(t, 0), -7.0f) << "padding was written";
+                }
+              },
+              threads);
+        }
+      }
     }
   }
 }
 
-TEST(Ssm, ASequenceHasTheSameBitsHoweverItIsCutAndWhoeverIsBesideIt) {
-  const Ssm::Problem& problem = kProblems[0];
+// In steps of several sizes, with a stranger before it.
+void expect_same_bits_however_cut(const Ssm::Problem& problem, bool decodes,
+                                  const std::vector<int64_t>& cuts) {
+  const int64_t total = std::accumulate(cuts.begin(), cuts.end(), int64_t{0});
   const Tensors tensors(problem);
   ThreadPool one(1), many(4);
-  const auto op = prepare<Ssm>(problem, tensors.weights(), {.threads = &many});
-  ASSERT_EQ(op->batch_invariant(), BatchInvariance::kFull);
-  SsmCase whole(problem, {{0, 134}}, 0);
-  whole.run(*op, one);
-  // In steps of several sizes, with a stranger before it.
-  std::vector<float> state(whole.unit() / 4, NAN);
-  int64_t done = 0;
-  for (const int64_t n : {64, 1, 2, 3, 30, 33, 1}) {
-    SsmCase step(problem, {{3, 5}, {done, n}}, 1);
-    for (int64_t t = 0; t < n; ++t) {
-      std::copy_n(whole.projected.view().row(done + t), whole.projected.width,
-                  step.projected.view().row(5 + t));
-    }
-    const auto slot = step.states.begin() + step.ragged.state[1] * step.unit() / 4;
-    std::copy(state.begin(), state.end(), slot);
-    step.run(*op, many);
-    std::copy_n(slot, state.size(), state.begin());
-    for (int64_t t = 0; t < n; ++t) {
-      EXPECT_TRUE(same_bits(step.y.row(5 + t), whole.y.row(done + t))) << "token " << done + t;
-    }
-    done += n;
+  each_implementation<Ssm>(
+      problem,
+      [&](const Implementation<Ssm>& implementation, const OpOptions& options) {
+        const auto op = implementation.prepare(problem, tensors.weights(), options);
+        ASSERT_EQ(op->batch_invariant(), BatchInvariance::kFull);
+        SsmCase whole(problem, {{0, total}}, decodes ? 1 : 0, 0);
+        whole.run(*op, one);
+        std::vector<float> state(whole.unit() / 4, NAN);
+        int64_t done = 0;
+        for (const int64_t n : cuts) {
+          SsmCase step(problem, {{3, 5}, {done, n}}, decodes ? 2 : 0, 1);
+          for (int64_t t = 0; t < n; ++t) {
+            std::copy_n(whole.projected.view().row(done + t), whole.projected.width,
+                        step.projected.view().row(5 + t));
+          }
+          const auto slot = step.states.begin() + step.ragged.state[1] * step.unit() / 4;
+          std::copy(state.begin(), state.end(), slot);
+          step.run(*op, many);
+          std::copy_n(slot, state.size(), state.begin());
+          for (int64_t t = 0; t < n; ++t) {
+            ASSERT_TRUE(same_bits(step.y.row(5 + t), whole.y.row(done + t)))
+                << "token " << done + t;
+          }
+          done += n;
+        }
+        EXPECT_TRUE(same_bits(state, whole.states));
+      },
+      many);
+}
+
+TEST(Ssm, ASequenceHasTheSameBitsHoweverItIsCutAndWhoeverIsBesideIt) {
+  expect_same_bits_however_cut(kProblems[0], true, {64, 1, 2, 3, 30, 33, 1});
+  for (const Ssm::Problem& problem : kProblems) {
+    expect_same_bits_however_cut(problem, true, {1, 2, 3, 1});
+    expect_same_bits_however_cut(problem, false, {64, 128, 64, 9});
   }
-  ASSERT_EQ(done, 134);
-  EXPECT_TRUE(same_bits(state, whole.states));
 }
 
 TEST(Ssm, AWrongWeightIsSeen) {
   const Ssm::Problem& problem = kProblems[0];
   ThreadPool threads(1);
-  SsmCase right(problem, kPieces);
   const Tensors tensors(problem);
-  right.run(*prepare<Ssm>(problem, tensors.weights(), {.threads = &threads}), threads);
-  for (int which = 0; which < 6; ++which) {
-    Tensors broken(problem);
-    std::vector<float>* const all[] = {&broken.conv, &broken.conv_bias, &broken.a_log,
-                                       &broken.d,    &broken.dt_bias,   &broken.norm};
-    all[which]->at(1) += 1.0f;
-    SsmCase c(problem, kPieces);
-    c.run(*prepare<Ssm>(problem, broken.weights(), {.threads = &threads}), threads);
-    EXPECT_GT(relative_error(c.result(), right.result()), 1e-3) << which;
+  for (const int64_t decodes : kDecodes) {
+    each_implementation<Ssm>(
+        problem,
+        [&](const Implementation<Ssm>& implementation, const OpOptions& options) {
+          SsmCase right(problem, kPieces, decodes);
+          right.run(*implementation.prepare(problem, tensors.weights(), options), threads);
+          for (int which = 0; which < 6; ++which) {
+            Tensors broken(problem);
+            std::vector<float>* const all[] = {&broken.conv, &broken.conv_bias, &broken.a_log,
+                                               &broken.d,    &broken.dt_bias,   &broken.norm};
+            all[which]->at(1) += 1.0f;
+            SsmCase c(problem, kPieces, decodes);
+            c.run(*implementation.prepare(problem, broken.weights(), options), threads);
+            EXPECT_GT(relative_error(c.result(), right.result()), 3e-3) << which;
+          }
+        },
+        threads);
   }
 }
 
@@ -167,12 +229,20 @@ TEST(Ssm, ANanStepIsNotClampedAway) {
   const Ssm::Problem& problem = kProblems[1];
   ThreadPool threads(1);
   const Tensors tensors(problem);
-  SsmCase c(problem, {{0, 3}}, 0);
-  c.projected.view().row(1)[problem.inner() + problem.channels()] = NAN;  // dt of head 0
-  c.run(*prepare<Ssm>(problem, tensors.weights(), {.threads = &threads}), threads);
-  EXPECT_FALSE(std::isnan(c.y.view().row(0)[0]));
-  EXPECT_TRUE(std::isnan(c.y.view().row(1)[0]));
-  EXPECT_TRUE(std::isnan(c.y.view().row(2)[0]));
+  for (const int64_t decodes : {0, 1}) {
+    each_implementation<Ssm>(
+        problem,
+        [&](const Implementation<Ssm>& implementation, const OpOptions& options) {
+          SsmCase c(problem, {{0, 3}}, decodes, 0);
+          c.projected.set(1, problem.inner() + problem.channels(), NAN);  // dt of head 0
+          c.run(*implementation.prepare(problem, tensors.weights(), options), threads);
+          // A GPU computes chunks of a prompt together.
+          EXPECT_TRUE(!options.device.is_cpu() || !std::isnan(c.y.at(0, 0)));
+          EXPECT_TRUE(std::isnan(c.y.at(1, 0)));
+          EXPECT_TRUE(std::isnan(c.y.at(2, 0)));
+        },
+        threads);
+  }
 }
 
 TEST(Ssm, KnowsTheSizeOfItsState) {
@@ -186,6 +256,7 @@ TEST(Ssm, ShapesThatNobodyTakesAreRefused) {
     Ssm::Problem problem = kProblems[0];
     change(problem);
     EXPECT_THROW(select<Ssm>(problem, Device::cpu()), Error);
+    EXPECT_THROW(select<Ssm>(problem, Device::cuda_sm(90)), Error);
   };
   refuses([](Ssm::Problem& p) { p.conv_taps = 100; });
   refuses([](Ssm::Problem& p) { p.conv_taps = 0; });

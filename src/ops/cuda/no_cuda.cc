@@ -13,6 +13,7 @@
 #include "ops/rotary/rotary_angles.h"
 #include "ops/route/route.h"
 #include "ops/sample/sample.h"
+#include "ops/ssm/ssm.h"
 
 namespace moe4 {
 
@@ -40,6 +41,7 @@ MOE4_NO_CUDA(RotaryAngles);
 MOE4_NO_CUDA(Route);
 MOE4_NO_CUDA(Sample);
 MOE4_NO_CUDA(SoftCap);
+MOE4_NO_CUDA(Ssm);
 #undef MOE4_NO_CUDA
 
 }  // namespace moe4

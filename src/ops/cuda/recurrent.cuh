@@ -14,14 +14,51 @@ __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
-/// 4 values side by side, aligned to their size.
+/// 4 values side by side as they are stored, aligned to their size. Kernels that wait for many
+/// fetch all of them before they look at the first.
+template <typename T>
+struct Stored4 {
+  uint4 bits{};
+  __device__ void fetch_if(bool wanted, const float* p) {
+    if (wanted) bits = *reinterpret_cast<const uint4*>(p);
+  }
+  __device__ float4 values() const {
+    return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+            __uint_as_float(bits.w)};
+  }
+};
+template <>
+struct Stored4<__nv_bfloat16> {
+  uint2 bits{};
+  __device__ void fetch_if(bool wanted, const __nv_bfloat16* p) {
+    if (wanted) bits = *reinterpret_cast<const uint2*>(p);
+  }
+  __device__ float4 values() const {
+    return {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u),
+            __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u)};
+  }
+};
+/// 2 values side by side, likewise.
+template <typename T>
+struct Stored2 {
+  uint2 bits{};
+  __device__ void fetch_if(bool wanted, const float* p) {
+    if (wanted) bits = *reinterpret_cast<const uint2*>(p);
+  }
+  __device__ float2 values() const { return {__uint_as_float(bits.x), __uint_as_float(bits.y)}; }
+};
+template <>
+struct Stored2<__nv_bfloat16> {
+  uint32_t bits = 0;
+  __device__ void fetch_if(bool wanted, const __nv_bfloat16* p) {
+    if (wanted) bits = *reinterpret_cast<const uint32_t*>(p);
+  }
+  __device__ float2 values() const {
+    return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
+  }
+};
 __device__ __forceinline__ float4 load4(const float* p) {
   return *reinterpret_cast<const float4*>(p);
-}
-__device__ __forceinline__ float4 load4(const __nv_bfloat16* p) {
-  const uint2 v = *reinterpret_cast<const uint2*>(p);
-  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
-          __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)};
 }
 __device__ __forceinline__ void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
 __device__ __forceinline__ void store4(__nv_bfloat16* p, float4 v) {
@@ -58,8 +95,13 @@ struct RecurrentBatch {
   }
 };
 
-// ---- chunks of prompts
-// ---------------------------------------------------------------------------
+/// Logarithms of decays are no smaller, so that sums of 64 keep their digits; exp(-100) is no
+/// normal float32.
+__device__ __forceinline__ float bounded_log_decay(float x) {
+  return x < -100.0f ? -100.0f : x;  // in this order a NaN stays
+}
+
+// ---- chunks of prompts --------------------------------------------------------------------------
 
 /// Tokens of prompts that are computed together, counted from where the piece begins. Pieces begin
 /// at multiples of it, so that a prompt's chunks do not depend on how it was cut.
@@ -73,11 +115,11 @@ struct PromptChunks {
   int bound = 0;                ///< of chunk numbers
 
   explicit PromptChunks(const Batch& batch)
-      : first(static_cast<int>(batch.num_decodes)),
-        num_seqs(static_cast<int>(batch.num_seqs)),
-        bound(first == num_seqs
-                  ? 0
-                  : static_cast<int>(batch.num_tokens / kChunkTokens + num_seqs - first)) {}
+      : PromptChunks(batch, batch.num_decodes, batch.num_seqs) {}
+  PromptChunks(const Batch& batch, int64_t first, int64_t num_seqs)
+      : first(static_cast<int>(first)),
+        num_seqs(static_cast<int>(num_seqs)),
+        bound(static_cast<int>(batch.num_tokens / kChunkTokens + num_seqs - first)) {}
 };
 
 struct Chunk {
@@ -104,31 +146,28 @@ __device__ __forceinline__ Chunk find_chunk(const RecurrentBatch& batch,
   return chunk;
 }
 
-// ---- the convolution
-// -----------------------------------------------------------------------------
+// ---- the convolution ----------------------------------------------------------------------------
 
 /// out[t, c] = silu(sum over j < taps of weight[c, j] x[t - taps + 1 + j, c] + bias[c]) along each
 /// sequence, whose state begins with the last inputs [taps - 1, channels], oldest first.
 struct DeviceConv {
   static constexpr int kMaxTaps = 4;
   const float* weight;  ///< [taps, channels]: of the newest input first
+  const float* bias;    ///< [channels], or null
   int channels, taps;
 
-  /// Input `t` of channels c .. c + 3, counted from the sequence's first token of this step;
-  /// t > -taps.
-  template <typename In>
-  __device__ float4 input4(const RecurrentSequence& sequence, const RowsOf<In>& x, int t,
-                           int c) const {
-    if (t >= 0) return load4(x.row(sequence.first + t) + c);
-    if (sequence.fresh) return {};
-    return load4(sequence.state + static_cast<int64_t>(taps - 1 + t) * channels + c);
+  /// Where input `t` < 0 of channel c is, counted from the sequence's first token of this step;
+  /// t > -taps, the sequence not fresh.
+  __device__ const float* past(const RecurrentSequence& sequence, int t, int c) const {
+    return sequence.state + static_cast<int64_t>(taps - 1 + t) * channels + c;
   }
+  /// Input `t` > -taps of channel c.
   template <typename In>
   __device__ float input(const RecurrentSequence& sequence, const RowsOf<In>& x, int t,
                          int c) const {
     if (t >= 0) return to_float(x.row(sequence.first + t)[c]);
     if (sequence.fresh) return 0.0f;
-    return sequence.state[static_cast<int64_t>(taps - 1 + t) * channels + c];
+    return *past(sequence, t, c);
   }
   /// Keeps the last inputs of channel c for the next step, once nobody reads the former ones.
   template <typename In>

@@ -16,25 +16,18 @@
 // differences that are not positive; the others are replaced before.
 // Shared memory: 62 KB, three blocks an SM where that has 228 KB.
 #include "device/cuda/launch.h"
-#include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/launch.cuh"
-#include "device/cuda/ptx/memory.cuh"
 #include "device/cuda/ptx/warp.cuh"
+#include "ops/cuda/chunk_tiles.cuh"
 #include "ops/delta_net/cuda/kernels.h"
-#include "ops/delta_net/cuda/tiles.cuh"
 
 namespace moe4::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kSolvers = 128;  // threads that invert
 constexpr int kMaxHeads = 8;   // value heads a key head
-constexpr int kBlocks = kChunkTokens / 16;
-constexpr int kTaps = DeviceConv::kMaxTaps;
-constexpr int kRowsPerWarp = kChunkTokens / kWarps;
+constexpr int kRowsPerWarp = kChunkTokens / kChunkWarps;
 constexpr float kL2Epsilon = 1e-6f;
-// So that sums of 64 keep their digits; exp(-100) is no float32 but 0.
-constexpr float kMinLogDecay = -100.0f;
 
 template <typename In>
 struct Params {
@@ -49,8 +42,6 @@ struct Params {
   int num_key_heads, heads_per_key, key_dim, value_dim;
 };
 
-constexpr int kWideRow = row_bytes(kWide), kSquareRow = row_bytes(kChunkTokens);
-
 struct Shared {
   // T as two F16, high and low, and A's blocks below the diagonal before them; q before both.
   union {
@@ -62,7 +53,7 @@ struct Shared {
   };
   alignas(16) std::byte k[tile_bytes(kWide)];
   alignas(16) std::byte v[tile_bytes(kWide)];  // times beta
-  float diagonal[kBlocks][16][20];             // of A, below its own diagonal
+  float diagonal[kChunkBlocks][16][20];        // of A, below its own diagonal
   float log_decay[kMaxHeads][kChunkTokens];    // G
   float beta[kMaxHeads][kChunkTokens];
 };
@@ -83,32 +74,28 @@ template <typename In>
 __device__ void compute_gates(const Params<In>& p, const Chunk& chunk, int key_head,
                               Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  for (int r = warp; r < p.heads_per_key; r += kWarps) {
+  for (int r = warp; r < p.heads_per_key; r += kChunkWarps) {
     const int head = key_head * p.heads_per_key + r;
     const float rate = p.decay_rate[head], bias = p.dt_bias[head];
-    float g[2] = {}, beta[2] = {};
+    float a[2] = {}, b[2] = {}, g[2] = {}, beta[2] = {};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int64_t token =
+          chunk.sequence.first + chunk.begin + min(2 * lane + i, chunk.tokens - 1);
+      a[i] = p.a.row(token)[head];
+      b[i] = p.b.row(token)[head];
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (2 * lane + i >= chunk.tokens) continue;
+      g[i] = bounded_log_decay(rate * softplus(a[i] + bias));
+      beta[i] = sigmoid(b[i]);
+    }
+    const float2 sums = sums_along_chunk({g[0], g[1]});
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int t = 2 * lane + i;
-      if (t >= chunk.tokens) continue;
-      const int64_t token = chunk.sequence.first + chunk.begin + t;
-      g[i] = rate * softplus(p.a.row(token)[head] + bias);
-      if (g[i] < kMinLogDecay) g[i] = kMinLogDecay;  // in this order a NaN stays
-      beta[i] = sigmoid(p.b.row(token)[head]);
-    }
-    float sum = g[0] + g[1];
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const float before = __shfl_up_sync(0xffffffff, sum, offset);
-      if (lane >= offset) sum += before;
-    }
-    float before = __shfl_up_sync(0xffffffff, sum, 1);
-    if (lane == 0) before = 0;
-    const float first = before + g[0];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int t = 2 * lane + i;
-      const float log_decay = i == 0 ? first : sum;
+      const float log_decay = i == 0 ? sums.x : sums.y;
       shared.log_decay[r][t] = log_decay;
       shared.beta[r][t] = beta[i];
       if (t < chunk.tokens) {
@@ -118,65 +105,23 @@ __device__ void compute_gates(const Params<In>& p, const Chunk& chunk, int key_h
   }
 }
 
-enum class Then { kUnitLength, kTimesBeta };
-
-// Rows [first, first + kRows) of `width` channels from `channel` on, into a tile; zeros past the
-// chunk's tokens and past `width`.
-template <Then kThen, int kRows, typename In>
-__device__ __forceinline__ void convolve_rows(const Params<In>& p, const Chunk& chunk, int channel,
-                                              int width, int first, const float* beta,
-                                              std::byte* tile) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const bool wanted = lane * 4 < width;
-  const int c = channel + lane * 4;
-  float4 weight[kTaps], x[kRows + kTaps - 1];
+// Rows of q or k, of unit length.
+template <typename In>
+__device__ __forceinline__ void convolve_unit_rows(const Params<In>& p, const Chunk& chunk,
+                                                   int channel, std::byte* tile) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  convolve_rows<kRowsPerWarp>(
+      p.conv, p.qkv, chunk, channel, lane * 4 < p.key_dim, warp * kRowsPerWarp,
+      [&](int row, float4 y) {
+        float squares = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
 #pragma unroll
-  for (int j = 0; j < kTaps; ++j) {
-    weight[j] = {};
-    if (wanted && j < p.conv.taps) weight[j] = load4(p.conv.weight + j * p.conv.channels + c);
-  }
-#pragma unroll
-  for (int i = 0; i < kRows + kTaps - 1; ++i) {
-    const int t = first + i - (kTaps - 1);  // of the chunk
-    x[i] = {};
-    if (wanted && t < chunk.tokens && chunk.begin + t > -p.conv.taps) {
-      x[i] = p.conv.input4(chunk.sequence, p.qkv, chunk.begin + t, c);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    float4 y{};
-    if (first + i < chunk.tokens) {
-#pragma unroll
-      for (int j = kTaps - 1; j >= 0; --j) {
-        const float4 w = weight[j], in = x[i + kTaps - 1 - j];
-        y.x += w.x * in.x, y.y += w.y * in.y, y.z += w.z * in.z, y.w += w.w * in.w;
-      }
-      const auto activate = [](float sum) { return __fdividef(sum, 1.0f + __expf(-sum)); };
-      y = {activate(y.x), activate(y.y), activate(y.z), activate(y.w)};
-    }
-    float factor = 1.0f;
-    if constexpr (kThen == Then::kUnitLength) {
-      float squares = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
-#pragma unroll
-      for (int offset = 16; offset > 0; offset /= 2) {
-        squares += __shfl_xor_sync(0xffffffff, squares, offset);
-      }
-      factor = rsqrtf(squares + kL2Epsilon);
-    } else {
-      factor = beta[first + i];
-    }
-    *reinterpret_cast<uint2*>(tile + (first + i) * kWideRow + lane * 8) = {
-        pack_f16(y.x * factor, y.y * factor), pack_f16(y.z * factor, y.w * factor)};
-  }
-}
-
-// A tile to rows of 128 in global memory.
-__device__ __forceinline__ void store_wide(const std::byte* tile, uint16_t* rows, int tokens) {
-  for (int i = static_cast<int>(threadIdx.x); i < tokens * 16; i += kThreads) {
-    *reinterpret_cast<uint4*>(rows + i * 8) =
-        *reinterpret_cast<const uint4*>(tile + i / 16 * kWideRow + i % 16 * 16);
-  }
+        for (int offset = 16; offset > 0; offset /= 2) {
+          squares += __shfl_xor_sync(0xffffffff, squares, offset);
+        }
+        const float factor = rsqrtf(squares + kL2Epsilon);
+        *reinterpret_cast<uint2*>(tile + row * kWideRow + lane * 8) =
+            pack_f16(float4{y.x * factor, y.y * factor, y.z * factor, y.w * factor});
+      });
 }
 
 // The inverses of (I + A)'s diagonal blocks into T's: 64 threads, thread 16 b + c column c of block
@@ -220,9 +165,9 @@ __device__ __forceinline__ void invert_below_diagonal(Shared& shared) {
   };
   const uint32_t by_rows = tile_by_rows(lane, kSquareRow);
   // B_m = T_pp A_pm, as operands on the left.
-  uint32_t b_high[kBlocks - 1][4], b_low[kBlocks - 1][4];
+  uint32_t b_high[kChunkBlocks - 1][4], b_low[kChunkBlocks - 1][4];
 #pragma unroll
-  for (int m = 0; m < kBlocks - 1; ++m) {
+  for (int m = 0; m < kChunkBlocks - 1; ++m) {
     if (m >= row) continue;
     uint32_t t_high[4], t_low[4], a_high[4], a_low[4];
     load_tile(t_high, high + corner(row, row) + by_rows);
@@ -237,7 +182,7 @@ __device__ __forceinline__ void invert_below_diagonal(Shared& shared) {
     split_f16(right[2], right[3], b_high[m][3], b_low[m][3]);
   }
 #pragma unroll
-  for (int step = 1; step < kBlocks; ++step) {
+  for (int step = 1; step < kChunkBlocks; ++step) {
     if (row == step) {
 #pragma unroll
       for (int r = 0; r < step; ++r) {
@@ -273,13 +218,13 @@ __device__ __forceinline__ void multiply_by_t(uint32_t t, uint32_t tile, uint16_
                                               int tokens) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const uint32_t wide = tile_by_rows(lane, kWideRow), square = tile_by_rows(lane, kSquareRow);
-  float d[kBlocks][2][4] = {};
+  float d[kChunkBlocks][2][4] = {};
 #pragma unroll
-  for (int k = 0; k < kBlocks; ++k) {
+  for (int k = 0; k < kChunkBlocks; ++k) {
     uint32_t b[4];
     load_tile_transposed(b, tile + 16 * k * kWideRow + 32 * warp + wide);
 #pragma unroll
-    for (int m = k; m < kBlocks; ++m) {
+    for (int m = k; m < kChunkBlocks; ++m) {
       uint32_t a[4];
       load_tile(a, t + 16 * m * kSquareRow + 32 * k + square);
       multiply_f16(d[m][0], d[m][1], a, b);
@@ -287,7 +232,7 @@ __device__ __forceinline__ void multiply_by_t(uint32_t t, uint32_t tile, uint16_
   }
   const int column = 16 * warp + lane % 4 * 2;
 #pragma unroll
-  for (int m = 0; m < kBlocks; ++m) {
+  for (int m = 0; m < kChunkBlocks; ++m) {
 #pragma unroll
     for (int down = 0; down < 2; ++down) {
       const int row = 16 * m + lane / 4 + 8 * down;
@@ -302,7 +247,7 @@ __device__ __forceinline__ void multiply_by_t(uint32_t t, uint32_t tile, uint16_
 }
 
 template <typename In>
-__global__ void __launch_bounds__(kThreads) chunks_kernel(const Params<In> p) {
+__global__ void __launch_bounds__(kChunkThreads, 2) chunks_kernel(const Params<In> p) {
   extern __shared__ __align__(16) std::byte memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   wait_for_previous_kernel();
@@ -315,17 +260,15 @@ __global__ void __launch_bounds__(kThreads) chunks_kernel(const Params<In> p) {
   const int64_t first_token = chunk.sequence.first + chunk.begin;
 
   compute_gates(p, chunk, key_head, shared);
-  convolve_rows<Then::kUnitLength, kRowsPerWarp>(p, chunk, key_head * p.key_dim, p.key_dim,
-                                                 kRowsPerWarp * warp, nullptr, shared.q);
-  convolve_rows<Then::kUnitLength, kRowsPerWarp>(p, chunk, keys + key_head * p.key_dim, p.key_dim,
-                                                 kRowsPerWarp * warp, nullptr, shared.k);
+  convolve_unit_rows(p, chunk, key_head * p.key_dim, shared.q);
+  convolve_unit_rows(p, chunk, keys + key_head * p.key_dim, shared.k);
   __syncthreads();
   const int64_t key_row = (key_head * p.num_tokens + first_token) * kWide;
   store_wide(shared.q, p.out.queries + key_row, chunk.tokens);
   store_wide(shared.k, p.out.keys + key_row, chunk.tokens);
 
   // Block row warp % 4; block columns 2 (warp / 4) and the next, where not past the diagonal.
-  const int block_row = warp % kBlocks, block_column = warp / kBlocks * 2;
+  const int block_row = warp % kChunkBlocks, block_column = warp / kChunkBlocks * 2;
   float kk[2][2][4] = {}, qk[2][2][4] = {};
   if (block_column <= block_row) {
     const uint32_t q = shared_address(shared.q), k = shared_address(shared.k);
@@ -388,10 +331,14 @@ __global__ void __launch_bounds__(kThreads) chunks_kernel(const Params<In> p) {
       named_barrier<kSolvers>(1);
       invert_below_diagonal(shared);
     } else {
-      for (int first = (warp - kWarps / 2) * 16; first < (warp - kWarps / 2) * 16 + 16;
-           first += 8) {
-        convolve_rows<Then::kTimesBeta, 8>(p, chunk, 2 * keys + head * p.value_dim, p.value_dim,
-                                           first, beta, shared.v);
+      for (int i = 0; i < 2; ++i) {
+        convolve_rows<8>(
+            p.conv, p.qkv, chunk, 2 * keys + head * p.value_dim, lane * 4 < p.value_dim,
+            (warp - kChunkWarps / 2) * 16 + 8 * i, [&](int row, float4 y) {
+              const float factor = beta[row];
+              *reinterpret_cast<uint2*>(shared.v + row * kWideRow + lane * 8) =
+                  pack_f16(float4{y.x * factor, y.y * factor, y.z * factor, y.w * factor});
+            });
       }
     }
     __syncthreads();
@@ -399,7 +346,7 @@ __global__ void __launch_bounds__(kThreads) chunks_kernel(const Params<In> p) {
                   p.out.u + row_of_head * kWide, chunk.tokens);
     // T diag(beta exp(G)) in place of T's low parts, blocks up to the diagonal.
     for (int i = static_cast<int>(threadIdx.x); i < kChunkTokens * kChunkTokens / 2;
-         i += kThreads) {
+         i += kChunkThreads) {
       const int row = i / (kChunkTokens / 2), column = i % (kChunkTokens / 2) * 2;
       if (column / 16 > row / 16) continue;
       uint32_t* const low = word_at(shared.t.low, kSquareRow, row, column);
@@ -424,7 +371,7 @@ void launch_chunks(const DeltaNetCall& call) {
       .qkv = RowsOf<In>(call.args.qkv),
       .a = RowsOf<float>(call.args.a),
       .b = RowsOf<float>(call.args.b),
-      .conv = {call.weights.conv, static_cast<int>(problem.channels()),
+      .conv = {call.weights.conv, nullptr, static_cast<int>(problem.channels()),
                static_cast<int>(problem.conv_taps)},
       .decay_rate = call.weights.decay_rate,
       .dt_bias = call.weights.dt_bias,
@@ -437,7 +384,7 @@ void launch_chunks(const DeltaNetCall& call) {
   launch(chunks_kernel<In>,
          {.grid = dim3(static_cast<unsigned>(prompts.bound),
                        static_cast<unsigned>(problem.num_key_heads)),
-          .block = dim3(kThreads),
+          .block = dim3(kChunkThreads),
           .shared_bytes = sizeof(Shared),
           .stream = call.stream,
           .dependent = call.sm >= 90},

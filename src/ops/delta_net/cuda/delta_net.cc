@@ -33,7 +33,7 @@ class CudaDeltaNet final : public Prepared<DeltaNet> {
     dt_bias_ = to_device<float>(float_vector(weights.dt_bias, problem.num_value_heads));
     norm_ = to_device<float>(norm_weights(problem.norm, weights.norm, problem.value_dim));
     prepare_delta_chunks();
-    prepare_delta_scan();
+    scan_stages_ = prepare_delta_scan();
   }
 
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
@@ -56,6 +56,7 @@ class CudaDeltaNet final : public Prepared<DeltaNet> {
                             {conv_.get(), decay_rate_.get(), dt_bias_.get(), norm_.get()},
                             take_buffers(arena, args.batch->num_tokens),
                             sm_,
+                            scan_stages_,
                             static_cast<cudaStream_t>(stream.handle)};
     if (args.batch->num_decodes > 0) launch_delta_decodes(call);
     if (args.batch->num_decodes == args.batch->num_seqs) return;
@@ -77,7 +78,7 @@ class CudaDeltaNet final : public Prepared<DeltaNet> {
   }
 
   DeviceArray<float> conv_, decay_rate_, dt_bias_, norm_;
-  int sm_;
+  int sm_, scan_stages_ = 1;
 };
 
 }  // namespace

@@ -31,12 +31,14 @@ struct DeltaNetCall {
   DeltaNetWeights weights;
   DeltaNetBuffers buffers;
   int sm;
+  int scan_stages;  ///< prepare_delta_scan()
   cudaStream_t stream;
 };
 
 /// For the current device, before the first launch.
 void prepare_delta_chunks();
-void prepare_delta_scan();
+/// Returns how many chunks the device's shared memory holds at a time.
+int prepare_delta_scan();
 
 /// The sequences that generate: everything.
 void launch_delta_decodes(const DeltaNetCall& call);
