@@ -14,6 +14,14 @@ inline constexpr int kStateRows = 128;
 inline constexpr int kMaxUnits = 4;    ///< of a block
 inline constexpr int kMaxCluster = 8;  ///< blocks
 
+/// Channels a thread of a block of so many units convolves: two vectors of a head's or a group's
+/// keys, and its block's columns.
+constexpr int conv_slots(int units) {
+  return ceil_div(2 * kStateRows + units * kUnitColumns, units * kUnitThreads);
+}
+/// Blocks of so many units that an SM shall hold: 96 to 128 KB of states on their way.
+constexpr int resident_blocks(int units) { return units == 4 ? 2 : 6 / units; }
+
 __device__ __forceinline__ float dot4(float4 a, float4 b) {
   return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
 }

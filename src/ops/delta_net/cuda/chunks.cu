@@ -396,6 +396,10 @@ void allow_shared_memory() {
   MOE4_CUDA_CHECK(cudaFuncSetAttribute(chunks_kernel<In>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        static_cast<int>(sizeof(Shared))));
+  // Two blocks an SM: not what one block needs, which may be the driver's choice.
+  MOE4_CUDA_CHECK(cudaFuncSetAttribute(chunks_kernel<In>,
+                                       cudaFuncAttributePreferredSharedMemoryCarveout,
+                                       cudaSharedmemCarveoutMaxShared));
 }
 
 }  // namespace

@@ -20,12 +20,6 @@
 namespace moe4::cuda {
 namespace {
 
-// Channels a thread convolves: q and k, and the values of its block's columns.
-constexpr int slots(int units) {
-  return ceil_div(2 * kStateRows + units * kUnitColumns, units * kUnitThreads);
-}
-// Blocks of as many units that an SM shall hold: with 96 to 128 KB of states on their way.
-constexpr int resident_blocks(int units) { return units == 4 ? 2 : 6 / units; }
 constexpr float kL2Epsilon = 1e-6f;
 
 template <typename In, typename Y>
@@ -52,7 +46,7 @@ struct Shared {
 template <int kUnits, typename In, typename Y>
 __global__ void __launch_bounds__(kUnits* kUnitThreads, resident_blocks(kUnits))
     decode_kernel(const Params<In, Y> p) {
-  constexpr int kSlots = slots(kUnits);
+  constexpr int kSlots = conv_slots(kUnits);
   constexpr int units = kUnits, threads = kUnits * kUnitThreads;
   __shared__ Shared shared;
   const bool in_cluster = gridDim.x > 1 && p.keeps_inputs;

@@ -26,7 +26,7 @@ struct Params {
 };
 
 template <typename In, typename Y>
-__global__ void __launch_bounds__(kChunkThreads) norm_kernel(const Params<In, Y> p) {
+__global__ void __launch_bounds__(kChunkThreads, 4) norm_kernel(const Params<In, Y> p) {
   wait_for_previous_kernel();
   launch_dependents();
   const Chunk chunk = find_chunk(p.batch, p.prompts, static_cast<int>(blockIdx.x));

@@ -17,8 +17,6 @@ namespace moe4::cuda {
 namespace {
 
 constexpr int kMaxGroupUnits = kMaxCluster * kMaxUnits;
-// Channels a thread convolves: B and C, and x of its block's columns.
-constexpr int kSlots = (2 * kStateRows + kUnitColumns + kUnitThreads - 1) / kUnitThreads;
 
 template <typename In, typename Y>
 struct Params {
@@ -40,12 +38,14 @@ struct Shared {
   float squares[2][kMaxGroupUnits];                        // from all units of the group
 };
 
-template <typename In, typename Y>
-__global__ void __launch_bounds__(kMaxUnits* kUnitThreads) decode_kernel(const Params<In, Y> p) {
+template <int kUnits, typename In, typename Y>
+__global__ void __launch_bounds__(kUnits* kUnitThreads, resident_blocks(kUnits))
+    decode_kernel(const Params<In, Y> p) {
+  constexpr int kSlots = conv_slots(kUnits);
+  constexpr int units = kUnits, threads = kUnits * kUnitThreads;
   __shared__ Shared shared;
   const bool in_cluster = gridDim.x > 1 && p.gated == nullptr;
-  const int tid = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const int units = threads / kUnitThreads, unit = tid / kUnitThreads;
+  const int tid = static_cast<int>(threadIdx.x), unit = tid / kUnitThreads;
   const int warp = tid % kUnitThreads / 32, lane = tid % 32;
   const int group = static_cast<int>(blockIdx.y);
   const int inner = p.num_groups * p.heads_per_group * p.head_dim;
@@ -209,7 +209,9 @@ bool launch_decodes(const SsmCall& call) {
       .time_step_min = problem.time_step_min,
       .time_step_max = problem.time_step_max,
       .norm_eps = problem.norm_eps};
-  launch(decode_kernel<In, Y>,
+  launch(units == 1   ? decode_kernel<1, In, Y>
+         : units == 2 ? decode_kernel<2, In, Y>
+                      : decode_kernel<4, In, Y>,
          {.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(problem.num_groups),
                        static_cast<unsigned>(batch.num_decodes)),
           .block = dim3(static_cast<unsigned>(units * kUnitThreads)),

@@ -1,6 +1,6 @@
 // Ssm's last launch where the norm is one of its own: y = norm(gated) over groups, and the
-// convolution's inputs for the next step. A block has one chunk of one group, a warp 8 of its
-// tokens.
+// convolution's inputs for the next step. A block has 8 tokens of a chunk and one group, a warp one
+// of them.
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/cuda/chunk_tiles.cuh"
@@ -9,7 +9,7 @@
 namespace moe4::cuda {
 namespace {
 
-constexpr int kRowsPerWarp = kChunkTokens / kChunkWarps;
+constexpr int kParts = kChunkTokens / kChunkWarps;  // blocks of a chunk, a token a warp
 
 template <typename In, typename Y>
 struct Params {
@@ -32,9 +32,8 @@ __global__ void __launch_bounds__(kChunkThreads) norm_kernel(const Params<In, Y>
   const int group = static_cast<int>(blockIdx.y);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int first = group * p.width;
-  for (int i = 0; i < kRowsPerWarp; ++i) {
-    const int t = warp * kRowsPerWarp + i;
-    if (t >= chunk.tokens) break;
+  const int t = static_cast<int>(blockIdx.z) * kChunkWarps + warp;
+  if (t < chunk.tokens) {
     const int64_t token = chunk.sequence.first + chunk.begin + t;
     const float* const from = p.gated + token * p.inner + first;
     float squares = 0;
@@ -53,7 +52,7 @@ __global__ void __launch_bounds__(kChunkThreads) norm_kernel(const Params<In, Y>
                                                 x.z * factor * w.z, x.w * factor * w.w});
     }
   }
-  if (chunk.begin + chunk.tokens == chunk.sequence.tokens) {
+  if (blockIdx.z == 0 && chunk.begin + chunk.tokens == chunk.sequence.tokens) {
     for (int c = group * kChunkThreads + static_cast<int>(threadIdx.x); c < p.conv.channels;
          c += static_cast<int>(gridDim.y) * kChunkThreads) {
       p.conv.keep_inputs(chunk.sequence, p.u, c);
@@ -78,7 +77,7 @@ void launch_norm(const SsmCall& call, const PromptChunks& sequences) {
       .norm_eps = problem.norm_eps};
   launch(norm_kernel<In, Y>,
          {.grid = dim3(static_cast<unsigned>(sequences.bound),
-                       static_cast<unsigned>(problem.num_groups)),
+                       static_cast<unsigned>(problem.num_groups), kParts),
           .block = dim3(kChunkThreads),
           .stream = call.stream,
           .dependent = call.sm >= 90},
