@@ -66,8 +66,9 @@ struct PagedSpec {
   int64_t num_kv_heads = 0;
   int64_t key_dim = 0;    ///< of a head
   int64_t value_dim = 0;  ///< of a head
-  /// kF16 or kF32. F16 has eight times the resolution of BF16 at the same size, and normalised
-  /// keys need no range.
+  /// kF16, kF32 or kF8E4M3. F16 has eight times the resolution of BF16 at the same size, and
+  /// normalised keys need no range. F8E4M3 elements are times a scale of their layer's keys or
+  /// values, which is the affair of the ops.
   DType dtype = DType::kF16;
   /// Positions back from a token, its own included, that are still read; 0: all. Layers with other
   /// windows are other groups, so that pages behind a window could go to somebody else; today they

@@ -3,6 +3,7 @@
 
 #include <sstream>
 
+#include "numerics/e4m3.h"
 #include "numerics/f16.h"
 #include "ops/attention/paged_attention.h"
 #include "ops/conformance.h"
@@ -67,7 +68,10 @@ struct AttentionCase {
     const int64_t block = ragged.table.blocks[s * ragged.table.max_blocks + position / kPageTokens];
     std::byte* page = cache.data + block * cache.unit_bytes;
     const int64_t i = (array * kPageTokens + position % kPageTokens) * problem.head_dim + d;
-    if (problem.cache_dtype == DType::kF16) {
+    if (problem.cache_dtype == DType::kF8E4M3) {
+      const float scale = array < problem.num_kv_heads ? problem.k_scale : problem.v_scale;
+      reinterpret_cast<uint8_t*>(page)[i] = e4m3_from_float(x / scale);
+    } else if (problem.cache_dtype == DType::kF16) {
       reinterpret_cast<F16*>(page)[i] = to_f16(x);
     } else {
       reinterpret_cast<float*>(page)[i] = x;
@@ -154,7 +158,21 @@ const PagedAttention::Problem kProblems[] = {
      .scale = 0.25f,
      .sinks = true,
      .output_gate = OutputGate::kSigmoidPerHead,
-     .cache_dtype = DType::kF32}};
+     .cache_dtype = DType::kF32},
+    {.num_heads = 8,
+     .num_kv_heads = 2,
+     .head_dim = 48,
+     .scale = 0.17f,
+     .window = 70,
+     .sinks = true,
+     .cache_dtype = DType::kF8E4M3,
+     .k_scale = 0.03f,
+     .v_scale = 0.05f},
+    {.num_heads = 3,
+     .num_kv_heads = 1,
+     .head_dim = 80,
+     .scale = 0.1f,
+     .cache_dtype = DType::kF8E4M3}};
 
 // Heads of every width that a GPU has a kernel of its own for, as models have them.
 const PagedAttention::Problem kModelProblems[] = {
@@ -166,6 +184,13 @@ const PagedAttention::Problem kModelProblems[] = {
     {.num_heads = 32, .num_kv_heads = 4, .head_dim = 128, .scale = 0.09f},
     {.num_heads = 3, .num_kv_heads = 1, .head_dim = 192, .scale = 0.07f},
     {.num_heads = 4, .num_kv_heads = 2, .head_dim = 512, .scale = 0.05f, .window = 200},
+    {.num_heads = 16,
+     .num_kv_heads = 2,
+     .head_dim = 256,
+     .scale = 0.0625f,
+     .cache_dtype = DType::kF8E4M3,
+     .k_scale = 0.02f,
+     .v_scale = 0.04f},
     {.num_heads = 18, .num_kv_heads = 1, .head_dim = 576, .latent_dim = 512, .scale = 0.04f}};
 
 // On a GPU queries and weights are F16.
@@ -173,8 +198,16 @@ double attention_tolerance(const OpOptions& options, RowFormat format) {
   return tolerance(format, options.device.is_cpu() ? 2e-6 : 5e-4);
 }
 
+// CPUs have no FP8 caches, GPUs no float32 ones.
+bool is_judged(const PagedAttention::Problem& problem) {
+  ThreadPool threads(1);
+  const std::vector<OpOptions> all = op_options(threads);
+  return all.empty() || ask<PagedAttention>(problem, all.front().device).implementation != nullptr;
+}
+
 void expect_float64(const PagedAttention::Problem& problem, const std::vector<Piece>& pieces,
                     int64_t num_decodes, int num_threads) {
+  if (!is_judged(problem)) return;
   std::ostringstream name;
   PrintTo(problem, &name);
   SCOPED_TRACE(name.str());
@@ -209,16 +242,8 @@ void expect_float64(const PagedAttention::Problem& problem, const std::vector<Pi
   }
 }
 
-// GPUs have F16 caches alone.
-bool is_judged(const PagedAttention::Problem& problem) {
-  ThreadPool threads(1);
-  const std::vector<OpOptions> all = op_options(threads);
-  return all.empty() || ask<PagedAttention>(problem, all.front().device).implementation != nullptr;
-}
-
 TEST(PagedAttention, EqualsFloat64OverRaggedBatches) {
   for (const PagedAttention::Problem& problem : kProblems) {
-    if (!is_judged(problem)) continue;
     for (const int num_threads : {1, 5}) expect_float64(problem, kPieces, 0, num_threads);
     expect_float64(problem, kPieces, kDecodes, 2);
     expect_float64(problem, kDrafts, kDraftDecodes, 2);
@@ -247,7 +272,7 @@ class PagedAttentionBits : public ::testing::TestWithParam<PagedAttention::Probl
 
 TEST_P(PagedAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
   const PagedAttention::Problem& problem = GetParam();
-  if (!is_judged(problem)) GTEST_SKIP() << "its caches are float32";
+  if (!is_judged(problem)) GTEST_SKIP() << "its caches are not of this device";
   ThreadPool many(4), one(1);
   const int64_t width = problem.num_heads * problem.value_dim();
   for (const bool drafts : {false, true}) {
@@ -279,7 +304,7 @@ TEST_P(PagedAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
 // are: what a GPU makes of the step's size must not show.
 TEST_P(PagedAttentionBits, ADecodeHasTheSameInStepsOfAnySize) {
   const PagedAttention::Problem& problem = GetParam();
-  if (!is_judged(problem)) GTEST_SKIP() << "its caches are float32";
+  if (!is_judged(problem)) GTEST_SKIP() << "its caches are not of this device";
   ThreadPool threads(2);
   const int64_t width = problem.num_heads * problem.value_dim();
   for (const int64_t context : {40, 700, 1500}) {
@@ -311,7 +336,7 @@ TEST_P(PagedAttentionBits, ADecodeHasTheSameInStepsOfAnySize) {
 TEST_P(PagedAttentionBits, APromptHasTheSameHoweverItIsCutAndGenerated) {
   PagedAttention::Problem problem = GetParam();
   problem.output_gate = OutputGate::kNone;
-  if (!is_judged(problem)) GTEST_SKIP() << "its caches are float32";
+  if (!is_judged(problem)) GTEST_SKIP() << "its caches are not of this device";
   ThreadPool threads(3);
   constexpr int64_t kTokens = 1170;
   AttentionCase whole(problem, {{0, kTokens}});
@@ -531,7 +556,9 @@ struct QkvCase {
   std::vector<float> cached() const {
     std::vector<float> values;
     for (size_t i = 0; i < pages.size(); i += size_of(problem.cache_dtype)) {
-      if (problem.cache_dtype == DType::kF16) {
+      if (problem.cache_dtype == DType::kF8E4M3) {
+        values.push_back(e4m3_to_float(static_cast<uint8_t>(pages[i])));
+      } else if (problem.cache_dtype == DType::kF16) {
         values.push_back(to_float(*reinterpret_cast<const F16*>(pages.data() + i)));
       } else {
         values.push_back(*reinterpret_cast<const float*>(pages.data() + i));
@@ -599,7 +626,15 @@ const QkvToCache::Problem kQkvProblems[] = {
      .keys_are_values = true,
      .cache_dtype = DType::kF32},
     // Ernie-4.5: neighbouring elements are turned
-    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 32, .rotary_dim = 32, .rotates_pairs = true}};
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 32, .rotary_dim = 32, .rotates_pairs = true},
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 272,
+     .rotary_dim = 64,
+     .norm = NormSpec{},
+     .cache_dtype = DType::kF8E4M3,
+     .k_scale = 0.01f,
+     .v_scale = 0.02f}};
 
 bool is_judged(const QkvToCache::Problem& problem) {
   ThreadPool threads(1);
@@ -622,10 +657,11 @@ TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {
             QkvCase c(problem, format);
             c.run(*implementation.prepare(problem, c.weights(), options), threads);
             EXPECT_LT(relative_error(c.queries.dense(), expected.queries.dense()), 1e-6);
-            // F16 rounds to 2^-11; the same places are zero.
+            // F16 rounds to 2^-11, E4M3 to 2^-4, few differently; the same places are zero.
             const std::vector<float> found = c.cached();
-            EXPECT_LT(relative_error(found, cached),
-                      problem.cache_dtype == DType::kF16 ? 1e-4 : 1e-6);
+            EXPECT_LT(relative_error(found, cached), problem.cache_dtype == DType::kF32   ? 1e-6
+                                                     : problem.cache_dtype == DType::kF16 ? 1e-4
+                                                                                          : 1e-3);
             for (size_t i = 0; i < cached.size(); ++i) {
               ASSERT_EQ(found[i] == 0.0f, cached[i] == 0.0f) << i;
             }

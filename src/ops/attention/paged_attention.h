@@ -42,7 +42,9 @@ struct PagedAttention {
     int64_t window = 0;  ///< 0: all keys
     bool sinks = false;
     OutputGate output_gate = OutputGate::kNone;
-    DType cache_dtype = DType::kF16;  ///< or kF32
+    DType cache_dtype = DType::kF16;  ///< or kF32, kF8E4M3
+    /// kF8E4M3: a key, a value is what is cached times this.
+    float k_scale = 1.0f, v_scale = 1.0f;
 
     int64_t value_dim() const { return latent_dim > 0 ? latent_dim : head_dim; }
     /// Width of a row of gates; of kSigmoidBesideQuery it is that of the queries with them.

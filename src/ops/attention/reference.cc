@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "numerics/e4m3.h"
 #include "numerics/f16.h"
 #include "ops/attention/paged_attention.h"
 #include "ops/cpu/implementation.h"
@@ -89,6 +90,12 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     const int64_t block = table.blocks[s * table.max_blocks + j / kPageTokens];
     const std::byte* page = args.cache.data + block * args.cache.unit_bytes;
     const int64_t element = (array * kPageTokens + j % kPageTokens) * problem().head_dim + d;
+    if (problem().cache_dtype == DType::kF8E4M3) {
+      const bool is_key = array < problem().num_kv_heads;
+      const float x = e4m3_to_float(static_cast<uint8_t>(page[element]));
+      return static_cast<double>(x) *
+             static_cast<double>(is_key ? problem().k_scale : problem().v_scale);
+    }
     if (problem().cache_dtype == DType::kF16) {
       return static_cast<double>(to_float(reinterpret_cast<const F16*>(page)[element]));
     }

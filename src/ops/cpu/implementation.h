@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "base/dtype.h"
 #include "ops/op.h"
 
 namespace moe4 {
@@ -43,6 +44,13 @@ inline Support require_multiple_of_16(const char* what, int64_t value) {
   if (value > 0 && value % 16 == 0) return std::nullopt;
   return Rejection{Rejection::Kind::kShape,
                    std::string(what) + " " + std::to_string(value) + " is not a multiple of 16"};
+}
+
+/// Caches that the CPU reads: their elements are the numbers.
+inline Support require_plain_cache(DType dtype) {
+  if (dtype == DType::kF16 || dtype == DType::kF32) return std::nullopt;
+  return Rejection{Rejection::Kind::kPrecision,
+                   "its caches are F16 or F32, not " + std::string(to_string(dtype))};
 }
 
 }  // namespace moe4

@@ -16,11 +16,11 @@ namespace moe4 {
 /// With `keys_are_values`, v[t, h] is k[t, h] as it came, before norm and rotation.
 /// rotate() turns elements i and i + rotary_dim/2 of the first `rotary_dim` by the angles of the
 /// token, or with `rotates_pairs` elements 2i and 2i + 1; with a rotary_dim of 0 there are none.
-/// Key and value go, rounded to the cache's dtype (F16 saturates at 65504; a head with an infinite
-/// element becomes NaN), to slots[t] of the cache: page slots[t] / 64, place slots[t] % 64, laid
-/// out as PagedSpec says; slots[t] of -1 stores nothing.
-/// Rows are float32; on a GPU q, k and v may be BF16 too, each of its own. Queries are float32
-/// everywhere, since attention rounds them to more bits than BF16 has.
+/// Key and value go, rounded to the cache's dtype (F16 saturates at 65504, F8E4M3 at 448; a head
+/// with an infinite element becomes NaN), to slots[t] of the cache: page slots[t] / 64, place
+/// slots[t] % 64, laid out as PagedSpec says; slots[t] of -1 stores nothing. Rows are float32; on a
+/// GPU q, k and v may be BF16 too, each of its own. Queries are float32 everywhere, since attention
+/// rounds them to more bits than BF16 has.
 struct QkvToCache {
   static constexpr std::string_view kName = "qkv_to_cache";
   struct Problem {
@@ -35,7 +35,9 @@ struct QkvToCache {
     bool norm_over_heads = false;
     std::optional<NormSpec> value_norm;  ///< of every head of v; it has no weight
     bool keys_are_values = false;
-    DType cache_dtype = DType::kF16;  ///< or kF32
+    DType cache_dtype = DType::kF16;  ///< or kF32, kF8E4M3
+    /// kF8E4M3: keys and values are divided by these before they are rounded.
+    float k_scale = 1.0f, v_scale = 1.0f;
 
     /// Its window is the affair of the attention that reads it.
     PagedSpec cache() const {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "numerics/e4m3.h"
 #include "numerics/f16.h"
 #include "ops/cpu/implementation.h"
 #include "ops/qkv_to_cache/qkv_to_cache.h"
@@ -96,7 +97,12 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
     const bool infinite =
         std::any_of(head.begin(), head.end(), [](float x) { return std::isinf(x); });
     for (int64_t d = 0; d < problem().head_dim; ++d) {
-      if (problem().cache_dtype == DType::kF16) {
+      if (problem().cache_dtype == DType::kF8E4M3) {
+        const bool is_key = array < problem().num_kv_heads;
+        const float scale = is_key ? problem().k_scale : problem().v_scale;
+        reinterpret_cast<uint8_t*>(page)[first + d] =
+            e4m3_from_float(infinite ? NAN : head[d] / scale);
+      } else if (problem().cache_dtype == DType::kF16) {
         reinterpret_cast<F16*>(page)[first + d] = to_f16(infinite ? NAN : head[d]);
       } else {
         reinterpret_cast<float*>(page)[first + d] = head[d];

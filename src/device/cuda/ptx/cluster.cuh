@@ -26,15 +26,6 @@ __device__ __forceinline__ void store_in_cluster16(uint32_t address, int4 v, uin
 __device__ __forceinline__ void store_in_cluster4(uint32_t address, float v) {
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
 }
-/// 8 bytes from an address_in_block().
-__device__ __forceinline__ float2 load_in_cluster8(uint32_t address) {
-  float2 v;
-  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
-               : "=f"(v.x), "=f"(v.y)
-               : "r"(address)
-               : "memory");
-  return v;
-}
 /// For phase 0 of a barrier here.
 __device__ __forceinline__ void wait_for_cluster_stores(uint32_t barrier) {
   asm volatile(

@@ -335,6 +335,7 @@ void CpuPagedAttention::run(const PagedAttention::Args& args, std::span<std::byt
 }
 
 Support accepts(const PagedAttention::Problem& problem) {
+  if (Support no = require_plain_cache(problem.cache_dtype)) return no;
   if (Support no = require_multiple_of_16("head_dim", problem.head_dim)) return no;
   return require_multiple_of_16("latent_dim", problem.value_dim());
 }

@@ -35,7 +35,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const auto panels = [](int64_t width) { return static_cast<unsigned>(ceil_div(width, 64)); };
     shape_.value_panels = static_cast<int>(std::bit_ceil(panels(problem.value_dim())));
     shape_.key_panels = std::max(shape_.value_panels, static_cast<int>(panels(problem.head_dim)));
-    bool fits = prepare_split(shape_, options.device, max_shared);
+    bool fits = prepare_split(shape_, max_shared);
     if (shape_.key_panels <= 4) {
       // Keys and values of latent attention are one tile of the same panels.
       prompt_shape_ = shape_;
@@ -122,16 +122,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
       split.num_spans = static_cast<int>(spans(batch, shift));
       if (batch.num_decodes * problem().num_kv_heads * split.num_spans >= num_processors_) break;
     }
-    const int64_t of_groups = spans(batch, kSpanShifts[1]);
-    if (split.num_spans > shape_.max_cluster && of_groups <= shape_.max_cluster) {
-      // Fewer blocks, but no second launch.
-      split.span_shift = kSpanShifts[1];
-      split.num_spans = static_cast<int>(of_groups);
-    }
-    split.in_clusters = split.num_spans > 1 && split.num_spans <= shape_.max_cluster;
-    if (split.num_spans == 1 || split.in_clusters) {
-      return attend_split(shape_, params, split, how);
-    }
+    if (split.num_spans == 1) return attend_split(shape_, params, split, how);
     Arena arena(workspace);
     const int64_t partials = batch.num_decodes * problem().num_kv_heads * rows * split.num_spans;
     split.values = arena.take<float>(partials * problem().value_dim());
@@ -144,6 +135,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const PagedAttention::Problem& p = problem();
     const Batch& batch = *args.batch;
     const CacheTable& table = batch.tables[args.cache.table];
+    const bool is_fp8 = p.cache_dtype == DType::kF8E4M3;
     return {.queries = args.queries.row(0),
             .query_stride = args.queries.stride,
             .gates = args.gates.data,
@@ -158,18 +150,24 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
             .max_blocks = table.max_blocks,
             .pages = args.cache.data,
             .page_bytes = args.cache.unit_bytes,
-            .values_in_page =
-                p.latent_dim > 0 ? 0 : p.num_kv_heads * kPageTokens * p.head_dim * int64_t{2},
+            .values_in_page = p.latent_dim > 0 ? 0
+                                               : p.num_kv_heads * kPageTokens * p.head_dim *
+                                                     size_of(p.cache_dtype),
             .sinks = sinks_.get(),
             .num_heads = static_cast<int>(p.num_heads),
             .num_kv_heads = static_cast<int>(p.num_kv_heads),
             .group = static_cast<int>(group()),
             .head_dim = static_cast<int>(p.head_dim),
             .value_dim = static_cast<int>(p.value_dim()),
+            .element_bytes = static_cast<int>(size_of(p.cache_dtype)),
+            .v_scale = !is_fp8            ? 1.0f
+                       : p.latent_dim > 0 ? p.k_scale
+                                          : p.v_scale,
             .latent = p.latent_dim > 0,
             .window = static_cast<int>(p.window),
             .output_gate = p.output_gate,
-            .scale = static_cast<float>(static_cast<double>(p.scale) * kLog2E)};
+            .scale = static_cast<float>(static_cast<double>(p.scale) * kLog2E *
+                                        static_cast<double>(is_fp8 ? p.k_scale : 1.0f))};
   }
 
   DeviceArray<float> sinks_;

@@ -30,8 +30,10 @@ struct AttentionParams {
   const float* sinks;  // times log2 e; null: none
   int num_heads, num_kv_heads, group;
   int head_dim, value_dim;
-  bool latent;  // values are the beginning of keys
-  int window;   // 0: none
+  int element_bytes;  // of the cache: 2 F16, 1 E4M3
+  float v_scale;      // of E4M3 values; that of keys is in `scale`
+  bool latent;        // values are the beginning of keys
+  int window;         // 0: none
   OutputGate output_gate;
   float scale;  // of scores, times log2 e
 };
@@ -49,9 +51,7 @@ struct SplitShape {
   int max_tokens;  // of a sequence
   int span_shift;  // 6, 8, 10: keys of a block are a power of two; kAllKeys
   int num_spans;   // blocks of a sequence along the keys
-  // SM90: the spans of some rows are a cluster, which merges its partial results itself.
-  bool in_clusters;
-  // Partial results where there are several spans and no clusters, with i = ((s * num_kv_heads +
+  // Partial results where num_spans > 1, with i = ((s * num_kv_heads +
   // kv_head) * max_tokens * group + row) * num_spans + span: values [i, value_dim] and [i] {largest
   // score, sum}
   float* values;
@@ -69,7 +69,6 @@ struct AttentionShape {
   int key_panels;    // of 64 elements
   int value_panels;  // 1, 2, 4, 8; at most key_panels
   int split_tiles;   // tiles of keys or values that a block of attend_split() holds: 1, 2
-  int max_cluster;   // blocks that may form a cluster; 1: none
   // Heads of a block of attend_prompts(), 1 or 2; when prepared: at most so many. 0: attend_split()
   // does prompts too.
   int prompt_heads;
@@ -79,7 +78,7 @@ struct AttentionShape {
 
 /// Choose what a kernel's blocks hold at once and let it have so much shared memory. False: there
 /// is not enough.
-bool prepare_split(AttentionShape& shape, const Device& device, int max_shared_bytes);
+bool prepare_split(AttentionShape& shape, int max_shared_bytes);
 bool prepare_prompts(AttentionShape& shape, int max_shared_bytes);
 /// On a device of SM90. False: this program has no code for it.
 bool prepare_prompts_sm90(const AttentionShape& shape);

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(Config::kThreads)
   const int first_position = page * kKeyBlock;
 
   const int32_t* blocks = p.blocks + sequence * p.max_blocks;
-  const int row_chunks = p.head_dim / 8;
-  const int64_t head_bytes = int64_t{kKeyBlock} * p.head_dim * 2;
+  const int row_bytes = p.head_dim * p.element_bytes;
+  const int64_t head_bytes = int64_t{kKeyBlock} * row_bytes;
   const std::byte* base = p.pages + kv_head * head_bytes;
   const int num_keys = min(end, first_position + kKeyBlock);
   const int first_tile = first_key(p, max(start, first_position)) / kKeys;
@@ -63,11 +63,11 @@ __global__ void __launch_bounds__(Config::kThreads)
     if (tile <= last_tile) {
       const uint32_t stage = stages + tile % 2 * Config::kStage;
       const int first_row = tile * kKeys % kKeyBlock;  // in the page
-      const std::byte* from = base + block * p.page_bytes + first_row * row_chunks * 16;
-      copy_tile<kKeys, Config::kThreads>(stage, from, row_chunks, kPanels, num_keys - tile * kKeys);
+      const std::byte* from = base + block * p.page_bytes + first_row * row_bytes;
+      copy_tile<kKeys, Config::kThreads>(p, stage, from, kPanels, num_keys - tile * kKeys);
       if (!p.latent) {
-        copy_tile<kKeys, Config::kThreads>(stage + kPanels * kTilePanel, from + p.values_in_page,
-                                           row_chunks, kPanels, num_keys - tile * kKeys);
+        copy_tile<kKeys, Config::kThreads>(p, stage + kPanels * kTilePanel, from + p.values_in_page,
+                                           kPanels, num_keys - tile * kKeys);
       }
     }
     copy_commit();
@@ -76,20 +76,8 @@ __global__ void __launch_bounds__(Config::kThreads)
   int block = block_of(first_tile + 1);
   copy_stage(first_tile, block_of(first_tile));
 
-  for (int i = static_cast<int>(threadIdx.x); i < Config::kHeads * kKeyBlock * 16;
-       i += Config::kThreads) {
-    const int row = i / 16 % kKeyBlock, quarter = i % 16, head = i / 16 / kKeyBlock;
-    const int position = first_position + row;
-    const bool in_piece = position >= start && position < end;
-    const float* query = p.queries + (first_token + position - start) * p.query_stride +
-                         (first_head + head) * p.head_dim;
-    for (int panel = 0; panel < kPanels; ++panel) {
-      const int d = 64 * panel + 4 * quarter;
-      put_query(queries + (head * kPanels + panel) * kQueryPanel, row, quarter,
-                in_piece && d < p.head_dim ? *reinterpret_cast<const float4*>(query + d) : float4{},
-                p.scale);
-    }
-  }
+  put_queries<Config::kHeads, kPanels, Config::kThreads>(p, queries, first_head, first_token,
+                                                         first_position, start, end);
 
   const int lane = lane_id(), warp = static_cast<int>(threadIdx.x / 32);
   const int g = lane / 4, t = lane % 4;
@@ -192,11 +180,9 @@ __global__ void __launch_bounds__(Config::kThreads)
     const int at = position + 8 * half;
     if (at < start || at >= end) continue;
     const HeadOutput out(p, first_token + at - start, first_head + head_in_block, weights);
-#pragma unroll
-    for (int i = 0; i < kValueTiles; ++i) {
-      const int d = 8 * i + 2 * t;
-      if (d < p.value_dim) out.write(d, values[i][2 * half], values[i][2 * half + 1]);
-    }
+    out.write_every<kValueTiles>(2 * t, 8, [&](int i) {
+      return float2{values[i][2 * half], values[i][2 * half + 1]};
+    });
   }
 }
 

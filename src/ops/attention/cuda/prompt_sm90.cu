@@ -27,8 +27,8 @@ struct Sm90Config {
   static constexpr int kPanels = Panels;
   static constexpr int kHeads = Heads;
   static constexpr int kThreads = 32 * kWarps * Heads;
-  static constexpr int kStage = Panels * kPanel;  // of keys, of values
-  static constexpr int kSharedBytes = Heads * Panels * kPanel + 4 * kStage + 1024;
+  static constexpr int kStage = kPanels * kPanel;  // of keys, of values
+  static constexpr int kSharedBytes = kHeads * kStage + 4 * kStage + 1024;
 };
 
 // Weights of a tile's scores as F16 pairs in wgmma's A registers, [k16][register]; scales the sums
@@ -89,16 +89,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int first_position = page * kKeyBlock;
 
   const int32_t* blocks = p.blocks + sequence * p.max_blocks;
-  const int row_chunks = p.head_dim / 8;
-  const std::byte* base = p.pages + first_head / p.group * (int64_t{kKeyBlock} * p.head_dim * 2);
+  const std::byte* base =
+      p.pages + first_head / p.group * (int64_t{kKeyBlock} * p.head_dim * p.element_bytes);
   const int num_keys = min(end, first_position + kKeyBlock);
   const int first_tile = first_key(p, max(start, first_position)) / kKeyBlock;
   const int last_tile = page;
   const auto block_of = [&](int tile) { return blocks[min(tile, last_tile)]; };
   const auto copy = [&](uint32_t stages, int tile, int block, int64_t array) {
     if (tile > last_tile) return;
-    copy_tile<kKeyBlock, kThreads>(stages + tile % 2 * Config::kStage,
-                                   base + block * p.page_bytes + array, row_chunks, kPanels,
+    copy_tile<kKeyBlock, kThreads>(p, stages + tile % 2 * Config::kStage,
+                                   base + block * p.page_bytes + array, kPanels,
                                    num_keys - tile * kKeyBlock);
   };
   int block = block_of(first_tile), next_block = block_of(first_tile + 1);
@@ -110,20 +110,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   block = next_block;  // of the next values to come; next_block: of the next keys
   next_block = block_of(first_tile + 2);
 
-  for (int i = static_cast<int>(threadIdx.x); i < Config::kHeads * kKeyBlock * 16; i += kThreads) {
-    const int row = i / 16 % kKeyBlock, quarter = i % 16, head = i / 16 / kKeyBlock;
-    const int position = first_position + row;
-    const bool in_piece = position >= start && position < end;
-    const float* query = p.queries + (first_token + position - start) * p.query_stride +
-                         (first_head + head) * p.head_dim;
-#pragma unroll
-    for (int panel = 0; panel < kPanels; ++panel) {
-      const int d = 64 * panel + 4 * quarter;
-      put_query(queries + (head * kPanels + panel) * kPanel, row, quarter,
-                in_piece && d < p.head_dim ? *reinterpret_cast<const float4*>(query + d) : float4{},
-                p.scale);
-    }
-  }
+  put_queries<Config::kHeads, kPanels, kThreads>(p, queries, first_head, first_token,
+                                                 first_position, start, end);
 
   const int lane = lane_id(), warp = static_cast<int>(threadIdx.x / 32);
   const int t = lane % 4, head = warp / kWarps;
@@ -201,11 +189,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const int at = position + 8 * half;
     if (at < start || at >= end) continue;
     const HeadOutput out(p, first_token + at - start, first_head + head, all);
-#pragma unroll
-    for (int i = 0; i < kValues / 4; ++i) {
-      const int d = 8 * i + 2 * t;
-      if (d < p.value_dim) out.write(d, sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]);
-    }
+    out.write_every<kValues / 4>(2 * t, 8, [&](int i) {
+      return float2{sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]};
+    });
   }
 #endif
 }

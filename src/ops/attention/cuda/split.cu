@@ -10,7 +10,6 @@
 // H200, head_dim 256: 64 KB of tiles, three blocks an SM; a page takes an SM 3400 cycles at full
 // memory rate and a block about 1500 to compute.
 #include "device/cuda/launch.h"
-#include "device/cuda/ptx/cluster.cuh"
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/attention/cuda/tiles.cuh"
 
@@ -197,22 +196,19 @@ __global__ void __launch_bounds__(32 * Warps)
       static_cast<int>(max(span_begin, static_cast<int64_t>(first_key(p, rows.position(p, 0)))));
   const int end = static_cast<int>(
       min(span_begin + (int64_t{1} << split.span_shift), static_cast<int64_t>(num_keys)));
-  const bool sees_keys = begin < end;
-  if (!sees_keys && !split.in_clusters) return;
-  const int first_page = begin / kKeyBlock;
-  const int last_page = sees_keys ? (end - 1) / kKeyBlock : first_page - 1;
+  if (begin >= end) return;
+  const int first_page = begin / kKeyBlock, last_page = (end - 1) / kKeyBlock;
 
   // Tiles in order: keys and values of each page in turn, or, latent, keys alone.
-  const int row_chunks = p.head_dim / 8;
-  const int64_t head_bytes = int64_t{kKeyBlock} * p.head_dim * 2;
+  const int64_t head_bytes = int64_t{kKeyBlock} * p.head_dim * p.element_bytes;
   const std::byte* base = p.pages + rows.kv_head * head_bytes;
   const int tiles_of_page = p.latent ? 1 : 2;
   int next_page = first_page, next_tile = 0, next_buffer = 0;
-  int block = p.window == 0 || !sees_keys ? guessed : blocks[first_page];
+  int block = p.window == 0 ? guessed : blocks[first_page];
   const auto copy_next = [&] {
     if (next_page <= last_page) {
       const std::byte* from = base + block * p.page_bytes + (next_tile > 0 ? p.values_in_page : 0);
-      copy_tile<kKeyBlock, kThreads>(tiles + next_buffer * tile_bytes, from, row_chunks, panels,
+      copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes, from, panels,
                                      num_keys - next_page * kKeyBlock);
       next_buffer = next_buffer + 1 < num_tiles ? next_buffer + 1 : 0;
       if (++next_tile == tiles_of_page) {
@@ -232,15 +228,31 @@ __global__ void __launch_bounds__(32 * Warps)
   };
   for (int i = 0; i < num_tiles; ++i) copy_next();
 
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * 16; i += kThreads) {
-    const int row = i / 16, quarter = i % 16, r = rows.first_row + row;
-    const float* query = p.queries + (rows.first_token + r / p.group) * p.query_stride +
-                         (rows.kv_head * p.group + r % p.group) * p.head_dim;
-    for (int panel = 0; panel < panels; ++panel) {
-      const int d = 64 * panel + 4 * quarter;
-      const bool wanted = row < rows.count && d < p.head_dim;
-      put_query(queries + panel * kQueryPanel, row, quarter,
-                wanted ? *reinterpret_cast<const float4*>(query + d) : float4{}, p.scale);
+  constexpr int kQueryRows = kRows * 16 / kThreads;  // of a thread
+  for (int from = 0; from < panels; from += 4) {
+    float4 x[kQueryRows][4];  // all on their way before the first is needed
+#pragma unroll
+    for (int j = 0; j < kQueryRows; ++j) {
+      const int row = static_cast<int>(threadIdx.x / 16) + j * (kThreads / 16);
+      const int r = rows.first_row + row;
+      const float* query = p.queries + (rows.first_token + r / p.group) * p.query_stride +
+                           (rows.kv_head * p.group + r % p.group) * p.head_dim;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int d = 64 * (from + i) + static_cast<int>(threadIdx.x % 16) * 4;
+        const bool wanted = row < rows.count && d < p.head_dim;
+        x[j][i] = wanted ? *reinterpret_cast<const float4*>(query + d) : float4{};
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kQueryRows; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (from + i >= panels) continue;
+        put_query(queries + (from + i) * kQueryPanel,
+                  static_cast<int>(threadIdx.x / 16) + j * (kThreads / 16),
+                  static_cast<int>(threadIdx.x % 16), x[j][i], p.scale);
+      }
     }
   }
 
@@ -357,52 +369,6 @@ __global__ void __launch_bounds__(32 * Warps)
     copy_next();
   }
 
-#if __CUDA_ARCH__ >= 900
-  if (split.in_clusters) {
-    // Partial results stay in shared memory, where tiles were; every block merges some columns.
-    const uint32_t own_values = tiles, own_sums = shared_address(tops);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = g + 8 * half;
-      if (row >= rows.count || !sees_keys) continue;
-#pragma unroll
-      for (int tile = 0; tile < kValueTiles; ++tile) {
-        const int d = (warp * kValueTiles + tile) * 8 + 2 * t;
-        if (d >= p.value_dim) continue;
-        *reinterpret_cast<float2*>(shared + (row * p.value_dim + d) * sizeof(float)) = {
-            super.values[tile][2 * half], super.values[tile][2 * half + 1]};
-      }
-      if (warp == 0 && t == 0) {
-        reinterpret_cast<float2*>(tops)[row] = {super.weights[half].top, super.weights[half].sum};
-      }
-    }
-    arrive_in_cluster_releasing();
-    wait_for_cluster();
-    const int columns = p.value_dim / 2;
-    for (int i = block_span * kThreads + static_cast<int>(threadIdx.x); i < rows.count * columns;
-         i += split.num_spans * kThreads) {
-      const int row = i / columns, d = i % columns * 2, r = rows.first_row + row;
-      const int position = rows.position(p, row);
-      const Column total = merge_spans(
-          first_key(p, position) >> split.span_shift, (position >> split.span_shift) + 1,
-          split.span_shift, [&](int of_span) {
-            const uint32_t rank = static_cast<uint32_t>(of_span - first_span);
-            const float2 weights_there = load_in_cluster8(
-                address_in_block(own_sums + row * static_cast<int>(sizeof(float2)), rank));
-            return Column{
-                {weights_there.x, weights_there.y},
-                load_in_cluster8(address_in_block(
-                    own_values + (row * p.value_dim + d) * static_cast<int>(sizeof(float)), rank))};
-          });
-      HeadOutput(p, rows.first_token + r / p.group, rows.kv_head * p.group + r % p.group,
-                 total.weights)
-          .write(d, total.values.x, total.values.y);
-    }
-    arrive_in_cluster_releasing();  // nobody leaves while others read
-    wait_for_cluster();
-    return;
-  }
-#endif
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = g + 8 * half;
@@ -427,13 +393,9 @@ __global__ void __launch_bounds__(32 * Warps)
     }
     const HeadOutput out(p, rows.first_token + r / p.group, rows.kv_head * p.group + r % p.group,
                          super.weights[half]);
-#pragma unroll
-    for (int tile = 0; tile < kValueTiles; ++tile) {
-      const int d = first_column + 8 * tile;
-      if (d < p.value_dim) {
-        out.write(d, super.values[tile][2 * half], super.values[tile][2 * half + 1]);
-      }
-    }
+    out.write_every<kValueTiles>(first_column, 8, [&](int tile) {
+      return float2{super.values[tile][2 * half], super.values[tile][2 * half + 1]};
+    });
   }
 }
 
@@ -471,7 +433,7 @@ __global__ void __launch_bounds__(kMergeThreads)
         {sums.x, sums.y},
         *reinterpret_cast<const float2*>(split.values + (first + span) * p.value_dim + d)};
   });
-  HeadOutput(p, first_token + token, head, total.weights).write(d, total.values.x, total.values.y);
+  HeadOutput(p, first_token + token, head, total.weights).write(d, total.values);
 }
 
 using SplitKernel = void (*)(AttentionParams, SplitShape, int, int);
@@ -496,7 +458,7 @@ int shared_bytes(const AttentionShape& shape) {
 
 }  // namespace
 
-bool prepare_split(AttentionShape& shape, const Device& device, int max_shared_bytes) {
+bool prepare_split(AttentionShape& shape, int max_shared_bytes) {
   const SplitKernel kernel = split_kernel_of(shape.value_panels);
   shape.split_tiles = 2;
   while (shared_bytes(shape) > max_shared_bytes) {
@@ -504,27 +466,6 @@ bool prepare_split(AttentionShape& shape, const Device& device, int max_shared_b
   }
   MOE4_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        shared_bytes(shape)));
-  shape.max_cluster = 1;
-  if (device.sm < 90) return true;
-  MOE4_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-  for (const unsigned size : {16u, 8u}) {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = size;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(size);
-    config.blockDim = dim3(static_cast<unsigned>(32 * warps_of(shape.value_panels)));
-    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(shape));
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    int clusters = 0;
-    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0) {
-      shape.max_cluster = static_cast<int>(size);
-      break;
-    }
-    cudaGetLastError();
-  }
   return true;
 }
 
@@ -537,8 +478,7 @@ void attend_split(const AttentionShape& shape, const AttentionParams& params,
           .block = dim3(static_cast<unsigned>(32 * warps_of(shape.value_panels))),
           .shared_bytes = static_cast<size_t>(shared_bytes(shape)),
           .stream = how.stream,
-          .dependent = how.dependent,
-          .cluster = split.in_clusters ? static_cast<unsigned>(split.num_spans) : 1},
+          .dependent = how.dependent},
          params, split, shape.key_panels, shape.split_tiles);
 }
 

@@ -2,6 +2,8 @@
 // weighted values and how two of them become one, and how a result leaves.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/copy.cuh"
 #include "device/cuda/ptx/mma_f16.cuh"
@@ -24,22 +26,67 @@ __device__ __forceinline__ uint32_t in_panel(int row, int chunk) {
   return static_cast<uint32_t>(row * kRowBytes + ((chunk ^ (row & 7)) << 4));
 }
 
-/// Copies rows [first_row, first_row + Rows) of a page's array (rows of row_chunks * 16 bytes) into
-/// panels of Rows rows; what lies beyond a row or beyond `valid_rows` becomes zeros, since a weight
-/// of 0 times what a page happens to hold need not be 0. Asynchronous: copy_commit(), copy_wait().
+/// Two E4M3 numbers as F16, exactly.
+__device__ __forceinline__ uint32_t f16_of_fp8(uint32_t pair) {
+  const __half2_raw h =
+      __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pair), __NV_E4M3);
+  return static_cast<uint32_t>(h.x) | static_cast<uint32_t>(h.y) << 16;
+}
+/// The same of eight.
+__device__ __forceinline__ uint4 f16_of_fp8(uint2 x) {
+  return {f16_of_fp8(x.x & 0xffff), f16_of_fp8(x.x >> 16), f16_of_fp8(x.y & 0xffff),
+          f16_of_fp8(x.y >> 16)};
+}
+
+/// Copies `Rows` rows of a page's array into panels of Rows rows, E4M3 elements as F16; what lies
+/// beyond a row or beyond `valid_rows` becomes zeros, since a weight of 0 times what a page happens
+/// to hold need not be 0. F16 asynchronously: copy_commit(), copy_wait().
 template <int Rows, int Threads>
-__device__ __forceinline__ void copy_tile(uint32_t tile, const std::byte* from, int row_chunks,
-                                          int panels, int valid_rows) {
-  static_assert(Rows * 8 % Threads == 0 && Threads % 8 == 0);
+__device__ __forceinline__ void copy_tile(const AttentionParams& p, uint32_t tile,
+                                          const std::byte* from, int panels, int valid_rows) {
+  static_assert(Rows * 4 % Threads == 0 && Threads % 8 == 0);
+  const int row_bytes = p.head_dim * p.element_bytes;
+  if (p.element_bytes == 1) {
+    constexpr int kLoads = Rows * 4 / Threads;   // of 16 elements, a panel's
+    constexpr int kPanels = kLoads > 1 ? 2 : 4;  // on their way at once
+    const int quarter = static_cast<int>(threadIdx.x % 4);
+    const int first = static_cast<int>(threadIdx.x / 4);
+    for (int from_panel = 0; from_panel < panels; from_panel += kPanels) {
+      uint4 x[kPanels][kLoads];
+#pragma unroll
+      for (int j = 0; j < kPanels; ++j) {
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int row = first + i * (Threads / 4), column = (from_panel + j) * 64 + quarter * 16;
+          const bool wanted = row < valid_rows && column < p.head_dim;
+          x[j][i] =
+              wanted ? *reinterpret_cast<const uint4*>(from + row * row_bytes + column) : uint4{};
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kPanels; ++j) {
+        if (from_panel + j >= panels) continue;
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int row = first + i * (Threads / 4);
+          const uint32_t panel = tile + (from_panel + j) * (Rows * kRowBytes);
+          store_shared16(panel + in_panel(row, 2 * quarter), f16_of_fp8({x[j][i].x, x[j][i].y}));
+          store_shared16(panel + in_panel(row, 2 * quarter + 1),
+                         f16_of_fp8({x[j][i].z, x[j][i].w}));
+        }
+      }
+    }
+    return;
+  }
   const int chunk = static_cast<int>(threadIdx.x % 8), first = static_cast<int>(threadIdx.x / 8);
   for (int panel = 0; panel < panels; ++panel) {
-    const int column = 8 * panel + chunk;
+    const int column = 16 * (8 * panel + chunk);  // bytes
 #pragma unroll
     for (int i = 0; i < Rows * 8 / Threads; ++i) {
       const int row = first + i * (Threads / 8);
-      const bool wanted = row < valid_rows && column < row_chunks;
+      const bool wanted = row < valid_rows && column < row_bytes;
       copy16(tile + panel * (Rows * kRowBytes) + in_panel(row, chunk),
-             wanted ? from + (row * row_chunks + column) * 16 : from, wanted ? 16 : 0);
+             wanted ? from + row * row_bytes + column : from, wanted ? 16 : 0);
     }
   }
 }
@@ -49,6 +96,44 @@ __device__ __forceinline__ void put_query(uint32_t panel, int row, int quarter, 
                                           float scale) {
   store_shared8(panel + in_panel(row, quarter / 2) + quarter % 2 * 8,
                 {pack_f16(x.x * scale, x.y * scale), pack_f16(x.z * scale, x.w * scale)});
+}
+
+/// The 64 positions from first_position on of some heads, each head's panels one behind the other;
+/// zeros for what is not in [start, end), positions of the sequence's tokens in this step.
+template <int Heads, int Panels, int Threads>
+__device__ __forceinline__ void put_queries(const AttentionParams& p, uint32_t queries,
+                                            int first_head, int first_token, int first_position,
+                                            int start, int end) {
+  constexpr int kAhead = 2;  // rows whose loads are on their way
+  static_assert(Heads * kKeyBlock * 16 % (Threads * kAhead) == 0);
+  for (int i = static_cast<int>(threadIdx.x); i < Heads * kKeyBlock * 16; i += kAhead * Threads) {
+    float4 x[kAhead][Panels];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int item = i + j * Threads;
+      const int row = item / 16 % kKeyBlock, head = item / 16 / kKeyBlock;
+      const int position = first_position + row;
+      const bool in_piece = position >= start && position < end;
+      const float* query = p.queries + (first_token + position - start) * p.query_stride +
+                           (first_head + head) * p.head_dim;
+#pragma unroll
+      for (int panel = 0; panel < Panels; ++panel) {
+        const int d = 64 * panel + item % 16 * 4;
+        x[j][panel] =
+            in_piece && d < p.head_dim ? *reinterpret_cast<const float4*>(query + d) : float4{};
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int item = i + j * Threads;
+      const int row = item / 16 % kKeyBlock, head = item / 16 / kKeyBlock;
+#pragma unroll
+      for (int panel = 0; panel < Panels; ++panel) {
+        put_query(queries + (head * Panels + panel) * (kKeyBlock * kRowBytes), row, item % 16,
+                  x[j][panel], p.scale);
+      }
+    }
+  }
 }
 
 // ---- partial results ---------------------------------------------------------------------------
@@ -98,7 +183,7 @@ __device__ __forceinline__ float softplus(float x) {
   return x > 20.0f ? x : log1pf(expf(x));  // beyond: less than half a unit of float32
 }
 
-/// Writes pairs of elements of one head of one token.
+/// Writes pairs of elements of one head of one token, scaled and gated.
 class HeadOutput {
  public:
   /// `weights`: of all keys; a sink is added here.
@@ -109,35 +194,71 @@ class HeadOutput {
       const float keys = exp2f(weights.top - top);
       factor_ = keys / (weights.sum * keys + exp2f(sink - top));
     }
+    factor_ *= p.v_scale;
     if (p.output_gate == OutputGate::kSigmoidPerHead) factor_ *= sigmoid(gate(head));
     if (p.output_gate == OutputGate::kSoftplusPerHead) factor_ *= softplus(gate(head));
   }
 
-  /// Elements d, d + 1, d even and below value_dim.
-  __device__ void write(int d, float a, float b) const {
-    a *= factor_;
-    b *= factor_;
-    if (p_.output_gate == OutputGate::kSigmoidBesideQuery) {
-      const int i = (2 * head_ + 1) * p_.value_dim + d;
-      a *= sigmoid(gate(i));
-      b *= sigmoid(gate(i + 1));
-    } else if (p_.output_gate == OutputGate::kSoftplusPerElement) {
-      const int i = head_ * p_.value_dim + d;
-      a *= softplus(gate(i));
-      b *= softplus(gate(i + 1));
-    }
-    const int64_t i = token_ * p_.y_stride + head_ * p_.value_dim + d;
-    if (p_.y_is_bf16) {
-      *reinterpret_cast<__nv_bfloat162*>(reinterpret_cast<__nv_bfloat16*>(p_.y) + i) =
-          __floats2bfloat162_rn(a, b);
-    } else {
-      *reinterpret_cast<float2*>(reinterpret_cast<float*>(p_.y) + i) = {a, b};
+  /// Elements d and d + 1, d even.
+  __device__ void write(int d, float2 x) const {
+    write_every<1>(d, 0, [&](int) { return x; });
+  }
+  /// value_at(i) to elements d and d + 1, d = first + i * step, of i < Count; past value_dim
+  /// nothing is written.
+  template <int Count, class ValueAt>
+  __device__ __forceinline__ void write_every(int first, int step, const ValueAt& value_at) const {
+    // Gates some ahead: behind a store to y each would be waited for.
+    constexpr int kAhead = Count < 8 ? Count : 8;
+    static_assert(Count % kAhead == 0);
+#pragma unroll
+    for (int begin = 0; begin < Count; begin += kAhead) {
+      float2 gates[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) gates[i] = gates_of(first + (begin + i) * step);
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        put(first + (begin + i) * step, value_at(begin + i), gates[i]);
+      }
     }
   }
 
  private:
-  __device__ float gate(int i) const {
+  __device__ __forceinline__ float gate(int i) const {
     return row_value(p_.gates, token_ * p_.gate_stride + i, p_.gates_are_bf16);
+  }
+  // Of elements d, d + 1, where every element has one.
+  __device__ __forceinline__ float2 gates_of(int d) const {
+    int first;
+    if (p_.output_gate == OutputGate::kSigmoidBesideQuery) {
+      first = (2 * head_ + 1) * p_.value_dim;
+    } else if (p_.output_gate == OutputGate::kSoftplusPerElement) {
+      first = head_ * p_.value_dim;
+    } else {
+      return {};
+    }
+    if (d >= p_.value_dim) return {};
+    const int64_t i = token_ * p_.gate_stride + first + d;
+    if (!p_.gates_are_bf16) {
+      return *reinterpret_cast<const float2*>(reinterpret_cast<const float*>(p_.gates) + i);
+    }
+    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(
+        reinterpret_cast<const __nv_bfloat16*>(p_.gates) + i));
+  }
+  __device__ __forceinline__ void put(int d, float2 x, float2 gates) const {
+    if (d >= p_.value_dim) return;
+    x = {x.x * factor_, x.y * factor_};
+    if (p_.output_gate == OutputGate::kSigmoidBesideQuery) {
+      x = {x.x * sigmoid(gates.x), x.y * sigmoid(gates.y)};
+    } else if (p_.output_gate == OutputGate::kSoftplusPerElement) {
+      x = {x.x * softplus(gates.x), x.y * softplus(gates.y)};
+    }
+    const int64_t i = token_ * p_.y_stride + head_ * p_.value_dim + d;
+    if (p_.y_is_bf16) {
+      *reinterpret_cast<__nv_bfloat162*>(reinterpret_cast<__nv_bfloat16*>(p_.y) + i) =
+          __floats2bfloat162_rn(x.x, x.y);
+    } else {
+      *reinterpret_cast<float2*>(reinterpret_cast<float*>(p_.y) + i) = x;
+    }
   }
 
   const AttentionParams& p_;

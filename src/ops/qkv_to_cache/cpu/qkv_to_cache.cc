@@ -107,6 +107,7 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
 };
 
 Support accepts(const QkvToCache::Problem& problem) {
+  if (Support no = require_plain_cache(problem.cache_dtype)) return no;
   return require_multiple_of_16("head_dim", problem.head_dim);
 }
 

@@ -59,6 +59,8 @@ struct Params {
   const int32_t* slots;
   std::byte* pages;
   int64_t page_bytes;
+  bool cache_is_fp8;
+  float k_scale, v_scale;
 };
 
 // Elements that a lane has of a head: 2l and 2l + 1 of every 64.
@@ -143,13 +145,20 @@ __device__ __forceinline__ void store_in_cache(const Params& p, int slot, int ar
   infinite = __any_sync(0xffffffff, infinite);
   const int64_t first =
       (static_cast<int64_t>(array) * kPageTokens + slot % kPageTokens) * p.head_dim;
-  auto* to = reinterpret_cast<__half*>(p.pages + slot / kPageTokens * p.page_bytes) + first;
+  std::byte* page = p.pages + slot / kPageTokens * p.page_bytes;
   const float nan = __int_as_float(0x7fc00000);
+  const float scale = array < p.parts[1].num_heads ? p.k_scale : p.v_scale;
 #pragma unroll
   for (int i = 0; i < Pairs; ++i) {
     if (element(i) >= p.head_dim) continue;
-    *reinterpret_cast<__half2*>(to + element(i)) =
-        to_f16_saturating(infinite ? float2{nan, nan} : x[i]);
+    const float2 y = infinite ? float2{nan, nan} : x[i];
+    const int64_t at = first + element(i);
+    if (p.cache_is_fp8) {
+      *reinterpret_cast<__nv_fp8x2_storage_t*>(page + at) =
+          to_fp8_saturating({y.x / scale, y.y / scale});
+    } else {
+      *reinterpret_cast<__half2*>(page + 2 * at) = to_f16_saturating(y);
+    }
   }
 }
 
@@ -274,6 +283,9 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
     params.slots = args.slots;
     params.pages = args.cache.data;
     params.page_bytes = args.cache.unit_bytes;
+    params.cache_is_fp8 = p.cache_dtype == DType::kF8E4M3;
+    params.k_scale = p.k_scale;
+    params.v_scale = p.v_scale;
     const auto kernel = dim <= 128   ? qkv_to_cache_kernel<2>
                         : dim <= 256 ? qkv_to_cache_kernel<4>
                                      : qkv_to_cache_kernel<8>;  // up to 512
