@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         moe4::read_tiktoken_model({ranks, "ranks"}, {config, "config"});
     moe4::BpeScratch scratch;
     std::string bytes;
-    parts.pre_tokenizer.split(text, [&](std::string_view piece) {
+    parts.pre_tokenizer.split(text, true, [&](std::string_view piece) {
       std::vector<int32_t> ids;
       parts.model.encode(piece, &scratch, &ids);
       for (const int32_t id : ids) bytes += parts.model.bytes(id);
