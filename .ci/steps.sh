@@ -143,9 +143,10 @@ whole_suite() {
 }
 
 # What is compiled or linked differently with CUDA. The program's other sources are the same without it, and what it links
-# with CUDA the library, the GPU tests and the benchmark link too.
+# with CUDA the library, the GPU tests and benchmarks link too.
 cuda_compile() {
   cmake --preset ci-cuda || return 1
-  tests=$(find tests -name CMakeLists.txt -exec cat {} + | sed -n 's/^ *moe4_test(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\1/p')
-  cmake --build --preset ci-cuda --target moe4_shared gpu_moe_bench $tests
+  programs=$(find tests bench -name CMakeLists.txt -exec cat {} + |
+    sed -n 's/^ *\(moe4_test\|add_executable\)(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\2/p')
+  cmake --build --preset ci-cuda --target moe4_shared $programs
 }

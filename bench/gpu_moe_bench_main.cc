@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "base/error.h"
+#include "device/cuda/describe_device.h"
 #include "moe/selector.h"
 #include "ops/experts/bench/gpu_moe_bench.h"
-#include "ops/experts/gpu/cuda_device.h"
 #include "ops/experts/registry.h"
 
 namespace {
