@@ -37,9 +37,12 @@ std::vector<int32_t> random_tokens(int64_t n, int64_t vocab_size, uint32_t seed 
 
 // An engine in which nothing is computed for later.
 Engine make_engine(const Model& model, const RunLengths& lengths, int64_t requests) {
-  const int64_t chunk = std::min(lengths.chunk, std::max<int64_t>(lengths.prompt, 1));
-  // Two tokens before a prompt comes in, one a step while it does.
-  const int64_t context = std::max(lengths.prompt, lengths.generate) + 3;
+  const int64_t chunk =
+      std::min(lengths.chunk, std::max<int64_t>({lengths.prompt, lengths.depth, 1}));
+  // Two tokens before a prompt comes in, one a step while it does; the first requests generate
+  // while the prompts of others are computed.
+  const int64_t before = lengths.depth + requests * ceil_div(lengths.depth, chunk);
+  const int64_t context = std::max(lengths.prompt, before + lengths.generate) + 3;
   const int64_t pages = ceil_div(context, kPageTokens);
   return Engine(model, {.max_tokens = std::max(chunk, kPageTokens) + requests,
                         .max_seqs = requests,
@@ -49,13 +52,21 @@ Engine make_engine(const Model& model, const RunLengths& lengths, int64_t reques
                         .prefix_cache = false});
 }
 
-// Tokens are fed one by one; which ones does not matter to the speed.
-EngineRequest feeding(std::vector<int32_t> ids, std::exception_ptr& error) {
-  EngineRequest request{.prompt = {ids.front()},
-                        .max_new_tokens = static_cast<int64_t>(ids.size())};
-  request.next_token = [ids = std::move(ids), at = size_t{0}](std::span<float>) mutable {
-    return ++at < ids.size() ? std::optional(ids[at]) : std::nullopt;
+// Tokens after the first `prompt` are fed one by one; which ones does not matter to the speed.
+// `started` counts requests whose prompt is done.
+EngineRequest feeding(std::vector<int32_t> ids, int64_t prompt, int64_t& started,
+                      std::exception_ptr& error) {
+  EngineRequest request{.prompt = {ids.begin(), ids.begin() + prompt},
+                        .max_new_tokens = static_cast<int64_t>(ids.size()) - prompt + 1};
+  const auto at = std::make_shared<size_t>(static_cast<size_t>(prompt));
+  const auto next = [ids = std::move(ids), prompt, at, &started]() -> std::optional<int32_t> {
+    if (*at == static_cast<size_t>(prompt)) ++started;
+    if (*at == ids.size()) return std::nullopt;
+    return ids[(*at)++];
   };
+  request.next_token = [next](std::span<float>) { return next(); };
+  request.device_choice = [](SampleRow&) { return true; };
+  request.take_token = [next](int32_t) { return next(); };
   request.on_end = [&error](const RequestEnd& end) {
     if (end.error) error = end.error;
   };
@@ -90,14 +101,32 @@ double time_prompt(Engine& engine, int64_t tokens) {
   return time_steps(engine, error);
 }
 
-double time_generation(Engine& engine, int64_t requests, int64_t tokens) {
-  std::exception_ptr error;
+// Requests that generate until they are cancelled, in steps that hold all of them.
+std::vector<RequestId> start_feeding(Engine& engine, const RunLengths& lengths, int64_t requests,
+                                     std::exception_ptr& error) {
+  const int64_t vocab = engine.model().config().vocab_size;
+  const int64_t prompt = std::max<int64_t>(lengths.depth, 1);
+  int64_t started = 0;
+  std::vector<RequestId> ids;
   for (int64_t r = 0; r < requests; ++r) {
-    engine.submit(feeding(
-        random_tokens(tokens, engine.model().config().vocab_size, 1 + static_cast<uint32_t>(r)),
-        error));
+    auto tokens =
+        random_tokens(engine.limits().max_context - 1, vocab, 1 + static_cast<uint32_t>(r));
+    ids.push_back(engine.submit(feeding(std::move(tokens), prompt, started, error)));
   }
-  return time_steps(engine, error);
+  while (started < requests && !error) engine.step();
+  return ids;
+}
+
+double time_generation(Engine& engine, const RunLengths& lengths, int64_t requests,
+                       int64_t tokens) {
+  std::exception_ptr error;
+  const std::vector<RequestId> ids = start_feeding(engine, lengths, requests, error);
+  const auto start = Clock::now();
+  for (int64_t i = 0; i < tokens && !error; ++i) engine.step();
+  const double seconds = seconds_since(start);
+  for (const RequestId id : ids) engine.cancel(id);
+  if (error) std::rethrow_exception(error);
+  return seconds;
 }
 
 struct Interruption {
@@ -108,13 +137,8 @@ struct Interruption {
 Interruption time_interruption(Engine& engine, const RunLengths& lengths, int64_t requests) {
   const int64_t vocab = engine.model().config().vocab_size;
   std::exception_ptr error;
-  std::vector<RequestId> running;
-  for (int64_t r = 0; r < requests; ++r) {
-    running.push_back(engine.submit(
-        feeding(random_tokens(engine.limits().max_context - 1, vocab, 1 + static_cast<uint32_t>(r)),
-                error)));
-  }
-  for (int i = 0; i < 2; ++i) engine.step();
+  const std::vector<RequestId> running = start_feeding(engine, {}, requests, error);
+  engine.step();
   bool done = false;
   engine.submit(prompt_only(random_tokens(lengths.prompt, vocab), error, done));
   Interruption result;
@@ -156,9 +180,10 @@ AloneResult measure_alone(const Model& model, const RunLengths& lengths,
                            [&] { return time_prompt(engine, lengths.prompt); });
   }
   if (lengths.generate > 0) {
-    time_generation(engine, 1, few(lengths.generate));
-    result.generation = repeat(lengths, lengths.generate, on_run,
-                               [&] { return time_generation(engine, 1, lengths.generate); });
+    time_generation(engine, lengths, 1, few(lengths.generate));
+    result.generation = repeat(lengths, lengths.generate, on_run, [&] {
+      return time_generation(engine, lengths, 1, lengths.generate);
+    });
   }
   return result;
 }
@@ -167,9 +192,10 @@ TogetherResult measure_together(const Model& model, const RunLengths& lengths, i
                                 const std::function<void()>& on_run) {
   Engine engine = make_engine(model, lengths, requests + 1);
   TogetherResult result{.requests = requests};
-  time_generation(engine, requests, few(lengths.generate));
-  result.generation = repeat(lengths, requests * lengths.generate, on_run,
-                             [&] { return time_generation(engine, requests, lengths.generate); });
+  time_generation(engine, lengths, requests, few(lengths.generate));
+  result.generation = repeat(lengths, requests * lengths.generate, on_run, [&] {
+    return time_generation(engine, lengths, requests, lengths.generate);
+  });
   if (lengths.prompt == 0) return result;
   double seconds = 0;
   for (int i = 0; i < lengths.repetitions; ++i) {

@@ -16,6 +16,7 @@ struct Rate {
 struct RunLengths {
   int64_t prompt = 512;    ///< tokens; 0: no prompts are timed
   int64_t generate = 128;  ///< tokens of a request; 0: no generation is timed
+  int64_t depth = 0;       ///< tokens of a request's context before those that are timed
   int64_t chunk = 512;     ///< prompt tokens of a step
   int repetitions = 3;
 };

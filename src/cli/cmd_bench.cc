@@ -125,6 +125,7 @@ void print_json(const Session& session, const BenchFlags& flags,
       {"threads", session.threads->size()},
       {"repetitions", flags.lengths.repetitions},
       {"chunk", flags.lengths.chunk},
+      {"depth", flags.lengths.depth},
       {"memory_read_gbs", memory_gbs},
       {"results", list},
   };
@@ -227,8 +228,8 @@ void bench(BenchFlags flags) {
       }
       const int64_t most = flags.requests.empty() ? 0 : 1 + std::ranges::max(flags.requests);
       const MemoryUse use{
-          .tokens =
-              std::max(flags.lengths.prompt, flags.lengths.generate) * std::max<int64_t>(most, 1),
+          .tokens = std::max(flags.lengths.prompt, flags.lengths.depth + flags.lengths.generate) *
+                    std::max<int64_t>(most, 1),
           .sequences = std::max<int64_t>(most, 1),
           .advice = flags.requests.empty() ? "lower -p or -n" : "lower -p, -n or --requests"};
       results.push_back(
@@ -261,6 +262,10 @@ void add_bench(CLI::App& app) {
       command
           ->add_option("-n,--max-tokens", flags->lengths.generate, "Tokens to generate; 0 to skip")
           ->check(whole_number(0)));
+  with_env(command
+               ->add_option("-d,--depth", flags->lengths.depth,
+                            "Tokens of context before those that are timed being generated")
+               ->check(whole_number(0, 1 << 24)));
   with_env(command->add_option("-r,--repetitions", flags->lengths.repetitions, "Runs of each test")
                ->check(whole_number(1, 1000)));
   with_env(command
