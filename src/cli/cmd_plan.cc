@@ -68,7 +68,7 @@ void plan(const PlanFlags& flags) {
   const SelectorOptions options = selector_options(flags.backend, /*must_run=*/false);
   const auto checkpoint = Checkpoint::open(flags.model, {.headers_only = true});
   const std::vector<PlanGroup> groups = make_plan(*checkpoint, options);
-  const Description description = describe(*checkpoint);
+  const Description description = describe(*checkpoint, options.device);
   const std::vector<Refusal>& refused = description.refusals;
   const ModelConfig& config = checkpoint->config();
   const std::string no_run = why_not_run(config);

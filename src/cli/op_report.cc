@@ -39,7 +39,8 @@ std::vector<Group> grouped(const Description& description) {
 std::string with_reasons(const OpChoice& choice) {
   std::string reasons;
   for (const OpVerdict& verdict : choice.verdicts) {
-    if (!verdict.verdict) continue;
+    // That CPU ops are not for a GPU, and the other way round, goes without saying.
+    if (!verdict.verdict || verdict.verdict->kind == Rejection::Kind::kDevice) continue;
     reasons += fmt::format("{}not {} since {}", reasons.empty() ? "" : ", ", verdict.implementation,
                            verdict.verdict->message);
   }

@@ -10,7 +10,6 @@
 #include "cli/memory_words.h"
 #include "cli/plan_report.h"
 #include "cli/progress.h"
-#include "ops/experts/offload/host_bridge.h"
 
 namespace moe4::cli {
 
@@ -20,7 +19,6 @@ void reload_model(Session& session, const MachineFlags& flags) {
   ModelOptions options{.compute_dtype = compute_dtype(flags),
                        .moe = selector_options(flags.backend, /*must_run=*/true),
                        .threads = session.threads.get(),
-                       .prepare_on_gpu = prepare_for_host,
                        .tuning = parse_tuning(flags.tuning)};
   Progress progress("loading");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };

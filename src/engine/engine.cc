@@ -57,9 +57,7 @@ Engine::Engine(const Model& model, const EngineLimits& limits)
       has_state_(state_bytes(model) > 0),
       runner_(model, runner_limits(limits, num_snapshots_)),
       scheduler_(scheduler_limits(limits, has_state_, num_snapshots_),
-                 ceil_div(limits.cache_tokens, kPageTokens)),
-      logits_(static_cast<size_t>(logits_rows(limits) * model.config().vocab_size) *
-              sizeof(float)) {}
+                 ceil_div(limits.cache_tokens, kPageTokens)) {}
 
 RequestId Engine::submit(EngineRequest request) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -150,7 +148,7 @@ void Engine::run_pieces(const Step& step, Observer* observer) {
   step_tokens_ = 0;
   if (step.pieces.empty()) return;
   pieces_.clear();
-  int64_t rows = 0;
+  choices_.assign(step.pieces.size(), {});
   for (const ScheduledPiece& piece : step.pieces) {
     pieces_.push_back(
         {.token_ids = std::span(requests_.at(piece.id).ids).subspan(piece.context, piece.tokens),
@@ -159,16 +157,30 @@ void Engine::run_pieces(const Step& step, Observer* observer) {
          .state_slot = scheduler_.state_slot(piece.id),
          .is_decode = piece.is_decode,
          .num_logits = wanted_logits(piece)});
-    rows += pieces_.back().num_logits;
+    const EngineRequest& request = requests_.at(piece.id).request;
+    if (runner_.samples() && pieces_.back().num_logits == 1 && !request.prompt_logits &&
+        request.device_choice) {
+      SampleRow& row = choices_[pieces_.size() - 1];
+      if (request.device_choice(row)) pieces_.back().sample = &row;
+    }
+    requests_.at(piece.id).chose_there = pieces_.back().sample != nullptr;
     step_tokens_ += piece.tokens;
   }
-  auto* logits = reinterpret_cast<float*>(logits_.data());
-  runner_.run(pieces_, Rows::dense(logits, rows, model_.config().vocab_size), observer);
+  result_ = runner_.run(pieces_, observer);
   for (const StateCopy& copy : step.kept) runner_.copy_state(copy.from, copy.to);
 }
 
-void Engine::take_token(RequestId id, Active& active, std::span<float> logits) {
-  const std::optional<int32_t> token = active.request.next_token(logits);
+std::optional<int32_t> Engine::choose(const Active& active, int64_t row) {
+  const auto r = static_cast<size_t>(row);
+  if (r < result_.status.size() && active.chose_there &&
+      result_.status[r] == SampleStatus::kChosen) {
+    return active.request.take_token(result_.ids[r]);
+  }
+  const auto vocab = static_cast<size_t>(model_.config().vocab_size);
+  return active.request.next_token({result_.logits.row(row), vocab});
+}
+
+void Engine::take_token(RequestId id, Active& active, std::optional<int32_t> token) {
   if (!token) return end(id, nullptr);
   runner_.check_ids({&*token, 1}, static_cast<int64_t>(active.ids.size()));
   active.ids.push_back(*token);
@@ -179,19 +191,19 @@ void Engine::take_token(RequestId id, Active& active, std::span<float> logits) {
   scheduler_.add_token(id, page);
 }
 
-// `logits`: the rows of a piece.
-void Engine::take_logits(const ScheduledPiece& piece, std::span<float> logits) {
+void Engine::take_logits(const ScheduledPiece& piece, int64_t first_row, int64_t num_rows) {
   const auto found = requests_.find(piece.id);
   if (found == requests_.end()) return;  // cancelled by the callback of another
   Active& active = found->second;
   const auto vocab = static_cast<size_t>(model_.config().vocab_size);
   try {
     if (active.request.prompt_logits && !piece.is_decode) {
-      active.request.prompt_logits(piece.context, logits);
+      active.request.prompt_logits(
+          piece.context, {result_.logits.row(first_row), static_cast<size_t>(num_rows) * vocab});
     }
     if (!piece.wants_logits) return;
     if (active.request.max_new_tokens == 0) return end(piece.id, nullptr);
-    take_token(piece.id, active, logits.last(vocab));
+    take_token(piece.id, active, choose(active, first_row + num_rows - 1));
   } catch (...) {
     end(piece.id, std::current_exception());
   }
@@ -215,13 +227,10 @@ bool Engine::step(Observer* observer) {
     for (const auto& [active, end] : ended) call_end(active, end);
     return true;
   }
-  const auto vocab = static_cast<size_t>(model_.config().vocab_size);
-  const std::span all_logits(reinterpret_cast<float*>(logits_.data()),
-                             logits_.size() / sizeof(float));
-  size_t row = 0;
+  int64_t row = 0;
   for (size_t i = 0; i < step.pieces.size(); ++i) {
-    const auto rows = static_cast<size_t>(pieces_[i].num_logits);
-    take_logits(step.pieces[i], all_logits.subspan(row * vocab, rows * vocab));
+    const int64_t rows = pieces_[i].num_logits;
+    take_logits(step.pieces[i], row, rows);
     row += rows;
   }
   return true;

@@ -10,7 +10,6 @@
 #include <span>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 
@@ -55,6 +54,12 @@ struct EngineRequest {
   /// The next token from logits [vocab_size] of all tokens so far; nothing: the request ends. The
   /// logits may be changed in place. What it throws ends this request and no other.
   std::function<std::optional<int32_t>(std::span<float> logits)> next_token;
+  /// Asked before a step that ends with a choice: whether it can be made where the logits are, and
+  /// how. Where it can, take_token has what was chosen and next_token is not called; engines on the
+  /// CPU do not ask, and a choice that failed comes back to next_token. May be empty.
+  std::function<bool(SampleRow& row)> device_choice;
+  /// What next_token would return, from the token chosen by device_choice's row.
+  std::function<std::optional<int32_t>(int32_t token)> take_token;
   /// Called with the logits of the prompt's tokens, [n, vocab_size] of those at `first` and after,
   /// in order. A request that has it computes all of its prompt. May be empty.
   std::function<void(int64_t first, std::span<const float> logits)> prompt_logits;
@@ -98,6 +103,7 @@ class Engine {
     PageHasher pages;          // of ids
     bool reuses = false;
     bool started = false;
+    bool chose_there = false;      // the device chooses in this step
     std::vector<std::byte> saved;  // caches while it is preempted
   };
 
@@ -105,8 +111,10 @@ class Engine {
   void move_caches(const Step& step);
   void call_starts(const Step& step);
   void run_pieces(const Step& step, Observer* observer);
-  void take_logits(const ScheduledPiece& piece, std::span<float> logits);
-  void take_token(RequestId id, Active& active, std::span<float> logits);
+  void take_logits(const ScheduledPiece& piece, int64_t first_row, int64_t num_rows);
+  // The choice for the row, on the host where the device made none; nothing: the request ends.
+  std::optional<int32_t> choose(const Active& active, int64_t row);
+  void take_token(RequestId id, Active& active, std::optional<int32_t> token);
   void end(RequestId id, std::exception_ptr error);
   static void call_end(const Active& active, const RequestEnd& end);
 
@@ -118,7 +126,8 @@ class Engine {
   Scheduler scheduler_;
   std::map<RequestId, Active> requests_;
   std::vector<SequencePiece> pieces_;
-  AlignedBuffer logits_;  // of a step, float32 [rows, vocab_size]; unused rows cost no memory
+  std::vector<SampleRow> choices_;  // of the pieces
+  StepResult result_;               // of the last step
   int64_t num_preemptions_ = 0;
   int64_t step_tokens_ = 0;
 };

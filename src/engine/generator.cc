@@ -115,6 +115,8 @@ class Generation::Impl {
     return {.prompt = request_.prompt,
             .max_new_tokens = limit_,
             .next_token = [this](std::span<float> logits) { return next_token(logits); },
+            .device_choice = [this](SampleRow& row) { return device_choice(row); },
+            .take_token = [this](int32_t token) { return take_token(token); },
             .on_end =
                 [this](const RequestEnd& end) {
                   result_.cached_tokens = end.cached_tokens;
@@ -136,11 +138,7 @@ class Generation::Impl {
 
  private:
   std::optional<int32_t> next_token(std::span<const float> logits) {
-    if (!has_logits_) {
-      has_logits_ = true;
-      result_.prefill_seconds = watch_.seconds();
-      watch_ = {};
-    }
+    begin_decoding();
     const auto generated = static_cast<int64_t>(result_.tokens.size());
     require_finite_logits(model_, history_, logits, prompt_tokens_ + generated - 1);
     const bool may_stop = generated >= request_.min_new_tokens;
@@ -153,6 +151,41 @@ class Generation::Impl {
          .allowed = grammar_ ? grammar_->allowed(stops_, may_stop) : std::span<const uint64_t>()},
         request_.sampling, rng_);
     if (request_.on_token) request_.on_token(token, logits);
+    return end_or(token);
+  }
+
+  // Only plain choices are made on a device: whoever wants the logits, or edits them, has them
+  // come to the host.
+  bool device_choice(SampleRow& row) {
+    const SamplingParams& sampling = request_.sampling;
+    const auto generated = static_cast<int64_t>(result_.tokens.size());
+    if (request_.on_token || grammar_ || generated < request_.min_new_tokens ||
+        sampling.repetition_penalty != 1.0f || sampling.presence_penalty != 0.0f ||
+        sampling.frequency_penalty != 0.0f || !sampling.logit_bias.empty()) {
+      return false;
+    }
+    row = sample_row(sampling);
+    // The number that sample() would take; if the choice fails, next_token() ends in an error.
+    if (sampling.temperature != 0.0f) row.random = rng_();
+    return true;
+  }
+
+  std::optional<int32_t> take_token(int32_t token) {
+    begin_decoding();
+    return end_or(token);
+  }
+
+  void begin_decoding() {
+    if (has_logits_) return;
+    has_logits_ = true;
+    result_.prefill_seconds = watch_.seconds();
+    watch_ = {};
+  }
+
+  // The token, or nothing where the generation ends with it or before it.
+  std::optional<int32_t> end_or(int32_t token) {
+    const auto generated = static_cast<int64_t>(result_.tokens.size());
+    const bool may_stop = generated >= request_.min_new_tokens;
     if (std::find(stops_.begin(), stops_.end(), token) != stops_.end()) {
       result_.reason = StopReason::kStopToken;
       result_.stop_token = token;

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <string>
 
-#include "base/aligned_buffer.h"
 #include "base/error.h"
+#include "ops/row_copies.h"
 
 namespace moe4 {
 
@@ -35,20 +35,36 @@ void run_layer_experts(const Model& model, int64_t layer, std::span<const float>
   topk_ids.resize(pairs);
   topk_weights.resize(pairs);
   y.resize(x.size());
+  const Stream& stream = model.stream();
   const auto run = [&](Execution& execution) {
     Arena::Frame frame(execution.arena);
-    const Rows in = take_rows(execution.arena, tokens, width);
-    if (!execution.is_measuring()) std::copy(x.begin(), x.end(), in.row(0));
-    if (!routed) moe->route(in, topk_ids.data(), topk_weights.data(), execution);
-    moe->run_routed(in, {topk_ids.data(), topk_weights.data()},
-                    Rows::dense(y.data(), tokens, width), execution);
+    const Rows in = take_rows(execution.arena, tokens, width, execution.activations());
+    const Rows out = take_rows(execution.arena, tokens, width, execution.activations());
+    auto* ids = execution.arena.take<int32_t>(static_cast<int64_t>(pairs));
+    auto* weights = execution.arena.take<float>(static_cast<int64_t>(pairs));
+    const bool runs = !execution.is_measuring();
+    if (runs) {
+      write_rows(x, in, stream);
+      if (routed) {
+        copy(stream, ids, topk_ids.data(), pairs * sizeof(int32_t));
+        copy(stream, weights, topk_weights.data(), pairs * sizeof(float));
+      }
+    }
+    if (!routed) moe->route(in, ids, weights, execution);
+    moe->run_routed(in, {.topk_ids = ids, .topk_weights = weights}, out, execution);
+    if (!runs) return;
+    read_rows(out, y, stream);
+    copy(stream, topk_ids.data(), ids, pairs * sizeof(int32_t));
+    copy(stream, topk_weights.data(), weights, pairs * sizeof(float));
+    wait(stream);
   };
+  moe->experts().reserve(tokens);
   Arena measuring = Arena::measuring();
-  Execution count{model.stream(), measuring};
+  Execution count{stream, measuring};
   run(count);
-  AlignedBuffer memory(measuring.peak() + Arena::kAlignment);
+  const DeviceMemory memory(stream.device, measuring.peak() + Arena::kAlignment);
   Arena arena = Arena::within({memory.data(), memory.size()});
-  Execution execution{model.stream(), arena};
+  Execution execution{stream, arena};
   run(execution);
 }
 

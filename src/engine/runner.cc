@@ -2,8 +2,10 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
+#include "engine/decode_sizes.h"
 
 namespace moe4 {
 namespace {
@@ -13,32 +15,71 @@ enum : int32_t { kPagedTable, kStateTable, kNumTables };
 
 }  // namespace
 
+Runner::BatchLayout Runner::layout_of(const RunnerLimits& limits, int64_t max_blocks) {
+  // 64 int32s are 256 bytes, so that every array is aligned as an allocation would be.
+  int64_t at = 0;
+  const auto place = [&](int64_t count) { return std::exchange(at, round_up(at + count, 64)); };
+  const StepLimits& step = limits.step;
+  BatchLayout layout{};
+  layout.token_ids = place(step.max_tokens);
+  layout.positions = place(step.max_tokens);
+  layout.slots = place(step.max_tokens);
+  layout.query_start = place(step.max_seqs + 1);
+  layout.context_len = place(step.max_seqs);
+  layout.state = place(step.max_seqs);
+  layout.logits_rows = place(step.max_logits);
+  layout.blocks = place(step.max_seqs * max_blocks);  // last: most of it is rarely used
+  layout.size = at;
+  return layout;
+}
+
 Runner::Runner(const Model& model, const RunnerLimits& limits)
-    : model_(model), limits_(limits), max_blocks_(ceil_div(limits.step.max_context, kPageTokens)) {
+    : model_(model),
+      limits_(limits),
+      max_blocks_(ceil_div(limits.step.max_context, kPageTokens)),
+      layout_(layout_of(limits, max_blocks_)) {
+  const Device& device = model.stream().device;
   for (const CacheSpec& spec : model.caches()) {
     const bool paged = std::holds_alternative<PagedSpec>(spec);
     const int64_t unit = cache_unit_bytes(spec);
     const int64_t units = paged ? limits.num_pages : limits.num_state_slots;
-    AlignedBuffer& pool = pools_.emplace_back(static_cast<size_t>(units * unit));
+    const DeviceMemory& pool = pools_.emplace_back(device, static_cast<size_t>(units * unit));
     caches_.push_back(
         {.data = pool.data(), .unit_bytes = unit, .table = paged ? kPagedTable : kStateTable});
   }
-  // AlignedBuffer promises 64 bytes, an arena wants more.
-  workspace_ = AlignedBuffer(model.workspace_size(limits.step) + Arena::kAlignment);
-  const auto tokens = static_cast<size_t>(limits.step.max_tokens);
-  const auto seqs = static_cast<size_t>(limits.step.max_seqs);
-  token_ids_.resize(tokens);
-  positions_.resize(tokens);
-  slots_.resize(tokens);
-  query_start_.resize(seqs + 1);
-  context_len_.resize(seqs);
-  state_.resize(seqs);
-  blocks_.resize(seqs * static_cast<size_t>(max_blocks_));
-  logits_rows_.resize(static_cast<size_t>(limits.step.max_logits));
+  if (!device.is_cpu()) {
+    sampler_ = prepare<Sample>({.vocab_size = model.config().vocab_size}, {},
+                               {.device = device, .threads = model.stream().threads});
+    const auto rows = static_cast<size_t>(limits.step.max_logits);
+    host_samples_ = HostMemory(device, rows * sizeof(SampleRow));
+    device_samples_ = DeviceMemory(device, 2 * rows * sizeof(SampleRow));
+    host_choices_ = HostMemory(device, rows * (sizeof(int32_t) + sizeof(SampleStatus)));
+    device_choices_ = DeviceMemory(device, host_choices_.size());
+  }
+  model.reserve(limits.step);
+  const size_t workspace = std::max(model.workspace_size(limits.step), sampling_workspace());
+  // Memory promises 64 bytes, an arena wants more.
+  workspace_ = DeviceMemory(device, workspace + Arena::kAlignment);
+  const auto batch_bytes = static_cast<size_t>(layout_.size) * sizeof(int32_t);
+  const auto logits_bytes =
+      static_cast<size_t>(limits.step.max_logits * model.config().vocab_size) * sizeof(float);
+  host_batch_ = HostMemory(device, batch_bytes);
+  host_logits_ = HostMemory(device, logits_bytes);
+  if (!device.is_cpu()) {
+    device_batch_ = DeviceMemory(device, batch_bytes);
+    device_logits_ = DeviceMemory(device, logits_bytes);
+  }
+  const std::byte* data = device.is_cpu() ? host_batch_.data() : device_batch_.data();
+  const auto* batch = reinterpret_cast<const int32_t*>(data);
   tables_.resize(kNumTables);
   tables_[kPagedTable] = {
-      .blocks = blocks_.data(), .max_blocks = max_blocks_, .slots = slots_.data()};
-  tables_[kStateTable] = {.state = state_.data()};
+      .blocks = batch + layout_.blocks, .max_blocks = max_blocks_, .slots = batch + layout_.slots};
+  tables_[kStateTable] = {.state = batch + layout_.state};
+  if (device.is_cpu()) return;
+  const StepLimits& step = limits.step;
+  decode_sizes_ = decode_sizes(std::min({step.max_seqs, step.max_tokens, step.max_logits}));
+  context_sizes_ = context_sizes(limits.step.max_context);
+  record_graphs();
 }
 
 void Runner::check_ids(std::span<const int32_t> ids, int64_t first) const {
@@ -55,12 +96,15 @@ void Runner::check_ids(std::span<const int32_t> ids, int64_t first) const {
 
 Batch Runner::make_batch(std::span<const SequencePiece> pieces) {
   MOE4_CHECK(static_cast<int64_t>(pieces.size()) <= limits_.step.max_seqs);
+  auto* host = reinterpret_cast<int32_t*>(host_batch_.data());
+  const bool on_cpu = model_.stream().device.is_cpu();
+  const int32_t* there = on_cpu ? host : reinterpret_cast<const int32_t*>(device_batch_.data());
   Batch batch{.num_seqs = static_cast<int64_t>(pieces.size()),
-              .token_ids = token_ids_.data(),
-              .positions = positions_.data(),
-              .query_start = query_start_.data(),
-              .context_len = context_len_.data(),
-              .logits_rows = logits_rows_.data(),
+              .token_ids = there + layout_.token_ids,
+              .positions = there + layout_.positions,
+              .query_start = there + layout_.query_start,
+              .context_len = there + layout_.context_len,
+              .logits_rows = there + layout_.logits_rows,
               .tables = tables_};
   for (size_t s = 0; s < pieces.size(); ++s) {
     const SequencePiece& piece = pieces[s];
@@ -78,29 +122,31 @@ Batch Runner::make_batch(std::span<const SequencePiece> pieces) {
       batch.query_of_decode = tokens;
       ++batch.num_decodes;
     }
-    int32_t* row = blocks_.data() + static_cast<int64_t>(s) * max_blocks_;
+    int32_t* row = host + layout_.blocks + static_cast<int64_t>(s) * max_blocks_;
     for (int64_t b = 0; b < max_blocks_; ++b) {
       row[b] = b < blocks ? piece.pages[b] : -1;
       MOE4_CHECK(row[b] < limits_.num_pages && (b >= blocks || row[b] >= 0));
     }
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t position = piece.context + t;
-      token_ids_[first + t] = piece.token_ids[t];
-      positions_[first + t] = static_cast<int32_t>(position);
-      slots_[first + t] = static_cast<int32_t>(int64_t{row[position / kPageTokens]} * kPageTokens +
-                                               position % kPageTokens);
+      host[layout_.token_ids + first + t] = piece.token_ids[t];
+      host[layout_.positions + first + t] = static_cast<int32_t>(position);
+      host[layout_.slots + first + t] = static_cast<int32_t>(
+          int64_t{row[position / kPageTokens]} * kPageTokens + position % kPageTokens);
     }
     for (int64_t t = tokens - piece.num_logits; t < tokens; ++t) {
-      logits_rows_[batch.num_logits++] = static_cast<int32_t>(first + t);
+      host[layout_.logits_rows + batch.num_logits++] = static_cast<int32_t>(first + t);
     }
-    query_start_[s] = static_cast<int32_t>(first);
-    context_len_[s] = static_cast<int32_t>(context);
-    state_[s] = piece.state_slot;
+    if (piece.is_decode) batch.num_decode_logits = batch.num_logits;
+    const auto seq = static_cast<int64_t>(s);
+    host[layout_.query_start + seq] = static_cast<int32_t>(first);
+    host[layout_.context_len + seq] = static_cast<int32_t>(context);
+    host[layout_.state + seq] = piece.state_slot;
     batch.num_tokens += tokens;
     batch.max_query = std::max(batch.max_query, tokens);
     batch.max_context = std::max(batch.max_context, context);
   }
-  query_start_[pieces.size()] = static_cast<int32_t>(batch.num_tokens);
+  host[layout_.query_start + batch.num_seqs] = static_cast<int32_t>(batch.num_tokens);
   return batch;
 }
 
@@ -123,10 +169,15 @@ void Runner::visit_caches(std::span<const int32_t> pages, int32_t state_slot,
 
 void Runner::save(std::span<const int32_t> pages, int32_t state_slot,
                   std::vector<std::byte>& to) const {
-  to.clear();
+  size_t size = 0;
+  visit_caches(pages, state_slot, [&](const std::byte*, size_t bytes) { size += bytes; });
+  to.resize(size);
+  size_t at = 0;
   visit_caches(pages, state_slot, [&](const std::byte* from, size_t bytes) {
-    to.insert(to.end(), from, from + bytes);
+    copy(model_.stream(), to.data() + at, from, bytes);
+    at += bytes;
   });
+  wait(model_.stream());
 }
 
 void Runner::restore(std::span<const int32_t> pages, int32_t state_slot,
@@ -134,10 +185,11 @@ void Runner::restore(std::span<const int32_t> pages, int32_t state_slot,
   size_t at = 0;
   visit_caches(pages, state_slot, [&](std::byte* to, size_t bytes) {
     MOE4_CHECK(bytes <= from.size() - at);
-    std::copy_n(from.data() + at, bytes, to);
+    copy(model_.stream(), to, from.data() + at, bytes);
     at += bytes;
   });
   MOE4_CHECK(at == from.size());
+  wait(model_.stream());
 }
 
 void Runner::copy_state(int32_t from, int32_t to) {
@@ -145,16 +197,174 @@ void Runner::copy_state(int32_t from, int32_t to) {
   MOE4_CHECK(to >= 0 && to < limits_.num_state_slots && to != from);
   for (const LayerCache& cache : caches_) {
     if (cache.table != kStateTable) continue;
-    std::copy_n(cache.data + from * cache.unit_bytes, cache.unit_bytes,
-                cache.data + to * cache.unit_bytes);
+    copy(model_.stream(), cache.data + to * cache.unit_bytes, cache.data + from * cache.unit_bytes,
+         static_cast<size_t>(cache.unit_bytes));
   }
 }
 
-void Runner::run(std::span<const SequencePiece> pieces, const Rows& logits, Observer* observer) {
-  const Batch batch = make_batch(pieces);
+bool Runner::is_plain_decode(std::span<const SequencePiece> pieces) {
+  return !pieces.empty() &&
+         std::all_of(pieces.begin(), pieces.end(), [](const SequencePiece& piece) {
+           return piece.is_decode && piece.token_ids.size() == 1 && piece.num_logits == 1;
+         });
+}
+
+// Sequences and tokens that are nobody's: nothing is stored for them, no expert computes them.
+void Runner::pad_to(int64_t num_seqs, Batch& batch) {
+  auto* host = reinterpret_cast<int32_t*>(host_batch_.data());
+  for (int64_t s = batch.num_seqs; s < num_seqs; ++s) {
+    host[layout_.token_ids + s] = -1;
+    host[layout_.positions + s] = 0;
+    host[layout_.slots + s] = -1;
+    host[layout_.query_start + s + 1] = host[layout_.query_start + batch.num_seqs];
+    host[layout_.context_len + s] = 0;
+    host[layout_.state + s] = -1;
+    host[layout_.logits_rows + s] = static_cast<int32_t>(s);
+    std::fill_n(host + layout_.blocks + s * max_blocks_, max_blocks_, -1);
+  }
+  batch.num_tokens = batch.num_seqs = batch.num_decodes = num_seqs;
+  batch.num_logits = batch.num_decode_logits = num_seqs;
+}
+
+const Graph& Runner::graph_for(Batch& batch) {
+  const auto size = std::lower_bound(decode_sizes_.begin(), decode_sizes_.end(), batch.num_seqs);
+  const auto context =
+      std::lower_bound(context_sizes_.begin(), context_sizes_.end(), batch.max_context);
+  pad_to(*size, batch);
+  return graphs_[static_cast<size_t>((size - decode_sizes_.begin()) *
+                                         static_cast<int64_t>(context_sizes_.size()) +
+                                     (context - context_sizes_.begin()))];
+}
+
+void Runner::record_graphs() {
+  std::fill_n(reinterpret_cast<SampleRow*>(host_samples_.data()), limits_.step.max_logits,
+              SampleRow{});
+  copy(model_.stream(), device_samples_.data(), host_samples_.data(), host_samples_.size());
+  wait(model_.stream());
+  for (const int64_t size : decode_sizes_) {
+    for (const int64_t context : context_sizes_) {
+      Batch batch = make_batch({});
+      batch.max_query = batch.query_of_decode = 1;
+      pad_to(size, batch);
+      batch.max_context = context;
+      graphs_.emplace_back(model_.stream(), [&] {
+        forward(batch, nullptr);
+        choose(sample_args(size, /*greedily=*/true));
+      });
+    }
+  }
+}
+
+void Runner::forward(const Batch& batch, Observer* observer) {
+  const Stream& stream = model_.stream();
+  std::byte* logits = stream.device.is_cpu() ? host_logits_.data() : device_logits_.data();
   Arena arena = Arena::within({workspace_.data(), workspace_.size()});
-  Execution execution{model_.stream(), arena, observer};
-  model_.forward(batch, caches_, logits, execution);
+  Execution execution{stream, arena, observer};
+  model_.forward(
+      batch, caches_,
+      Rows::dense(reinterpret_cast<float*>(logits), batch.num_logits, model_.config().vocab_size),
+      execution);
+}
+
+Sample::Args Runner::sample_args(int64_t num_rows, bool greedily) const {
+  const int64_t most = limits_.step.max_logits;
+  auto* ids = reinterpret_cast<int32_t*>(device_choices_.data());
+  const auto* rows = reinterpret_cast<const SampleRow*>(device_samples_.data());
+  return {.logits = Rows::dense(reinterpret_cast<float*>(device_logits_.data()), num_rows,
+                                model_.config().vocab_size),
+          .rows = greedily ? rows : rows + most,
+          .ids = ids,
+          .status = reinterpret_cast<SampleStatus*>(ids + most),
+          .any_sampled = !greedily,
+          .any_truncated = !greedily};
+}
+
+size_t Runner::sampling_workspace() const {
+  if (!samples()) return 0;
+  return sampler_->workspace_size(sample_args(limits_.step.max_logits, /*greedily=*/false));
+}
+
+void Runner::choose(const Sample::Args& args) {
+  Arena arena = Arena::within({workspace_.data(), workspace_.size()});
+  Execution execution{model_.stream(), arena};
+  moe4::run(*sampler_, args, execution);
+}
+
+StepResult Runner::run(std::span<const SequencePiece> pieces, Observer* observer) {
+  Batch batch = make_batch(pieces);
+  const int64_t num_logits = batch.num_logits, vocab = model_.config().vocab_size;
+  StepResult result{
+      .logits = Rows::dense(reinterpret_cast<float*>(host_logits_.data()), num_logits, vocab)};
+  const Stream& stream = model_.stream();
+  if (stream.device.is_cpu()) {
+    forward(batch, observer);
+    return result;
+  }
+  const Graph* graph = nullptr;
+  if (observer == nullptr && is_plain_decode(pieces) && batch.num_seqs <= decode_sizes_.back()) {
+    graph = &graph_for(batch);
+  }
+  // All of it up to the used rows of the block table, in one copy.
+  const auto used = static_cast<size_t>(layout_.blocks + batch.num_seqs * max_blocks_);
+  copy(stream, device_batch_.data(), host_batch_.data(), used * sizeof(int32_t));
+  if (graph != nullptr) {
+    graph->launch(stream);
+  } else {
+    forward(batch, observer);
+  }
+  if (!choose_tokens(pieces, graph != nullptr, result)) {
+    copy(stream, host_logits_.data(), device_logits_.data(),
+         static_cast<size_t>(num_logits * vocab) * sizeof(float));
+    wait(stream);
+  }
+  return result;
+}
+
+bool Runner::choose_tokens(std::span<const SequencePiece> pieces, bool chose_greedily,
+                           StepResult& result) {
+  const Stream& stream = model_.stream();
+  const auto rows = static_cast<size_t>(result.logits.rows);
+  const auto most = static_cast<size_t>(limits_.step.max_logits);
+  auto* samples = reinterpret_cast<SampleRow*>(host_samples_.data());
+  bool any = false, all = true, greedy = true, any_truncated = false;
+  size_t row = 0;
+  for (const SequencePiece& piece : pieces) {
+    if (piece.num_logits == 0) continue;
+    const auto count = static_cast<size_t>(piece.num_logits);
+    std::fill_n(samples + row, count, SampleRow{});
+    row += count;
+    all = all && piece.sample != nullptr && count == 1;
+    if (piece.sample == nullptr) continue;
+    any = true;
+    samples[row - 1] = *piece.sample;
+    greedy = greedy && piece.sample->scale == 0;
+    any_truncated = any_truncated || piece.sample->top_k > 0 || piece.sample->top_p < 1.0f;
+  }
+  if (!any) {
+    wait(stream);
+    return rows == 0;
+  }
+  if (!greedy || !chose_greedily) {
+    copy(stream, device_samples_.data() + most * sizeof(SampleRow), samples,
+         rows * sizeof(SampleRow));
+    Sample::Args args = sample_args(result.logits.rows, greedy);
+    args.any_truncated = any_truncated;
+    choose(args);
+  }
+  copy(stream, host_choices_.data(), device_choices_.data(),
+       (most + rows) * sizeof(int32_t));  // the states lie behind all ids
+  wait(stream);
+  auto* ids = reinterpret_cast<int32_t*>(host_choices_.data());
+  auto* status = reinterpret_cast<SampleStatus*>(ids + most);
+  row = 0;
+  for (const SequencePiece& piece : pieces) {
+    row += static_cast<size_t>(piece.num_logits);
+    if (piece.sample == nullptr || piece.num_logits == 0) continue;
+    all = all && status[row - 1] == SampleStatus::kChosen;
+  }
+  result.ids = {ids, rows};
+  result.status = {status, rows};
+  return all;
 }
 
 }  // namespace moe4

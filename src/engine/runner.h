@@ -2,11 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
-#include "base/aligned_buffer.h"
+#include "device/graph.h"
+#include "device/memory.h"
 #include "models/model.h"
+#include "ops/sample/sample.h"
 
 namespace moe4 {
 
@@ -25,11 +28,24 @@ struct SequencePiece {
   int32_t state_slot = 0;
   bool is_decode = false;  ///< generates; decodes come first and have equally many tokens
   int64_t num_logits = 0;  ///< logits of its last tokens that are wanted
+  /// On a GPU: how its next token is chosen there from the last of its logits, which stay there.
+  /// Null: they come to the host.
+  const SampleRow* sample = nullptr;
 };
 
-/// One a device. Owns the caches of all layers, the buffers of batches and the arena; allocates
-/// when it is made and never again. Who has which page and which slot is the caller's business.
-/// Not thread-safe.
+/// What a step gave, in host memory and valid until the next one. Rows are those of all pieces'
+/// logits, in their order.
+struct StepResult {
+  /// [rows, vocab_size] float32, which may be changed; on a GPU only where some piece had no
+  /// `sample`, or a choice failed.
+  Rows logits;
+  std::span<const int32_t> ids;          ///< [rows]: chosen on the device; -1: not
+  std::span<const SampleStatus> status;  ///< [rows]
+};
+
+/// One a device. Owns the caches of all layers, the buffers of batches, the arena and the logits;
+/// allocates when it is made and never again. Who has which page and which slot is the caller's
+/// business. Not thread-safe.
 class Runner {
  public:
   /// Throws Error(kUnavailable) when memory is short. `model` must outlive it.
@@ -41,9 +57,11 @@ class Runner {
   /// Throws Error(kBadInput) for an id outside the vocabulary, naming its position: `first` is that
   /// of ids[0].
   void check_ids(std::span<const int32_t> ids, int64_t first) const;
-  /// Runs one step within the limits. logits [sum of num_logits, vocab_size] float32, in the order
-  /// of the pieces. Ids have passed check_ids().
-  void run(std::span<const SequencePiece> pieces, const Rows& logits, Observer* observer = nullptr);
+  /// Whether SequencePiece::sample may be there.
+  bool samples() const { return sampler_ != nullptr; }
+
+  /// Runs one step within the limits and waits for it. Ids have passed check_ids().
+  StepResult run(std::span<const SequencePiece> pieces, Observer* observer = nullptr);
 
   /// Copies pages of all layers, and the state in a slot, to host memory and back: to any pages and
   /// slot, and with the same bits.
@@ -53,21 +71,53 @@ class Runner {
   void copy_state(int32_t from, int32_t to);
 
  private:
+  // Where the arrays of a batch lie in the memory below, in int32s.
+  struct BatchLayout {
+    int64_t token_ids, positions, slots, query_start, context_len, state, logits_rows, blocks, size;
+  };
+  static BatchLayout layout_of(const RunnerLimits& limits, int64_t max_blocks);
   // Calls visit(begin, bytes) for every piece of memory that belongs to these pages and this slot.
   template <typename Visit>
   void visit_caches(std::span<const int32_t> pages, int32_t state_slot, const Visit& visit) const;
   Batch make_batch(std::span<const SequencePiece> pieces);
+  // Whether it is one that a graph can do: a token and its logits of every sequence.
+  static bool is_plain_decode(std::span<const SequencePiece> pieces);
+  // The smallest recorded step that holds the batch, whose arrays are padded to its size.
+  const Graph& graph_for(Batch& batch);
+  void pad_to(int64_t num_seqs, Batch& batch);
+  void record_graphs();
+  void forward(const Batch& batch, Observer* observer);
+  // The choice of tokens from the first logits of the step; greedily, or as the step's rows say.
+  Sample::Args sample_args(int64_t num_rows, bool greedily) const;
+  size_t sampling_workspace() const;
+  void choose(const Sample::Args& args);
+  // Fills `result`'s ids and status. Whether the host needs no logits. Waits for the step.
+  bool choose_tokens(std::span<const SequencePiece> pieces, bool chose_greedily,
+                     StepResult& result);
 
   const Model& model_;
   RunnerLimits limits_;
-  int64_t max_blocks_;                // of a sequence
-  std::vector<AlignedBuffer> pools_;  // one a CacheSpec of the model
-  std::vector<LayerCache> caches_;    // views of the pools
-  AlignedBuffer workspace_;
-  // Of the step's batch; sized for the limits, so that they stay in place.
-  std::vector<int32_t> token_ids_, positions_, query_start_, context_len_, logits_rows_;
-  std::vector<int32_t> blocks_, slots_, state_;
+  int64_t max_blocks_;               // of a sequence
+  std::vector<DeviceMemory> pools_;  // one a CacheSpec of the model
+  std::vector<LayerCache> caches_;   // views of the pools
+  DeviceMemory workspace_;
+  // The arrays of a batch, sized for the limits so that they stay in place: as the host writes them
+  // and, where that is another memory, as the device reads them.
+  BatchLayout layout_;
+  HostMemory host_batch_;
+  DeviceMemory device_batch_;
+  // Likewise of the logits.
+  HostMemory host_logits_;
+  DeviceMemory device_logits_;
   std::vector<CacheTable> tables_;
+  // On a GPU: the choice of tokens. In: [max_logits] greedy rows for graphs, then those of the
+  // step; out: [max_logits] ids, then states.
+  std::unique_ptr<Prepared<Sample>> sampler_;
+  HostMemory host_samples_, host_choices_;
+  DeviceMemory device_samples_, device_choices_;
+  // On a GPU: steps of decode_sizes() sequences times context_sizes().
+  std::vector<int64_t> decode_sizes_, context_sizes_;
+  std::vector<Graph> graphs_;
 };
 
 }  // namespace moe4

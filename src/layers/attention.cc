@@ -41,21 +41,24 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
   Execution& execution = step.execution;
   Arena& arena = execution.arena;
   Arena::Frame frame(arena);
-  const int64_t tokens = x.rows;
+  const int64_t tokens = x.rows, decodes = step.num_decode_tokens();
+  const RowFormat format = execution.activations();
   const LayerCache& cache = caches.front();
   const PagedAttention::Problem& problem = parts_.attention->problem();
   const bool has_gate_proj = spec_.has_gate_proj();
   const Rows inputs[] = {
-      take_rows(arena, tokens, spec_.q_width() * (spec_.gates_beside_queries() ? 2 : 1)),
-      take_rows(arena, tokens, spec_.kv_width()), take_rows(arena, tokens, spec_.kv_width()),
-      has_gate_proj ? take_rows(arena, tokens, problem.gate_width()) : Rows{}};
-  const Rows queries = take_rows(arena, tokens, spec_.q_width());
-  const Rows merged = take_rows(arena, tokens, spec_.q_width());
+      take_rows(arena, tokens, spec_.q_width() * (spec_.gates_beside_queries() ? 2 : 1), format),
+      take_rows(arena, tokens, spec_.kv_width(), format),
+      take_rows(arena, tokens, spec_.kv_width(), format),
+      has_gate_proj ? take_rows(arena, tokens, problem.gate_width(), format) : Rows{}};
+  const Rows queries = take_rows(arena, tokens, spec_.q_width());  // float32 everywhere
+  const Rows merged = take_rows(arena, tokens, spec_.q_width(), format);
   std::array<Rows, 4> outputs = {inputs[0], inputs[1]};
   size_t count = 2;
   if (!spec_.keys_are_values) outputs[count++] = inputs[2];
   if (has_gate_proj) outputs[count++] = inputs[3];
-  run(*parts_.qkv_proj, {.x = x, .y = std::span(outputs).first(count)}, execution);
+  run(*parts_.qkv_proj,
+      {.x = x, .y = std::span(outputs).first(count), .num_decode_tokens = decodes}, execution);
   run(*parts_.qkv_to_cache,
       {.q = inputs[0],
        .k = inputs[1],
@@ -72,7 +75,7 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
        .cache = cache,
        .y = merged},
       execution);
-  run(*parts_.o_proj, {.x = merged, .y = {&y, 1}}, execution);
+  run(*parts_.o_proj, {.x = merged, .y = {&y, 1}, .num_decode_tokens = decodes}, execution);
 }
 
 }  // namespace moe4

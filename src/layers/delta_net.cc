@@ -14,12 +14,13 @@ void DeltaNetMixer::forward(const LayerStep& step, const Rows& x,
   Arena& arena = execution.arena;
   Arena::Frame frame(arena);
   const DeltaNet::Problem& p = parts_.delta_net->problem();
-  const int64_t tokens = x.rows;
+  const int64_t tokens = x.rows, decodes = step.num_decode_tokens();
+  const RowFormat format = execution.activations();
   const Rows projected[] = {
-      take_rows(arena, tokens, p.channels()), take_rows(arena, tokens, p.values()),
+      take_rows(arena, tokens, p.channels(), format), take_rows(arena, tokens, p.values(), format),
       take_rows(arena, tokens, p.num_value_heads), take_rows(arena, tokens, p.num_value_heads)};
-  const Rows merged = take_rows(arena, tokens, p.values());
-  run(*parts_.in_proj, {.x = x, .y = projected}, execution);
+  const Rows merged = take_rows(arena, tokens, p.values(), format);
+  run(*parts_.in_proj, {.x = x, .y = projected, .num_decode_tokens = decodes}, execution);
   run(*parts_.delta_net,
       {.qkv = projected[0],
        .z = projected[1],
@@ -29,7 +30,7 @@ void DeltaNetMixer::forward(const LayerStep& step, const Rows& x,
        .cache = caches.front(),
        .y = merged},
       execution);
-  run(*parts_.out_proj, {.x = merged, .y = {&y, 1}}, execution);
+  run(*parts_.out_proj, {.x = merged, .y = {&y, 1}, .num_decode_tokens = decodes}, execution);
 }
 
 }  // namespace moe4

@@ -2,6 +2,7 @@
 #include "layers/feed_forward.h"
 
 #include "base/error.h"
+#include "layers/observe.h"
 #include "ops/experts/run_experts.h"
 
 namespace moe4 {
@@ -15,12 +16,16 @@ void DenseMlp::forward(const LayerStep& step, const Rows& x, const Rows& y) cons
   Arena::Frame frame(execution.arena);
   const int64_t width = parts_.gated->problem().width;
   const bool is_gated = parts_.gated->problem().activation.is_gated();
-  const Rows up = take_rows(execution.arena, x.rows, width);
-  const Rows gate = is_gated ? take_rows(execution.arena, x.rows, width) : Rows{};
+  const int64_t decodes = step.num_decode_tokens();
+  const RowFormat format = execution.activations();
+  const Rows up = take_rows(execution.arena, x.rows, width, format);
+  const Rows gate = is_gated ? take_rows(execution.arena, x.rows, width, format) : Rows{};
   const Rows gate_up[] = {gate, up};
-  run(*parts_.gate_up, {.x = x, .y = std::span(gate_up).subspan(is_gated ? 0 : 1)}, execution);
+  run(*parts_.gate_up,
+      {.x = x, .y = std::span(gate_up).subspan(is_gated ? 0 : 1), .num_decode_tokens = decodes},
+      execution);
   run(*parts_.gated, {.gate = gate, .up = up, .y = up}, execution);
-  run(*parts_.down, {.x = up, .y = {&y, 1}}, execution);
+  run(*parts_.down, {.x = up, .y = {&y, 1}, .num_decode_tokens = decodes}, execution);
 }
 
 namespace {
@@ -54,7 +59,7 @@ void MoeBlock::route(const Rows& x, int32_t* topk_ids, float* topk_weights,
                      Execution& execution) const {
   Arena::Frame frame(execution.arena);
   Inputs inputs;
-  run_inputs(x, inputs, execution);
+  run_inputs(x, -1, inputs, execution);
   run(*parts_.route,
       {.logits = inputs[kRouter], .topk_ids = topk_ids, .topk_weights = topk_weights}, execution);
 }
@@ -66,24 +71,27 @@ void MoeBlock::forward(const LayerStep& step, const Rows& x, const Rows& y) cons
   auto* ids = arena.take<int32_t>(x.rows * top_k());
   auto* weights = arena.take<float>(x.rows * top_k());
   Inputs inputs;
-  run_inputs(x, inputs, execution);
-  if (execution.observer != nullptr) {
-    execution.observer->see(Observer::Point::kRouter, parts_.layer, inputs[kRouter]);
-  }
-  run(*parts_.route, {.logits = inputs[kRouter], .topk_ids = ids, .topk_weights = weights},
+  const int64_t decodes = step.num_decode_tokens();
+  run_inputs(x, decodes, inputs, execution);
+  observe(Observer::Point::kRouter, parts_.layer, inputs[kRouter], execution);
+  run(*parts_.route,
+      {.logits = inputs[kRouter],
+       .topk_ids = ids,
+       .topk_weights = weights,
+       .num_rows = step.batch.query_start + step.batch.num_seqs},
       execution);
   run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x,
                  {.topk_ids = ids,
                   .topk_weights = weights,
-                  .num_decode_tokens = step.batch.num_decodes * step.batch.query_of_decode,
+                  .num_decode_tokens = decodes,
                   .unrouted_is_nan = true},
                  y, execution);
   if (parts_.shared_down == nullptr) return;
   const Rows& up = inputs[up_];
   run(*parts_.shared_gated, {.gate = gate_ != 0 ? inputs[gate_] : Rows{}, .up = up, .y = up},
       execution);
-  const Rows shared = take_rows(arena, x.rows, y.width);
-  run(*parts_.shared_down, {.x = up, .y = {&shared, 1}}, execution);
+  const Rows shared = take_rows(arena, x.rows, y.width, execution.activations());
+  run(*parts_.shared_down, {.x = up, .y = {&shared, 1}, .num_decode_tokens = decodes}, execution);
   run(*parts_.add_shared,
       {.x = shared, .gate = shared_gate_ != 0 ? inputs[shared_gate_] : Rows{}, .y = y}, execution);
 }
@@ -92,13 +100,13 @@ void MoeBlock::run_routed(const Rows& x, const Routing& routing, const Rows& y,
                           Execution& execution) const {
   Arena::Frame frame(execution.arena);
   Inputs inputs;
-  if (to_latent_ != 0) run_inputs(x, inputs, execution);
+  if (to_latent_ != 0) run_inputs(x, routing.num_decode_tokens, inputs, execution);
   run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x, routing, y, execution);
 }
 
 Rows MoeBlock::normed(const Prepared<AddNorm>* norm, const Rows& x, Execution& execution) {
   if (norm == nullptr) return x;
-  const Rows y = take_rows(execution.arena, x.rows, x.width);
+  const Rows y = take_rows(execution.arena, x.rows, x.width, execution.activations());
   run(*norm, {.residual = x, .y = y}, execution);
   return y;
 }
@@ -107,7 +115,9 @@ void MoeBlock::run_experts_on(const Rows& unnormed, const Routing& routing, cons
                               Execution& execution) const {
   Arena::Frame frame(execution.arena);
   const Rows input = normed(parts_.experts_norm.get(), unnormed, execution);
-  const Rows sum = to_latent_ != 0 ? take_rows(execution.arena, input.rows, input.width) : y;
+  const Rows sum =
+      to_latent_ != 0 ? take_rows(execution.arena, input.rows, input.width, execution.activations())
+                      : y;
   run_experts(*parts_.experts,
               {.x = input,
                .top_k = top_k(),
@@ -117,27 +127,35 @@ void MoeBlock::run_experts_on(const Rows& unnormed, const Routing& routing, cons
                .num_decode_tokens = routing.num_decode_tokens,
                .unrouted_is_nan = routing.unrouted_is_nan},
               execution);
-  if (to_latent_ != 0) run(*parts_.from_latent, {.x = sum, .y = {&y, 1}}, execution);
+  if (to_latent_ == 0) return;
+  run(*parts_.from_latent, {.x = sum, .y = {&y, 1}, .num_decode_tokens = routing.num_decode_tokens},
+      execution);
 }
 
-void MoeBlock::run_inputs(const Rows& x, Inputs& inputs, Execution& execution) const {
+void MoeBlock::run_inputs(const Rows& x, int64_t num_decode_tokens, Inputs& inputs,
+                          Execution& execution) const {
   const auto& members = parts_.inputs->problem().members;
   for (size_t i = 0; i < members.size(); ++i) {
-    inputs[i] = take_rows(execution.arena, x.rows, members[i].out_features);
+    const bool is_gate = shared_gate_ != 0 && i == shared_gate_;
+    inputs[i] = take_rows(execution.arena, x.rows, members[i].out_features,
+                          i == kRouter || is_gate ? RowFormat::kF32 : execution.activations());
   }
   Arena::Frame frame(execution.arena);
   const Rows input = normed(parts_.router_norm.get(), x, execution);
-  run(*parts_.inputs, {.x = input, .y = {inputs.data(), members.size()}}, execution);
+  run(*parts_.inputs,
+      {.x = input, .y = {inputs.data(), members.size()}, .num_decode_tokens = num_decode_tokens},
+      execution);
 }
 
 void ParallelMoe::forward(const LayerStep& step, const Rows& x, const Rows& y) const {
   Execution& execution = step.execution;
   Arena::Frame frame(execution.arena);
-  const Rows part = take_rows(execution.arena, x.rows, x.width);
+  const RowFormat format = execution.activations();
+  const Rows part = take_rows(execution.arena, x.rows, x.width, format);
   parts_.mlp->forward(step, x, part);
   run(*parts_.mlp_norm, {.residual = part, .y = y}, execution);
   parts_.moe->forward(step, step.residual, part);
-  const Rows normed = take_rows(execution.arena, x.rows, x.width);
+  const Rows normed = take_rows(execution.arena, x.rows, x.width, format);
   run(*parts_.moe_norm, {.residual = part, .y = normed}, execution);
   run(*parts_.add, {.x = normed, .y = y}, execution);
 }

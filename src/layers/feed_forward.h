@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "layers/mixer.h"
-#include "moe/host_experts.h"
+#include "moe/routed_experts.h"
 #include "ops/gated_rows/gated_rows.h"
 #include "ops/linear/linear_group.h"
 #include "ops/norm/add_norm.h"
@@ -42,7 +42,7 @@ struct MoeBlockParts {
   /// With a router_norm, `inputs` has the router alone.
   std::unique_ptr<Prepared<AddNorm>> router_norm, experts_norm;
   std::unique_ptr<Prepared<Route>> route;
-  std::unique_ptr<HostExperts> experts;
+  std::unique_ptr<RoutedExperts> experts;
   std::unique_ptr<Prepared<LinearGroup>> from_latent;  ///< null: the experts work on x itself
   // The shared expert; null: there is none.
   std::unique_ptr<Prepared<GatedRows>> shared_gated;
@@ -71,12 +71,13 @@ class MoeBlock final : public FeedForward {
   void route(const Rows& x, int32_t* topk_ids, float* topk_weights, Execution& execution) const;
   /// y = what the routed experts alone make of x [T, hidden_size], latent projections included.
   void run_routed(const Rows& x, const Routing& routing, const Rows& y, Execution& execution) const;
-  HostExperts& experts() const { return *parts_.experts; }
+  RoutedExperts& experts() const { return *parts_.experts; }
 
  private:
   using Inputs = std::array<Rows, 5>;
   /// Takes rows from the arena for what `inputs` of the parts yields, and makes it.
-  void run_inputs(const Rows& x, Inputs& inputs, Execution& execution) const;
+  void run_inputs(const Rows& x, int64_t num_decode_tokens, Inputs& inputs,
+                  Execution& execution) const;
   /// The same when `unnormed` is what the experts themselves read, or its norm: x or its latent.
   void run_experts_on(const Rows& unnormed, const Routing& routing, const Rows& y,
                       Execution& execution) const;

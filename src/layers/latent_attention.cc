@@ -41,17 +41,18 @@ void LatentAttentionMixer::forward(const LayerStep& step, const Rows& x,
   Execution& execution = step.execution;
   Arena& arena = execution.arena;
   Arena::Frame frame(arena);
-  const int64_t tokens = x.rows;
+  const int64_t tokens = x.rows, decodes = step.num_decode_tokens();
+  const RowFormat format = execution.activations();
   const LayerCache& cache = caches.front();
   const Rows& angles = step.angles[spec_.rotary];
   const LatentAttention::Problem& problem = parts_.attention->problem();
   const bool has_q_latent = parts_.q_b != nullptr;
 
   const Rows inputs[] = {
-      take_rows(arena, tokens, has_q_latent ? spec_.q_latent_dim : problem.q_width()),
-      take_rows(arena, tokens, spec_.latent_dim + spec_.rope_dim)};
+      take_rows(arena, tokens, has_q_latent ? spec_.q_latent_dim : problem.q_width(), format),
+      take_rows(arena, tokens, spec_.latent_dim + spec_.rope_dim, format)};
   Rows q = inputs[0];
-  run(*parts_.inputs, {.x = x, .y = inputs}, execution);
+  run(*parts_.inputs, {.x = x, .y = inputs, .num_decode_tokens = decodes}, execution);
   run(*parts_.latent_to_cache,
       {.q_latent = has_q_latent ? inputs[0] : Rows{},
        .kv = inputs[1],
@@ -60,13 +61,13 @@ void LatentAttentionMixer::forward(const LayerStep& step, const Rows& x,
        .cache = cache},
       execution);
   if (has_q_latent) {
-    q = take_rows(arena, tokens, problem.q_width());
-    run(*parts_.q_b, {.x = inputs[0], .y = {&q, 1}}, execution);
+    q = take_rows(arena, tokens, problem.q_width(), format);
+    run(*parts_.q_b, {.x = inputs[0], .y = {&q, 1}, .num_decode_tokens = decodes}, execution);
   }
-  const Rows merged = take_rows(arena, tokens, problem.y_width());
+  const Rows merged = take_rows(arena, tokens, problem.y_width(), format);
   run(*parts_.attention,
       {.q = q, .angles = angles, .batch = &step.batch, .cache = cache, .y = merged}, execution);
-  run(*parts_.o_proj, {.x = merged, .y = {&y, 1}}, execution);
+  run(*parts_.o_proj, {.x = merged, .y = {&y, 1}, .num_decode_tokens = decodes}, execution);
 }
 
 }  // namespace moe4

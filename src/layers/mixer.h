@@ -1,6 +1,7 @@
 // The two halves of a layer, as models see them: a mixer of tokens and a feed-forward part.
 //
-// Layers are compositions of ops: they take rows from the arena and call ops, and touch neither
+// What ops hand each other is in Execution::activations(), unless a header says otherwise. Layers
+// are compositions of ops: they take rows from the arena and call ops, and touch neither
 // memory nor devices themselves. With a measuring arena they only count.
 #pragma once
 
@@ -17,9 +18,12 @@ namespace moe4 {
 struct LayerStep {
   const Batch& batch;
   std::span<const Rows> angles;  ///< [T, dim] of each RotarySpec of the model
-  /// [T, hidden_size]: of what a part's x is the norm. For parts that read it themselves.
+  /// [T, hidden_size] float32: of what a part's x is the norm. For parts that read it themselves.
   Rows residual;
   Execution& execution;
+
+  /// Tokens at the front that were generated: LinearGroup::Args::num_decode_tokens.
+  int64_t num_decode_tokens() const { return batch.num_decodes * batch.query_of_decode; }
 };
 
 class Mixer {
@@ -27,8 +31,8 @@ class Mixer {
   virtual ~Mixer() = default;
   /// What it keeps of every sequence.
   virtual std::vector<CacheSpec> caches() const = 0;
-  /// Appends the step's tokens to their sequences. x, y: [T, hidden_size]; y is overwritten and
-  /// does not alias x. `caches`: the memory for caches(), in that order.
+  /// Appends the step's tokens to their sequences. x, y: [T, hidden_size] activations;
+  /// y is overwritten and does not alias x. `caches`: the memory for caches(), in that order.
   virtual void forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
                        const Rows& y) const = 0;
   /// Weight bytes read for one token.

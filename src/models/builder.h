@@ -208,8 +208,8 @@ class Builder {
   /// Its weights are packed.
   virtual void packed(const LinearWeights& weights) = 0;
   /// The routed experts below `module`; null while describing.
-  virtual std::unique_ptr<HostExperts> experts(const std::string& module,
-                                               const MoeProblem& problem) = 0;
+  virtual std::unique_ptr<RoutedExperts> experts(const std::string& module,
+                                                 const MoeProblem& problem) = 0;
   /// Throws Error(kUnavailable) when nobody can, unless it is describing.
   virtual void chose(OpChoice choice) = 0;
   /// What was chosen since the last call is part of a layer, or of the model outside of layers.

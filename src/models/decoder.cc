@@ -4,11 +4,12 @@
 #include <array>
 
 #include "base/error.h"
+#include "layers/observe.h"
 
 namespace moe4 {
 
-Decoder::Decoder(DecoderParts parts, ThreadPool& threads)
-    : parts_(std::move(parts)), stream_(Stream::cpu(threads)) {
+Decoder::Decoder(DecoderParts parts, const Device& device, ThreadPool& threads)
+    : parts_(std::move(parts)), stream_(device, threads) {
   for (const DecoderLayer& layer : parts_.layers) {
     first_cache_.push_back(caches_.size());
     for (const ResidualBlock& block : layer) {
@@ -18,6 +19,13 @@ Decoder::Decoder(DecoderParts parts, ThreadPool& threads)
     }
   }
   first_cache_.push_back(caches_.size());
+}
+
+void Decoder::reserve(const StepLimits& limits) const {
+  for (int64_t layer = 0; layer < static_cast<int64_t>(parts_.layers.size()); ++layer) {
+    const MoeBlock* moe = moe_block(layer);
+    if (moe != nullptr) moe->experts().reserve(limits.max_tokens);
+  }
 }
 
 size_t Decoder::workspace_size(const StepLimits& limits) const {
@@ -34,7 +42,7 @@ size_t Decoder::workspace_size(const StepLimits& limits) const {
   for (const CacheSpec& spec : caches_) caches.push_back({nullptr, cache_unit_bytes(spec), 0});
   Rows logits = Rows::dense(nullptr, limits.max_logits, parts_.config.vocab_size);
   Arena arena = Arena::measuring();
-  Execution execution{stream_, arena};
+  Execution execution{stream(), arena};
   forward(bound, caches, logits, execution);
   return arena.peak();
 }
@@ -47,10 +55,11 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
   Arena::Frame frame(arena);
   const int64_t tokens = batch.num_tokens, width = parts_.config.hidden_size;
   const Rows residual = take_rows(arena, tokens, width);
-  const Rows delta = take_rows(arena, tokens, width);
-  const Rows x = take_rows(arena, tokens, width);
-  const Rows normed = has_post_norms_ ? take_rows(arena, tokens, width) : Rows{};
-  Observer* observer = execution.is_measuring() ? nullptr : execution.observer;
+  const RowFormat format = execution.activations();
+  const Rows delta = take_rows(arena, tokens, width, format);
+  const Rows x = take_rows(arena, tokens, width, format);
+  const Rows normed = has_post_norms_ ? take_rows(arena, tokens, width, format) : Rows{};
+  const bool observed = !execution.is_measuring() && execution.observer != nullptr;
 
   constexpr size_t kMostRotaries = 4;
   MOE4_CHECK(parts_.rotaries.size() <= kMostRotaries);
@@ -62,14 +71,14 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
   const LayerStep step{batch, {angles.data(), parts_.rotaries.size()}, residual, execution};
 
   run(*parts_.embed_tokens, {.ids = batch.token_ids, .y = residual}, execution);
-  if (observer != nullptr) observer->see(Observer::Point::kEmbedding, -1, residual);
+  observe(Observer::Point::kEmbedding, -1, residual, execution);
   Rows waiting;        // the output of the block before, not yet added
   float scale = 1.0f;  // of the residual when it is
   for (size_t i = 0; i < parts_.layers.size(); ++i) {
     for (const ResidualBlock& block : parts_.layers[i]) {
       run(*block.norm, {.residual = residual, .delta = waiting, .scale = scale, .y = x}, execution);
-      if (observer != nullptr && i > 0 && &block == &parts_.layers[i].front()) {
-        observer->see(Observer::Point::kLayer, static_cast<int64_t>(i) - 1, residual);
+      if (i > 0 && &block == &parts_.layers[i].front()) {
+        observe(Observer::Point::kLayer, static_cast<int64_t>(i) - 1, residual, execution);
       }
       if (block.mixer != nullptr) {
         const size_t first = first_cache_[i], count = first_cache_[i + 1] - first;
@@ -86,17 +95,17 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
     }
   }
 
-  if (observer != nullptr) {
+  if (observed) {
     run(*parts_.final_norm, {.residual = residual, .delta = waiting, .scale = scale, .y = x},
         execution);
-    observer->see(Observer::Point::kLayer, static_cast<int64_t>(parts_.layers.size()) - 1,
-                  residual);
-    observer->see(Observer::Point::kFinalNorm, -1, x);
+    observe(Observer::Point::kLayer, static_cast<int64_t>(parts_.layers.size()) - 1, residual,
+            execution);
+    observe(Observer::Point::kFinalNorm, -1, x, execution);
     waiting = {};
     scale = 1.0f;
   }
   if (batch.num_logits == 0) return;
-  const Rows last = take_rows(arena, batch.num_logits, width);
+  const Rows last = take_rows(arena, batch.num_logits, width, format);
   run(*parts_.final_norm,
       {.residual = residual,
        .delta = waiting,
@@ -104,7 +113,8 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
        .rows = batch.logits_rows,
        .y = last},
       execution);
-  run(*parts_.lm_head, {.x = last, .y = {&logits, 1}}, execution);
+  run(*parts_.lm_head, {.x = last, .y = {&logits, 1}, .num_decode_tokens = batch.num_decode_logits},
+      execution);
   if (parts_.soft_cap != nullptr) run(*parts_.soft_cap, {.y = logits}, execution);
 }
 

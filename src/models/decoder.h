@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "device/memory.h"
 #include "layers/feed_forward.h"
 #include "layers/mixer.h"
 #include "models/model.h"
@@ -42,12 +43,14 @@ struct DecoderParts {
 
 class Decoder final : public Model {
  public:
-  Decoder(DecoderParts parts, ThreadPool& threads);
+  /// `threads` outlives it.
+  Decoder(DecoderParts parts, const Device& device, ThreadPool& threads);
 
   const ModelConfig& config() const override { return parts_.config; }
   const std::vector<MoeLayerPlan>& moe_plan() const override { return parts_.moe_plan; }
-  const Stream& stream() const override { return stream_; }
+  const Stream& stream() const override { return stream_.get(); }
   const std::vector<CacheSpec>& caches() const override { return caches_; }
+  void reserve(const StepLimits& limits) const override;
   size_t workspace_size(const StepLimits& limits) const override;
   void forward(const Batch& batch, std::span<const LayerCache> caches, const Rows& logits,
                Execution& execution) const override;
@@ -56,7 +59,7 @@ class Decoder final : public Model {
 
  private:
   DecoderParts parts_;
-  Stream stream_;
+  OwnedStream stream_;
   std::vector<CacheSpec> caches_;
   std::vector<size_t> first_cache_;  // [layers + 1], into caches_
   bool has_post_norms_ = false;

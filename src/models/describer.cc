@@ -13,7 +13,8 @@
 
 namespace moe4 {
 
-Describer::Describer(const Checkpoint& checkpoint) : Builder(checkpoint, {}) {}
+Describer::Describer(const Checkpoint& checkpoint, const Device& device)
+    : Builder(checkpoint, {.ops = {.device = device}}) {}
 
 void Describer::refuse(const std::string& where, const Error& error) {
   if (error.code() != ErrorCode::kBadInput) throw error;
@@ -83,8 +84,8 @@ void Describer::check_bias(const LinearSpec& spec) {
                      .hint = "moe4 plan and inspect still work on this checkpoint"}));
 }
 
-std::unique_ptr<HostExperts> Describer::experts(const std::string& module,
-                                                const MoeProblem& problem) {
+std::unique_ptr<RoutedExperts> Describer::experts(const std::string& module,
+                                                  const MoeProblem& problem) {
   try {
     for (std::string& name : checkpoint().tensors_of_experts(module, problem)) {
       tensors_.insert(std::move(name));

@@ -13,8 +13,8 @@ namespace moe4 {
 
 class Describer final : public Builder {
  public:
-  /// Ops are asked on the CPU for default options. `checkpoint` outlives it; headers suffice.
-  explicit Describer(const Checkpoint& checkpoint);
+  /// Ops are asked on this device for default options. `checkpoint` outlives it; headers suffice.
+  Describer(const Checkpoint& checkpoint, const Device& device);
 
   /// Full names of all tensors that the architecture asks for, there or not.
   const std::unordered_set<std::string>& tensors() const { return tensors_; }
@@ -28,8 +28,8 @@ class Describer final : public Builder {
   TensorRef tensor(const std::string& name, int64_t num_elements) override;
   std::optional<LinearWeights> linear(const LinearSpec& spec, int64_t in_features) override;
   void packed(const LinearWeights&) override {}
-  std::unique_ptr<HostExperts> experts(const std::string& module,
-                                       const MoeProblem& problem) override;
+  std::unique_ptr<RoutedExperts> experts(const std::string& module,
+                                         const MoeProblem& problem) override;
   void chose(OpChoice choice) override;
   void complete(Whole whole) override;
 

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/device.h"
 #include "checkpoint/checkpoint.h"
 #include "models/refusals.h"
 #include "ops/op.h"
@@ -30,7 +31,7 @@ struct Description {
   std::vector<OpChoice> outside;
 };
 
-/// Asks ops for the CPU, where models run. Names and headers suffice.
-Description describe(const Checkpoint& checkpoint);
+/// Asks ops for this device, which need not be present. Names and headers suffice.
+Description describe(const Checkpoint& checkpoint, const Device& device = Device::cpu());
 
 }  // namespace moe4

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "moe/selector.h"
+#include "ops/experts/offload/cpu_experts_of_gpu.h"
 
 namespace moe4 {
 namespace {
@@ -34,7 +35,7 @@ void release_expert(const ExpertWeights& expert) {
 
 Loader::Loader(const Checkpoint& checkpoint, const ModelOptions& options)
     : Builder(checkpoint,
-              {.ops = {.threads = options.threads},
+              {.ops = {.device = options.moe.device, .threads = options.threads},
                .linears = {.fp8_activations = options.moe.fp8_activations,
                            .activations = options.moe.activations,
                            .exact_inputs = options.compute_dtype == DType::kF32},
@@ -84,10 +85,13 @@ void Loader::chose(OpChoice choice) {
   }
 }
 
-std::unique_ptr<HostExperts> Loader::experts(const std::string& module, const MoeProblem& problem) {
+std::unique_ptr<RoutedExperts> Loader::experts(const std::string& module,
+                                               const MoeProblem& problem) {
   const MoeLayerWeights weights = checkpoint().experts(module, problem);
   SelectorOptions asked = options_.moe;
   asked.says_phase = true;  // MoeBlock::forward() does
+  const auto moe_layers = static_cast<int64_t>(parts().moe_plan.size());
+  if (moe_layers < options_.cpu_moe) asked.device = Device::cpu();
   Selection selection = select_backend(weights.problem, weights.scheme, asked);
   if (const Support absent = selection.backend->runnable(selection.device)) {
     throw Error(ErrorCode::kUnavailable, "layer " + std::to_string(layer_number()) + ": backend '" +
@@ -99,9 +103,10 @@ std::unique_ptr<HostExperts> Loader::experts(const std::string& module, const Mo
                                .threads = options_.threads,
                                .copied = release_expert,
                                .tuning = options_.tuning};
-  auto experts = selection.device.is_cpu()
-                     ? host_experts(selection.backend->prepare(weights, prepare))
-                     : options_.prepare_on_gpu(*selection.backend, weights, prepare);
+  auto prepared = selection.backend->prepare(weights, prepare);
+  auto experts = selection.device.is_cpu() && !device().is_cpu()
+                     ? cpu_experts_of_gpu(std::move(prepared), weights.problem, device())
+                     : routed_experts(std::move(prepared));
   if (options_.compute_dtype == DType::kF32 && !experts->accepts_float32()) {
     throw Error(ErrorCode::kUsage, "--dtype float32: backend '" +
                                        std::string(selection.backend->name()) +

@@ -21,8 +21,8 @@ class Loader final : public Builder {
   TensorRef tensor(const std::string& name, int64_t num_elements) override;
   std::optional<LinearWeights> linear(const LinearSpec& spec, int64_t in_features) override;
   void packed(const LinearWeights& weights) override;
-  std::unique_ptr<HostExperts> experts(const std::string& module,
-                                       const MoeProblem& problem) override;
+  std::unique_ptr<RoutedExperts> experts(const std::string& module,
+                                         const MoeProblem& problem) override;
   void chose(OpChoice choice) override;
 
   void consumed(const TensorView& view);

@@ -10,11 +10,12 @@
 namespace moe4 {
 std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOptions& options) {
   MOE4_CHECK(options.threads != nullptr);
-  if (!options.moe.device.is_cpu() && !options.prepare_on_gpu) {
-    throw Error(ErrorCode::kUnavailable, "this program runs models on the CPU only, not on " +
-                                             to_string(options.moe.device));
+  const Device& device = options.moe.device;
+  if (!device.is_cpu() && options.compute_dtype == DType::kF32) {
+    throw Error(ErrorCode::kUsage,
+                "--dtype float32: layers on a GPU hand BF16 to each other; use --device cpu");
   }
-  if (const std::vector<Refusal> found = refusals(checkpoint); !found.empty()) {
+  if (const std::vector<Refusal> found = refusals(checkpoint, device); !found.empty()) {
     std::string more;
     if (found.size() > 1) {
       more = " (and " + std::to_string(found.size() - 1) + " more, which moe4 plan lists)";
@@ -23,7 +24,7 @@ std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOpti
   }
   Loader loader(checkpoint, options);
   find_architecture(checkpoint.config().model_type)->build(ConfigReader(checkpoint), loader);
-  auto model = std::make_unique<Decoder>(loader.take(), *options.threads);
+  auto model = std::make_unique<Decoder>(loader.take(), device, *options.threads);
   checkpoint.check_unchanged();
   return model;
 }

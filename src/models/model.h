@@ -1,5 +1,5 @@
 // A language model: immutable weights, and a forward pass over a batch of tokens of many sequences.
-// Layers run on the CPU, routed experts where the selector puts them.
+// Layers run on one device, routed experts there too or on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -10,26 +10,25 @@
 
 #include "checkpoint/checkpoint.h"
 #include "layers/feed_forward.h"
-#include "moe/host_experts.h"
+#include "moe/routed_experts.h"
 #include "moe/selector.h"
 #include "ops/batch.h"
 #include "ops/execution.h"
 
 namespace moe4 {
 
-/// Arithmetic is float32 throughout. kBF16, the default: the KV cache takes 16 bits a value (F16),
-/// and expert backends that take BF16 hidden states only get them rounded. kF32: nothing is rounded
-/// (`--dtype float32`; for comparisons).
+/// On the CPU arithmetic is float32 throughout; on a GPU sums are, and what ops hand each other is
+/// BF16. kBF16, the default: the KV cache takes 16 bits a value (F16), and expert backends that
+/// take BF16 hidden states only get them rounded. kF32: nothing is rounded (`--dtype float32`; for
+/// comparisons, on the CPU).
 struct ModelOptions {
   DType compute_dtype = DType::kBF16;
-  SelectorOptions moe;
+  SelectorOptions moe;  ///< its device is that of the layers
+  /// Of the layers with routed experts, counted from the first: how many have them on the CPU
+  /// though the layers are on a GPU (`--cpu-moe`).
+  int64_t cpu_moe = 0;
   ThreadPool* threads = nullptr;  ///< not null; outlives the model
-  /// Prepares experts on a GPU so that they take host memory (prepare_for_host() of
-  /// experts/host_bridge.h). Empty: CPU only.
-  std::function<std::unique_ptr<HostExperts>(const ExpertsBackend&, const MoeLayerWeights&,
-                                             const PrepareOptions&)>
-      prepare_on_gpu;
-  Tuning tuning;  ///< for every prepare()
+  Tuning tuning;                  ///< for every prepare()
   /// Called while loading with bytes done and in all.
   std::function<void(int64_t done, int64_t total)> progress;
 };
@@ -63,6 +62,9 @@ class Model {
   virtual const Stream& stream() const = 0;
   /// What all layers keep of a sequence, in the order that forward() takes their memory.
   virtual const std::vector<CacheSpec>& caches() const = 0;
+  /// Allocates what forward() needs beside its arena for steps within the limits: pinned memory
+  /// for experts that the CPU computes for layers on a GPU. Once, before the first step.
+  virtual void reserve(const StepLimits& /*limits*/) const {}
   /// Bytes of the arena that forward() needs for steps within the limits. Pure.
   virtual size_t workspace_size(const StepLimits& limits) const = 0;
   /// Appends the batch's tokens to their sequences and writes logits [num_logits, vocab_size] of

@@ -14,7 +14,7 @@ Refusal Refusal::from(std::string code, const BadInput& details) {
   return {std::move(code), details.tensor, to_string(details)};
 }
 
-Description describe(const Checkpoint& checkpoint) {
+Description describe(const Checkpoint& checkpoint, const Device& device) {
   const Architecture* architecture = find_architecture(checkpoint.config().model_type);
   if (architecture == nullptr) {
     return {.refusals = {Refusal::from("unknown-architecture", unknown_architecture(checkpoint))}};
@@ -24,7 +24,7 @@ Description describe(const Checkpoint& checkpoint) {
     found.push_back(Refusal::from("unsupported-transform", details));
   });
   const ConfigReader config(checkpoint);
-  Describer describer(checkpoint);
+  Describer describer(checkpoint, device);
   std::optional<Refusal> broken;  // what is wrong with a value stops the architecture file
   try {
     architecture->build(config, describer);
@@ -49,8 +49,8 @@ Description describe(const Checkpoint& checkpoint) {
   return description;
 }
 
-std::vector<Refusal> refusals(const Checkpoint& checkpoint) {
-  return describe(checkpoint).refusals;
+std::vector<Refusal> refusals(const Checkpoint& checkpoint, const Device& device) {
+  return describe(checkpoint, device).refusals;
 }
 
 }  // namespace moe4

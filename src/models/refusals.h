@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/device.h"
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
 
@@ -24,6 +25,6 @@ struct Refusal {
 /// transforms that would change the numbers, tensors that are missing, tensors that nobody reads.
 /// Names and headers suffice; where shards are absent their tensors are not missed. Empty: it runs,
 /// as far as can be told without the data.
-std::vector<Refusal> refusals(const Checkpoint& checkpoint);
+std::vector<Refusal> refusals(const Checkpoint& checkpoint, const Device& device = Device::cpu());
 
 }  // namespace moe4

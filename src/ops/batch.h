@@ -54,6 +54,7 @@ struct Batch {
   const int32_t* context_len = nullptr;  ///< [S]: tokens of the sequence with those of this step
   const int32_t* logits_rows = nullptr;  ///< [num_logits]: tokens whose logits are wanted, rising
   int64_t num_logits = 0;
+  int64_t num_decode_logits = 0;       ///< of them, at the front: those of sequences that generate
   std::span<const CacheTable> tables;  ///< one a group of layers, see LayerCache::table
 };
 

@@ -112,17 +112,14 @@ TEST_P(Batches, EverySequenceHasTheLogitsThatItHasAlone) {
         if (used[i] || random.below(2) == 0) continue;
         add(r, std::min<int64_t>(left, random.below(24)), false);  // sometimes no token at all
       }
-      int64_t rows = 0;
-      for (const SequencePiece& piece : pieces) rows += piece.num_logits;
-      std::vector<float> logits(rows * vocab);
       const int64_t before = testing::allocations();
-      runner.run(pieces, Rows::dense(logits.data(), rows, vocab));
+      const float* logits = runner.run(pieces).logits.row(0);
       EXPECT_EQ(testing::allocations() - before, 0) << "a step must not allocate";
       size_t at = 0;
       for (size_t i = 0; i < pieces.size(); ++i) {
         Request& r = *owners[i];
         const size_t values = pieces[i].token_ids.size() * static_cast<size_t>(vocab);
-        r.logits.insert(r.logits.end(), logits.begin() + at, logits.begin() + at + values);
+        r.logits.insert(r.logits.end(), logits + at, logits + at + values);
         r.done += static_cast<int64_t>(pieces[i].token_ids.size());
         at += values;
       }

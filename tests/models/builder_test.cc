@@ -52,7 +52,7 @@ TEST(Builder, AsksForTheTensorsThatTheExporterWrote) {
   std::set<const Architecture*> seen;
   for_each_fixture([&](const Checkpoint& checkpoint) {
     seen.insert(find_architecture(checkpoint.config().model_type));
-    Describer describer(checkpoint);
+    Describer describer(checkpoint, Device::cpu());
     build(checkpoint, describer);
     std::vector<std::string> expected;
     for (const std::string& name : checkpoint.tensor_names()) {
@@ -171,7 +171,7 @@ TEST(Builder, LayersOfOnePartAddUpToWholeOnes) {
     loader.layer(at + "post_attention_layernorm", loader.moe(at + "mlp", moe), norm);
   }
   loader.head("norm", norm, "lm_head", c.tie_word_embeddings());
-  const Decoder single(loader.take(), threads);
+  const Decoder single(loader.take(), Device::cpu(), threads);
 
   const auto whole = Model::load(*checkpoint, options);
   EXPECT_EQ(logits_of(single), logits_of(*whole));

@@ -350,13 +350,20 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
         OwnedRows stored = logits.as(rows_format);
         std::vector<int32_t> ids(kTokens * problem.top_k, 99);
         std::vector<float> chosen(ids.size(), 99.0f);
-        run_op(op, {.logits = stored.view(), .topk_ids = ids.data(), .topk_weights = chosen.data()},
+        const std::vector<int32_t> num_rows = {kTokens - 2};  // and two of padding
+        run_op(op,
+               {.logits = stored.view(),
+                .topk_ids = ids.data(),
+                .topk_weights = chosen.data(),
+                .num_rows = num_rows.data()},
                threads);
+        chosen.resize((kTokens - 2) * problem.top_k);
         return std::pair(ids, chosen);
       };
       const auto expected =
           run(*reference_of<Route>().prepare(problem, weights, {}), RowFormat::kF32);
       EXPECT_EQ(expected.first[5 * problem.top_k], -1);
+      EXPECT_EQ(expected.first[(kTokens - 2) * problem.top_k], -1);
       each_implementation<Route>(
           problem,
           [&](const Implementation<Route>& implementation, const OpOptions& options) {

@@ -55,8 +55,8 @@ class Sequence {
                                 .pages = pages_,
                                 .is_decode = length_ > 0 && tokens == 1,
                                 .num_logits = wanted};
-      float* to = logits.data() + (all ? begin * vocab : 0);
-      runner_.run({&piece, 1}, Rows::dense(to, wanted, vocab), hidden);
+      const Rows rows = runner_.run({&piece, 1}, hidden).logits;
+      std::copy_n(rows.row(0), wanted * vocab, logits.data() + (all ? begin * vocab : 0));
       length_ += n;
     }
   }

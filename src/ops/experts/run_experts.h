@@ -1,13 +1,14 @@
 // Routed experts as a step calls them, whatever precision and device their backend has.
 #pragma once
 
-#include "moe/host_experts.h"
+#include "moe/routed_experts.h"
 #include "ops/execution.h"
 
 namespace moe4 {
 
-/// Routed experts of some tokens: x and y [T, hidden_size] float32, topk_ids and topk_weights
-/// [T, top_k]. Backends that take and give BF16 only get x rounded to it.
+/// Routed experts of some tokens: x and y [T, hidden_size] in Execution::activations(), topk_ids
+/// and topk_weights [T, top_k]. Backends of the CPU that take and give BF16 only get x rounded to
+/// it.
 struct ExpertsCall {
   Rows x;
   int64_t top_k = 0;
@@ -20,6 +21,6 @@ struct ExpertsCall {
   bool unrouted_is_nan = false;
 };
 
-void run_experts(HostExperts& experts, const ExpertsCall& call, Execution& execution);
+void run_experts(RoutedExperts& experts, const ExpertsCall& call, Execution& execution);
 
 }  // namespace moe4

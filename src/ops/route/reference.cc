@@ -35,6 +35,10 @@ class ReferenceRoute final : public Prepared<Route> {
   void run(const Route::Args& args, std::span<std::byte>, const Stream&) const override {
     const int64_t k = problem().top_k;
     for (int64_t t = 0; t < args.logits.rows; ++t) {
+      if (args.num_rows != nullptr && t >= *args.num_rows) {
+        std::fill_n(args.topk_ids + t * k, k, -1);
+        continue;
+      }
       run_token({args.logits.row(t), static_cast<size_t>(problem().num_experts)},
                 args.topk_ids + t * k, args.topk_weights + t * k);
     }

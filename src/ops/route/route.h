@@ -21,6 +21,9 @@ struct Route {
     Rows logits;                    ///< [T, num_experts]
     int32_t* topk_ids = nullptr;    ///< [T, top_k]
     float* topk_weights = nullptr;  ///< [T, top_k]
+    /// On the op's device: rows from this number on are padding, whose ids become -1. Null: there
+    /// are none.
+    const int32_t* num_rows = nullptr;
   };
   static void check(const Problem& problem, const Args& args);
 };

@@ -1,12 +1,21 @@
-// Without CUDA every backend that can run takes host memory as it is.
-#include "ops/experts/offload/host_bridge.h"
+// Programs built without CUDA have no layers on a GPU.
+#include "base/error.h"
+#include "ops/experts/mark_unrouted.h"
+#include "ops/experts/offload/cpu_experts_of_gpu.h"
 
 namespace moe4 {
+namespace {
 
-std::unique_ptr<HostExperts> prepare_for_host(const ExpertsBackend& backend,
-                                              const MoeLayerWeights& weights,
-                                              const PrepareOptions& options) {
-  return host_experts(backend.prepare(weights, options));
+[[noreturn]] void throw_no_cuda() {
+  throw Error(ErrorCode::kUnavailable, "this program was built without CUDA");
 }
+
+}  // namespace
+
+std::unique_ptr<RoutedExperts> cpu_experts_of_gpu(std::unique_ptr<PreparedExperts>,
+                                                  const MoeProblem&, const Device&) {
+  throw_no_cuda();
+}
+void mark_unrouted(const int32_t*, int64_t, const Rows&, const Stream&) { throw_no_cuda(); }
 
 }  // namespace moe4

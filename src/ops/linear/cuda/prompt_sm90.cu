@@ -21,9 +21,7 @@
 #include "ops/linear/cuda/products.cuh"
 
 namespace moe4::cuda {
-
-// Not anonymous: nvcc takes what only sm_90a uses for forgotten otherwise.
-namespace linear_sm90 {
+namespace {
 
 constexpr int kThreads = 256;  // two warpgroups
 constexpr int kWarps = kThreads / 32;
@@ -238,7 +236,7 @@ __global__ void order_kernel(const __grid_constant__ Products p, __nv_bfloat16* 
       make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
-inline bool has_block_scales(const Panel& panel) { return panel.kind == PanelKind::kFp8Block; }
+bool has_block_scales(const Panel& panel) { return panel.kind == PanelKind::kFp8Block; }
 
 template <class Config>
 int divide_blocks(const LinearCall& call, Products& p) {
@@ -305,9 +303,7 @@ void multiply(const LinearCall& call) {
   launch_largest<Wide<kScaled>, Middle<kScaled>, Narrow<kScaled>>(call);
 }
 
-}  // namespace linear_sm90
-
-using namespace linear_sm90;
+}  // namespace
 
 bool has_sm90_prompts() { return true; }
 

@@ -1,6 +1,8 @@
 // Route on the CPU.
 #include "ops/route/route.h"
 
+#include <algorithm>
+
 #include "ops/cpu/implementation.h"
 
 namespace moe4 {
@@ -30,6 +32,10 @@ class CpuRoute final : public Prepared<Route> {
     const int64_t k = config_.top_k;
     stream.threads->parallel_for(args.logits.rows, kGrain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; ++t) {
+        if (args.num_rows != nullptr && t >= *args.num_rows) {
+          std::fill_n(args.topk_ids + t * k, k, -1);
+          continue;
+        }
         route_topk(config_, args.logits.row(t), 1, args.topk_ids + t * k,
                    args.topk_weights + t * k);
       }

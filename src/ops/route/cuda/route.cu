@@ -29,6 +29,7 @@ template <typename T>
 struct Params {
   RowsOf<T> logits;
   int64_t num_tokens;
+  const int32_t* num_rows;  // null: all
   int32_t* topk_ids;
   float* topk_weights;
   const float* bias;   // null: none
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kWarps * 32) route_kernel(const Params<T> p) {
 
   float score[kPerLane];  // the logits at first
   float top = -INFINITY;
-  bool bad = false;
+  bool bad = p.num_rows != nullptr && token >= *p.num_rows;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     const int expert = lane + 32 * i;
@@ -248,6 +249,7 @@ class CudaRoute final : public Prepared<Route> {
     const RouterConfig& config = problem();
     const Params<T> params{.logits = RowsOf<T>(args.logits),
                            .num_tokens = args.logits.rows,
+                           .num_rows = args.num_rows,
                            .topk_ids = args.topk_ids,
                            .topk_weights = args.topk_weights,
                            .bias = bias_.get(),
