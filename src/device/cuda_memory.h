@@ -12,6 +12,10 @@ void copy_bytes(const Stream& stream, void* to, const void* from, size_t bytes);
 void wait_for(const Stream& stream);
 void* make_stream(const Device& device);
 void destroy_stream(const Stream& stream);
+void* make_event(const Device& device);
+void destroy_event(void* event);
+void record_event(void* event, const Stream& stream);
+void wait_for_event(void* event);
 MemoryOfDevice memory_of(const Device& device);
 
 }  // namespace moe4::cuda

@@ -51,6 +51,22 @@ OwnedStream::~OwnedStream() {
   if (!stream_.device.is_cpu()) cuda::destroy_stream(stream_);
 }
 
+Event::Event(const Device& device) : device_(device) {
+  if (!device.is_cpu()) handle_ = cuda::make_event(device);
+}
+
+Event::~Event() {
+  if (handle_ != nullptr) cuda::destroy_event(handle_);
+}
+
+void Event::record(const Stream& stream) {
+  if (handle_ != nullptr) cuda::record_event(handle_, stream);
+}
+
+void Event::wait() const {
+  if (handle_ != nullptr) cuda::wait_for_event(handle_);
+}
+
 MemoryOfDevice memory_of(const Device& gpu) { return cuda::memory_of(gpu); }
 
 }  // namespace moe4

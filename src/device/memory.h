@@ -71,6 +71,25 @@ class OwnedStream {
   Stream stream_;
 };
 
+/// A place in what a stream does.
+class Event {
+ public:
+  explicit Event(const Device& device);
+  ~Event();
+  Event(Event&& other) noexcept : device_(other.device_), handle_(other.handle_) {
+    other.handle_ = nullptr;
+  }
+  Event& operator=(Event&&) = delete;
+  /// The place behind everything enqueued so far.
+  void record(const Stream& stream);
+  /// Until the stream has come there.
+  void wait() const;
+
+ private:
+  Device device_;
+  void* handle_ = nullptr;
+};
+
 struct MemoryOfDevice {
   int64_t free = 0, total = 0;  ///< bytes
 };

@@ -21,6 +21,10 @@ void copy_bytes(const Stream&, void*, const void*, size_t) { throw_no_cuda(); }
 void wait_for(const Stream&) { throw_no_cuda(); }
 void* make_stream(const Device&) { throw_no_cuda(); }
 void destroy_stream(const Stream&) {}
+void* make_event(const Device&) { throw_no_cuda(); }
+void destroy_event(void*) {}
+void record_event(void*, const Stream&) { throw_no_cuda(); }
+void wait_for_event(void*) { throw_no_cuda(); }
 MemoryOfDevice memory_of(const Device&) { throw_no_cuda(); }
 
 }  // namespace cuda

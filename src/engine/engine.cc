@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "ops/sample/take_chosen.h"
 
 namespace moe4 {
 namespace {
@@ -144,56 +145,81 @@ EngineStats Engine::stats() const {
           .step_tokens = step_tokens_};
 }
 
-void Engine::run_pieces(const Step& step, Observer* observer) {
+Engine::Flight Engine::begin_pieces(const Step& step, Observer* observer) {
   step_tokens_ = 0;
-  if (step.pieces.empty()) return;
   pieces_.clear();
   choices_.assign(step.pieces.size(), {});
+  Flight flight{.pieces = step.pieces, .all_chosen = true};
   for (const ScheduledPiece& piece : step.pieces) {
-    pieces_.push_back(
-        {.token_ids = std::span(requests_.at(piece.id).ids).subspan(piece.context, piece.tokens),
-         .context = piece.context,
-         .pages = scheduler_.pages(piece.id),
-         .state_slot = scheduler_.state_slot(piece.id),
-         .is_decode = piece.is_decode,
-         .num_logits = wanted_logits(piece)});
-    const EngineRequest& request = requests_.at(piece.id).request;
-    if (runner_.samples() && pieces_.back().num_logits == 1 && !request.prompt_logits &&
+    const Active& active = requests_.at(piece.id);
+    const EngineRequest& request = active.request;
+    SequencePiece& added = pieces_.emplace_back(
+        SequencePiece{.token_ids = std::span(active.ids).subspan(piece.context, piece.tokens),
+                      .context = piece.context,
+                      .pages = scheduler_.pages(piece.id),
+                      .state_slot = scheduler_.state_slot(piece.id),
+                      .is_decode = piece.is_decode,
+                      .num_logits = wanted_logits(piece)});
+    if (runner_.samples() && added.num_logits == 1 && !request.prompt_logits &&
         request.device_choice) {
       SampleRow& row = choices_[pieces_.size() - 1];
-      if (request.device_choice(row)) pieces_.back().sample = &row;
+      if (request.device_choice(row)) added.sample = &row;
     }
-    requests_.at(piece.id).chose_there = pieces_.back().sample != nullptr;
+    flight.num_logits.push_back(added.num_logits);
+    flight.has_choice.push_back(added.sample != nullptr);
+    flight.all_chosen = flight.all_chosen && (added.num_logits == 0 || added.sample != nullptr);
     step_tokens_ += piece.tokens;
   }
-  result_ = runner_.run(pieces_, observer);
+  runner_.begin(pieces_, observer);
   for (const StateCopy& copy : step.kept) runner_.copy_state(copy.from, copy.to);
+  return flight;
 }
 
-std::optional<int32_t> Engine::choose(const Active& active, int64_t row) {
+bool Engine::run_ahead() {
+  if (!flight_ || !flight_->all_chosen || limits_.cache_generated) return false;
+  int64_t row = 0;
+  for (size_t i = 0; i < flight_->pieces.size(); ++i) {
+    const ScheduledPiece& piece = flight_->pieces[i];
+    const int64_t rows = std::exchange(row, row + flight_->num_logits[i]);
+    if (flight_->num_logits[i] == 0 || !requests_.contains(piece.id)) continue;
+    Active& active = requests_.at(piece.id);
+    const auto made = static_cast<int64_t>(active.ids.size() - active.request.prompt.size());
+    if (made + 1 >= active.request.max_new_tokens) continue;  // it ends with this token
+    active.ids.push_back(chosen_in_row(rows));
+    active.is_ahead = true;
+    scheduler_.add_token(piece.id);
+  }
+  return true;
+}
+
+std::optional<int32_t> Engine::choose(const Active& active, int64_t row, bool chosen) {
   const auto r = static_cast<size_t>(row);
-  if (r < result_.status.size() && active.chose_there &&
-      result_.status[r] == SampleStatus::kChosen) {
+  if (chosen && result_.status[r] == SampleStatus::kChosen) {
     return active.request.take_token(result_.ids[r]);
   }
+  if (chosen) return active.request.next_token(runner_.row_without_choice(result_.status[r]));
   const auto vocab = static_cast<size_t>(model_.config().vocab_size);
   return active.request.next_token({result_.logits.row(row), vocab});
 }
 
 void Engine::take_token(RequestId id, Active& active, std::optional<int32_t> token) {
   if (!token) return end(id, nullptr);
+  const bool was_ahead = std::exchange(active.is_ahead, false);
+  if (was_ahead) active.ids.pop_back();
   runner_.check_ids({&*token, 1}, static_cast<int64_t>(active.ids.size()));
   active.ids.push_back(*token);
   const auto made = static_cast<int64_t>(active.ids.size() - active.request.prompt.size());
   if (made == active.request.max_new_tokens) return end(id, nullptr);
+  if (was_ahead) return;
   std::optional<PageHash> page;
   if (active.reuses && limits_.cache_generated) page = active.pages.push(*token);
   scheduler_.add_token(id, page);
 }
 
-void Engine::take_logits(const ScheduledPiece& piece, int64_t first_row, int64_t num_rows) {
+void Engine::take_logits(const ScheduledPiece& piece, int64_t first_row, int64_t num_rows,
+                         bool chosen) {
   const auto found = requests_.find(piece.id);
-  if (found == requests_.end()) return;  // cancelled by the callback of another
+  if (found == requests_.end()) return;  // cancelled, or ended by the step before
   Active& active = found->second;
   const auto vocab = static_cast<size_t>(model_.config().vocab_size);
   try {
@@ -203,35 +229,64 @@ void Engine::take_logits(const ScheduledPiece& piece, int64_t first_row, int64_t
     }
     if (!piece.wants_logits) return;
     if (active.request.max_new_tokens == 0) return end(piece.id, nullptr);
-    take_token(piece.id, active, choose(active, first_row + num_rows - 1));
+    take_token(piece.id, active, choose(active, first_row + num_rows - 1, chosen));
   } catch (...) {
     end(piece.id, std::current_exception());
   }
 }
 
-bool Engine::step(Observer* observer) {
-  if (requests_.empty()) return false;
+void Engine::fail(const Step& step) {
+  std::vector<std::pair<Active, RequestEnd>> ended;
+  for (const ScheduledPiece& piece : step.pieces) {
+    const RequestEnd end{std::current_exception(), scheduler_.cached_tokens(piece.id)};
+    ended.emplace_back(std::move(requests_.at(piece.id)), end);
+    requests_.erase(piece.id);
+  }
+  scheduler_.fail(step);
+  for (const auto& [active, end] : ended) call_end(active, end);
+}
+
+void Engine::begin_step(Observer* observer) {
   const Step step = scheduler_.next();
   move_caches(step);
   call_starts(step);
+  step_tokens_ = 0;
+  if (step.pieces.empty()) return;
   try {
-    run_pieces(step, observer);
+    flight_ = begin_pieces(step, observer);
   } catch (...) {
-    std::vector<std::pair<Active, RequestEnd>> ended;
-    for (const ScheduledPiece& piece : step.pieces) {
-      const RequestEnd end{std::current_exception(), scheduler_.cached_tokens(piece.id)};
-      ended.emplace_back(std::move(requests_.at(piece.id)), end);
-      requests_.erase(piece.id);
-    }
-    scheduler_.fail(step);
-    for (const auto& [active, end] : ended) call_end(active, end);
-    return true;
+    fail(step);
   }
+}
+
+void Engine::finish_step(const Flight& flight) {
+  result_ = runner_.finish();
   int64_t row = 0;
-  for (size_t i = 0; i < step.pieces.size(); ++i) {
-    const int64_t rows = pieces_[i].num_logits;
-    take_logits(step.pieces[i], row, rows);
+  for (size_t i = 0; i < flight.pieces.size(); ++i) {
+    const int64_t rows = flight.num_logits[i];
+    take_logits(flight.pieces[i], row, rows, flight.has_choice[i] != 0);
     row += rows;
+  }
+}
+
+bool Engine::step(Observer* observer) {
+  if (requests_.empty() && !flight_) return false;
+  std::optional<Flight> before;
+  if (flight_) {
+    // What requests want of the host may change with the tokens in flight, so nobody may be left
+    // that has them chosen here.
+    const bool ahead = observer == nullptr && run_ahead();
+    before = std::exchange(flight_, std::nullopt);
+    if (!ahead) {
+      finish_step(*before);
+      before.reset();
+    }
+  }
+  begin_step(observer);
+  if (before) finish_step(*before);
+  if (flight_ && (!flight_->all_chosen || !runner_.samples())) {
+    const Flight last = *std::exchange(flight_, std::nullopt);
+    finish_step(last);
   }
   return true;
 }

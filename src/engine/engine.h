@@ -90,6 +90,9 @@ class Engine {
   /// One step of the model for the requests there are; false when there are none. A step that the
   /// model throws out of ends the requests that took part in it. `observer` sees all tokens of the
   /// step.
+  ///
+  /// Where the device chooses all tokens of a step, the next one begins before they are known here:
+  /// callbacks come one call late, and what a request computed beyond its end is dropped.
   bool step(Observer* observer = nullptr);
 
   int64_t num_requests() const { return static_cast<int64_t>(requests_.size()); }
@@ -103,18 +106,32 @@ class Engine {
     PageHasher pages;          // of ids
     bool reuses = false;
     bool started = false;
-    bool chose_there = false;      // the device chooses in this step
+    bool is_ahead = false;         // the last of ids is a row of the step in flight, not a token
     std::vector<std::byte> saved;  // caches while it is preempted
+  };
+
+  // A step of the model that was begun.
+  struct Flight {
+    std::vector<ScheduledPiece> pieces;
+    std::vector<int64_t> num_logits;  // of each
+    std::vector<uint8_t> has_choice;  // of each: the device chooses
+    bool all_chosen = false;          // for all that want logits
   };
 
   int64_t wanted_logits(const ScheduledPiece& piece) const;
   void move_caches(const Step& step);
   void call_starts(const Step& step);
-  void run_pieces(const Step& step, Observer* observer);
-  void take_logits(const ScheduledPiece& piece, int64_t first_row, int64_t num_rows);
+  // Begins the next step, if there is anything to do.
+  void begin_step(Observer* observer);
+  Flight begin_pieces(const Step& step, Observer* observer);
+  // Whether requests may go on with the tokens of the step in flight, and lets them.
+  bool run_ahead();
+  void finish_step(const Flight& flight);
+  void take_logits(const ScheduledPiece& piece, int64_t first_row, int64_t num_rows, bool chosen);
   // The choice for the row, on the host where the device made none; nothing: the request ends.
-  std::optional<int32_t> choose(const Active& active, int64_t row);
+  std::optional<int32_t> choose(const Active& active, int64_t row, bool chosen);
   void take_token(RequestId id, Active& active, std::optional<int32_t> token);
+  void fail(const Step& step);
   void end(RequestId id, std::exception_ptr error);
   static void call_end(const Active& active, const RequestEnd& end);
 
@@ -127,7 +144,8 @@ class Engine {
   std::map<RequestId, Active> requests_;
   std::vector<SequencePiece> pieces_;
   std::vector<SampleRow> choices_;  // of the pieces
-  StepResult result_;               // of the last step
+  std::optional<Flight> flight_;
+  StepResult result_;  // of the last step that was finished
   int64_t num_preemptions_ = 0;
   int64_t step_tokens_ = 0;
 };

@@ -2,10 +2,12 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
 #include "engine/decode_sizes.h"
+#include "ops/sample/take_chosen.h"
 
 namespace moe4 {
 namespace {
@@ -47,14 +49,13 @@ Runner::Runner(const Model& model, const RunnerLimits& limits)
     caches_.push_back(
         {.data = pool.data(), .unit_bytes = unit, .table = paged ? kPagedTable : kStateTable});
   }
+  const auto rows = static_cast<size_t>(limits.step.max_logits);
+  const size_t choice_bytes = rows * (sizeof(int32_t) + sizeof(SampleStatus));
   if (!device.is_cpu()) {
     sampler_ = prepare<Sample>({.vocab_size = model.config().vocab_size}, {},
                                {.device = device, .threads = model.stream().threads});
-    const auto rows = static_cast<size_t>(limits.step.max_logits);
-    host_samples_ = HostMemory(device, rows * sizeof(SampleRow));
     device_samples_ = DeviceMemory(device, 2 * rows * sizeof(SampleRow));
-    host_choices_ = HostMemory(device, rows * (sizeof(int32_t) + sizeof(SampleStatus)));
-    device_choices_ = DeviceMemory(device, host_choices_.size());
+    device_choices_ = DeviceMemory(device, choice_bytes);
   }
   model.reserve(limits.step);
   const size_t workspace = std::max(model.workspace_size(limits.step), sampling_workspace());
@@ -63,13 +64,21 @@ Runner::Runner(const Model& model, const RunnerLimits& limits)
   const auto batch_bytes = static_cast<size_t>(layout_.size) * sizeof(int32_t);
   const auto logits_bytes =
       static_cast<size_t>(limits.step.max_logits * model.config().vocab_size) * sizeof(float);
-  host_batch_ = HostMemory(device, batch_bytes);
+  const size_t num_flights = device.is_cpu() ? 1 : 2;
+  flights_.reserve(num_flights);
+  for (size_t i = 0; i < num_flights; ++i) {
+    Flight& flight = flights_.emplace_back(device);
+    flight.batch = HostMemory(device, batch_bytes);
+    if (device.is_cpu()) continue;
+    flight.samples = HostMemory(device, rows * sizeof(SampleRow));
+    flight.choices = HostMemory(device, choice_bytes);
+  }
   host_logits_ = HostMemory(device, logits_bytes);
   if (!device.is_cpu()) {
     device_batch_ = DeviceMemory(device, batch_bytes);
     device_logits_ = DeviceMemory(device, logits_bytes);
   }
-  const std::byte* data = device.is_cpu() ? host_batch_.data() : device_batch_.data();
+  const std::byte* data = device.is_cpu() ? flights_[0].batch.data() : device_batch_.data();
   const auto* batch = reinterpret_cast<const int32_t*>(data);
   tables_.resize(kNumTables);
   tables_[kPagedTable] = {
@@ -80,6 +89,13 @@ Runner::Runner(const Model& model, const RunnerLimits& limits)
   decode_sizes_ = decode_sizes(std::min({step.max_seqs, step.max_tokens, step.max_logits}));
   context_sizes_ = context_sizes(limits.step.max_context);
   record_graphs();
+}
+
+Runner::~Runner() {
+  try {
+    wait(model_.stream());
+  } catch (...) {  // the error has been told by the step that met it
+  }
 }
 
 void Runner::check_ids(std::span<const int32_t> ids, int64_t first) const {
@@ -96,7 +112,7 @@ void Runner::check_ids(std::span<const int32_t> ids, int64_t first) const {
 
 Batch Runner::make_batch(std::span<const SequencePiece> pieces) {
   MOE4_CHECK(static_cast<int64_t>(pieces.size()) <= limits_.step.max_seqs);
-  auto* host = reinterpret_cast<int32_t*>(host_batch_.data());
+  int32_t* host = host_batch();
   const bool on_cpu = model_.stream().device.is_cpu();
   const int32_t* there = on_cpu ? host : reinterpret_cast<const int32_t*>(device_batch_.data());
   Batch batch{.num_seqs = static_cast<int64_t>(pieces.size()),
@@ -211,7 +227,7 @@ bool Runner::is_plain_decode(std::span<const SequencePiece> pieces) {
 
 // Sequences and tokens that are nobody's: nothing is stored for them, no expert computes them.
 void Runner::pad_to(int64_t num_seqs, Batch& batch) {
-  auto* host = reinterpret_cast<int32_t*>(host_batch_.data());
+  int32_t* host = host_batch();
   for (int64_t s = batch.num_seqs; s < num_seqs; ++s) {
     host[layout_.token_ids + s] = -1;
     host[layout_.positions + s] = 0;
@@ -237,9 +253,9 @@ const Graph& Runner::graph_for(Batch& batch) {
 }
 
 void Runner::record_graphs() {
-  std::fill_n(reinterpret_cast<SampleRow*>(host_samples_.data()), limits_.step.max_logits,
-              SampleRow{});
-  copy(model_.stream(), device_samples_.data(), host_samples_.data(), host_samples_.size());
+  const HostMemory& rows = flights_[0].samples;
+  std::fill_n(reinterpret_cast<SampleRow*>(rows.data()), limits_.step.max_logits, SampleRow{});
+  copy(model_.stream(), device_samples_.data(), rows.data(), rows.size());
   wait(model_.stream());
   for (const int64_t size : decode_sizes_) {
     for (const int64_t context : context_sizes_) {
@@ -257,6 +273,11 @@ void Runner::record_graphs() {
 
 void Runner::forward(const Batch& batch, Observer* observer) {
   const Stream& stream = model_.stream();
+  if (!stream.device.is_cpu()) {
+    auto* ids = reinterpret_cast<int32_t*>(device_batch_.data()) + layout_.token_ids;
+    take_chosen(ids, batch.num_tokens, reinterpret_cast<const int32_t*>(device_choices_.data()),
+                stream);
+  }
   std::byte* logits = stream.device.is_cpu() ? host_logits_.data() : device_logits_.data();
   Arena arena = Arena::within({workspace_.data(), workspace_.size()});
   Execution execution{stream, arena, observer};
@@ -291,14 +312,22 @@ void Runner::choose(const Sample::Args& args) {
 }
 
 StepResult Runner::run(std::span<const SequencePiece> pieces, Observer* observer) {
+  begin(pieces, observer);
+  return finish();
+}
+
+void Runner::begin(std::span<const SequencePiece> pieces, Observer* observer) {
+  MOE4_CHECK(num_begun_ < static_cast<int64_t>(flights_.size()));
+  newest_ = (newest_ + 1) % flights_.size();
+  Flight& flight = flights_[newest_];
   Batch batch = make_batch(pieces);
-  const int64_t num_logits = batch.num_logits, vocab = model_.config().vocab_size;
-  StepResult result{
-      .logits = Rows::dense(reinterpret_cast<float*>(host_logits_.data()), num_logits, vocab)};
+  flight.num_logits = batch.num_logits;
+  flight.chose = false;
   const Stream& stream = model_.stream();
   if (stream.device.is_cpu()) {
     forward(batch, observer);
-    return result;
+    ++num_begun_;
+    return;
   }
   const Graph* graph = nullptr;
   if (observer == nullptr && is_plain_decode(pieces) && batch.num_seqs <= decode_sizes_.back()) {
@@ -306,65 +335,75 @@ StepResult Runner::run(std::span<const SequencePiece> pieces, Observer* observer
   }
   // All of it up to the used rows of the block table, in one copy.
   const auto used = static_cast<size_t>(layout_.blocks + batch.num_seqs * max_blocks_);
-  copy(stream, device_batch_.data(), host_batch_.data(), used * sizeof(int32_t));
+  copy(stream, device_batch_.data(), flight.batch.data(), used * sizeof(int32_t));
   if (graph != nullptr) {
     graph->launch(stream);
   } else {
     forward(batch, observer);
   }
-  if (!choose_tokens(pieces, graph != nullptr, result)) {
+  if (!choose_tokens(pieces, graph != nullptr, flight)) {
     copy(stream, host_logits_.data(), device_logits_.data(),
-         static_cast<size_t>(num_logits * vocab) * sizeof(float));
-    wait(stream);
+         static_cast<size_t>(flight.num_logits * model_.config().vocab_size) * sizeof(float));
   }
-  return result;
+  flight.done.record(stream);
+  ++num_begun_;
 }
 
 bool Runner::choose_tokens(std::span<const SequencePiece> pieces, bool chose_greedily,
-                           StepResult& result) {
-  const Stream& stream = model_.stream();
-  const auto rows = static_cast<size_t>(result.logits.rows);
+                           Flight& flight) {
+  const auto rows = static_cast<size_t>(flight.num_logits);
   const auto most = static_cast<size_t>(limits_.step.max_logits);
-  auto* samples = reinterpret_cast<SampleRow*>(host_samples_.data());
-  bool any = false, all = true, greedy = true, any_truncated = false;
+  auto* samples = reinterpret_cast<SampleRow*>(flight.samples.data());
+  std::fill_n(samples, rows, SampleRow{});
+  bool all = true, greedy = true, any_truncated = false;
   size_t row = 0;
   for (const SequencePiece& piece : pieces) {
     if (piece.num_logits == 0) continue;
-    const auto count = static_cast<size_t>(piece.num_logits);
-    std::fill_n(samples + row, count, SampleRow{});
-    row += count;
-    all = all && piece.sample != nullptr && count == 1;
+    row += static_cast<size_t>(piece.num_logits);
+    all = all && piece.sample != nullptr && piece.num_logits == 1;
     if (piece.sample == nullptr) continue;
-    any = true;
+    flight.chose = true;
     samples[row - 1] = *piece.sample;
-    greedy = greedy && piece.sample->scale == 0;
+    if (piece.sample->scale == 0) continue;
+    greedy = false;
     any_truncated = any_truncated || piece.sample->top_k > 0 || piece.sample->top_p < 1.0f;
   }
-  if (!any) {
-    wait(stream);
-    return rows == 0;
-  }
+  if (!flight.chose) return rows == 0;
+  const Stream& stream = model_.stream();
   if (!greedy || !chose_greedily) {
     copy(stream, device_samples_.data() + most * sizeof(SampleRow), samples,
          rows * sizeof(SampleRow));
-    Sample::Args args = sample_args(result.logits.rows, greedy);
+    Sample::Args args = sample_args(flight.num_logits, greedy);
     args.any_truncated = any_truncated;
     choose(args);
   }
-  copy(stream, host_choices_.data(), device_choices_.data(),
+  copy(stream, flight.choices.data(), device_choices_.data(),
        (most + rows) * sizeof(int32_t));  // the states lie behind all ids
-  wait(stream);
-  auto* ids = reinterpret_cast<int32_t*>(host_choices_.data());
-  auto* status = reinterpret_cast<SampleStatus*>(ids + most);
-  row = 0;
-  for (const SequencePiece& piece : pieces) {
-    row += static_cast<size_t>(piece.num_logits);
-    if (piece.sample == nullptr || piece.num_logits == 0) continue;
-    all = all && status[row - 1] == SampleStatus::kChosen;
-  }
+  return all;
+}
+
+StepResult Runner::finish() {
+  MOE4_CHECK(num_begun_ > 0);
+  const Flight& flight = num_begun_ == 1 ? flights_[newest_] : flights_[1 - newest_];
+  --num_begun_;
+  flight.done.wait();
+  const int64_t vocab = model_.config().vocab_size;
+  auto* logits = reinterpret_cast<float*>(host_logits_.data());
+  StepResult result{.logits = Rows::dense(logits, flight.num_logits, vocab)};
+  if (!flight.chose) return result;
+  const auto rows = static_cast<size_t>(flight.num_logits);
+  auto* ids = reinterpret_cast<int32_t*>(flight.choices.data());
+  auto* status = reinterpret_cast<SampleStatus*>(ids + limits_.step.max_logits);
   result.ids = {ids, rows};
   result.status = {status, rows};
-  return all;
+  return result;
+}
+
+std::span<float> Runner::row_without_choice(SampleStatus status) {
+  using Limits = std::numeric_limits<float>;
+  const float what = status == SampleStatus::kBadLogits ? Limits::quiet_NaN() : -Limits::infinity();
+  failed_row_.assign(static_cast<size_t>(model_.config().vocab_size), what);
+  return failed_row_;
 }
 
 }  // namespace moe4

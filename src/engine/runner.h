@@ -22,6 +22,7 @@ struct RunnerLimits {
 
 /// The part of one sequence that a step computes.
 struct SequencePiece {
+  /// On a GPU chosen_in_row(r) is the token chosen in row r of the step before.
   std::span<const int32_t> token_ids;
   int64_t context = 0;             ///< tokens of the sequence before these
   std::span<const int32_t> pages;  ///< at least ceil((context + tokens) / kPageTokens)
@@ -33,11 +34,11 @@ struct SequencePiece {
   const SampleRow* sample = nullptr;
 };
 
-/// What a step gave, in host memory and valid until the next one. Rows are those of all pieces'
-/// logits, in their order.
+/// What a step gave, in host memory and valid until the step after the next begins. Rows are those
+/// of all pieces' logits, in their order.
 struct StepResult {
-  /// [rows, vocab_size] float32, which may be changed; on a GPU only where some piece had no
-  /// `sample`, or a choice failed.
+  /// [rows, vocab_size] float32, which may be changed, until the next step; on a GPU only where
+  /// some piece has no `sample`.
   Rows logits;
   std::span<const int32_t> ids;          ///< [rows]: chosen on the device; -1: not
   std::span<const SampleStatus> status;  ///< [rows]
@@ -50,6 +51,10 @@ class Runner {
  public:
   /// Throws Error(kUnavailable) when memory is short. `model` must outlive it.
   Runner(const Model& model, const RunnerLimits& limits);
+  /// Waits for steps that were begun.
+  ~Runner();
+  Runner(const Runner&) = delete;
+  Runner& operator=(const Runner&) = delete;
 
   const Model& model() const { return model_; }
   const RunnerLimits& limits() const { return limits_; }
@@ -62,6 +67,15 @@ class Runner {
 
   /// Runs one step within the limits and waits for it. Ids have passed check_ids().
   StepResult run(std::span<const SequencePiece> pieces, Observer* observer = nullptr);
+
+  /// The two halves of run(). On a GPU one step more may be begun before the first is finished, if
+  /// every piece of the first that wants logits has a `sample`: it may use the tokens chosen there.
+  void begin(std::span<const SequencePiece> pieces, Observer* observer = nullptr);
+  /// Of the oldest step that was begun.
+  StepResult finish();
+  /// [vocab_size] logits that have what made a choice fail: NaN, or nothing above -infinity. Valid
+  /// until the next call.
+  std::span<float> row_without_choice(SampleStatus status);
 
   /// Copies pages of all layers, and the state in a slot, to host memory and back: to any pages and
   /// slot, and with the same bits.
@@ -87,13 +101,21 @@ class Runner {
   void pad_to(int64_t num_seqs, Batch& batch);
   void record_graphs();
   void forward(const Batch& batch, Observer* observer);
+  // A step that was begun: memory of the host that it reads and writes.
+  struct Flight {
+    explicit Flight(const Device& device) : done(device) {}
+    HostMemory batch, samples, choices;
+    int64_t num_logits = 0;
+    bool chose = false;  // some row has a choice
+    Event done;
+  };
   // The choice of tokens from the first logits of the step; greedily, or as the step's rows say.
   Sample::Args sample_args(int64_t num_rows, bool greedily) const;
   size_t sampling_workspace() const;
   void choose(const Sample::Args& args);
-  // Fills `result`'s ids and status. Whether the host needs no logits. Waits for the step.
-  bool choose_tokens(std::span<const SequencePiece> pieces, bool chose_greedily,
-                     StepResult& result);
+  // Enqueues the choices that pieces want. Whether the host needs no logits.
+  bool choose_tokens(std::span<const SequencePiece> pieces, bool chose_greedily, Flight& flight);
+  int32_t* host_batch() const { return reinterpret_cast<int32_t*>(flights_[newest_].batch.data()); }
 
   const Model& model_;
   RunnerLimits limits_;
@@ -104,7 +126,6 @@ class Runner {
   // The arrays of a batch, sized for the limits so that they stay in place: as the host writes them
   // and, where that is another memory, as the device reads them.
   BatchLayout layout_;
-  HostMemory host_batch_;
   DeviceMemory device_batch_;
   // Likewise of the logits.
   HostMemory host_logits_;
@@ -113,8 +134,11 @@ class Runner {
   // On a GPU: the choice of tokens. In: [max_logits] greedy rows for graphs, then those of the
   // step; out: [max_logits] ids, then states.
   std::unique_ptr<Prepared<Sample>> sampler_;
-  HostMemory host_samples_, host_choices_;
   DeviceMemory device_samples_, device_choices_;
+  std::vector<Flight> flights_;  // two on a GPU
+  size_t newest_ = 0;            // the one whose step was begun last
+  int64_t num_begun_ = 0;        // and not finished
+  std::vector<float> failed_row_;
   // On a GPU: steps of decode_sizes() sequences times context_sizes().
   std::vector<int64_t> decode_sizes_, context_sizes_;
   std::vector<Graph> graphs_;

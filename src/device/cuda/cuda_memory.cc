@@ -64,6 +64,23 @@ void* make_stream(const Device& device) {
 
 void destroy_stream(const Stream& stream) { cudaStreamDestroy(handle_of(stream)); }
 
+void* make_event(const Device& device) {
+  const DeviceGuard guard(device.index);
+  cudaEvent_t event = nullptr;
+  MOE4_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return event;
+}
+
+void destroy_event(void* event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+
+void record_event(void* event, const Stream& stream) {
+  MOE4_CUDA_CHECK(cudaEventRecord(static_cast<cudaEvent_t>(event), handle_of(stream)));
+}
+
+void wait_for_event(void* event) {
+  MOE4_CUDA_CHECK(cudaEventSynchronize(static_cast<cudaEvent_t>(event)));
+}
+
 MemoryOfDevice memory_of(const Device& device) {
   const DeviceGuard guard(device.index);
   size_t free = 0, total = 0;
