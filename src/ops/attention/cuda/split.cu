@@ -7,8 +7,8 @@
 // part of the values' columns. Tiles of keys and values alternate in `num_tiles` buffers of shared
 // memory, the next on its way while one is used; latent attention has one tile for both.
 //
-// H200, head_dim 256: 64 KB of tiles, three blocks an SM; a page takes an SM 3400 cycles at full
-// memory rate and a block about 1500 to compute.
+// Head_dim 256: 75 KB of shared memory and 128 registers, two blocks an SM. What a block takes for
+// a page is latency (products in chains, four barriers), so it has eight warps.
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/attention/cuda/tiles.cuh"
@@ -19,7 +19,10 @@ namespace {
 constexpr int kRows = 16;
 constexpr int kPagesOfGroup = 4;
 
-constexpr int warps_of(int value_panels) { return value_panels > 4 ? 8 : 4; }
+// Narrow heads are faster with more blocks an SM, wide ones with more warps a block.
+constexpr int warps_of(int value_panels) { return value_panels > 2 ? 8 : 4; }
+// Blocks an SM, which its registers must suffice for.
+constexpr int blocks_of(int value_panels) { return value_panels == 4 ? 2 : 1; }
 
 // Shared memory beside the tiles: the queries' panels, weights [16][64], and what warps tell each
 // other of a row.
@@ -155,7 +158,7 @@ __device__ __forceinline__ Column merge_spans(int begin, int end, int span_shift
 }
 
 template <int ValuePanels, int Warps>
-__global__ void __launch_bounds__(32 * Warps)
+__global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     split_kernel(const __grid_constant__ AttentionParams p,
                  const __grid_constant__ SplitShape split, int panels, int num_tiles) {
   constexpr int kThreads = 32 * Warps;
@@ -174,10 +177,10 @@ __global__ void __launch_bounds__(32 * Warps)
   launch_dependents();
   Rows16 rows;
   rows.sequence = split.first_sequence + static_cast<int>(blockIdx.z);
-  const int block_span = static_cast<int>(blockIdx.x) % split.num_spans;
-  const int tile_of_heads = static_cast<int>(blockIdx.x) / split.num_spans;
-  rows.kv_head = tile_of_heads % p.num_kv_heads;
-  rows.first_row = tile_of_heads / p.num_kv_heads * kRows;
+  const int block_span = static_cast<int>(blockIdx.y);
+  // KV heads first: blocks beside each other read the same pages.
+  rows.kv_head = static_cast<int>(blockIdx.x) % p.num_kv_heads;
+  rows.first_row = static_cast<int>(blockIdx.x) / p.num_kv_heads * kRows;
   const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
   // Loads that wait for nothing: the first page too, where no window decides which that is.
   const int64_t guess = int64_t{block_span} << split.span_shift >> 6;
@@ -473,7 +476,8 @@ void attend_split(const AttentionShape& shape, const AttentionParams& params,
                   const SplitShape& split, const KernelLaunch& how) {
   const int64_t tiles = ceil_div(int64_t{split.max_tokens} * params.group, int64_t{kRows});
   launch(split_kernel_of(shape.value_panels),
-         {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads * split.num_spans), 1,
+         {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads),
+                       static_cast<unsigned>(split.num_spans),
                        static_cast<unsigned>(split.num_sequences)),
           .block = dim3(static_cast<unsigned>(32 * warps_of(shape.value_panels))),
           .shared_bytes = static_cast<size_t>(shared_bytes(shape)),
