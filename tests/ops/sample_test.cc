@@ -238,6 +238,27 @@ TEST(Sample, FlatLogitsAreCutByIds) {
   batch.compare(threads);
 }
 
+// Few stay but for equals of the last of them, which come in later chunks.
+TEST(Sample, AllThatEqualTheLastOfTopKStay) {
+  ThreadPool threads(3);
+  constexpr int64_t kVocab = 4 * 4096 + 100;
+  RowsToSample batch(16, kVocab);
+  Random random(8);
+  for (int64_t r = 0; r < 16; ++r) {
+    for (int64_t i = 0; i < kVocab; ++i) batch.logits.set(r, i, random.normal());
+    for (const int64_t id : {100, 5000, 5001, 9000, 13000, 13001, 13002, 16400}) {
+      batch.logits.set(r, id, 6.0f);
+    }
+    batch.logits.set(r, 7, 6.5f);
+    batch.rows[r] = {.scale = sample_scale(1.0f),
+                     .random = random.next(),
+                     .top_k = static_cast<int32_t>(1 + r % 5),
+                     .top_p = r < 8 ? 1.0f : 0.8f};
+    if (r % 4 == 3) batch.rows[r].least = sample_least(0.9f);
+  }
+  batch.compare(threads);
+}
+
 // Of each candidate the first and the last point that are its own, with weights as integers.
 TEST(Sample, OneUnitOfWeightDecidesAtTheBordersOfTheDistribution) {
   ThreadPool threads(3);

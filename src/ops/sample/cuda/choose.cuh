@@ -6,11 +6,24 @@
 
 namespace moe4::cuda {
 
-/// The token of row r that holds the drawn point, when p.mass has the weights left in each chunk;
-/// weight(id, logit) is what is left of one. By the whole block, for all threads.
-template <typename Weight>
+/// Weights of the logits v[i] of tokens id(i) as far as they are left. By whole warps.
+template <typename Id>
+__device__ __forceinline__ void weigh_left(const Exponents& exponents, Entry cut,
+                                           const float (&v)[kItems], const Id& id,
+                                           uint64_t (&weights)[kItems]) {
+  uint32_t left = 0;
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if (entry_of(v[i], id(i)) >= cut && exponents.is_candidate(v[i])) left |= 1u << i;
+  }
+  exponents.weigh(v, left, weights);
+}
+
+/// The token of row r that holds the drawn point, when p.mass has the weights left in each chunk.
+/// By the whole block, for all threads.
 __device__ __forceinline__ int draw_token(const SampleParams& p, const SampleRow& row, int64_t r,
-                                          const float* source, const Weight& weight) {
+                                          const float* source, const Exponents& exponents,
+                                          Entry cut) {
   static_assert((1 << 19) / kChunk <= kSampleThreads);
   __shared__ int found;
   __shared__ uint64_t found_point;
@@ -32,15 +45,18 @@ __device__ __forceinline__ int draw_token(const SampleParams& p, const SampleRow
   for (int i = 0; i < kItems; ++i) {
     v[i] = begin + i < p.vocab_size ? source[begin + i] : -INFINITY;
   }
+  uint64_t weights[kItems];
+  weigh_left(
+      exponents, cut, v, [&](int i) { return begin + i; }, weights);
   mass = 0;
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) mass += weight(begin + i, v[i]);
+  for (int i = 0; i < kItems; ++i) mass += weights[i];
   before = block_scan(mass, total);
   if (before <= point && point < before + mass) {
     int chosen = -1;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      before += weight(begin + i, v[i]);
+      before += weights[i];
       if (chosen < 0 && point < before) chosen = begin + i;
     }
     found = chosen;
@@ -61,9 +77,13 @@ __global__ void __launch_bounds__(kSampleThreads) choose_kernel(const SamplePara
   } else if (is_truncated(row) && p.state[r].is_done != 0) {
     return;
   }
+  RowState& state = p.state[r];
+  const Entry cut = row.scale != 0 && is_truncated(row) ? state.cut : 0;
   const float* source = p.source(row, r);
+  // Where the chunk's largest is not left, nothing is.
+  const bool has_any = row.scale != 0 && p.best[r * p.chunks + blockIdx.x] >= cut;
   float v[kItems];
-  if (row.scale != 0) load_chunk(p, source, v);
+  if (has_any) load_chunk(p, source, v);
   const Entry best = best_of_row(p, r);
   const bool is_bad = best == kBadEntry;
   if (is_bad || is_nothing(best)) {
@@ -73,20 +93,19 @@ __global__ void __launch_bounds__(kSampleThreads) choose_kernel(const SamplePara
   }
   if (row.scale == 0) return finish_row(p, row, r, SampleStatus::kChosen, id_of(best));
 
-  RowState& state = p.state[r];
-  const Entry cut = is_truncated(row) ? state.cut : 0;
   const Exponents exponents(row, best);
-  const auto weight = [&](int id, float logit) {
-    const bool is_left = entry_of(logit, id) >= cut && exponents.is_candidate(logit);
-    return is_left ? exponents.weight(logit) : 0;
-  };
   uint64_t mass = 0;
+  if (has_any) {
+    uint64_t weights[kItems];
+    weigh_left(
+        exponents, cut, v, [](int i) { return id_of_item(i); }, weights);
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) mass += weight(id_of_item(i), v[i]);
-  mass = block_sum(mass);
+    for (int i = 0; i < kItems; ++i) mass += weights[i];
+    mass = block_sum(mass);
+  }
   if (threadIdx.x == 0) p.mass[r * p.chunks + blockIdx.x] = mass;
   if (!is_last_block(state.counters + 2, p.chunks)) return;
-  finish_row(p, row, r, SampleStatus::kChosen, draw_token(p, row, r, source, weight));
+  finish_row(p, row, r, SampleStatus::kChosen, draw_token(p, row, r, source, exponents, cut));
 }
 
 }  // namespace moe4::cuda

@@ -1,9 +1,9 @@
 // Sample on NVIDIA GPUs, in kernels of a block a chunk of 4096 logits of a row:
 //
 //   scan_logits   edits, the largest logit of the chunk, sums for log probabilities
-//   histogram     where a row has top_k or top_p: in which bins of exponents the border lies
-//   truncate      the border, exactly
-//   choose        weights left of the chunk; the last block of a row draws, if it has not been done
+//   histogram     where a row has top_p or a large top_k: in which bins of exponents the border
+//   lies truncate      the border, exactly choose        weights left of the chunk; the last block
+//   of a row draws, if it has not been done
 //
 // The second and third run only where the host says that a row may need them; greedy rows need the
 // first and one block of the last. No kernel waits for another block: of each row's blocks the last
@@ -60,8 +60,15 @@ class CudaSample final : public Prepared<Sample> {
               .dependent = dependent_},
              p);
     };
-    start(args.logprobs != nullptr ? scan_logits_kernel<true> : scan_logits_kernel<false>,
-          p.chunks);
+    if (args.num_edited > 0) {
+      start(args.logprobs != nullptr ? scan_logits_kernel<true, true>
+                                     : scan_logits_kernel<false, true>,
+            p.chunks);
+    } else {
+      start(args.logprobs != nullptr ? scan_logits_kernel<true, false>
+                                     : scan_logits_kernel<false, false>,
+            p.chunks);
+    }
     if (args.any_sampled && args.any_truncated) {
       start(histogram_kernel, p.chunks);
       start(truncate_kernel, p.chunks);

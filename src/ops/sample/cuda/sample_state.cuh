@@ -39,17 +39,21 @@ __device__ __forceinline__ int id_of(Entry entry) {
   return static_cast<int>(~static_cast<uint32_t>(entry));
 }
 
+/// Where the border of what is left lies: bins whose entries are looked at one by one.
+struct Region {
+  int32_t first_bin, last_bin;
+  uint32_t top_k;        // 0: the border is one of weights
+  uint64_t mass_before;  // of bins before the first
+  uint64_t mass_bound;   // of top_p, where there is no top_k
+};
+
 /// Zeros when the first kernel has run.
 struct RowState {
   uint64_t mass[kSampleBins];
   uint32_t count[kSampleBins];
   uint32_t counters[3];  // of blocks that are done, one a kernel
   uint32_t list_size;    // may be above kListRoom
-  // From the histogram: bins whose entries are looked at one by one.
-  int32_t first_bin, last_bin;
-  uint32_t top_k;        // 0: the border is one of weights
-  uint64_t mass_before;  // of bins before the first
-  uint64_t mass_bound;   // of top_p, where there is no top_k
+  Region region;         // from the histogram
   Entry cut;             // entries from here up are left
   int32_t is_done;       // the row has its token
 };
@@ -112,6 +116,12 @@ __device__ __forceinline__ Entry best_of_row(const SampleParams& p, int64_t r) {
 
 __device__ __forceinline__ bool is_nothing(Entry best) { return key_of(best) == key_of(-INFINITY); }
 
+/// Whether the chunks' largest logits alone bound the top_k: at least as many are not below the
+/// top_k-th of them.
+__device__ __forceinline__ bool has_few(const SampleParams& p, const SampleRow& row) {
+  return row.top_k > 0 && row.top_k <= p.chunks;
+}
+
 __device__ __forceinline__ bool is_truncated(const SampleRow& row) {
   return row.top_k > 0 || row.top_p < 1.0f;
 }
@@ -144,6 +154,25 @@ struct Exponents {
       if (e < float_least - kDoubt) return false;
     }
     return exponent(logit) >= least;
+  }
+
+  /// weights[i] of the logits whose bit i is set in `wanted`, 0 of others. All together, without a
+  /// branch, unless the warp wants few: each is a long chain of dependent steps.
+  __device__ void weigh(const float (&logits)[kItems], uint32_t wanted,
+                        uint64_t (&weights)[kItems]) const {
+    if (__any_sync(~0u, __popc(wanted) > 2)) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        const uint64_t one = weight(logits[i]);
+        weights[i] = (wanted >> i & 1) != 0 ? one : 0;
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      weights[i] = 0;
+      if ((wanted >> i & 1) != 0) weights[i] = weight(logits[i]);
+    }
   }
 
   /// Rises as the logit falls.

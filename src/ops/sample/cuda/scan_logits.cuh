@@ -71,7 +71,8 @@ __device__ __forceinline__ double sum_of_exponentials(const float (&v)[kItems], 
   return block_sum(static_cast<double>(sum));
 }
 
-template <bool kLogprobs>
+/// kEdited: some row has edits.
+template <bool kLogprobs, bool kEdited>
 __global__ void __launch_bounds__(kSampleThreads) scan_logits_kernel(const SampleParams p) {
   wait_for_previous_kernel();
   launch_dependents();
@@ -80,6 +81,7 @@ __global__ void __launch_bounds__(kSampleThreads) scan_logits_kernel(const Sampl
   const int64_t at = r * p.chunks + blockIdx.x;
   float v[kItems];
   load_chunk(p, p.logits + r * p.stride, v);
+  const bool is_edited = kEdited && p.rows[r].edited >= 0;
   if (blockIdx.x == 0) {
     auto* const words = reinterpret_cast<uint32_t*>(p.state + r);
     for (int i = tid; i < static_cast<int>(sizeof(RowState) / 4); i += kSampleThreads) words[i] = 0;
@@ -113,9 +115,11 @@ __global__ void __launch_bounds__(kSampleThreads) scan_logits_kernel(const Sampl
                     [&](int rank, Entry found) { p.top[at * p.num_top + rank] = found; });
     }
   }
-  if (p.rows[r].edited >= 0) {
-    edit_chunk(p, p.rows[r], v);
-    best = largest();
+  if constexpr (kEdited) {
+    if (is_edited) {
+      edit_chunk(p, p.rows[r], v);
+      best = largest();
+    }
   }
   if (tid == 0) p.best[at] = best;
 }

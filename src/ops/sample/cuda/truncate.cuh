@@ -1,7 +1,8 @@
-// top_k and top_p without sorting: a histogram of exponents says in which bins the border lies,
-// their entries are gathered, and the last block to be done finds the border among them: each
-// thread compares its own with all where they are few, else by eight bits of the key at a time.
-// Where top_k has left few, that block draws, too.
+// top_k and top_p without sorting: a histogram of exponents says in which bins the border lies, or
+// the chunks' largest logits bound a small top_k; the entries there are gathered, and the last
+// block to be done finds the border among them: each thread compares its own with all where they
+// are few, else by eight bits of the key at a time. Where top_k has left few, that block draws,
+// too.
 #pragma once
 
 #include "device/cuda/ptx/launch.cuh"
@@ -29,11 +30,11 @@ __device__ __forceinline__ void find_bins(const SampleRow& row, RowState& state)
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (before < bound && bound <= before + values[i]) {
-      state.first_bin = by_count ? 0 : bin + i;
-      state.last_bin = bin + i;
-      state.top_k = by_count ? static_cast<uint32_t>(bound) : 0;
-      state.mass_before = by_count ? 0 : before;
-      state.mass_bound = bound;
+      state.region = {.first_bin = by_count ? 0 : bin + i,
+                      .last_bin = bin + i,
+                      .top_k = by_count ? static_cast<uint32_t>(bound) : 0,
+                      .mass_before = by_count ? 0 : before,
+                      .mass_bound = bound};
     }
     before += values[i];
   }
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kSampleThreads) histogram_kernel(const SampleP
   launch_dependents();
   const int64_t r = blockIdx.y;
   const SampleRow row = p.rows[r];
-  if (row.scale == 0 || !is_truncated(row)) return;
+  if (row.scale == 0 || !is_truncated(row) || has_few(p, row)) return;
   const bool by_count = row.top_k > 0;
   float v[kItems];
   load_chunk(p, p.source(row, r), v);
@@ -80,14 +81,20 @@ __global__ void __launch_bounds__(kSampleThreads) histogram_kernel(const SampleP
   const Entry best = best_of_row(p, r);  // waits for all threads
   if (best == kBadEntry || is_nothing(best)) return;
   const Exponents exponents(row, best);
+  uint32_t candidates = 0;  // bit i: item i
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    if (!exponents.is_candidate(v[i])) continue;
-    const int bin = exponents.bin(v[i]);
-    if (by_count) {
-      atomicAdd(&histogram.sums[0][bin], 1u);
-    } else {
-      histogram.add_mass(bin, exponents.weight(v[i]));
+  for (int i = 0; i < kItems; ++i) candidates |= (exponents.is_candidate(v[i]) ? 1u : 0u) << i;
+  if (by_count) {
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if ((candidates >> i & 1) != 0) atomicAdd(&histogram.sums[0][exponents.bin(v[i])], 1u);
+    }
+  } else {
+    uint64_t weights[kItems];
+    exponents.weigh(v, candidates, weights);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (weights[i] > 0) histogram.add_mass(exponents.bin(v[i]), weights[i]);
     }
   }
   __syncthreads();
@@ -141,8 +148,8 @@ __device__ uint32_t select_key(const Each& each, uint64_t target, uint64_t& befo
 /// Among more entries than kSmallList: of the list or, where that has no room, of the row. By the
 /// whole block.
 __device__ __forceinline__ Entry find_cut(const SampleParams& p, const SampleRow& row, int64_t r,
-                                          const Exponents& exponents, int size) {
-  const RowState& state = p.state[r];
+                                          const Exponents& exponents, const Region& region,
+                                          int size) {
   const Entry* list = p.list + r * kListRoom;
   const float* source = p.source(row, r);
   const auto each = [&](const auto& f) {  // f(entry)
@@ -153,21 +160,21 @@ __device__ __forceinline__ Entry find_cut(const SampleParams& p, const SampleRow
     for (int id = threadIdx.x; id < p.vocab_size; id += kSampleThreads) {
       if (!exponents.is_candidate(source[id])) continue;
       const int bin = exponents.bin(source[id]);
-      if (bin >= state.first_bin && bin <= state.last_bin) f(entry_of(source[id], id));
+      if (bin >= region.first_bin && bin <= region.last_bin) f(entry_of(source[id], id));
     }
   };
   const auto weight = [&](uint32_t key) { return exponents.weight(logit_of(key)); };
   uint32_t least_key = 0;
   uint64_t before = 0;
-  if (state.top_k > 0) {
+  if (region.top_k > 0) {
     least_key = select_key(
         [&](const auto& f) { each([&](Entry entry) { f(key_of(entry), uint64_t{1}); }); },
-        state.top_k, before);
+        region.top_k, before);
   }
   if (row.top_p >= 1.0f) return static_cast<Entry>(least_key) << 32;
-  uint64_t bound = state.mass_bound;
-  before = state.mass_before;
-  if (state.top_k > 0) {
+  uint64_t bound = region.mass_bound;
+  before = region.mass_before;
+  if (region.top_k > 0) {
     uint64_t mass = 0;
     each([&](Entry entry) { mass += key_of(entry) >= least_key ? weight(key_of(entry)) : 0; });
     bound = top_p_mass(block_sum(mass), row.top_p);
@@ -201,14 +208,13 @@ __device__ __forceinline__ Entry find_cut(const SampleParams& p, const SampleRow
 /// The same among up to kSmallList entries. Where they are all that top_k left, `id` becomes the
 /// row's token, else -1. By the whole block.
 __device__ __forceinline__ Entry find_cut_of_few(const SampleParams& p, const SampleRow& row,
-                                                 int64_t r, const Exponents& exponents, int size,
-                                                 int& id) {
+                                                 int64_t r, const Exponents& exponents,
+                                                 const Region& region, int size, int& id) {
   constexpr int kOwn = kSmallList / kSampleThreads;
   __shared__ Entry entries[kSmallList];
   __shared__ uint64_t weights[kSmallList];
   __shared__ uint32_t least;
   __shared__ int found;
-  const RowState& state = p.state[r];
   Entry own[kOwn];
   uint64_t weight[kOwn], before[kOwn];
   int better[kOwn];
@@ -219,7 +225,7 @@ __device__ __forceinline__ Entry find_cut_of_few(const SampleParams& p, const Sa
     weight[n] = i < size ? exponents.weight(logit_of(own[n])) : 0;
     entries[i] = own[n];
     weights[i] = weight[n];
-    before[n] = state.mass_before;
+    before[n] = region.mass_before;
     better[n] = 0;
   }
   if (threadIdx.x == 0) least = 0;
@@ -233,12 +239,12 @@ __device__ __forceinline__ Entry find_cut_of_few(const SampleParams& p, const Sa
       }
     }
   }
-  const bool by_count = state.top_k > 0;
-  uint64_t bound = state.mass_bound;
+  const bool by_count = region.top_k > 0;
+  uint64_t bound = region.mass_bound;
   if (by_count) {
 #pragma unroll
     for (int n = 0; n < kOwn; ++n) {
-      if (own[n] > 0 && better[n] == static_cast<int>(state.top_k) - 1) least = key_of(own[n]);
+      if (own[n] > 0 && better[n] == static_cast<int>(region.top_k) - 1) least = key_of(own[n]);
     }
     __syncthreads();
     uint64_t mass = 0;
@@ -284,44 +290,81 @@ __device__ __forceinline__ Entry find_cut_of_few(const SampleParams& p, const Sa
   return cut;
 }
 
-__global__ void __launch_bounds__(kSampleThreads) truncate_kernel(const SampleParams p) {
+/// The least entry of the top_k-th of the chunks' largest logits. By the whole block.
+__device__ __forceinline__ Entry bound_of_few(const SampleParams& p, const SampleRow& row,
+                                              int64_t r) {
+  __shared__ Entry chunks[kSampleThreads];
+  __shared__ Entry bound;
+  const int tid = static_cast<int>(threadIdx.x);
+  const Entry own = tid < p.chunks ? p.best[r * p.chunks + tid] : 0;
+  chunks[tid] = own;
+  __syncthreads();
+  int better = 0;
+  for (int c = 0; c < p.chunks; ++c) better += chunks[c] > own ? 1 : 0;
+  if (tid < p.chunks && better == row.top_k - 1) bound = own >> 32 << 32;
+  __syncthreads();
+  return bound;
+}
+
+/// Appends the block's entries in the region, from `least` up, to the row's list.
+__device__ __forceinline__ void gather(const SampleParams& p, const SampleRow& row, int64_t r,
+                                       const Exponents& exponents, const Region& region,
+                                       Entry least) {
   __shared__ uint32_t first_place;
+  float v[kItems];
+  load_chunk(p, p.source(row, r), v);
+  uint32_t wanted = 0;  // bit i: item i
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const int bin = exponents.bin(v[i]);
+    const bool is_inside =
+        bin >= region.first_bin && bin <= region.last_bin && entry_of(v[i], id_of_item(i)) >= least;
+    if (is_inside && exponents.is_candidate(v[i])) wanted |= 1u << i;
+  }
+  uint64_t total;
+  auto place = static_cast<uint32_t>(block_scan(__popc(wanted), total));
+  if (total == 0) return;
+  if (threadIdx.x == 0) {
+    first_place = atomicAdd(&p.state[r].list_size, static_cast<uint32_t>(total));
+  }
+  __syncthreads();
+  place += first_place;
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if ((wanted >> i & 1) == 0) continue;
+    if (place < kListRoom) p.list[r * kListRoom + place] = entry_of(v[i], id_of_item(i));
+    ++place;
+  }
+}
+
+__global__ void __launch_bounds__(kSampleThreads) truncate_kernel(const SampleParams p) {
   wait_for_previous_kernel();
   launch_dependents();
   const int64_t r = blockIdx.y;
   const SampleRow row = p.rows[r];
   if (row.scale == 0 || !is_truncated(row)) return;
-  float v[kItems];
-  load_chunk(p, p.source(row, r), v);
   RowState& state = p.state[r];
-  const int first_bin = state.first_bin, last_bin = state.last_bin;
+  Region region = state.region;
+  const int chunk = static_cast<int>(blockIdx.x);
+  const Entry best_of_chunk = p.best[r * p.chunks + chunk];
   const Entry best = best_of_row(p, r);
   if (best == kBadEntry || is_nothing(best)) return;
   const Exponents exponents(row, best);
-  uint32_t wanted = 0;  // bit i: entry i of this thread
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    const int bin = exponents.bin(v[i]);
-    if (bin >= first_bin && bin <= last_bin && exponents.is_candidate(v[i])) wanted |= 1u << i;
+  Entry least = 0;  // what is smaller is not looked at
+  if (has_few(p, row)) {
+    least = bound_of_few(p, row, r);
+    region = {.last_bin = kSampleBins - 1, .top_k = static_cast<uint32_t>(row.top_k)};
   }
-  if (__syncthreads_or(wanted != 0)) {
-    uint64_t total;
-    auto place = static_cast<uint32_t>(block_scan(__popc(wanted), total));
-    if (threadIdx.x == 0) first_place = atomicAdd(&state.list_size, static_cast<uint32_t>(total));
-    __syncthreads();
-    place += first_place;
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      if ((wanted >> i & 1) == 0) continue;
-      if (place < kListRoom) p.list[r * kListRoom + place] = entry_of(v[i], id_of_item(i));
-      ++place;
-    }
+  if (best_of_chunk >= least && exponents.bin(logit_of(best_of_chunk)) <= region.last_bin) {
+    gather(p, row, r, exponents, region, least);
   }
   if (!is_last_block(state.counters + 1, p.chunks)) return;
   const auto size = static_cast<int>(__ldcg(&state.list_size));
+  // Fewer where candidates are few.
+  if (region.top_k > static_cast<uint32_t>(size)) region.top_k = static_cast<uint32_t>(size);
   int id = -1;
-  const Entry cut = size <= kSmallList ? find_cut_of_few(p, row, r, exponents, size, id)
-                                       : find_cut(p, row, r, exponents, size);
+  const Entry cut = size <= kSmallList ? find_cut_of_few(p, row, r, exponents, region, size, id)
+                                       : find_cut(p, row, r, exponents, region, size);
   if (threadIdx.x == 0) {
     state.cut = cut;
     state.is_done = id >= 0 ? 1 : 0;
