@@ -56,6 +56,33 @@ TEST(AddNorm, EqualsFloat64WithAndWithoutDeltaAndRows) {
   }
 }
 
+TEST(AddNorm, TakesActivationsAsTheResidualWhereNothingIsAdded) {
+  ThreadPool threads(3);
+  for (const int64_t width : {48, 2048, 17 * 1024}) {
+    const std::vector<float> weight = normals(width, 1);
+    const AddNorm::Weights weights{tensor_of(weight)};
+    for (const RowFormat format : activation_formats()) {
+      const OwnedRows values(kTokens, width, 2, 3.0f, format);
+      const auto run = [&](const Prepared<AddNorm>& op, RowFormat rows_format) {
+        OwnedRows residual = OwnedRows(values).as(rows_format);
+        OwnedRows y(kTokens, width, NAN, rows_format);
+        run_op(op, {.residual = residual.view(), .y = y.view()}, threads);
+        EXPECT_EQ(residual.dense(), values.dense());
+        return y.dense();
+      };
+      const auto expected =
+          run(*reference_of<AddNorm>().prepare({.width = width}, weights, {}), RowFormat::kF32);
+      each_implementation<AddNorm>(
+          {.width = width},
+          [&](const Implementation<AddNorm>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare({.width = width}, weights, options);
+            EXPECT_LT(relative_error(run(*op, format), expected), tolerance(format, 3e-7));
+          },
+          threads);
+    }
+  }
+}
+
 TEST(AddNorm, AWeightOfAnotherShapeIsAnErrorThatNamesIt) {
   const std::vector<float> weight(32);
   try {

@@ -22,7 +22,8 @@ std::vector<float> norm_weights(const NormSpec& spec, const TensorRef& weight, i
 /// For i in [0, y.rows), with t = rows ? rows[i] : i:
 ///   residual[t] = (residual[t] + delta[t]) * scale       (delta empty: nothing is added)
 ///   y[i] = norm(residual[t])
-/// Rows are float32; on a GPU delta and y may be BF16 too, each of its own. y aliases neither
+/// Rows are float32; on a GPU delta and y may be BF16 too, each of its own, and a residual to which
+/// nothing is added, with a scale of 1. y aliases neither
 /// residual nor delta; rows names no row twice.
 struct AddNorm {
   static constexpr std::string_view kName = "add_norm";

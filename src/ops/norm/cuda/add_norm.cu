@@ -23,8 +23,8 @@ constexpr int kMaxWarps = kMaxThreads / 32;
 
 template <typename Delta, typename Y>
 struct Params {
-  RowsOf<float> residual;
-  RowsOf<Delta> delta;  // data null: none
+  RowsOf<float> residual;  // data null: the rows of delta are all there is, and stay as they are
+  RowsOf<Delta> delta;     // data null: none
   RowsOf<Y> y;
   const int32_t* rows;  // null: all
   const float* weight;  // as many as whole vectors need
@@ -50,7 +50,12 @@ __device__ __forceinline__ float add_delta(const Params<Delta, Y>& p, float* res
                                            const Delta* delta, int c, float (&v)[kVector]) {
   const int count = p.width - c;
   float d[kVector] = {};
-  load_vector<kWhole>(residual + c, count, v);
+  if (residual != nullptr) {
+    load_vector<kWhole>(residual + c, count, v);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) v[i] = 0.0f;
+  }
   if (delta != nullptr) load_vector<kWhole>(delta + c, count, d);
   float squares = 0;
 #pragma unroll
@@ -58,7 +63,9 @@ __device__ __forceinline__ float add_delta(const Params<Delta, Y>& p, float* res
     v[i] = (v[i] + d[i]) * p.scale;
     squares += v[i] * v[i];
   }
-  if (delta != nullptr || p.scale != 1.0f) store_vector<kWhole>(residual + c, count, v);
+  if (residual != nullptr && (delta != nullptr || p.scale != 1.0f)) {
+    store_vector<kWhole>(residual + c, count, v);
+  }
   return squares;
 }
 
@@ -76,7 +83,7 @@ __global__ void __launch_bounds__(kMaxThreads) add_norm_kernel(const Params<Delt
   wait_for_previous_kernel();
   launch_dependents();
   const int64_t t = p.rows != nullptr ? p.rows[blockIdx.x] : blockIdx.x;
-  float* residual = p.residual.row(t);
+  float* residual = p.residual.data != nullptr ? p.residual.row(t) : nullptr;
   const Delta* delta = p.delta.data != nullptr ? p.delta.row(t) : nullptr;
   float squares = 0;
 #pragma unroll
@@ -100,7 +107,11 @@ __global__ void __launch_bounds__(kMaxThreads) add_norm_kernel(const Params<Delt
   }
   for (int c = first + kVectors * step; c < p.width; c += step) {
     float v[kVector], w[kVector];
-    load_vector<kWhole>(residual + c, p.width - c, v);
+    if (residual != nullptr) {
+      load_vector<kWhole>(residual + c, p.width - c, v);
+    } else {
+      add_delta<kWhole>(p, residual, delta, c, v);
+    }
     load_vector(p.weight + c, w);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) v[i] = v[i] * factor * w[i];
@@ -126,7 +137,18 @@ class CudaAddNorm final : public Prepared<AddNorm> {
   }
 
   void run(const AddNorm::Args& args, std::span<std::byte>, const Stream& stream) const override {
-    MOE4_CHECK(args.residual.format == RowFormat::kF32);
+    if (args.residual.format != RowFormat::kF32) {
+      // The norm of what a part made: nothing is added and nothing written back.
+      MOE4_CHECK(args.delta.empty() && args.scale == 1.0f);
+      AddNorm::Args norm = args;
+      std::swap(norm.residual, norm.delta);
+      return run_formats(norm, stream);
+    }
+    run_formats(args, stream);
+  }
+
+ private:
+  void run_formats(const AddNorm::Args& args, const Stream& stream) const {
     if (args.y.rows == 0) return;
     with_element(args.delta.format, [&](auto delta) {
       with_element(args.y.format, [&](auto y) {
@@ -146,7 +168,6 @@ class CudaAddNorm final : public Prepared<AddNorm> {
     });
   }
 
- private:
   template <typename Delta, typename Y, int kVectors, bool kWhole>
   void start(const AddNorm::Args& args, const Stream& stream) const {
     const int64_t vectors = ceil_div(problem().width, kVector);
