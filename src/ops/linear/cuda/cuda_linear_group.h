@@ -10,7 +10,7 @@ class CudaLinearGroup final : public Prepared<LinearGroup> {
   CudaLinearGroup(const LinearGroup::Problem& problem, const LinearGroup::Weights& weights,
                   const OpOptions& options);
 
-  /// Rows of prompts become what their kernel reads there.
+  /// Rows become what the kernels for many tokens read there.
   size_t workspace_size(const LinearGroup::Args& bound) const override;
   void run(const LinearGroup::Args& args, std::span<std::byte> workspace,
            const Stream& stream) const override;

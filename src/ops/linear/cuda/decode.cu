@@ -1,14 +1,12 @@
-// Products for generated tokens: y[t] = x[t] W^T for 1 to some hundred tokens.
+// Products for generated tokens: y[t] = x[t] W^T for a few of them.
 //
 // Bound by the weights' bytes. Weights are the m16 operand, tokens n8, so that 1 to 8 tokens cost
 // the same; up to 32 share a decoded weight, more go in passes. A block has some rows of one panel
 // (cut at single rows, so that all blocks have as many bytes) and walks over them in tiles of 16.
 //
-// Its eight warps split K: warp w of k_warps takes the units (64 to 256 columns) [units w /
-// k_warps, units (w + 1) / k_warps) of a tile, in ascending order, and the partial sums are added
-// in the order of w. That order is given by the shape of the panel alone, so a row's bits do not
-// depend on what shares the call. Where K has too few units for eight warps, groups of warps take
-// other tiles.
+// Its eight warps split K in the shares that give the order of sums (decode_shares()): it depends
+// on the shape of the panel alone, so a row's bits do not depend on what shares the call. Where K
+// has too few units for eight warps, groups of warps take other tiles.
 //
 // Each warp brings its units through a ring of its own in shared memory (cp.async, kStages ahead),
 // which it begins to fill before the kernel in front has ended. Tokens lie in shared memory, rows
@@ -32,11 +30,6 @@ constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kMostTokenTiles = 4;
 
-/// 64-column chunks of a unit: what a warp brings and multiplies at once, about 2 KB.
-template <PanelKind kKind>
-constexpr int unit_chunks() {
-  return tile_chunk_bytes(kKind) >= 2048 ? 1 : tile_chunk_bytes(kKind) >= 1024 ? 2 : 4;
-}
 constexpr int stage_bytes(PanelKind kind) { return is_tiled(kind) ? 2304 : 2048; }
 
 /// How a launch divides shared memory.
@@ -70,8 +63,8 @@ __device__ __forceinline__ Share share_of(const Products& p, int panel) {
   s.row_begin = static_cast<int>(grains * block / blocks) * kGrain;
   s.row_end = static_cast<int>(grains * (block + 1) / blocks) * kGrain;
   s.tiles = (s.row_end - s.row_begin + kPanelTileRows - 1) / kPanelTileRows;
-  const int units = (p.panels[panel].chunks + unit_chunks<kKind>() - 1) / unit_chunks<kKind>();
-  s.k_warps = units >= 8 ? 8 : units >= 4 ? 4 : units >= 2 ? 2 : 1;
+  const int units = (p.panels[panel].chunks + unit_chunks(kKind) - 1) / unit_chunks(kKind);
+  s.k_warps = decode_shares(units);
   s.groups = kWarps / s.k_warps;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   s.k_warp = warp % s.k_warps;
@@ -123,7 +116,7 @@ class UnitRing {
   }
 
  private:
-  static constexpr int kChunks = unit_chunks<kKind>();
+  static constexpr int kChunks = unit_chunks(kKind);
   static constexpr int kTileChunkBytes = tile_chunk_bytes(kKind);
   static constexpr int kPieces = 8;  // of 16 bytes in a row of a unit
   // From a unit to the next one of the same rows.
@@ -210,7 +203,7 @@ template <PanelKind kKind, int kTokenTiles>
 __device__ __forceinline__ void multiply_unit(const uint8_t* stage, int chunks, int x_chunk,
                                               const uint8_t* const (&x)[kTokenTiles], int lane,
                                               TileSums<kTokenTiles>& sums) {
-  constexpr int kChunks = unit_chunks<kKind>(), kBytes = tile_chunk_bytes(kKind);
+  constexpr int kChunks = unit_chunks(kKind), kBytes = tile_chunk_bytes(kKind);
   if (chunks >= kChunks) {  // without branches between chunks
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
@@ -290,7 +283,7 @@ __device__ void decode_panel(const Products& p, const Division& d, int index, ui
         if (tile >= share.tiles) break;
         TileSums<kTokenTiles> acc;
         for (int unit = share.unit_begin; unit < share.unit_end; ++unit) {
-          const int chunk = unit * unit_chunks<kKind>();
+          const int chunk = unit * unit_chunks(kKind);
           const int chunks = panel.chunks - chunk;
           if constexpr (kKind == PanelKind::kFp8Block) {
             const int tile_row = share.row_begin + tile * kPanelTileRows + g;
@@ -407,8 +400,8 @@ Division divide(const LinearCall& call, int tokens) {
     d.stage_bytes = std::max(d.stage_bytes, stage_bytes(panel.kind));
   }
   d.tokens = tokens;
-  // Partial sums of a round take 4 KB, where tokens allow.
-  d.round_tiles = std::max(1, 8 / tokens);
+  // Partial sums of a round take 4 KB (8 of more tokens), where they can.
+  d.round_tiles = tokens <= 4 ? 8 / tokens : std::max(1, 16 / tokens / 2 * 2);
   d.chunks = static_cast<int32_t>(ceil_div(call.x.width, int64_t{kPanelChunk}));
   d.token_stride = d.chunks * kPanelChunk * 2 + 16;
   return d;
@@ -425,7 +418,22 @@ void launch_decode(const LinearCall& call, const Products& p, const Division& d,
          p, d);
 }
 
-constexpr int kFewStages = 2, kManyStages = 4;
+void launch_one_tile(const LinearCall& call, const Products& p, const Division& d, int blocks,
+                     int stages) {
+  switch (stages) {
+    case 2:
+      return launch_decode<1, 2>(call, p, d, blocks);
+    case 3:
+      return launch_decode<1, 3>(call, p, d, blocks);
+    case 4:
+      return launch_decode<1, 4>(call, p, d, blocks);
+  }
+  MOE4_CHECK(false);
+}
+
+// Of one tile of tokens; of several tiles. With more the rings would be as fast alone, but keep the
+// blocks of the kernels behind out (Qwen3.6, a step of one token on an H200: 2.39 ms, with 6 2.68).
+constexpr int kLeastStages = 2, kMostStages = 4, kTilesStages = 4;
 /// From so many bytes an SM on (lm_head), two blocks an SM decode faster than one, and what they
 /// keep the next kernel from is little beside it.
 constexpr double kLongRunBytes = 512 << 10;
@@ -438,10 +446,11 @@ void allow_decode_kernels(int bytes) {
     MOE4_CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   };
-  allow(decode_kernel<1, kManyStages>);
-  allow(decode_kernel<2, kManyStages>);
-  allow(decode_kernel<4, kManyStages>);
-  allow(decode_kernel<1, kFewStages>);
+  allow(decode_kernel<1, 2>);
+  allow(decode_kernel<1, 3>);
+  allow(decode_kernel<1, 4>);
+  allow(decode_kernel<2, kTilesStages>);
+  allow(decode_kernel<4, kTilesStages>);
 }
 
 void decode_linears(const LinearCall& call) {
@@ -452,25 +461,30 @@ void decode_linears(const LinearCall& call) {
   for (int tokens = static_cast<int>(std::min<int64_t>(call.x.rows, 8 * kMostTokenTiles));
        tokens > 8; tokens = (tokens - 1) / 8 * 8) {
     const Division d = divide(call, tokens);
-    if (d.bytes(kManyStages) > memory) continue;
+    if (d.bytes(kTilesStages) > memory) continue;
     const int blocks = divide_blocks(call, call.sm_count, p);
-    return tokens <= 16 ? launch_decode<2, kManyStages>(call, p, d, blocks)
-                        : launch_decode<4, kManyStages>(call, p, d, blocks);
+    return tokens <= 16 ? launch_decode<2, kTilesStages>(call, p, d, blocks)
+                        : launch_decode<4, kTilesStages>(call, p, d, blocks);
   }
   double bytes = 0;
   for (const Panel& panel : call.panels) bytes += weight_bytes(panel);
   const bool long_run = bytes > kLongRunBytes * call.sm_count;
   for (int tokens = static_cast<int>(std::min<int64_t>(call.x.rows, 8)); tokens > 0; --tokens) {
     const Division d = divide(call, tokens);
-    if (long_run && 2 * (d.bytes(kFewStages) + kReservedBytes) <= memory) {
-      return launch_decode<1, kFewStages>(call, p, d, divide_blocks(call, 2 * call.sm_count, p));
+    // Half an SM's memory, where that is enough: the other half is for the next kernel's blocks,
+    // whose weights are then on their way, or for a second block of this one.
+    const auto fits_twice = [&](int stages) {
+      return 2 * (d.bytes(stages) + kReservedBytes) <= memory;
+    };
+    const bool half = fits_twice(kLeastStages + 1);
+    int stages = kMostStages;
+    while (stages > kLeastStages && !(half ? fits_twice(stages) : d.bytes(stages) <= memory)) {
+      --stages;
     }
-    const int blocks = divide_blocks(call, call.sm_count, p);
-    if (d.bytes(kManyStages) <= memory) {
-      return launch_decode<1, kManyStages>(call, p, d, blocks);
-    }
-    if (tokens > 1 || d.bytes(kFewStages) > memory) continue;
-    return launch_decode<1, kFewStages>(call, p, d, blocks);
+    if (d.bytes(stages) > memory) continue;
+    const bool twice = long_run && half;
+    return launch_one_tile(call, p, d, divide_blocks(call, call.sm_count * (twice ? 2 : 1), p),
+                           twice ? kLeastStages : stages);
   }
   MOE4_CHECK(false);  // kMaxInputs
 }

@@ -29,14 +29,15 @@ void decode_linears(const LinearCall& call);
 void prompt_linears(const LinearCall& call);
 /// x rounded to BF16 rows.
 void round_rows(const Rows& x, const Rows& rounded, bool dependent, cudaStream_t stream);
-/// Whether the two below were built (sm_90a).
-bool has_sm90_prompts();
+/// Whether wgmma_linears() and order_tokens() were built (sm_90a).
+bool has_wgmma_linears();
 /// x rounded to BF16, rows of whole chunks (zeros from in_features on), columns of each chunk in
-/// the order that sm90_prompt_linears() takes.
+/// the order that wgmma_linears() takes.
 void order_tokens(const Rows& x, const Rows& ordered, bool dependent, cudaStream_t stream);
-/// prompt_linears() with wgmma: x is what order_tokens() made.
-void sm90_prompt_linears(const LinearCall& call);
-void allow_sm90_prompt_kernels(int bytes);
+/// More than a few tokens: x is what order_tokens() made. Bits are those of decode_linears() with
+/// `decode`.
+void wgmma_linears(const LinearCall& call, bool decode);
+void allow_wgmma_kernels(int bytes);
 
 /// Lets the kernels use so much shared memory on the current device, before any launch there.
 void allow_decode_kernels(int bytes);

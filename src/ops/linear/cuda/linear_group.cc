@@ -21,13 +21,19 @@ int shared_memory() {
   MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   cuda::allow_decode_kernels(bytes);
   cuda::allow_prompt_kernels(bytes);
-  cuda::allow_sm90_prompt_kernels(bytes);
+  cuda::allow_wgmma_kernels(bytes);
   return bytes;
 }
 
-bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_sm90_prompts(); }
+// From so many generated tokens on wgmma is faster than reading the weights in passes (H200: 19
+// against 29 us at 32 tokens of 12,352 rows, but 47 against 18 of 2,048, whose tiles leave most
+// multiprocessors idle until there are more tokens).
+constexpr int64_t kManyRows = 8192;
+int64_t many_decodes(int64_t out_features) { return out_features >= kManyRows ? 17 : 65; }
 
-// What the kernel for prompts reads instead of x.
+bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_wgmma_linears(); }
+
+// What the kernels for many tokens read instead of x.
 Rows prepared_rows(const Device& device, const Rows& x, std::byte* memory) {
   const int64_t stride =
       has_wgmma(device) ? round_up(x.width, int64_t{cuda::kPanelChunk}) : padded_row(x.width);
@@ -67,20 +73,26 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
                             .dependent = device_.sm >= 90,
                             .stream = static_cast<cudaStream_t>(stream.handle)};
   };
-  if (decodes > 0) cuda::decode_linears(call(args.x.slice(0, decodes), 0, decodes));
-  const int64_t prompts = args.x.rows - decodes;
-  if (prompts == 0) return;
-  const Rows x = args.x.slice(decodes, prompts);
+  int64_t num_rows = 0;
+  for (const LinearGroup::Member& member : problem().members) num_rows += member.out_features;
+  const bool by_wgmma = has_wgmma(device_) && decodes >= many_decodes(num_rows);
+  if (decodes > 0 && !by_wgmma) {
+    cuda::decode_linears(call(args.x.slice(0, decodes), 0, decodes));
+  }
+  const int64_t first = by_wgmma ? 0 : decodes, prompts = args.x.rows - decodes;
+  if (first == args.x.rows) return;
+  const Rows x = args.x.slice(first, args.x.rows - first);
   if (takes_rows_as_they_are(device_, x)) return cuda::prompt_linears(call(x, decodes, prompts));
   const Rows prepared = prepared_rows(device_, x, workspace.data());
   const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
-  if (has_wgmma(device_)) {
-    cuda::order_tokens(x, prepared, true, cuda_stream);
-    cuda::sm90_prompt_linears(call(prepared, decodes, prompts));
-  } else {
+  if (!has_wgmma(device_)) {
     cuda::round_rows(x, prepared, device_.sm >= 90, cuda_stream);
-    cuda::prompt_linears(call(prepared, decodes, prompts));
+    return cuda::prompt_linears(call(prepared, decodes, prompts));
   }
+  cuda::order_tokens(x, prepared, true, cuda_stream);
+  if (by_wgmma) cuda::wgmma_linears(call(prepared.slice(0, decodes), 0, decodes), true);
+  if (prompts == 0) return;
+  cuda::wgmma_linears(call(prepared.slice(decodes - first, prompts), decodes, prompts), false);
 }
 
 template <>

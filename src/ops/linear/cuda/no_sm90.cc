@@ -4,9 +4,9 @@
 
 namespace moe4::cuda {
 
-bool has_sm90_prompts() { return false; }
-void allow_sm90_prompt_kernels(int) {}
+bool has_wgmma_linears() { return false; }
+void allow_wgmma_kernels(int) {}
 void order_tokens(const Rows&, const Rows&, bool, cudaStream_t) { MOE4_CHECK(false); }
-void sm90_prompt_linears(const LinearCall&) { MOE4_CHECK(false); }
+void wgmma_linears(const LinearCall&, bool) { MOE4_CHECK(false); }
 
 }  // namespace moe4::cuda

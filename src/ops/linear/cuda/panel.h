@@ -47,6 +47,17 @@ MOE4_HOST_DEVICE constexpr int tile_chunk_bytes(PanelKind kind) {
 MOE4_HOST_DEVICE constexpr bool is_tiled(PanelKind kind) {
   return kind == PanelKind::kNvfp4 || kind == PanelKind::kMxfp4;
 }
+/// Chunks of a unit: about 2 KB of a tile of 16 rows.
+MOE4_HOST_DEVICE constexpr int unit_chunks(PanelKind kind) {
+  return tile_chunk_bytes(kind) >= 2048 ? 1 : tile_chunk_bytes(kind) >= 1024 ? 2 : 4;
+}
+/// The order of sums of generated tokens: a row's units fall into so many shares, share i being
+/// units [units i / shares, units (i + 1) / shares). In a share the first and the second halves of
+/// all chunks are two chains in ascending order (kFp8Block: of each unit, scaled, then added);
+/// their sums are added, then those of the shares in order.
+MOE4_HOST_DEVICE constexpr int decode_shares(int units) {
+  return units >= 8 ? 8 : units >= 4 ? 4 : units >= 2 ? 2 : 1;
+}
 /// Members begin at a multiple of so many rows.
 constexpr int64_t member_rows_multiple(PanelKind kind) {
   return is_tiled(kind) || kind == PanelKind::kFp8Block ? kPanelTileRows : 1;

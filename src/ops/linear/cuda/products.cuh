@@ -60,16 +60,20 @@ class OutputRow {
  public:
   OutputRow() = default;
   __device__ OutputRow(const Products& p, int panel, int row) {
+    int member = -1;
     for (int i = 0; i < p.num_outputs; ++i) {
       const MemberOutput& o = p.outputs[i];
-      if (o.panel != panel || row < o.first_row || row >= o.first_row + o.rows) continue;
-      scale_ = p.panels[panel].row_scale[row];
-      bias_ = p.panels[panel].bias[row];
-      y_ = o.y;
-      column_ = row - o.first_row;
-      stride_ = o.stride;
-      is_bf16_ = o.is_bf16 != 0;
+      if (o.panel == panel && row >= o.first_row && row < o.first_row + o.rows) member = i;
     }
+    if (member < 0) return;
+    // Behind the loop, so that nothing waits for these loads before store().
+    const MemberOutput& o = p.outputs[member];
+    scale_ = __ldg(p.panels[panel].row_scale + row);
+    bias_ = __ldg(p.panels[panel].bias + row);
+    y_ = o.y;
+    column_ = row - o.first_row;
+    stride_ = o.stride;
+    is_bf16_ = o.is_bf16 != 0;
   }
   /// False for a row between two members.
   __device__ bool is_stored() const { return y_ != nullptr; }
