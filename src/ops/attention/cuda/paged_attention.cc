@@ -32,15 +32,13 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
                                            options.device.index));
     MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&num_processors_, cudaDevAttrMultiProcessorCount,
                                            options.device.index));
-    const auto panels = [](int64_t width) { return static_cast<unsigned>(ceil_div(width, 64)); };
-    shape_.value_panels = static_cast<int>(std::bit_ceil(panels(problem.value_dim())));
-    shape_.key_panels = std::max(shape_.value_panels, static_cast<int>(panels(problem.head_dim)));
+    const auto panels = std::bit_ceil(static_cast<unsigned>(ceil_div(problem.head_dim, 64)));
+    const bool wide = panels > 4;
+    shape_.key_panels = wide ? kMaxKeyPanels : static_cast<int>(panels);
+    shape_.value_panels = wide ? 8 : static_cast<int>(panels);
     bool fits = prepare_split(shape_, max_shared);
-    if (shape_.key_panels <= 4) {
-      // Keys and values of latent attention are one tile of the same panels.
+    if (!wide) {
       prompt_shape_ = shape_;
-      prompt_shape_.value_panels =
-          static_cast<int>(std::bit_ceil(static_cast<unsigned>(shape_.key_panels)));
       prompt_shape_.prompt_heads = group() % 2 == 0 ? 2 : 1;
       fits = fits && prepare_prompts(prompt_shape_, max_shared);
       prompt_shape_.prompts_sm90 = options.device.sm == 90 && prepare_prompts_sm90(prompt_shape_);

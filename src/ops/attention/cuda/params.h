@@ -64,11 +64,13 @@ struct KernelLaunch {
   bool dependent;
 };
 
+inline constexpr int kMaxKeyPanels = 9;  // head_dim up to 576
+
 /// How a problem is run on a device: chosen when prepared.
 struct AttentionShape {
-  int key_panels;    // of 64 elements
-  int value_panels;  // 1, 2, 4, 8; at most key_panels
-  int split_tiles;   // tiles of keys or values that a block of attend_split() holds: 1, 2
+  // Of 64 elements: 1, 2, 4 of both, or kMaxKeyPanels and 8.
+  int key_panels, value_panels;
+  int split_tiles;  // tiles of keys or values that a block of attend_split() holds: 1, 2
   // Heads of a block of attend_prompts(), 1 or 2; when prepared: at most so many. 0: attend_split()
   // does prompts too.
   int prompt_heads;

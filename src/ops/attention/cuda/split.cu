@@ -45,14 +45,15 @@ struct Rows16 {
 };
 
 // Multiplies the queries with this warp's keys: 16 of them (4 warps) or 8 (8 warps).
-template <int Warps>
-__device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys, int panels,
+template <int Panels, int Warps>
+__device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys,
                                               float (&scores)[8 / Warps][4]) {
   constexpr int kTiles = 8 / Warps;
   const int lane = lane_id(), warp = static_cast<int>(threadIdx.x / 32);
   float sums[2][kTiles][4] = {};  // of even and odd steps: shorter chains of products
   const int query_row = lane % 16, query_chunk = lane / 16;
-  for (int panel = 0; panel < panels; ++panel) {
+#pragma unroll
+  for (int panel = 0; panel < Panels; ++panel) {
 #pragma unroll
     for (int step = 0; step < 4; step += 2) {
       uint32_t a[2][4], b[2][4];
@@ -124,53 +125,20 @@ struct Column {
   }
 };
 
-// Spans [begin, end) in the order that SplitShape says; partial_at(span) are read some ahead.
-template <class PartialAt>
-__device__ __forceinline__ Column merge_spans(int begin, int end, int span_shift,
-                                              const PartialAt& partial_at) {
-  constexpr int kAhead = 8;
-  const int group_mask = (1 << max(0, 8 - span_shift)) - 1;
-  const int super_mask = (1 << (10 - span_shift)) - 1;
-  Column total, super, group;
-  for (int from = begin; from < end; from += kAhead) {
-    Column partial[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (from + i < end) partial[i] = partial_at(from + i);
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int span = from + i;
-      if (span >= end) continue;
-      group.add(partial[i]);
-      const bool last = span + 1 == end;
-      if ((span & group_mask) == group_mask || last) {
-        super.add(group);
-        group = {};
-      }
-      if ((span & super_mask) == super_mask || last) {
-        total.add(super);
-        super = {};
-      }
-    }
-  }
-  return total;
-}
-
-template <int ValuePanels, int Warps>
+template <int Panels, int ValuePanels, int Warps>
 __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     split_kernel(const __grid_constant__ AttentionParams p,
-                 const __grid_constant__ SplitShape split, int panels, int num_tiles) {
+                 const __grid_constant__ SplitShape split, int num_tiles) {
   constexpr int kThreads = 32 * Warps;
   constexpr int kKeyTiles = 8 / Warps;                  // of 8 keys, a warp's
   constexpr int kValueTiles = 8 * ValuePanels / Warps;  // of 8 columns, a warp's
   extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t tiles = shared_address(shared);
-  const uint32_t tile_bytes = panels * kTilePanel;
+  constexpr uint32_t tile_bytes = Panels * kTilePanel;
   uint8_t* after = shared + num_tiles * tile_bytes;
   const uint32_t queries = shared_address(after);
-  const uint32_t weights = queries + panels * kQueryPanel;
-  auto* tops = reinterpret_cast<float*>(after + panels * kQueryPanel + kWeightBytes);
+  const uint32_t weights = queries + Panels * kQueryPanel;
+  auto* tops = reinterpret_cast<float*>(after + Panels * kQueryPanel + kWeightBytes);
   float* sums = tops + Warps * kRows;
 
   wait_for_previous_kernel();
@@ -211,7 +179,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   const auto copy_next = [&] {
     if (next_page <= last_page) {
       const std::byte* from = base + block * p.page_bytes + (next_tile > 0 ? p.values_in_page : 0);
-      copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes, from, panels,
+      copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes, from, Panels,
                                      num_keys - next_page * kKeyBlock);
       next_buffer = next_buffer + 1 < num_tiles ? next_buffer + 1 : 0;
       if (++next_tile == tiles_of_page) {
@@ -229,33 +197,32 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
       copy_wait<0>();
     }
   };
+  // Queries first, which would wait behind the tiles; they are put to shared memory after those
+  // are on their way.
+  constexpr int kQueryRows = kRows * 16 / kThreads;  // of a thread
+  float4 query_parts[kQueryRows][Panels];
+#pragma unroll
+  for (int j = 0; j < kQueryRows; ++j) {
+    const int row = static_cast<int>(threadIdx.x / 16) + j * (kThreads / 16);
+    const int r = rows.first_row + row;
+    const float* query = p.queries + (rows.first_token + r / p.group) * p.query_stride +
+                         (rows.kv_head * p.group + r % p.group) * p.head_dim;
+#pragma unroll
+    for (int panel = 0; panel < Panels; ++panel) {
+      const int d = 64 * panel + static_cast<int>(threadIdx.x % 16) * 4;
+      const bool wanted = row < rows.count && d < p.head_dim;
+      query_parts[j][panel] = wanted ? *reinterpret_cast<const float4*>(query + d) : float4{};
+    }
+  }
   for (int i = 0; i < num_tiles; ++i) copy_next();
 
-  constexpr int kQueryRows = kRows * 16 / kThreads;  // of a thread
-  for (int from = 0; from < panels; from += 4) {
-    float4 x[kQueryRows][4];  // all on their way before the first is needed
 #pragma unroll
-    for (int j = 0; j < kQueryRows; ++j) {
-      const int row = static_cast<int>(threadIdx.x / 16) + j * (kThreads / 16);
-      const int r = rows.first_row + row;
-      const float* query = p.queries + (rows.first_token + r / p.group) * p.query_stride +
-                           (rows.kv_head * p.group + r % p.group) * p.head_dim;
+  for (int j = 0; j < kQueryRows; ++j) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int d = 64 * (from + i) + static_cast<int>(threadIdx.x % 16) * 4;
-        const bool wanted = row < rows.count && d < p.head_dim;
-        x[j][i] = wanted ? *reinterpret_cast<const float4*>(query + d) : float4{};
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kQueryRows; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (from + i >= panels) continue;
-        put_query(queries + (from + i) * kQueryPanel,
-                  static_cast<int>(threadIdx.x / 16) + j * (kThreads / 16),
-                  static_cast<int>(threadIdx.x % 16), x[j][i], p.scale);
-      }
+    for (int panel = 0; panel < Panels; ++panel) {
+      put_query(queries + panel * kQueryPanel,
+                static_cast<int>(threadIdx.x / 16) + j * (kThreads / 16),
+                static_cast<int>(threadIdx.x % 16), query_parts[j][panel], p.scale);
     }
   }
 
@@ -281,7 +248,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     wait_for_tile();
     __syncthreads();  // keys are there (and the queries)
     float scores[kKeyTiles][4];
-    multiply_keys<Warps>(queries, keys, panels, scores);
+    multiply_keys<Panels, Warps>(queries, keys, scores);
     float top[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int tile = 0; tile < kKeyTiles; ++tile) {
@@ -402,12 +369,19 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   }
 }
 
-constexpr int kMergeThreads = 128;
+constexpr int kMergeParts = 4;     // threads that share a column
+constexpr int kMergeColumns = 64;  // pairs of a block
+constexpr int kMergeThreads = kMergeParts * kMergeColumns;
+constexpr int kPartSpans = 4;
 
-// A block has a head of a token and up to 256 of its columns.
+// A block has a head of a token and up to 128 of its columns. Sixteen spans at a time: each part
+// reads four and, where they are pages of a group or groups of a super-group, merges them; part 0
+// merges what the parts have, in the order that SplitShape says.
 __global__ void __launch_bounds__(kMergeThreads)
     merge_kernel(const __grid_constant__ AttentionParams p,
                  const __grid_constant__ SplitShape split) {
+  constexpr int kSpans = kMergeParts * kPartSpans;
+  __shared__ float4 merged[kSpans][kMergeColumns];  // {top, sum, values}
   wait_for_previous_kernel();
   launch_dependents();
   const int sequence = split.first_sequence + static_cast<int>(blockIdx.z);
@@ -417,10 +391,9 @@ __global__ void __launch_bounds__(kMergeThreads)
   const int start = p.context_len[sequence] - tokens;
   const int token = static_cast<int>(blockIdx.y) % split.max_tokens;
   if (token >= tokens) return;
-  const int d = (static_cast<int>(blockIdx.y) / split.max_tokens * kMergeThreads +
-                 static_cast<int>(threadIdx.x)) *
-                2;
-  if (d >= p.value_dim) return;
+  const int column = static_cast<int>(threadIdx.x) % kMergeColumns;
+  const int part = static_cast<int>(threadIdx.x) / kMergeColumns;
+  const int d = (static_cast<int>(blockIdx.y) / split.max_tokens * kMergeColumns + column) * 2;
   const int first_span = first_key(p, start) >> split.span_shift;
   const int begin = first_key(p, start + token) >> split.span_shift;
   const int end = ((start + token) >> split.span_shift) + 1;
@@ -430,27 +403,64 @@ __global__ void __launch_bounds__(kMergeThreads)
        row) *
           split.num_spans -
       first_span;
-  const Column total = merge_spans(begin, end, split.span_shift, [&](int span) {
-    const float2 sums = split.sums[first + span];
-    return Column{
-        {sums.x, sums.y},
-        *reinterpret_cast<const float2*>(split.values + (first + span) * p.value_dim + d)};
-  });
-  HeadOutput(p, first_token + token, head, total.weights).write(d, total.values);
+  const float2 gates = element_gates(p, first_token + token, head, d);
+  Column total;
+  for (int from = begin / kSpans * kSpans; from < end; from += kSpans) {
+    Column own[kPartSpans];
+#pragma unroll
+    for (int i = 0; i < kPartSpans; ++i) {
+      const int span = from + part * kPartSpans + i;
+      if (span < begin || span >= end || d >= p.value_dim) continue;
+      const float2 sums = split.sums[first + span];
+      own[i] = {{sums.x, sums.y},
+                *reinterpret_cast<const float2*>(split.values + (first + span) * p.value_dim + d)};
+    }
+    const auto put = [&](int i, const Column& x) {
+      merged[i][column] = {x.weights.top, x.weights.sum, x.values.x, x.values.y};
+    };
+    const auto get = [&](int i) {
+      const float4 x = merged[i][column];
+      return Column{{x.x, x.y}, {x.z, x.w}};
+    };
+    const bool are_supers = split.span_shift == 10;
+    if (are_supers) {
+#pragma unroll
+      for (int i = 0; i < kPartSpans; ++i) put(part * kPartSpans + i, own[i]);
+    } else {
+      Column of_part;
+#pragma unroll
+      for (int i = 0; i < kPartSpans; ++i) of_part.add(own[i]);
+      put(part, of_part);
+    }
+    __syncthreads();
+    if (part == 0) {
+      if (split.span_shift == 6) {  // the parts have groups
+        Column super;
+#pragma unroll
+        for (int i = 0; i < kMergeParts; ++i) super.add(get(i));
+        total.add(super);
+      } else {
+        for (int i = 0; i < (are_supers ? kSpans : kMergeParts); ++i) total.add(get(i));
+      }
+    }
+    __syncthreads();
+  }
+  if (part > 0 || d >= p.value_dim) return;
+  HeadOutput(p, first_token + token, head, total.weights).write(d, total.values, gates);
 }
 
-using SplitKernel = void (*)(AttentionParams, SplitShape, int, int);
+using SplitKernel = void (*)(AttentionParams, SplitShape, int);
 
 SplitKernel split_kernel_of(int value_panels) {
   switch (value_panels) {
     case 1:
-      return split_kernel<1, warps_of(1)>;
+      return split_kernel<1, 1, warps_of(1)>;
     case 2:
-      return split_kernel<2, warps_of(2)>;
+      return split_kernel<2, 2, warps_of(2)>;
     case 4:
-      return split_kernel<4, warps_of(4)>;
+      return split_kernel<4, 4, warps_of(4)>;
     default:
-      return split_kernel<8, warps_of(8)>;
+      return split_kernel<kMaxKeyPanels, 8, warps_of(8)>;
   }
 }
 
@@ -483,11 +493,11 @@ void attend_split(const AttentionShape& shape, const AttentionParams& params,
           .shared_bytes = static_cast<size_t>(shared_bytes(shape)),
           .stream = how.stream,
           .dependent = how.dependent},
-         params, split, shape.key_panels, shape.split_tiles);
+         params, split, shape.split_tiles);
 }
 
 void merge_splits(const AttentionParams& params, const SplitShape& split, const KernelLaunch& how) {
-  const int64_t columns = ceil_div(int64_t{params.value_dim}, int64_t{2 * kMergeThreads});
+  const int64_t columns = ceil_div(int64_t{params.value_dim}, int64_t{2 * kMergeColumns});
   launch(merge_kernel,
          {.grid = dim3(static_cast<unsigned>(params.num_heads),
                        static_cast<unsigned>(split.max_tokens * columns),

@@ -183,6 +183,26 @@ __device__ __forceinline__ float softplus(float x) {
   return x > 20.0f ? x : log1pf(expf(x));  // beyond: less than half a unit of float32
 }
 
+/// Of elements d, d + 1, d even, of a head's result, where every element has a gate; else anything.
+__device__ __forceinline__ float2 element_gates(const AttentionParams& p, int64_t token, int head,
+                                                int d) {
+  int first;
+  if (p.output_gate == OutputGate::kSigmoidBesideQuery) {
+    first = (2 * head + 1) * p.value_dim;
+  } else if (p.output_gate == OutputGate::kSoftplusPerElement) {
+    first = head * p.value_dim;
+  } else {
+    return {};
+  }
+  if (d >= p.value_dim) return {};
+  const int64_t i = token * p.gate_stride + first + d;
+  if (!p.gates_are_bf16) {
+    return *reinterpret_cast<const float2*>(reinterpret_cast<const float*>(p.gates) + i);
+  }
+  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(
+      reinterpret_cast<const __nv_bfloat16*>(p.gates) + i));
+}
+
 /// Writes pairs of elements of one head of one token, scaled and gated.
 class HeadOutput {
  public:
@@ -199,10 +219,8 @@ class HeadOutput {
     if (p.output_gate == OutputGate::kSoftplusPerHead) factor_ *= softplus(gate(head));
   }
 
-  /// Elements d and d + 1, d even.
-  __device__ void write(int d, float2 x) const {
-    write_every<1>(d, 0, [&](int) { return x; });
-  }
+  /// Elements d and d + 1, d even, with their element_gates().
+  __device__ __forceinline__ void write(int d, float2 x, float2 gates) const { put(d, x, gates); }
   /// value_at(i) to elements d and d + 1, d = first + i * step, of i < Count; past value_dim
   /// nothing is written.
   template <int Count, class ValueAt>
@@ -214,7 +232,9 @@ class HeadOutput {
     for (int begin = 0; begin < Count; begin += kAhead) {
       float2 gates[kAhead];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) gates[i] = gates_of(first + (begin + i) * step);
+      for (int i = 0; i < kAhead; ++i) {
+        gates[i] = element_gates(p_, token_, head_, first + (begin + i) * step);
+      }
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         put(first + (begin + i) * step, value_at(begin + i), gates[i]);
@@ -225,24 +245,6 @@ class HeadOutput {
  private:
   __device__ __forceinline__ float gate(int i) const {
     return row_value(p_.gates, token_ * p_.gate_stride + i, p_.gates_are_bf16);
-  }
-  // Of elements d, d + 1, where every element has one.
-  __device__ __forceinline__ float2 gates_of(int d) const {
-    int first;
-    if (p_.output_gate == OutputGate::kSigmoidBesideQuery) {
-      first = (2 * head_ + 1) * p_.value_dim;
-    } else if (p_.output_gate == OutputGate::kSoftplusPerElement) {
-      first = head_ * p_.value_dim;
-    } else {
-      return {};
-    }
-    if (d >= p_.value_dim) return {};
-    const int64_t i = token_ * p_.gate_stride + first + d;
-    if (!p_.gates_are_bf16) {
-      return *reinterpret_cast<const float2*>(reinterpret_cast<const float*>(p_.gates) + i);
-    }
-    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(
-        reinterpret_cast<const __nv_bfloat16*>(p_.gates) + i));
   }
   __device__ __forceinline__ void put(int d, float2 x, float2 gates) const {
     if (d >= p_.value_dim) return;
