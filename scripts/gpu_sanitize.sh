@@ -33,6 +33,8 @@ parts_of() {
     gpu_device_test) echo 'all *' ;;
     b12x_gpu_test) echo 'few_tokens *FewTokensMatchTheReference*:*RoutingWeightMayMultiplyTheInput*' ;;
     gpu_golden_layers_test) ;; # the same kernels on more layers
+    gpu_models_test) ;;        # the same kernels in a row
+    gpu_ops_test) echo 'small *.AWrong*:LinearGroup.Members*:Route.*:Sample.Greedy*' ;;
     gpu_hopper_test) echo 'biases *BiasesAreAdded*' ;;
     *) echo 'activations *ForEveryActivationItTakes*:*BiasesAreAdded*' ;;
   esac

@@ -49,6 +49,21 @@ def requests_table(report):
     return f"{note}\n\n{markdown(header, rows)}"
 
 
+def model_runs_table(report):
+    """Runs of `moe4 bench --json` of one full-size synthetic model on a GPU."""
+    rows = []
+    for run in report["model_runs"]:
+        r, of = run["report"]["results"][0], run["report"]
+        if "prompt" in r:
+            rows.append([f"prompt of {r['prompt']['tokens']}", "-", rate(r["prompt"]), f"`{run['command']}`"])
+        if "generation" in r:
+            rows.append(["generation, 1 request", of["depth"], rate(r["generation"]), f"`{run['command']}`"])
+        for t in r.get("together", []):
+            rows.append([f"generation, {t['requests']} requests", of["depth"], rate(t), f"`{run['command']}`"])
+    note = f"{report['device_name']}, commit {report['commit']}, `{report['synthetic']}`, as released in size"
+    return f"{note}\n\n{markdown(['what', 'tokens of context before', 'tok/s', 'command'], rows)}"
+
+
 def layer_table(report):
     """`moe4 bench-moe --json`: one layer on the CPU against the ceilings of the same run."""
     ceilings = report["ceilings"]
@@ -263,6 +278,8 @@ def table_of(name):
         return peers_table(report)
     if "results" in report:
         return requests_table(report) if "together" in report["results"][0] else model_table(report)
+    if "model_runs" in report:
+        return model_runs_table(report)
     if "models" in report:
         return versions_table(report)
     if "layers" in report:
