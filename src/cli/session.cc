@@ -18,6 +18,7 @@ void reload_model(Session& session, const MachineFlags& flags) {
   session.model.reset();
   ModelOptions options{.compute_dtype = compute_dtype(flags),
                        .moe = selector_options(flags.backend, /*must_run=*/true),
+                       .cpu_moe = cpu_moe(flags),
                        .threads = session.threads.get(),
                        .tuning = parse_tuning(flags.tuning)};
   Progress progress("loading");
@@ -65,6 +66,7 @@ void open_checkpoint(Session& session, const std::string& path, const MachineFla
   use_cpu_isa(flags.cpu_isa);
   compute_dtype(flags);
   parse_tuning(flags.tuning);
+  cpu_moe(flags);
   selector_options(flags.backend, /*must_run=*/true);
   session.threads = std::make_unique<ThreadPool>(flags.threads);
   session.checkpoint = Checkpoint::open(path);

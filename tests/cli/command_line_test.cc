@@ -45,6 +45,12 @@ TEST(CommandLine, EveryCommandHasHelpThatNamesItsEnvironmentVariables) {
   }
 }
 
+TEST(CommandLine, ExpertsStayOnTheCpuOnlyBesideLayersOnAGpu) {
+  const ProgramResult result = run_program({"run", kModel, "-p", "a", "--cpu-moe", "2"});
+  expect_error(result, 2);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("--cpu-moe"), HasSubstr("--device cuda")));
+}
+
 TEST(CommandLine, VersionIsPrinted) {
   const ProgramResult result = run_program({"--version"});
   EXPECT_EQ(result.status, 0);
