@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Where the time of a step goes: a table of kernels out of bench/kernel_times.cc's file.
 
-usage: kernel_table.py TIMES.csv [--last 'scan_logits'] [--steps 20]
+usage: kernel_table.py TIMES.csv [--last choose_kernel] [--steps 20]
 
 A step ends with the kernel whose name holds --last. Takes the median step (by length) of the last --steps ones. Kernels
 that overlap their predecessor are counted from when that ended, so that the column adds up to the step.

@@ -54,13 +54,13 @@ Engine make_engine(const Model& model, const RunLengths& lengths, int64_t reques
 
 // Tokens after the first `prompt` are fed one by one; which ones does not matter to the speed.
 // `started` counts requests whose prompt is done.
-EngineRequest feeding(std::vector<int32_t> ids, int64_t prompt, int64_t& started,
-                      std::exception_ptr& error) {
+EngineRequest feeding(std::vector<int32_t> ids, int64_t prompt,
+                      const std::shared_ptr<int64_t>& started, std::exception_ptr& error) {
   EngineRequest request{.prompt = {ids.begin(), ids.begin() + prompt},
                         .max_new_tokens = static_cast<int64_t>(ids.size()) - prompt + 1};
   const auto at = std::make_shared<size_t>(static_cast<size_t>(prompt));
-  const auto next = [ids = std::move(ids), prompt, at, &started]() -> std::optional<int32_t> {
-    if (*at == static_cast<size_t>(prompt)) ++started;
+  const auto next = [ids = std::move(ids), prompt, at, started]() -> std::optional<int32_t> {
+    if (*at == static_cast<size_t>(prompt)) ++*started;
     if (*at == ids.size()) return std::nullopt;
     return ids[(*at)++];
   };
@@ -106,14 +106,14 @@ std::vector<RequestId> start_feeding(Engine& engine, const RunLengths& lengths, 
                                      std::exception_ptr& error) {
   const int64_t vocab = engine.model().config().vocab_size;
   const int64_t prompt = std::max<int64_t>(lengths.depth, 1);
-  int64_t started = 0;
+  const auto started = std::make_shared<int64_t>(0);  // outlives this call in the requests
   std::vector<RequestId> ids;
   for (int64_t r = 0; r < requests; ++r) {
     auto tokens =
         random_tokens(engine.limits().max_context - 1, vocab, 1 + static_cast<uint32_t>(r));
     ids.push_back(engine.submit(feeding(std::move(tokens), prompt, started, error)));
   }
-  while (started < requests && !error) engine.step();
+  while (*started < requests && !error) engine.step();
   return ids;
 }
 
@@ -142,7 +142,7 @@ Interruption time_interruption(Engine& engine, const RunLengths& lengths, int64_
   bool done = false;
   engine.submit(prompt_only(random_tokens(lengths.prompt, vocab), error, done));
   Interruption result;
-  while (!done) {
+  for (bool running = true; running; running = !done) {
     const auto start = Clock::now();
     engine.step();
     const double seconds = seconds_since(start);
