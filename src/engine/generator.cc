@@ -150,7 +150,8 @@ class Generation::Impl {
          .forbidden = may_stop ? std::span<const int32_t>() : stops_,
          .allowed = grammar_ ? grammar_->allowed(stops_, may_stop) : std::span<const uint64_t>()},
         request_.sampling, rng_);
-    if (request_.on_token) request_.on_token(token, logits);
+    const std::span<const float> none;
+    if (request_.on_token) request_.on_token(token, request_.wants_logits ? logits : none);
     return end_or(token);
   }
 
@@ -159,7 +160,7 @@ class Generation::Impl {
   bool device_choice(SampleRow& row) {
     const SamplingParams& sampling = request_.sampling;
     const auto generated = static_cast<int64_t>(result_.tokens.size());
-    if (request_.on_token || grammar_ || generated < request_.min_new_tokens ||
+    if (request_.wants_logits || grammar_ || generated < request_.min_new_tokens ||
         sampling.repetition_penalty != 1.0f || sampling.presence_penalty != 0.0f ||
         sampling.frequency_penalty != 0.0f || !sampling.logit_bias.empty()) {
       return false;
@@ -172,6 +173,7 @@ class Generation::Impl {
 
   std::optional<int32_t> take_token(int32_t token) {
     begin_decoding();
+    if (request_.on_token) request_.on_token(token, {});
     return end_or(token);
   }
 

@@ -35,9 +35,11 @@ struct GenerateRequest {
   /// What the answer must be, over the model's vocabulary; null: anything. Stop tokens are chosen
   /// only where it may end, and it ends by itself where nothing can follow.
   std::shared_ptr<const TokenMasks> grammar;
-  /// Called with every token as it is chosen, one that ends the answer included, and the model's
-  /// own logits [vocab_size] that it was chosen from. May be empty; throws what ends the request.
+  /// Called with every token as it is chosen, one that ends the answer included, and with
+  /// `wants_logits` the model's own logits [vocab_size] that it was chosen from (else empty). May
+  /// be empty; throws what ends the request.
   std::function<void(int32_t token, std::span<const float> logits)> on_token;
+  bool wants_logits = false;    ///< of on_token: a GPU must then bring them to the host every step
   int64_t prefill_chunk = 256;  ///< prompt tokens of a step, in an engine of the request's own
   /// Looked at before every step: true ends the request. May be null; of the caller.
   const std::atomic<bool>* cancel = nullptr;

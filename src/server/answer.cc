@@ -21,6 +21,7 @@ Answer::Answer(const Model& model, const Tokenizer& tokenizer, AnswerRequest req
   request_.generate.on_token = [this](int32_t token, std::span<const float> logits) {
     take_token(token, logits);
   };
+  request_.generate.wants_logits = request_.logprobs.has_value();
   generation_.emplace(model, &tokenizer, request_.generate,
                       [this](const std::string& text) { return take_text(text); });
   if (request_.prompt_logprobs) result_.prompt.push_back({.id = request_.generate.prompt.front()});

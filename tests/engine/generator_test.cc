@@ -125,6 +125,7 @@ TEST_F(Generator, TokensAreToldAsTheyAreChosenWithTheLogitsOfTheModel) {
   r.stop_token_ids = {plain.tokens[9]};
   const auto first = std::find(plain.tokens.begin(), plain.tokens.end(), plain.tokens[9]);
   std::vector<int32_t> told;
+  r.wants_logits = true;
   r.on_token = [&](int32_t token, std::span<const float> logits) {
     told.push_back(token);
     const auto best = std::max_element(logits.begin(), logits.end());
@@ -134,6 +135,25 @@ TEST_F(Generator, TokensAreToldAsTheyAreChosenWithTheLogitsOfTheModel) {
   EXPECT_EQ(result.stop_token, plain.tokens[9]);
   EXPECT_EQ(told, std::vector<int32_t>(plain.tokens.begin(), first + 1));
   EXPECT_EQ(result.tokens, std::vector<int32_t>(plain.tokens.begin(), first));
+}
+
+TEST_F(Generator, AChoiceIsLeftToTheDeviceUnlessTheLogitsAreWanted) {
+  GenerateRequest r = request("In the beginning", 24);
+  std::vector<int32_t> told;
+  r.on_token = [&](int32_t token, std::span<const float> logits) {
+    told.push_back(token);
+    EXPECT_TRUE(logits.empty());
+  };
+  Generation generation(*model_, tokenizer_.get(), r);
+  EngineRequest on_device = generation.engine_request();
+  SampleRow row;
+  EXPECT_TRUE(on_device.device_choice(row));
+  EXPECT_EQ(on_device.take_token(5), 5);
+  EXPECT_EQ(told, std::vector<int32_t>{5});
+
+  r.wants_logits = true;
+  Generation with_logits(*model_, tokenizer_.get(), r);
+  EXPECT_FALSE(with_logits.engine_request().device_choice(row));
 }
 
 TEST_F(Generator, ACallbackThatReturnsFalseCancels) {
