@@ -7,8 +7,10 @@
  *   moe4_layer_apply(layer, &args);
  *   moe4_layer_destroy(layer);
  *
- * Functions may be called from any thread; one apply() of a layer at a time. Nothing here throws.
- * Zero is the default of every field; set struct_size and what the layer needs.
+ * Functions may be called from any thread. Any number of applies of a layer may be in flight, each
+ * with a workspace of its own: on a GPU on any streams; on the CPU they take turns, since all
+ * layers of a process share one set of threads. Nothing here throws. Zero is the default of every
+ * field; set struct_size and what the layer needs.
  */
 #ifndef MOE4_MOE4_H_
 #define MOE4_MOE4_H_
@@ -20,7 +22,11 @@
 extern "C" {
 #endif
 
+/* Counts changes of this header that break programs: compare it with moe4_abi(). */
+#define MOE4_ABI 1
+
 typedef struct moe4_layer moe4_layer;
+typedef struct moe4_selection moe4_selection;
 
 typedef enum moe4_status {
   MOE4_OK = 0,
@@ -36,6 +42,13 @@ typedef enum moe4_activation {
   MOE4_GELU_TANH = 2,  /* gelu_tanh(gate) * up */
   MOE4_RELU2 = 3,      /* relu(up)^2, no gate */
 } moe4_activation;
+
+/* What hidden states and outputs are. */
+typedef enum moe4_dtype {
+  MOE4_BF16 = 0,
+  MOE4_F16 = 1, /* largest value 65504, to which outputs saturate */
+  MOE4_F32 = 2,
+} moe4_dtype;
 
 /* Whether a token's output bits depend on what shares its moe4_layer_apply(). */
 typedef enum moe4_batch_invariance {
@@ -55,6 +68,18 @@ typedef struct moe4_linear {
   const uint16_t* bias;  /* [N] bf16, or NULL */
 } moe4_linear;
 
+/* A linear of all local experts in one tensor, as engines hold them. Strides count elements of
+ * their array from an expert to the next, 0 is dense: gate and up of a w13 [E, 2 I, H / 2] are two
+ * of these. All arrays are host memory, or all memory of the layer's GPU (weights_on_device). */
+typedef struct moe4_stacked_linear {
+  const uint8_t* codes;       /* [E, N, K / 2] */
+  const uint8_t* scales;      /* [E, N, K / 16] */
+  const float* global_scales; /* [E], as moe4_linear has them */
+  const float* input_scales;  /* [E], or NULL: none */
+  const uint16_t* bias;       /* [E, N] bf16, or NULL */
+  int64_t codes_stride, scales_stride, global_scales_stride, input_scales_stride, bias_stride;
+} moe4_stacked_linear;
+
 /* A field out of its range is MOE4_USAGE with a line that names it. */
 typedef struct moe4_layer_desc {
   size_t struct_size;        /* sizeof(moe4_layer_desc) */
@@ -64,14 +89,18 @@ typedef struct moe4_layer_desc {
   int64_t num_local_experts; /* experts given; num_experts without expert parallelism */
   int64_t top_k;             /* up to num_experts */
   moe4_activation activation;
-  float alpha, beta;         /* MOE4_SWIGLU_OAI */
-  float limit;               /* clamp of MOE4_SILU and MOE4_SWIGLU_OAI; 0 or infinity for none */
-  int weight_on_input;       /* the routing weight multiplies the expert's input */
-  const moe4_linear* gate;   /* [num_local_experts], N = I, K = H; NULL for MOE4_RELU2 */
-  const moe4_linear* up;     /* [num_local_experts], N = I, K = H */
-  const moe4_linear* down;   /* [num_local_experts], N = H, K = I */
+  float alpha, beta;       /* MOE4_SWIGLU_OAI */
+  float limit;             /* clamp of MOE4_SILU and MOE4_SWIGLU_OAI; 0 or infinity for none */
+  int weight_on_input;     /* the routing weight multiplies the expert's input */
+  const moe4_linear* gate; /* [num_local_experts], N = I, K = H; NULL for MOE4_RELU2 */
+  const moe4_linear* up;   /* [num_local_experts], N = I, K = H */
+  const moe4_linear* down; /* [num_local_experts], N = H, K = I */
+  /* Instead of gate, up and down: */
+  const moe4_stacked_linear *stacked_gate, *stacked_up, *stacked_down;
+  int reciprocal_scales;     /* global and input scales divide, as compressed-tensors has them */
   const int32_t* expert_map; /* [num_experts] -> index into the linears, or -1: another rank has it;
                                 NULL: identity. Host memory */
+  int expert_map_per_call;   /* moe4_apply_args has the map instead */
   /* With tp_size > 1 rank tp_rank keeps its share of the intermediate size, cut at whole blocks of
    * 16 (the first ranks hold one more where they do not divide), and the outputs of all ranks add
    * up to the layer's. 0 or 1: the linears are used as given. */
@@ -80,22 +109,57 @@ typedef struct moe4_layer_desc {
   int weights_on_device;   /* complete when create() is called: it uses a stream of its own */
   const char* backend;     /* "marlin", "cpu", ...; NULL or "auto": by priority */
   const char* activations; /* "bf16", "fp4" (quantised in the kernel), "fp4-static"; NULL: bf16 */
-  int num_threads;         /* host threads, up to 4096; 0: all */
   int batch_invariant;     /* 1: only backends that are not MOE4_BATCH_DEPENDENT */
+  moe4_dtype
+      hidden_dtype; /* of hidden states and outputs. On the CPU float16 and float32 are taken as
+                       they are; GPU backends compute from and to BF16, and get them rounded */
 } moe4_layer_desc;
 
-/* All pointers live on the layer's device; 16-byte aligned, the workspace 256-byte. */
+/* All pointers live on the layer's device, hidden states and output 16-byte aligned. */
 typedef struct moe4_apply_args {
-  size_t struct_size;            /* sizeof(moe4_apply_args) */
-  int64_t num_tokens;            /* T, up to 2^31 - 1; 0 is fine */
-  const uint16_t* hidden_states; /* [T, H] bf16 */
-  const int32_t* topk_ids;       /* [T, k]; -1 and ids of other ranks are skipped */
-  const float* topk_weights;     /* [T, k] */
-  uint16_t* output;              /* [T, H] bf16, overwritten */
-  void* workspace;
+  size_t struct_size;        /* sizeof(moe4_apply_args) */
+  int64_t num_tokens;        /* T, up to 2^31 - 1; 0 is fine */
+  const void* hidden_states; /* [T, H] hidden_dtype */
+  const void* topk_ids;      /* [T, k] int32; -1 and ids of other ranks are skipped */
+  const float* topk_weights; /* [T, k] */
+  void* output;              /* [T, H] hidden_dtype, overwritten */
+  void* workspace;           /* any alignment */
   size_t workspace_bytes;
-  void* stream; /* cudaStream_t; unused on the CPU */
+  void* stream;      /* cudaStream_t; unused on the CPU */
+  int ids_are_int64; /* topk_ids is int64 */
+  const int32_t*
+      expert_map; /* [num_experts] as in moe4_layer_desc; with expert_map_per_call only */
 } moe4_apply_args;
+
+/* A backend's answer about a layer; strings live as long as the selection. */
+typedef struct moe4_candidate {
+  const char* backend;
+  const char* kind;   /* why it is not taken: "device", "shape", "activation-precision", ...;
+                         "not-selected": it could, by name only; NULL: it could */
+  const char* reason; /* reads well after "since"; NULL: it could */
+} moe4_candidate;
+
+/* "0.1.0". */
+const char* moe4_version(void);
+/* MOE4_ABI of the library. */
+int moe4_abi(void);
+/* GPU architectures that the library holds code for, "80;90a"; "" without CUDA. */
+const char* moe4_gpu_architectures(void);
+
+/* Host threads of all layers of the process, up to 1024; 0: one a core that it may use. Before the
+ * first layer; MOE4_USAGE for another number once there is one. */
+moe4_status moe4_set_num_threads(int num_threads);
+
+/* Who would take the layer here, without its weights: no linear is looked at and all may be NULL.
+ * Fails only for a wrong description; a layer that nobody takes has an empty backend. */
+moe4_status moe4_layer_query(const moe4_layer_desc* desc, moe4_selection** selection);
+/* The backend that moe4_layer_create() would choose, "" if none, and a sentence on why. */
+const char* moe4_selection_backend(const moe4_selection* selection);
+const char* moe4_selection_reason(const moe4_selection* selection);
+/* All backends in order of priority; NULL from their number on. */
+const moe4_candidate* moe4_selection_candidate(const moe4_selection* selection, int index);
+/* NULL is fine. */
+void moe4_selection_destroy(moe4_selection* selection);
 
 /* May allocate and take seconds. *layer is untouched on failure. On the device it takes the packed
  * size and, while it runs, at most one raw layer more. */
@@ -112,6 +176,9 @@ moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* arg
 const char* moe4_layer_backend(const moe4_layer* layer);
 
 moe4_batch_invariance moe4_layer_batch_invariance(const moe4_layer* layer);
+
+/* Bytes of packed weights that the layer holds. */
+int64_t moe4_layer_weight_bytes(const moe4_layer* layer);
 
 /* The intermediate size that this layer computes: smaller than the one given when tp_size cut it.
  */

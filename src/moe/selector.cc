@@ -162,6 +162,8 @@ class LayerSelector {
     for (const ExpertsBackend* backend : registry()) candidates_.push_back(judge_here(backend));
   }
 
+  const std::vector<Candidate>& candidates() const { return candidates_; }
+
   Selection select() {
     const std::string forced = resolve_backend_name(options_.backend);
     if (!forced.empty()) {
@@ -340,6 +342,11 @@ Tuning parse_tuning(const std::vector<std::string>& settings) {
     tuning.set(name, setting.substr(equals + 1));
   }
   return tuning;
+}
+
+std::vector<Candidate> judge_backends(const MoeProblem& problem, const QuantScheme& scheme,
+                                      const SelectorOptions& options) {
+  return LayerSelector(problem, scheme, options).candidates();
 }
 
 Selection select_backend(const MoeProblem& problem, const QuantScheme& scheme,

@@ -54,6 +54,10 @@ std::string resolve_backend_name(const std::string& name);
 /// no registered backend knows; values are the backends' to check, in prepare().
 Tuning parse_tuning(const std::vector<std::string>& settings);
 
+/// What every registered backend says of the layer, in priority order, whoever is asked for.
+std::vector<Candidate> judge_backends(const MoeProblem& problem, const QuantScheme& scheme,
+                                      const SelectorOptions& options);
+
 /// Pure: the device need not be present. A forced NVFP4 backend applies to NVFP4 layers only; FP8
 /// and BF16 layers are chosen on their own. Throws Error(kUnavailable) naming every reason and the
 /// alternatives when nothing fits.

@@ -45,7 +45,6 @@ int main(void) {
   desc.gate = desc.up = gate;
   desc.down = down;
   desc.device = -1;
-  desc.num_threads = 1;
 
   moe4_layer* layer = NULL;
   expect(moe4_layer_create(&desc, &layer) == MOE4_OK, "the layer is created");

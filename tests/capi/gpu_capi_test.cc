@@ -12,6 +12,7 @@
 #include "device/cuda/describe_device.h"
 #include "device/cuda/device_buffer.h"
 #include "moe4/moe4.h"
+#include "numerics/f16.h"
 #include "ops/experts/reference/reference_backend.h"
 #include "support/c_layer.h"
 #include "support/golden.h"
@@ -272,6 +273,157 @@ TEST_F(GpuCApi, TpRanksFromHostAndDevicePointersAddUpToTheWholeLayer) {
   }
 }
 
+// All linears in one tensor each, scales and globals too, all on the GPU.
+class StackedOnDevice {
+ public:
+  explicit StackedOnDevice(CLayer& c) {
+    stack(c.gate, c.desc.intermediate_size, c.desc.hidden_size, gate_);
+    stack(c.up, c.desc.intermediate_size, c.desc.hidden_size, up_);
+    stack(c.down, c.desc.hidden_size, c.desc.intermediate_size, down_);
+    c.desc.gate = c.desc.up = c.desc.down = nullptr;
+    c.desc.stacked_gate = &gate_;
+    c.desc.stacked_up = &up_;
+    c.desc.stacked_down = &down_;
+    c.desc.weights_on_device = 1;
+  }
+
+ private:
+  void stack(const std::vector<moe4_linear>& linears, int64_t n, int64_t k,
+             moe4_stacked_linear& out) {
+    std::vector<uint8_t> codes, scales;
+    std::vector<uint16_t> bias;
+    std::vector<float> globals, inputs;
+    for (const moe4_linear& l : linears) {
+      codes.insert(codes.end(), l.codes, l.codes + n * k / 2);
+      scales.insert(scales.end(), l.scales, l.scales + n * k / 16);
+      bias.insert(bias.end(), l.bias, l.bias + n);
+      for (int twice = 0; twice < 2; ++twice) globals.push_back(l.global_scale);
+      inputs.push_back(l.input_scale);
+    }
+    out.codes = keep(codes);
+    out.scales = keep(scales);
+    out.bias = keep(bias);
+    out.global_scales = keep(globals);
+    out.global_scales_stride = 2;
+    out.input_scales = keep(inputs);
+  }
+  template <typename T>
+  const T* keep(const std::vector<T>& host) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(host.data());
+    arrays_.push_back(upload(bytes, host.size() * sizeof(T)));
+    return reinterpret_cast<const T*>(arrays_.back().get());
+  }
+  moe4_stacked_linear gate_{}, up_{}, down_{};
+  std::vector<DeviceArray<uint8_t>> arrays_;
+};
+
+TEST_F(GpuCApi, StackedTensorsOnTheDeviceGiveTheBitsOfHostWeights) {
+  for (const Target& target : targets()) {
+    CLayer c = random_layer(target);
+    const Layer from_host = create(c.desc);
+    Layer from_device;
+    {
+      const StackedOnDevice weights(c);
+      from_device = create(c.desc);
+    }
+    EXPECT_GT(moe4_layer_weight_bytes(from_device.get()), 0);
+    Batch batch(c.moe.weights.problem, 70, 3);
+    const moe4_apply_args host_args = batch.args(from_host, nullptr);
+    ASSERT_EQ(moe4_layer_apply(from_host.get(), &host_args), MOE4_OK) << moe4_last_error();
+    const std::vector<float> expected = batch.output();
+    batch.clear();
+    const moe4_apply_args device_args = batch.args(from_device, nullptr);
+    ASSERT_EQ(moe4_layer_apply(from_device.get(), &device_args), MOE4_OK) << moe4_last_error();
+    EXPECT_EQ(batch.output(), expected) << target.backend << " " << target.activations;
+  }
+}
+
+// Float16 and float32 rows, int64 ids and a map of the call, against BF16 rows that hold the same.
+TEST_F(GpuCApi, OtherTypesOfRowsAndIdsGiveTheBitsOfBf16) {
+  const Target target = targets().front();
+  CLayer c = random_layer(target);
+  const std::vector<int32_t> identity = {0, 1, 2, 3, 4, 5, 6, 7};
+  const auto map = upload(identity.data(), identity.size());
+  for (const int64_t tokens : {1, 70}) {
+    c.desc.hidden_dtype = MOE4_BF16;
+    c.desc.expert_map_per_call = 0;
+    const Layer plain = create(c.desc);
+    Batch batch(c.moe.weights.problem, tokens, 11);
+    const moe4_apply_args plain_args = batch.args(plain, nullptr);
+    ASSERT_EQ(moe4_layer_apply(plain.get(), &plain_args), MOE4_OK) << moe4_last_error();
+    const std::vector<float> expected = batch.output();
+    const std::vector<int64_t> ids(batch.routing.ids.begin(), batch.routing.ids.end());
+    const auto long_ids = upload(ids.data(), ids.size());
+    for (const moe4_dtype dtype : {MOE4_BF16, MOE4_F16, MOE4_F32}) {
+      c.desc.hidden_dtype = dtype;
+      c.desc.expert_map_per_call = 1;
+      const Layer layer = create(c.desc);
+      const size_t values = batch.bf16.size();
+      std::vector<float> f32;
+      std::vector<F16> f16;
+      for (const uint16_t bits : batch.bf16) {
+        f32.push_back(to_float(Bf16{bits}));
+        f16.push_back(to_f16(f32.back()));
+      }
+      const auto x32 = upload(f32.data(), values);
+      const auto x16 = upload(f16.data(), values);
+      const auto y = allocate_device<float>(static_cast<int64_t>(values));
+      moe4_apply_args args = batch.args(layer, nullptr);
+      if (dtype == MOE4_F32) args.hidden_states = x32.get();
+      if (dtype == MOE4_F16) args.hidden_states = x16.get();
+      args.output = y.get();
+      args.topk_ids = long_ids.get();
+      args.ids_are_int64 = 1;
+      args.expert_map = map.get();
+      ASSERT_EQ(moe4_layer_apply(layer.get(), &args), MOE4_OK) << moe4_last_error();
+      std::vector<float> raw(values);
+      MOE4_CUDA_CHECK(cudaDeviceSynchronize());
+      MOE4_CUDA_CHECK(cudaMemcpy(raw.data(), y.get(), values * 4, cudaMemcpyDeviceToHost));
+      for (size_t i = 0; i < values; ++i) {
+        const auto half = [&](auto type) {
+          return to_float(reinterpret_cast<const decltype(type)*>(raw.data())[i]);
+        };
+        const float found = dtype == MOE4_F32   ? raw[i]
+                            : dtype == MOE4_F16 ? half(F16{})
+                                                : half(Bf16{});
+        const float wanted = dtype == MOE4_F16 ? to_float(to_f16(expected[i])) : expected[i];
+        // Values that float16 does not hold were rounded on their way in.
+        ASSERT_NEAR(found, wanted, dtype == MOE4_F16 ? 1e-2 * std::abs(wanted) + 1e-3 : 0)
+            << "dtype " << dtype << ", " << tokens << " tokens, " << i;
+      }
+    }
+  }
+}
+
+TEST_F(GpuCApi, TwoAppliesOfALayerMayBeInFlightOnTwoStreams) {
+  for (const Target& target : targets()) {
+    CLayer c = random_layer(target);
+    const Layer layer = create(c.desc);
+    Batch first(c.moe.weights.problem, 200, 3), second(c.moe.weights.problem, 33, 5);
+    cudaStream_t streams[2];
+    for (cudaStream_t& stream : streams) {
+      MOE4_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    }
+    const moe4_apply_args a = first.args(layer, streams[0]), b = second.args(layer, streams[1]);
+    ASSERT_EQ(moe4_layer_apply(layer.get(), &a), MOE4_OK) << moe4_last_error();
+    const std::vector<float> of_first = first.output();
+    ASSERT_EQ(moe4_layer_apply(layer.get(), &b), MOE4_OK) << moe4_last_error();
+    const std::vector<float> of_second = second.output();
+    for (int i = 0; i < 20; ++i) {
+      first.clear();
+      second.clear();
+      MOE4_CUDA_CHECK(cudaDeviceSynchronize());
+      for (int piece = 0; piece < 5; ++piece) {
+        ASSERT_EQ(moe4_layer_apply(layer.get(), &a), MOE4_OK) << moe4_last_error();
+        ASSERT_EQ(moe4_layer_apply(layer.get(), &b), MOE4_OK) << moe4_last_error();
+      }
+      ASSERT_EQ(first.output(), of_first) << target.backend;
+      ASSERT_EQ(second.output(), of_second) << target.backend;
+    }
+    for (const cudaStream_t stream : streams) MOE4_CUDA_CHECK(cudaStreamDestroy(stream));
+  }
+}
+
 TEST_F(GpuCApi, RefusesBadDeviceWeightsAndArgumentsWithAMessage) {
   for (const Target& target : targets()) {
     CLayer c = random_layer(target);
@@ -291,7 +443,7 @@ TEST_F(GpuCApi, RefusesBadDeviceWeightsAndArgumentsWithAMessage) {
     EXPECT_EQ(moe4_layer_apply(layer.get(), &args), MOE4_USAGE);
     EXPECT_THAT(moe4_last_error(), ::testing::HasSubstr("workspace"));
     args = good;
-    args.hidden_states += 1;
+    args.hidden_states = batch.device_x.get() + 1;
     EXPECT_EQ(moe4_layer_apply(layer.get(), &args), MOE4_USAGE);
     EXPECT_THAT(moe4_last_error(), ::testing::HasSubstr("aligned"));
     for (const float y : batch.output()) ASSERT_TRUE(std::isnan(y));  // untouched

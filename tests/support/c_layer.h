@@ -32,8 +32,7 @@ struct CLayer {
             .up = up.data(),
             .down = down.data(),
             .device = device,
-            .backend = backend,
-            .num_threads = 2};
+            .backend = backend};
   }
 
  private:
