@@ -232,7 +232,7 @@ std::string text_of(const std::exception_ptr& failure) {
 
 std::string request_body(const ServeLoad& load, size_t index) {
   json body = {{"model", load.model},
-               {"max_tokens", load.output_tokens},
+               {"max_tokens", load.output_tokens[index]},
                {"temperature", load.temperature},
                {"stream", true},
                {"stream_options", {{"include_usage", true}}}};
@@ -250,6 +250,7 @@ class LoadRun {
   LoadRun(const ServeLoad& load, const std::function<void(int64_t)>& on_done)
       : load_(load), on_done_(on_done), server_(context_, load.base) {
     result_.requests.resize(load.chat ? load.chat_prompts.size() : load.prompts.size());
+    MOE4_CHECK(load.output_tokens.size() >= result_.requests.size());
   }
 
   ServedLoad run() {

@@ -29,7 +29,7 @@ struct ServeLoad {
   /// One request each.
   std::vector<std::vector<int32_t>> prompts;
   std::vector<std::string> chat_prompts;
-  int64_t output_tokens = 128;
+  std::vector<int64_t> output_tokens;  ///< asked for, of each
   bool ignore_eos = false;
   double temperature = 0;
   /// Requests a second, in Poisson intervals; infinite: all at once.

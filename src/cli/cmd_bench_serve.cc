@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -26,7 +28,8 @@ struct BenchServeFlags {
   std::string dataset = "random";
   std::string request_rate = "inf";
   int64_t num_prompts = 1000;
-  int64_t input_tokens = 1024;
+  int64_t input_tokens = 1024, output_tokens = 128;
+  double range_ratio = 0;
   bool json = false;
   ServeLoad load;
 };
@@ -50,27 +53,40 @@ std::vector<int32_t> plain_ids(const std::string& folder) {
   return ids;
 }
 
-// Prompts of the same length with nothing in common. Those of chats are words: their number of
-// tokens is what the server says.
+// Of each request: `mean` plus or minus at most --random-range-ratio of it, at least one.
+std::vector<int64_t> lengths(const BenchServeFlags& flags, int64_t mean, std::mt19937_64& random) {
+  const auto most = static_cast<int64_t>(static_cast<double>(mean) * flags.range_ratio);
+  std::vector<int64_t> lengths(static_cast<size_t>(flags.num_prompts), mean);
+  if (most == 0) return lengths;
+  for (int64_t& length : lengths) {
+    const auto offset = static_cast<int64_t>(random() % static_cast<uint64_t>(2 * most + 1));
+    length = std::max<int64_t>(1, length - most + offset);
+  }
+  return lengths;
+}
+
+// Prompts with nothing in common. Those of chats are words: their number of tokens is what the
+// server says.
 void make_prompts(const BenchServeFlags& flags, ServeLoad* load) {
   std::mt19937_64 random(load->seed);
+  const std::vector<int64_t> inputs = lengths(flags, flags.input_tokens, random);
+  load->output_tokens = lengths(flags, flags.output_tokens, random);
   if (load->chat) {
     static constexpr std::string_view kWords[] = {
         "river", "stone", "light", "seven", "under", "green", "music", "paper",
         "cloud", "early", "north", "glass", "quiet", "table", "water", "seldom"};
-    for (int64_t i = 0; i < flags.num_prompts; ++i) {
+    for (const int64_t input : inputs) {
       std::string text;
-      for (int64_t word = 0; word < flags.input_tokens; ++word)
+      for (int64_t word = 0; word < input; ++word)
         text += std::string(word == 0 ? "" : " ") + std::string(kWords[random() % 16]);
       load->chat_prompts.push_back(std::move(text));
     }
     return;
   }
   const std::vector<int32_t> ids = plain_ids(flags.tokenizer);
-  for (int64_t i = 0; i < flags.num_prompts; ++i) {
+  for (const int64_t input : inputs) {
     std::vector<int32_t>& prompt = load->prompts.emplace_back();
-    for (int64_t token = 0; token < flags.input_tokens; ++token)
-      prompt.push_back(ids[random() % ids.size()]);
+    for (int64_t token = 0; token < input; ++token) prompt.push_back(ids[random() % ids.size()]);
   }
 }
 
@@ -108,7 +124,8 @@ void print_json(const BenchServeFlags& flags, const ServeLoad& load, const Serve
                                  {"request_rate", flags.request_rate},
                                  {"max_concurrency", nullptr},
                                  {"random_input_len", flags.input_tokens},
-                                 {"random_output_len", load.output_tokens},
+                                 {"random_output_len", flags.output_tokens},
+                                 {"random_range_ratio", flags.range_ratio},
                                  {"seed", load.seed}};
   if (load.max_concurrency > 0) json["max_concurrency"] = load.max_concurrency;
   json.update(nlohmann::ordered_json::parse(report_json(report)));
@@ -160,8 +177,12 @@ void add_bench_serve(CLI::App& app) {
   command->add_option("--dataset-name", flags->dataset, "random")->check(CLI::IsMember({"random"}));
   command->add_option("--random-input-len", flags->input_tokens, "Tokens of a prompt")
       ->check(whole_number(1, 1 << 24));
-  command->add_option("--random-output-len", flags->load.output_tokens, "Tokens of an answer")
+  command->add_option("--random-output-len", flags->output_tokens, "Tokens of an answer")
       ->check(whole_number(1, 1 << 24));
+  command
+      ->add_option("--random-range-ratio", flags->range_ratio,
+                   "Lengths of both differ from these by up to this share, at random")
+      ->check(number_between(0, 1));
   command->add_option("--num-prompts", flags->num_prompts, "Requests")
       ->check(whole_number(1, 1'000'000));
   command->add_option("--request-rate", flags->request_rate,

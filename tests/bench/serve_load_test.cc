@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -30,7 +31,7 @@ ServeLoad load_on(const FakeOpenAiServer& server, size_t requests) {
   return {.base = parse_base_url(server.url()),
           .model = "m",
           .prompts = std::vector<std::vector<int32_t>>(requests, {5, 6, 7, 8}),
-          .output_tokens = 4,
+          .output_tokens = std::vector<int64_t>(std::max<size_t>(requests, 1), 4),
           .timeout_seconds = 30};
 }
 
@@ -188,7 +189,7 @@ TEST(ServeLoad, NobodyThereIsAnError) {
     const FakeOpenAiServer server([](const auto&, const auto&) {});
     url = server.url();
   }
-  ServeLoad load{.base = parse_base_url(url), .prompts = {{1}}};
+  ServeLoad load{.base = parse_base_url(url), .prompts = {{1}}, .output_tokens = {1}};
   EXPECT_THAT(run_load(load).requests[0].error, HasSubstr("refused"));
   try {
     first_model(load.base, "");

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "support/fake_openai_server.h"
 #include "support/run_program.h"
@@ -63,6 +64,27 @@ TEST(BenchServe, TheSameSeedSendsTheSamePromptsOfTheTokenizersTokens) {
   EXPECT_EQ(prompts[0], prompts[1]);
   EXPECT_NE(prompts[0], prompts[2]);
   EXPECT_NE(prompts[0][1], prompts[0][2]);
+}
+
+TEST(BenchServe, LengthsDifferByUpToTheRangeRatio) {
+  FakeOpenAiServer server(answer);
+  const ProgramResult result = run_program(
+      {"bench-serve", "--base-url", server.url(), "--model", "m", "--num-prompts", "40",
+       "--random-input-len", "10", "--random-output-len", "20", "--random-range-ratio", "0.5"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  std::set<size_t> inputs;
+  std::set<int> outputs;
+  for (const auto& request : server.requests()) {
+    const json body = json::parse(request.body);
+    inputs.insert(body["prompt"].size());
+    outputs.insert(body["max_tokens"].get<int>());
+  }
+  EXPECT_GE(*inputs.begin(), 5U);
+  EXPECT_LE(*inputs.rbegin(), 15U);
+  EXPECT_GE(inputs.size(), 6U);
+  EXPECT_GE(*outputs.begin(), 10);
+  EXPECT_LE(*outputs.rbegin(), 30);
+  EXPECT_GE(outputs.size(), 10U);
 }
 
 TEST(BenchServe, WhatIsWrongIsOneLine) {
