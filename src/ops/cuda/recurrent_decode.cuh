@@ -4,6 +4,7 @@
 
 #include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/cluster.cuh"
+#include "device/cuda/ptx/prefetch.cuh"
 #include "ops/cuda/recurrent.cuh"
 
 namespace moe4::cuda {
@@ -38,14 +39,13 @@ __device__ __forceinline__ float sum_of_warp(float x) {
   return x;
 }
 
-/// Thread 32 w + l of a unit has the rows 4 w + l / 8 + 16 i and four columns from 4 (l % 8) on, so
-/// that a warp reads whole lines.
+/// Eight threads side by side have 8 rows, each four columns, so that a warp reads whole lines.
 struct StatePart {
   static constexpr int kRows = kStateRows / 16;
   float4 s[kRows];
 
   static __device__ int row(int i) {
-    return static_cast<int>(threadIdx.x) % kUnitThreads / 8 + 16 * i;
+    return static_cast<int>(threadIdx.x) % kUnitThreads / 8 * kRows + i;
   }
   static __device__ int column() { return static_cast<int>(threadIdx.x) % 8 * 4; }
 
@@ -100,16 +100,30 @@ struct ChannelConv {
       }
     }
   }
-  template <typename In>
-  __device__ __forceinline__ void load_past(const DeviceConv& conv,
-                                            const RecurrentSequence& sequence,
-                                            const RowsOf<In>& x) {
+  /// Into the L2 the lines of the past in which this thread's channels are.
+  __device__ __forceinline__ void prefetch_past(const DeviceConv& conv,
+                                                const RecurrentSequence& sequence) const {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
 #pragma unroll
       for (int j = 0; j < kTaps - 1; ++j) {
         if (channel[i] >= 0 && j < conv.taps - 1) {
-          past[i][j] = conv.input(sequence, x, -1 - j, channel[i]);
+          prefetch_l2(conv.past(sequence, -1 - j, channel[i]));
+        }
+      }
+    }
+  }
+  /// What is before token `t` of the sequence in this step.
+  template <typename In>
+  __device__ __forceinline__ void load_past(const DeviceConv& conv,
+                                            const RecurrentSequence& sequence, const RowsOf<In>& x,
+                                            int t = 0) {
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+#pragma unroll
+      for (int j = 0; j < kTaps - 1; ++j) {
+        if (channel[i] >= 0 && j < conv.taps - 1) {
+          past[i][j] = conv.input(sequence, x, t - 1 - j, channel[i]);
         }
       }
     }

@@ -32,6 +32,7 @@ class CudaDeltaNet final : public Prepared<DeltaNet> {
     decay_rate_ = to_device<float>(decay_rate);
     dt_bias_ = to_device<float>(float_vector(weights.dt_bias, problem.num_value_heads));
     norm_ = to_device<float>(norm_weights(problem.norm, weights.norm, problem.value_dim));
+    decode_blocks_ = prepare_delta_decodes();
     prepare_delta_chunks();
     scan_stages_ = prepare_delta_scan();
   }
@@ -56,6 +57,7 @@ class CudaDeltaNet final : public Prepared<DeltaNet> {
                             {conv_.get(), decay_rate_.get(), dt_bias_.get(), norm_.get()},
                             take_buffers(arena, args.batch->num_tokens),
                             sm_,
+                            decode_blocks_,
                             scan_stages_,
                             static_cast<cudaStream_t>(stream.handle)};
     if (args.batch->num_decodes > 0) launch_delta_decodes(call);
@@ -78,7 +80,7 @@ class CudaDeltaNet final : public Prepared<DeltaNet> {
   }
 
   DeviceArray<float> conv_, decay_rate_, dt_bias_, norm_;
-  int sm_, scan_stages_ = 1;
+  int sm_, decode_blocks_ = 1, scan_stages_ = 1;
 };
 
 }  // namespace

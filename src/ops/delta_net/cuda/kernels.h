@@ -7,6 +7,9 @@
 
 namespace moe4::cuda {
 
+/// Sequences that all SMs together can work on at once, in small blocks.
+inline constexpr int64_t kFewDeltaDecodes = 4;
+
 struct DeltaNetWeights {
   const float* conv;        ///< [conv_taps, channels]: of the newest input first
   const float* decay_rate;  ///< [num_value_heads]: -exp(a_log)
@@ -31,17 +34,22 @@ struct DeltaNetCall {
   DeltaNetWeights weights;
   DeltaNetBuffers buffers;
   int sm;
-  int scan_stages;  ///< prepare_delta_scan()
+  int decode_blocks;  ///< prepare_delta_decodes()
+  int scan_stages;    ///< prepare_delta_scan()
   cudaStream_t stream;
 };
 
-/// For the current device, before the first launch.
+/// For the current device, before the first launch. Returns how many blocks it holds at a time.
+int prepare_delta_decodes();
 void prepare_delta_chunks();
 /// Returns how many chunks the device's shared memory holds at a time.
 int prepare_delta_scan();
 
-/// The sequences that generate: everything.
+/// The sequences that generate: everything, one by one through the SMs;
 void launch_delta_decodes(const DeltaNetCall& call);
+/// few of them, where takes_few_delta_decodes().
+bool takes_few_delta_decodes(const DeltaNetCall& call);
+void launch_few_delta_decodes(const DeltaNetCall& call);
 /// Prompts, in this order: the convolution and all that chunks compute for themselves;
 void launch_delta_chunks(const DeltaNetCall& call);
 /// the states from chunk to chunk, and what they give out;
