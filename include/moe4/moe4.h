@@ -1,5 +1,5 @@
 /* The C interface of moe4: one NVFP4 mixture-of-experts layer, created once and applied step by
- * step.
+ * step; and whole models, loaded from a checkpoint's folder (at the end).
  *
  *   moe4_layer* layer = NULL;
  *   if (moe4_layer_create(&desc, &layer) != MOE4_OK) puts(moe4_last_error());
@@ -110,9 +110,6 @@ typedef struct moe4_layer_desc {
   const char* backend;     /* "marlin", "cpu", ...; NULL or "auto": by priority */
   const char* activations; /* "bf16", "fp4" (quantised in the kernel), "fp4-static"; NULL: bf16 */
   int batch_invariant;     /* 1: only backends that are not MOE4_BATCH_DEPENDENT */
-  moe4_dtype
-      hidden_dtype; /* of hidden states and outputs. On the CPU float16 and float32 are taken as
-                       they are; GPU backends compute from and to BF16, and get them rounded */
 } moe4_layer_desc;
 
 /* All pointers live on the layer's device, hidden states and output 16-byte aligned. */
@@ -125,10 +122,13 @@ typedef struct moe4_apply_args {
   void* output;              /* [T, H] hidden_dtype, overwritten */
   void* workspace;           /* any alignment */
   size_t workspace_bytes;
-  void* stream;      /* cudaStream_t; unused on the CPU */
+  void* stream; /* cudaStream_t; unused on the CPU */
+  /* On the CPU float16 and float32 are taken as they are; GPU backends compute from and to BF16,
+   * and get them rounded. */
+  moe4_dtype hidden_dtype;
   int ids_are_int64; /* topk_ids is int64 */
-  const int32_t*
-      expert_map; /* [num_experts] as in moe4_layer_desc; with expert_map_per_call only */
+  /* [num_experts] as in moe4_layer_desc; with expert_map_per_call only. */
+  const int32_t* expert_map;
 } moe4_apply_args;
 
 /* A backend's answer about a layer; strings live as long as the selection. */
@@ -165,8 +165,9 @@ void moe4_selection_destroy(moe4_selection* selection);
  * size and, while it runs, at most one raw layer more. */
 moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer);
 
-/* Bytes apply() needs for up to max_tokens tokens; 0 outside 1 to 2^31 - 1. */
-size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens);
+/* Bytes apply() needs for up to max_tokens tokens of that type; 0 outside 1 to 2^31 - 1. */
+size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens,
+                                 moe4_dtype hidden_dtype);
 
 /* No allocation, no host synchronisation; may be captured in a CUDA graph. The layer's device is
  * current. Refused arguments leave the output untouched. */
@@ -186,6 +187,94 @@ int64_t moe4_layer_intermediate_size(const moe4_layer* layer);
 
 /* NULL is fine. */
 void moe4_layer_destroy(moe4_layer* layer);
+
+/* ---- Whole models ------------------------------------------------------------------------------
+ *
+ *   moe4_model* model = NULL;
+ *   moe4_generation* generation = NULL;
+ *   moe4_model_load("FOLDER", NULL, &model);
+ *   moe4_generation_begin(model, "[{\"prompt\": \"Hello\", \"max_tokens\": 8}]", &generation);
+ *   for (int running = 1; running;) moe4_generation_step(generation, on_text, user, &running);
+ *   moe4_generation_results(generation, &json);
+ *
+ * Texts are UTF-8. A char** result is the caller's, for moe4_free(). Any thread may call; calls
+ * that compute take turns, and generations of one model share its steps. */
+typedef struct moe4_model moe4_model;
+typedef struct moe4_generation moe4_generation;
+
+/* As the flags of moe4 serve; zero and NULL are its defaults. */
+typedef struct moe4_model_options {
+  size_t struct_size;      /* sizeof(moe4_model_options) */
+  const char* device;      /* "cpu", "cuda" */
+  const char* dtype;       /* "bfloat16", "float32" */
+  const char* backend;     /* of the routed experts */
+  const char* activations; /* "auto", "bf16", "fp4", "fp4-static" */
+  int fp8_activations;
+  int batch_invariant;
+  int no_prefix_caching;
+  int num_threads; /* of this model */
+  int64_t cpu_moe;
+  int64_t max_model_len;
+  int64_t max_num_seqs;
+  int64_t max_num_batched_tokens;
+  int64_t kv_cache_memory_bytes;
+  double memory_utilization;
+  void (*progress)(void* user, int64_t done, int64_t total); /* bytes; or NULL */
+  void* user;                                                /* of progress */
+} moe4_model_options;
+
+/* `options` may be NULL. */
+moe4_status moe4_model_load(const char* path, const moe4_model_options* options,
+                            moe4_model** model);
+/* JSON, valid as long as the model: model, model_type, vocab_size, max_model_len, max_num_seqs,
+ * stop_token_ids, notes, and plan, as moe4 run --json has it. */
+const char* moe4_model_info(const moe4_model* model);
+/* No generation of it is left. NULL is fine. */
+void moe4_model_destroy(moe4_model* model);
+
+/* *ids is the caller's, for moe4_free(). */
+moe4_status moe4_model_encode(const moe4_model* model, const char* text, size_t bytes,
+                              int32_t** ids, int64_t* num_ids);
+moe4_status moe4_model_decode(const moe4_model* model, const int32_t* ids, int64_t num_ids,
+                              int skip_special_tokens, char** text);
+/* The prompt of a chat: `context_json` is an object of the template's variables, messages among
+ * them; add_generation_prompt is true unless it says otherwise. */
+moe4_status moe4_model_chat_prompt(const moe4_model* model, const char* context_json, char** text);
+
+/* `requests_json`: an array of objects with the fields of POST /v1/completions (docs/serving.md).
+ * A field that there is not is MOE4_USAGE, and so are those for servers: model, stream, echo,
+ * logprobs. Without max_tokens 16, without a seed a random one. */
+moe4_status moe4_generation_begin(moe4_model* model, const char* requests_json,
+                                  moe4_generation** generation);
+/* One piece of text of answer `index`, counted over all requests; 0 ends that answer. */
+typedef int (*moe4_on_text)(void* user, int64_t index, const char* text, size_t bytes);
+/* Computes one step, hands out the text that it made certain (`on_text` may be NULL, and must not
+ * call this library), and says whether anything is left to do. */
+moe4_status moe4_generation_step(moe4_generation* generation, moe4_on_text on_text, void* user,
+                                 int* running);
+/* When nothing is left: an array, one object a request, {"prompt_token_ids", "outputs": [{"text",
+ * "token_ids", "finish_reason": "stop" or "length", "stop_reason", "cached_tokens",
+ * "prefill_seconds", "decode_seconds"}]}. Fails with what ended an answer before its time. */
+moe4_status moe4_generation_results(moe4_generation* generation, char** json);
+/* Ends what is still running. NULL is fine. */
+void moe4_generation_destroy(moe4_generation* generation);
+
+/* Perplexity of rows of token ids, each by itself; row r has row_lengths[r] of `ids`. JSON:
+ * perplexity, mean_log_likelihood, predictions, seconds. */
+moe4_status moe4_model_evaluate(moe4_model* model, const int32_t* ids, const int64_t* row_lengths,
+                                int64_t num_rows, char** json);
+
+/* What moe4 plan --json and moe4 inspect --json print; weights are not loaded. Of `options` device,
+ * backend, activations, fp8_activations and batch_invariant count, and device may be one that is
+ * not here: "sm_90". It may be NULL. */
+moe4_status moe4_plan(const char* path, const moe4_model_options* options, char** json);
+moe4_status moe4_inspect(const char* path, int lint, char** json);
+
+/* The moe4 program; the exit status. Installs handlers of signals. */
+int moe4_main(int argc, char** argv);
+
+/* NULL is fine. */
+void moe4_free(void* p);
 
 /* One line about this thread's last failure. */
 const char* moe4_last_error(void);

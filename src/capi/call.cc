@@ -6,6 +6,7 @@
 #include "capi/gpu.h"
 #include "capi/guard.h"
 #include "capi/layer.h"
+#include "capi/layer_desc.h"
 #include "capi/threads.h"
 #include "device/arena.h"
 #include "moe/dequantize.h"
@@ -20,8 +21,8 @@ constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
 constexpr int64_t kPiece = 1 << 12;  // values that a thread converts at a time
 
 // What the backend takes of rows that are not BF16.
-DType inner_dtype(const moe4_layer& layer) {
-  const bool wide = layer.dtype != DType::kBF16 && layer.prepared->accepts_float32();
+DType inner_dtype(const moe4_layer& layer, DType outer) {
+  const bool wide = outer != DType::kBF16 && layer.prepared->accepts_float32();
   return wide ? DType::kF32 : DType::kBF16;
 }
 
@@ -32,13 +33,13 @@ struct Workspace {
   size_t backend_bytes = 0;
 };
 
-Workspace take_workspace(const moe4_layer& layer, int64_t tokens, Arena& arena) {
+Workspace take_workspace(const moe4_layer& layer, int64_t tokens, DType outer, Arena& arena) {
   Workspace at;
   at.backend_bytes = layer.prepared->workspace_size(tokens);
   at.backend = arena.bytes(at.backend_bytes);
   at.ids = arena.take<int32_t>(tokens * layer.top_k);  // callers choose the type of ids by the call
-  const DType inner = inner_dtype(layer);
-  if (inner == layer.dtype) return at;
+  const DType inner = inner_dtype(layer, outer);
+  if (inner == outer) return at;
   const size_t bytes = static_cast<size_t>(tokens * layer.hidden_size * size_of(inner));
   at.in = arena.bytes(bytes);
   at.out = arena.bytes(bytes);
@@ -64,7 +65,8 @@ void check(const moe4_layer& layer, const moe4_apply_args& args) {
           layer.map_per_call
               ? "moe4_layer_apply: expert_map is NULL, and the layer has expert_map_per_call"
               : "moe4_layer_apply: expert_map is given, and the layer has no expert_map_per_call");
-  const size_t needed = workspace_size(layer, args.num_tokens);
+  const size_t needed =
+      workspace_size(layer, args.num_tokens, dtype_of(args.hidden_dtype, "moe4_layer_apply"));
   if (args.workspace_bytes < needed) {
     throw Error(ErrorCode::kUsage, "moe4_layer_apply: workspace of " +
                                        std::to_string(args.workspace_bytes) + " bytes, needs " +
@@ -133,26 +135,27 @@ const int32_t* backend_ids(const moe4_layer& layer, const moe4_apply_args& args,
 
 }  // namespace
 
-size_t workspace_size(const moe4_layer& layer, int64_t tokens) {
+size_t workspace_size(const moe4_layer& layer, int64_t tokens, DType hidden_dtype) {
   if (tokens <= 0 || tokens > kMaxTokens) return 0;
   Arena arena = Arena::measuring();
-  take_workspace(layer, tokens, arena);
+  take_workspace(layer, tokens, hidden_dtype, arena);
   return arena.peak() + Arena::kAlignment;
 }
 
 void apply(const moe4_layer& layer, const moe4_apply_args& args) {
   check(layer, args);
   if (args.num_tokens == 0) return;
+  const DType outer = dtype_of(args.hidden_dtype, "moe4_layer_apply");
   Arena arena = Arena::within({static_cast<std::byte*>(args.workspace), args.workspace_bytes});
-  const Workspace at = take_workspace(layer, args.num_tokens, arena);
-  const DType inner = inner_dtype(layer);
+  const Workspace at = take_workspace(layer, args.num_tokens, outer, arena);
+  const DType inner = inner_dtype(layer, outer);
   const int64_t values = args.num_tokens * layer.hidden_size;
   // On the CPU one call at a time has the threads.
   std::unique_lock lock(shared_threads_mutex(), std::defer_lock);
   if (layer.device.is_cpu()) lock.lock();
   const int32_t* ids = backend_ids(layer, args, at.ids);
   if (at.in != nullptr) {
-    convert(layer, args.hidden_states, layer.dtype, values, at.in, inner, args.stream);
+    convert(layer, args.hidden_states, outer, values, at.in, inner, args.stream);
   }
   layer.prepared->apply({.num_tokens = args.num_tokens,
                          .hidden_states = at.in != nullptr ? at.in : args.hidden_states,
@@ -164,7 +167,7 @@ void apply(const moe4_layer& layer, const moe4_apply_args& args) {
                          .workspace = {at.backend, at.backend_bytes},
                          .stream = args.stream});
   if (at.out != nullptr) {
-    convert(layer, at.out, inner, values, args.output, layer.dtype, args.stream);
+    convert(layer, at.out, inner, values, args.output, outer, args.stream);
   }
 }
 

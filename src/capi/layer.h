@@ -14,7 +14,6 @@ struct moe4_layer {
   moe4::ThreadPool* threads = nullptr;
   moe4::Device device;
   std::string backend;
-  moe4::DType dtype = moe4::DType::kBF16;  // of hidden states and outputs
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t top_k = 0;
@@ -26,7 +25,7 @@ struct moe4_layer {
 namespace moe4::capi {
 
 /// Bytes of a call's workspace at any alignment.
-size_t workspace_size(const moe4_layer& layer, int64_t tokens);
+size_t workspace_size(const moe4_layer& layer, int64_t tokens, DType hidden_dtype);
 
 /// Checks the call and runs it; throws before anything is written.
 void apply(const moe4_layer& layer, const moe4_apply_args& args);

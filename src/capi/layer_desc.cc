@@ -202,9 +202,6 @@ void check_desc(const moe4_layer_desc& desc, Weights weights) {
   if (desc.activation < MOE4_SILU || desc.activation > MOE4_RELU2) {
     refuse("activation", std::to_string(desc.activation), "a moe4_activation");
   }
-  if (desc.hidden_dtype < MOE4_BF16 || desc.hidden_dtype > MOE4_F32) {
-    refuse("hidden_dtype", std::to_string(desc.hidden_dtype), "a moe4_dtype");
-  }
   require_finite("alpha", desc.alpha);
   require_finite("beta", desc.beta);
   if (std::isnan(desc.limit) || desc.limit < 0) {
@@ -257,16 +254,17 @@ QuantScheme scheme_of(const moe4_layer_desc& desc) {
   return activations_of(desc) == ActivationMode::kFp4Static ? kW4A4 : kW4A16;
 }
 
-DType dtype_of(moe4_dtype dtype) {
+DType dtype_of(moe4_dtype dtype, const char* what) {
   switch (dtype) {
+    case MOE4_BF16:
+      return DType::kBF16;
     case MOE4_F16:
       return DType::kF16;
     case MOE4_F32:
       return DType::kF32;
-    case MOE4_BF16:
-      break;
   }
-  return DType::kBF16;
+  throw Error(ErrorCode::kUsage, std::string(what) + ": hidden_dtype is " + std::to_string(dtype) +
+                                     ", expected a moe4_dtype");
 }
 
 SelectorOptions selector_options(const moe4_layer_desc& desc) {

@@ -19,7 +19,8 @@ void check_desc(const moe4_layer_desc& desc, Weights weights);
 /// As the backend sees it: of one rank, and with local experts only where calls bring the map.
 MoeProblem problem_of(const moe4_layer_desc& desc);
 QuantScheme scheme_of(const moe4_layer_desc& desc);
-DType dtype_of(moe4_dtype dtype);
+/// Throws Error(kUsage) for what is none; `what`: "moe4_layer_apply".
+DType dtype_of(moe4_dtype dtype, const char* what);
 /// Throws Error(kUnavailable) for a GPU that is not there.
 SelectorOptions selector_options(const moe4_layer_desc& desc);
 

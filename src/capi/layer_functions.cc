@@ -100,7 +100,6 @@ moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer) {
     made->threads = &shared_threads();
     made->device = options.device;
     made->backend = selection.backend->name();
-    made->dtype = dtype_of(desc->hidden_dtype);
     made->hidden_size = desc->hidden_size;
     made->intermediate_size = weights.problem.intermediate_size;
     made->top_k = desc->top_k;
@@ -115,8 +114,14 @@ moe4_status moe4_layer_create(const moe4_layer_desc* desc, moe4_layer** layer) {
   });
 }
 
-size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens) {
-  return layer == nullptr ? 0 : workspace_size(*layer, max_tokens);
+size_t moe4_layer_workspace_size(const moe4_layer* layer, int64_t max_tokens,
+                                 moe4_dtype hidden_dtype) {
+  size_t size = 0;
+  guarded([&] {
+    require(layer != nullptr, "moe4_layer_workspace_size: NULL argument");
+    size = workspace_size(*layer, max_tokens, dtype_of(hidden_dtype, "moe4_layer_workspace_size"));
+  });
+  return size;
 }
 
 moe4_status moe4_layer_apply(const moe4_layer* layer, const moe4_apply_args* args) {

@@ -10,6 +10,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/lint.h"
 #include "cli/commands.h"
+#include "cli/inspect_document.h"
 #include "cli/inventory.h"
 #include "cli/options.h"
 #include "cli/plan_report.h"
@@ -24,53 +25,6 @@ struct InspectFlags {
   bool lint = false;
   bool json = false;
 };
-
-// Layers with the same mixer and the same feed-forward part.
-struct LayerGroup {
-  std::vector<int64_t> layers;
-  std::string attention, feed_forward;
-};
-
-std::string describe_mixer(const ModelConfig& config, int64_t layer) {
-  const LayerKind kind = config.layer_kinds[layer];
-  const bool attends = kind == LayerKind::kFullAttention || kind == LayerKind::kSparseAttention;
-  std::string text(to_string(kind));
-  return config.is_latent_attention && attends ? "latent " + text : text;
-}
-
-std::string describe_experts(const Checkpoint& checkpoint, int64_t layer) {
-  const ModelConfig& config = checkpoint.config();
-  if (!config.has_feed_forward[layer]) return "none";
-  if (!config.is_moe_layer[layer])
-    return fmt::format("dense, width {}", config.dense_intermediate_size);
-  const MoeLayerSummary experts = checkpoint.moe_layer_summary(layer);
-  const MoeProblem& p = experts.problem;
-  std::string text =
-      fmt::format("{} experts of width {}, top {}, {}", p.num_experts, p.intermediate_size, p.top_k,
-                  experts.unsupported.empty() ? to_string(experts.scheme) : experts.unsupported);
-  if (p.hidden_size != config.hidden_size) text += fmt::format(", latent {}", p.hidden_size);
-  if (!experts.error.empty()) text += " (cannot be decoded)";
-  if (config.shared_expert_intermediate_size > 0)
-    text += fmt::format(" + shared {}", config.shared_expert_intermediate_size);
-  return text;
-}
-
-std::vector<LayerGroup> group_layers(const Checkpoint& checkpoint) {
-  const ModelConfig& config = checkpoint.config();
-  std::vector<LayerGroup> groups;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    LayerGroup next{{layer}, describe_mixer(config, layer), describe_experts(checkpoint, layer)};
-    const auto same = std::find_if(groups.begin(), groups.end(), [&](const LayerGroup& group) {
-      return group.attention == next.attention && group.feed_forward == next.feed_forward;
-    });
-    if (same == groups.end()) {
-      groups.push_back(std::move(next));
-    } else {
-      same->layers.push_back(layer);
-    }
-  }
-  return groups;
-}
 
 std::string millions(int64_t n) { return fmt::format("{:.3f}", static_cast<double>(n) * 1e-6); }
 
@@ -94,75 +48,14 @@ void print_text(const Checkpoint& checkpoint) {
   fmt::print("{}\n{}", layers.to_string(), parts.to_string());
 }
 
-nlohmann::ordered_json to_json(const Checkpoint& checkpoint) {
-  const ModelConfig& config = checkpoint.config();
-  const Inventory inventory = take_inventory(checkpoint);
-  nlohmann::ordered_json json = {
-      {"model", checkpoint.directory().string()},
-      {"architecture", config.architecture},
-      {"model_type", config.model_type},
-      {"dialect", checkpoint.dialect()},
-      {"hidden_size", config.hidden_size},
-      {"num_layers", config.num_layers},
-      {"vocab_size", config.vocab_size},
-      {"max_position_embeddings", config.max_position_embeddings},
-      {"parameters", inventory.parameters},
-      {"active_parameters", inventory.active_parameters},
-      {"bytes", inventory.bytes},
-      {"bytes_per_token", inventory.active_bytes},
-  };
-  for (const LayerGroup& group : group_layers(checkpoint)) {
-    json["layer_groups"].push_back({{"layers", group.layers},
-                                    {"attention", group.attention},
-                                    {"feed_forward", group.feed_forward}});
-  }
-  for (const Component& c : inventory.components) {
-    json["components"].push_back({{"name", c.name},
-                                  {"formats", c.formats},
-                                  {"parameters", c.parameters},
-                                  {"bytes", c.bytes},
-                                  {"bytes_per_token", c.active_bytes}});
-  }
-  return json;
-}
-
-// What stands in the way of running the model, what opening noticed and, with --lint, what the
-// scales say.
-std::vector<LintFinding> findings_of(const Checkpoint& checkpoint, bool with_lint) {
-  std::vector<LintFinding> findings;
-  for (const Refusal& refusal : refusals(checkpoint)) {
-    findings.push_back({LintFinding::Level::kError, refusal.code, refusal.where, refusal.message});
-  }
-  if (with_lint) {
-    std::vector<LintFinding> more = lint(checkpoint);
-    findings.insert(findings.end(), std::make_move_iterator(more.begin()),
-                    std::make_move_iterator(more.end()));
-    return findings;
-  }
-  for (const CheckpointNote& note : checkpoint.notes()) {
-    const bool warning = note.level == CheckpointNote::Level::kWarning;
-    findings.push_back({warning ? LintFinding::Level::kWarning : LintFinding::Level::kInfo,
-                        "metadata", note.where, note.message});
-  }
-  return findings;
-}
-
 void inspect(const InspectFlags& flags) {
   const auto checkpoint = Checkpoint::open(flags.model, {.headers_only = !flags.lint});
-  const std::vector<LintFinding> findings = findings_of(*checkpoint, flags.lint);
   if (flags.json) {
-    nlohmann::ordered_json json = to_json(*checkpoint);
-    json["linted"] = flags.lint;
-    json["findings"] = nlohmann::ordered_json::array();
-    for (const LintFinding& finding : findings) {
-      json["findings"].push_back({{"level", to_string(finding.level)},
-                                  {"code", finding.code},
-                                  {"tensor", finding.tensor},
-                                  {"message", finding.message}});
-    }
+    const nlohmann::ordered_json json = inspect_document(*checkpoint, flags.lint);
     fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     return;
   }
+  const std::vector<LintFinding> findings = findings_of(*checkpoint, flags.lint);
   print_text(*checkpoint);
   if (!findings.empty()) fmt::print("\n");
   for (const LintFinding& finding : findings) {

@@ -198,20 +198,21 @@ void complete(Serving& serving, const Call& call) {
                   .include_usage = request.include_usage,
                   .continuous_usage = request.continuous_usage_stats};
   const uint64_t seed = random_seed();
+  const int64_t vocab_size = serving.model.config().vocab_size;
   const auto masks = serving.structures.masks(request.structure);
   std::vector<AnswerRequest> answers;
   std::vector<int64_t> prompt_tokens;
   for (size_t p = 0; p < request.prompts.size(); ++p) {
     const std::string name = request.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", p);
-    const std::vector<int32_t> ids = prompt_ids(serving, request.prompts[p], name);
+    const std::vector<int32_t> ids =
+        prompt_ids(serving.tokenizer, vocab_size, request.prompts[p], name);
     const auto length = static_cast<int64_t>(ids.size());
     const int64_t most =
-        tokens_to_generate(serving, length, request.max_tokens, kDefaultTokens, name);
+        tokens_to_generate(serving.max_model_len, length, request.max_tokens, kDefaultTokens, name);
     if (request.echo) options.echoes.push_back(text_of(serving, request.prompts[p]));
     for (int64_t i = 0; i < request.n; ++i) {
       AnswerRequest answer{
-          .generate = to_generate_request(request, serving.defaults,
-                                          serving.model.config().vocab_size, most, seed),
+          .generate = to_generate_request(request, serving.defaults, vocab_size, most, seed),
           .logprobs = request.logprobs,
           .prompt_logprobs = request.echo && request.logprobs,
           .priority = request.priority};

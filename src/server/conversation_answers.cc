@@ -78,8 +78,8 @@ ConversationAnswers conversation_answers(const Serving& serving, const SamplingR
   const std::string prompt = render_conversation(serving, conversation);
   const std::vector<int32_t> ids = serving.tokenizer.encode(prompt);
   ConversationAnswers made{.prompt_tokens = static_cast<int64_t>(ids.size())};
-  const int64_t most =
-      tokens_to_generate(serving, made.prompt_tokens, max_tokens, std::nullopt, "messages");
+  const int64_t most = tokens_to_generate(serving.max_model_len, made.prompt_tokens, max_tokens,
+                                          std::nullopt, "messages");
   nlohmann::json tools;
   if (calls_tools) tools = nlohmann::json::parse(dump(conversation.tools));
   const auto masks = serving.structures.masks(form.structure);

@@ -47,38 +47,37 @@ std::string render_conversation(const Serving& serving, const ConversationReques
   return cut_after_last_content(std::move(prompt), request.messages);
 }
 
-std::vector<int32_t> prompt_ids(const Serving& serving, const Prompt& prompt,
-                                const std::string& name) {
-  if (const auto* text = std::get_if<std::string>(&prompt)) return serving.tokenizer.encode(*text);
+std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, int64_t vocab_size,
+                                const Prompt& prompt, const std::string& name) {
+  if (const auto* text = std::get_if<std::string>(&prompt)) return tokenizer.encode(*text);
   const auto& ids = std::get<std::vector<int32_t>>(prompt);
-  const int64_t vocab = serving.model.config().vocab_size;
-  const auto bad = std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return id >= vocab; });
+  const auto bad =
+      std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return id >= vocab_size; });
   if (bad != ids.end()) {
     refuse_field(name, fmt::format("there is no token {}: expected 0 to {}, the model's vocabulary",
-                                   *bad, vocab - 1));
+                                   *bad, vocab_size - 1));
   }
   return ids;
 }
 
-int64_t tokens_to_generate(const Serving& serving, int64_t prompt_tokens,
+int64_t tokens_to_generate(int64_t max_model_len, int64_t prompt_tokens,
                            std::optional<int64_t> asked, std::optional<int64_t> fallback,
                            const std::string& prompt_name) {
   if (prompt_tokens == 0) {
     refuse_field(prompt_name, "the prompt is empty: there is nothing to continue");
   }
-  const int64_t most = serving.max_model_len;
-  const int64_t room = most - prompt_tokens;
+  const int64_t room = max_model_len - prompt_tokens;
   if (room < 0 || (room == 0 && asked.value_or(1) > 0)) {
     refuse_field(prompt_name,
                  fmt::format("the prompt has {} tokens and this model's maximum context length is "
                              "{} tokens: shorten it",
-                             prompt_tokens, most));
+                             prompt_tokens, max_model_len));
   }
   if (asked && *asked > room) {
     refuse_field("max_tokens",
                  fmt::format("this model's maximum context length is {} tokens; the prompt has {} "
                              "and {} more were asked for",
-                             most, prompt_tokens, *asked));
+                             max_model_len, prompt_tokens, *asked));
   }
   return asked.value_or(std::min(fallback.value_or(room), room));
 }

@@ -16,12 +16,12 @@ namespace moe4::server {
 std::string render_conversation(const Serving& serving, const ConversationRequest& request);
 
 /// Throws ApiError(400) naming the field for ids outside the vocabulary.
-std::vector<int32_t> prompt_ids(const Serving& serving, const Prompt& prompt,
-                                const std::string& name);
+std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, int64_t vocab_size,
+                                const Prompt& prompt, const std::string& name);
 
 /// How many tokens may be generated: `asked`, else `fallback` as far as there is room. Throws
 /// ApiError(400) for a prompt that is empty or leaves no room, and for `asked` beyond it.
-int64_t tokens_to_generate(const Serving& serving, int64_t prompt_tokens,
+int64_t tokens_to_generate(int64_t max_model_len, int64_t prompt_tokens,
                            std::optional<int64_t> asked, std::optional<int64_t> fallback,
                            const std::string& prompt_name);
 

@@ -36,7 +36,8 @@ void detokenize(Serving& serving, const Call& call) {
       parse_detokenize_request(parse_body(call.request.body), unknown);
   note_unknown_fields(call.request.path, unknown);
   check_model_name(serving, request.model);
-  const std::vector<int32_t> ids = prompt_ids(serving, request.tokens, "tokens");
+  const std::vector<int32_t> ids =
+      prompt_ids(serving.tokenizer, serving.model.config().vocab_size, request.tokens, "tokens");
   const std::string text = serving.tokenizer.decode(ids, /*skip_special=*/false);
   call.respond_json(dump({{"prompt", text}, {"content", text}}));
 }

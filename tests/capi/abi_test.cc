@@ -27,11 +27,16 @@ TEST(CApiAbi, SizesAndPlacesAreThoseOfAbi1) {
   EXPECT_EQ(MOE4_AT(moe4_layer_desc, tp_size), 140u);
   EXPECT_EQ(MOE4_AT(moe4_layer_desc, backend), 160u);
   EXPECT_EQ(MOE4_AT(moe4_layer_desc, activations), 168u);
-  EXPECT_EQ(MOE4_AT(moe4_layer_desc, hidden_dtype), 180u);
+  EXPECT_EQ(MOE4_AT(moe4_layer_desc, batch_invariant), 176u);
   EXPECT_EQ(sizeof(moe4_apply_args), 88u);
   EXPECT_EQ(MOE4_AT(moe4_apply_args, workspace), 48u);
   EXPECT_EQ(MOE4_AT(moe4_apply_args, stream), 64u);
+  EXPECT_EQ(MOE4_AT(moe4_apply_args, hidden_dtype), 72u);
   EXPECT_EQ(MOE4_AT(moe4_apply_args, expert_map), 80u);
+  EXPECT_EQ(sizeof(moe4_model_options), 120u);
+  EXPECT_EQ(MOE4_AT(moe4_model_options, cpu_moe), 56u);
+  EXPECT_EQ(MOE4_AT(moe4_model_options, memory_utilization), 96u);
+  EXPECT_EQ(MOE4_AT(moe4_model_options, user), 112u);
   EXPECT_EQ(sizeof(moe4_candidate), 24u);
 }
 

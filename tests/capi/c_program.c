@@ -53,7 +53,7 @@ int main(void) {
 
   uint16_t* x = aligned_alloc(64, kTokens * kHidden * 2);
   uint16_t* y = aligned_alloc(64, kTokens * kHidden * 2);
-  const size_t bytes = moe4_layer_workspace_size(layer, kTokens);
+  const size_t bytes = moe4_layer_workspace_size(layer, kTokens, MOE4_BF16);
   void* workspace = aligned_alloc(256, (bytes + 255) / 256 * 256);
   for (int i = 0; i < kTokens * kHidden; ++i) x[i] = 0x3f80; /* 1.0 */
   memset(y, 0xff, kTokens * kHidden * 2);

@@ -49,7 +49,7 @@ std::vector<float> apply(const Layer& layer, const std::vector<float>& x, const 
                          int64_t tokens) {
   std::vector<uint16_t> bf16, out(x.size());
   for (const float v : x) bf16.push_back(to_bf16(v).bits);
-  AlignedBuffer workspace(moe4_layer_workspace_size(layer.get(), tokens));
+  AlignedBuffer workspace(moe4_layer_workspace_size(layer.get(), tokens, MOE4_BF16));
   const moe4_apply_args args{.struct_size = sizeof(moe4_apply_args),
                              .num_tokens = tokens,
                              .hidden_states = bf16.data(),
@@ -74,7 +74,7 @@ TEST(CApi, GivesTheBitsOfTheCppInterface) {
   std::vector<uint16_t> bf16, out(x.size()), expected(x.size());
   for (const float v : x) bf16.push_back(to_bf16(v).bits);
   const Routing routing = make_routing(RoutingCase::kWithMissing, tokens, 4, 2, 4);
-  AlignedBuffer workspace(moe4_layer_workspace_size(layer, tokens));
+  AlignedBuffer workspace(moe4_layer_workspace_size(layer, tokens, MOE4_BF16));
   moe4_apply_args args{.struct_size = sizeof(moe4_apply_args),
                        .num_tokens = tokens,
                        .hidden_states = bf16.data(),
@@ -204,8 +204,6 @@ TEST(CApi, RefusesWhatItCannotTakeAndSaysWhy) {
       {[](CLayer& c) { c.desc.tp_size = -2; }, MOE4_USAGE, "tp_size is -2"},
       {[](CLayer& c) { c.desc.tp_rank = -1; }, MOE4_USAGE, "tp_rank is -1"},
       {[](CLayer& c) { c.desc.device = -2; }, MOE4_USAGE, "device is -2"},
-      {[](CLayer& c) { c.desc.hidden_dtype = static_cast<moe4_dtype>(3); }, MOE4_USAGE,
-       "hidden_dtype is 3"},
       {[](CLayer& c) { c.up[1].global_scale = NAN; }, MOE4_BAD_INPUT, "experts.1.up_proj"},
       {[](CLayer& c) { c.down[3].global_scale = INFINITY; }, MOE4_BAD_INPUT, "global_scale"},
       {[](CLayer& c) { c.gate[2].input_scale = NAN; }, MOE4_BAD_INPUT, "experts.2.gate_proj"},
@@ -271,7 +269,7 @@ TEST(CApi, SizesFarBeyondMemoryAreRefusedByName) {
   CLayer c = small_layer();
   const Layer layer = create(c.desc);
   for (const int64_t tokens : {int64_t{-1}, int64_t{1} << 31, int64_t{1} << 56, INT64_MAX}) {
-    EXPECT_EQ(moe4_layer_workspace_size(layer.get(), tokens), 0u);
+    EXPECT_EQ(moe4_layer_workspace_size(layer.get(), tokens, MOE4_BF16), 0u);
     alignas(256) static std::byte memory[1024];
     const moe4_apply_args args{.struct_size = sizeof(moe4_apply_args),
                                .num_tokens = tokens,
@@ -362,7 +360,7 @@ TEST(CApi, PointersMustBeAlignedAsTheHeaderSays) {
     c.desc.backend = backend;
     const Layer layer = create(c.desc);
     const int64_t tokens = 3;
-    const size_t bytes = moe4_layer_workspace_size(layer.get(), tokens);
+    const size_t bytes = moe4_layer_workspace_size(layer.get(), tokens, MOE4_BF16);
     AlignedBuffer workspace(bytes + 512), x(tokens * 64 * 2 + 64), out(tokens * 64 * 2 + 64);
     AlignedBuffer ids(tokens * 2 * 4 + 64), weights(tokens * 2 * 4 + 64);
     std::memset(out.data(), 0x5a, out.size());

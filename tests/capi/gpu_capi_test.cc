@@ -50,8 +50,8 @@ struct Batch {
     clear();
   }
   void clear() { MOE4_CUDA_CHECK(cudaMemset(device_y.get(), 0xff, bf16.size() * 2)); }
-  moe4_apply_args args(const Layer& layer, cudaStream_t stream) {
-    const size_t bytes = moe4_layer_workspace_size(layer.get(), tokens);
+  moe4_apply_args args(const Layer& layer, cudaStream_t stream, moe4_dtype dtype = MOE4_BF16) {
+    const size_t bytes = moe4_layer_workspace_size(layer.get(), tokens, dtype);
     workspace = allocate_device<std::byte>(static_cast<int64_t>(bytes));
     return {.struct_size = sizeof(moe4_apply_args),
             .num_tokens = tokens,
@@ -61,7 +61,8 @@ struct Batch {
             .output = device_y.get(),
             .workspace = workspace.get(),
             .workspace_bytes = bytes,
-            .stream = stream};
+            .stream = stream,
+            .hidden_dtype = dtype};
   }
   std::vector<float> output() const {
     std::vector<uint16_t> bits(bf16.size());
@@ -345,7 +346,6 @@ TEST_F(GpuCApi, OtherTypesOfRowsAndIdsGiveTheBitsOfBf16) {
   const std::vector<int32_t> identity = {0, 1, 2, 3, 4, 5, 6, 7};
   const auto map = upload(identity.data(), identity.size());
   for (const int64_t tokens : {1, 70}) {
-    c.desc.hidden_dtype = MOE4_BF16;
     c.desc.expert_map_per_call = 0;
     const Layer plain = create(c.desc);
     Batch batch(c.moe.weights.problem, tokens, 11);
@@ -355,7 +355,6 @@ TEST_F(GpuCApi, OtherTypesOfRowsAndIdsGiveTheBitsOfBf16) {
     const std::vector<int64_t> ids(batch.routing.ids.begin(), batch.routing.ids.end());
     const auto long_ids = upload(ids.data(), ids.size());
     for (const moe4_dtype dtype : {MOE4_BF16, MOE4_F16, MOE4_F32}) {
-      c.desc.hidden_dtype = dtype;
       c.desc.expert_map_per_call = 1;
       const Layer layer = create(c.desc);
       const size_t values = batch.bf16.size();
@@ -368,7 +367,7 @@ TEST_F(GpuCApi, OtherTypesOfRowsAndIdsGiveTheBitsOfBf16) {
       const auto x32 = upload(f32.data(), values);
       const auto x16 = upload(f16.data(), values);
       const auto y = allocate_device<float>(static_cast<int64_t>(values));
-      moe4_apply_args args = batch.args(layer, nullptr);
+      moe4_apply_args args = batch.args(layer, nullptr, dtype);
       if (dtype == MOE4_F32) args.hidden_states = x32.get();
       if (dtype == MOE4_F16) args.hidden_states = x16.get();
       args.output = y.get();

@@ -52,13 +52,20 @@ struct Call {
   const int32_t* expert_map = nullptr;
 };
 
+template <typename T>
+constexpr moe4_dtype kDtype = MOE4_BF16;
+template <>
+constexpr moe4_dtype kDtype<F16> = MOE4_F16;
+template <>
+constexpr moe4_dtype kDtype<float> = MOE4_F32;
+
 // The output as float32 of rows of T with ids of Id.
 template <typename T, typename Id = int32_t>
 std::vector<float> apply(const Layer& layer, const Call& call = {}) {
   std::vector<T> x, out(call.x.size());
   for (const float v : call.x) x.push_back(value_from<T>(v));
   const std::vector<Id> ids(call.routing.ids.begin(), call.routing.ids.end());
-  std::vector<std::byte> workspace(moe4_layer_workspace_size(layer.get(), kTokens));
+  std::vector<std::byte> workspace(moe4_layer_workspace_size(layer.get(), kTokens, kDtype<T>));
   const moe4_apply_args args{.struct_size = sizeof(moe4_apply_args),
                              .num_tokens = kTokens,
                              .hidden_states = x.data(),
@@ -67,6 +74,7 @@ std::vector<float> apply(const Layer& layer, const Call& call = {}) {
                              .output = out.data(),
                              .workspace = workspace.data(),
                              .workspace_bytes = workspace.size(),
+                             .hidden_dtype = kDtype<T>,
                              .ids_are_int64 = sizeof(Id) == 8,
                              .expert_map = call.expert_map};
   EXPECT_EQ(moe4_layer_apply(layer.get(), &args), MOE4_OK) << moe4_last_error();
@@ -201,16 +209,35 @@ TEST(CApiForms, RowsOfFloat16AndFloat32AreTakenAsTheyAre) {
     CLayer c = small_layer(backend);
     Call call;
     for (float& v : call.x) v = to_float(to_f16(to_float(to_bf16(v))));  // exact in all types
-    const std::vector<float> bf16 = apply<Bf16>(create(c.desc), call);
-    c.desc.hidden_dtype = MOE4_F32;
-    const std::vector<float> f32 = apply<float>(create(c.desc), call);
-    c.desc.hidden_dtype = MOE4_F16;
-    const std::vector<float> f16 = apply<F16>(create(c.desc), call);
+    const Layer layer = create(c.desc);
+    const std::vector<float> bf16 = apply<Bf16>(layer, call);
+    const std::vector<float> f32 = apply<float>(layer, call);
+    const std::vector<float> f16 = apply<F16>(layer, call);
     for (size_t i = 0; i < f32.size(); ++i) {
       ASSERT_EQ(f16[i], to_float(to_f16(f32[i]))) << backend << " " << i;
       ASSERT_NEAR(bf16[i], f32[i], 0.02 * std::abs(f32[i]) + 1e-3) << backend << " " << i;
     }
   }
+}
+
+TEST(CApiForms, ATypeThatIsNoneIsRefused) {
+  CLayer c = small_layer();
+  const Layer layer = create(c.desc);
+  const auto none = static_cast<moe4_dtype>(3);
+  EXPECT_EQ(moe4_layer_workspace_size(layer.get(), 1, none), 0u);
+  EXPECT_THAT(moe4_last_error(), ::testing::HasSubstr("hidden_dtype is 3"));
+  alignas(256) static std::byte memory[1 << 16];
+  const moe4_apply_args args{.struct_size = sizeof(moe4_apply_args),
+                             .num_tokens = 1,
+                             .hidden_states = memory,
+                             .topk_ids = memory,
+                             .topk_weights = reinterpret_cast<float*>(memory),
+                             .output = memory,
+                             .workspace = memory,
+                             .workspace_bytes = sizeof memory,
+                             .hidden_dtype = none};
+  EXPECT_EQ(moe4_layer_apply(layer.get(), &args), MOE4_USAGE);
+  EXPECT_THAT(moe4_last_error(), ::testing::HasSubstr("hidden_dtype is 3"));
 }
 
 TEST(CApiForms, IdsMayBeInt64AndFarOnesAreSkipped) {
@@ -225,7 +252,7 @@ TEST(CApiForms, IdsMayBeInt64AndFarOnesAreSkipped) {
   far[0] = (int64_t{1} << 32) + 1;
   far[1] = kExperts;
   std::vector<Bf16> x(kTokens * kHidden, to_bf16(1.0f)), out(x.size(), to_bf16(9.0f));
-  std::vector<std::byte> workspace(moe4_layer_workspace_size(layer.get(), kTokens));
+  std::vector<std::byte> workspace(moe4_layer_workspace_size(layer.get(), kTokens, MOE4_BF16));
   const moe4_apply_args args{.struct_size = sizeof(moe4_apply_args),
                              .num_tokens = kTokens,
                              .hidden_states = x.data(),
@@ -272,7 +299,6 @@ TEST(CApiForms, AMapThatCallsBringGivesTheBitsOfTheLayersOwn) {
 
 TEST(CApiForms, TwoThreadsApplyTwoLayersAndOneTogether) {
   CLayer a = small_layer(), b = small_layer();
-  b.desc.hidden_dtype = MOE4_F32;
   const Layer first = create(a.desc), second = create(b.desc);
   const std::vector<float> of_first = apply<Bf16>(first), of_second = apply<float>(second);
   const auto loop = [&] {
