@@ -118,6 +118,16 @@ server_clients() {
   python3 scripts/check_server_clients.py build/release/bin/moe4 models/tiny-qwen3_5-moe-nvfp4
 }
 
+# PyTorch's operators and transformers: some gigabytes from PyPI.
+python_with_torch() {
+  cmake --preset release || return 1
+  cmake --build --preset release --target moe4_shared || return 1
+  python3 -m venv "$LOG/venv" || return 1
+  "$LOG/venv/bin/pip" install -q pytest numpy torch transformers ruff || return 1
+  "$LOG/venv/bin/ruff" check --config python/pyproject.toml python tests/python || return 1
+  "$LOG/venv/bin/python" -m pytest -q tests/python
+}
+
 neon_under_qemu() {
   cmake -S tests/aarch64 -B build/aarch64 -G Ninja --toolchain "$PWD/cmake/toolchains/aarch64.cmake" \
     -DCMAKE_BUILD_TYPE=Release -DMOE4_WERROR=ON || return 1
