@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "base/error.h"
 #include "device/cuda_memory.h"
 
 namespace moe4 {
@@ -36,6 +37,13 @@ void copy(const Stream& stream, void* to, const void* from, size_t bytes) {
   } else {
     cuda::copy_bytes(stream, to, from, bytes);
   }
+}
+
+void copy_little(const Stream& stream, void* to, const void* from, size_t bytes) {
+  if (stream.device.is_cpu() || bytes == 0) return copy(stream, to, from, bytes);
+  MOE4_CHECK(reinterpret_cast<uintptr_t>(to) % 16 == 0 &&
+             reinterpret_cast<uintptr_t>(from) % 16 == 0);
+  cuda::copy_little_bytes(stream, to, from, bytes);
 }
 
 void wait(const Stream& stream) {

@@ -53,6 +53,10 @@ class HostMemory {
 /// Copies between a device, and host memory of its own kind or any. Enqueued on a GPU; host memory
 /// must stay as it is until wait().
 void copy(const Stream& stream, void* to, const void* from, size_t bytes);
+/// copy() between a device and HostMemory made for it, of a step's few numbers: on a GPU a kernel
+/// does it, up to a size, which follows the kernels before it sooner than a copy engine would. Both
+/// addresses are multiples of 16.
+void copy_little(const Stream& stream, void* to, const void* from, size_t bytes);
 /// Until everything that was enqueued is done. Throws Error(kUnavailable) for what failed on the
 /// device.
 void wait(const Stream& stream);

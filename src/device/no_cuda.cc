@@ -18,6 +18,7 @@ std::byte* allocate_bytes(const Device&, size_t) { throw_no_cuda(); }
 std::byte* allocate_pinned_bytes(const Device&, size_t) { throw_no_cuda(); }
 void free_bytes(const Device&, std::byte*, bool) {}
 void copy_bytes(const Stream&, void*, const void*, size_t) { throw_no_cuda(); }
+void copy_little_bytes(const Stream&, void*, const void*, size_t) { throw_no_cuda(); }
 void wait_for(const Stream&) { throw_no_cuda(); }
 void* make_stream(const Device&) { throw_no_cuda(); }
 void destroy_stream(const Stream&) {}

@@ -335,7 +335,7 @@ void Runner::begin(std::span<const SequencePiece> pieces, Observer* observer) {
   }
   // All of it up to the used rows of the block table, in one copy.
   const auto used = static_cast<size_t>(layout_.blocks + batch.num_seqs * max_blocks_);
-  copy(stream, device_batch_.data(), flight.batch.data(), used * sizeof(int32_t));
+  copy_little(stream, device_batch_.data(), flight.batch.data(), used * sizeof(int32_t));
   if (graph != nullptr) {
     graph->launch(stream);
   } else {
@@ -377,8 +377,8 @@ bool Runner::choose_tokens(std::span<const SequencePiece> pieces, bool chose_gre
     args.any_truncated = any_truncated;
     choose(args);
   }
-  copy(stream, flight.choices.data(), device_choices_.data(),
-       (most + rows) * sizeof(int32_t));  // the states lie behind all ids
+  copy_little(stream, flight.choices.data(), device_choices_.data(),
+              (most + rows) * sizeof(int32_t));  // the states lie behind all ids
   return all;
 }
 
