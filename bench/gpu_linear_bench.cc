@@ -2,15 +2,21 @@
 // Qwen3.6-35B-A3B.
 //
 //   gpu_linear_bench in_proj,out_proj 1d,8d,2048p linears.json
+//   gpu_linear_bench chain,norms 1d,8d,32d chain.json
 //
 // CALLS: numbers of tokens, "8d" generated ones, "2048p" those of a prompt. A figure is the median
 // of replays of a CUDA graph of dependent calls over copies of the weights larger together than the
 // L2, so that every call reads its weights from memory.
+//
+// `chain` is all linears of a step in its order, each with weights of its own; `norms` has AddNorm
+// in front of each mixer, router and head too. What a kernel fetches before the one in front has
+// ended shows here, and what it keeps that from doing.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <span>
 #include <sstream>
@@ -23,6 +29,7 @@
 #include "ops/experts/bench/cold_read.h"
 #include "ops/experts/bench/timed_graph.h"
 #include "ops/linear/linear_group.h"
+#include "ops/norm/add_norm.h"
 
 namespace {
 
@@ -110,42 +117,185 @@ struct Measured {
   double us = 0, floor_us = 0, gflop = 0;
 };
 
-Measured time_call(const Shape& shape, const Weights& weights,
-                   const std::vector<std::unique_ptr<Prepared<LinearGroup>>>& ops,
-                   const std::string& call, cudaStream_t stream, const Device& device) {
-  const int64_t tokens = std::stoll(call);
-  const auto x = cuda::allocate_device<uint16_t>(tokens * shape.k);
-  MOE4_CUDA_CHECK(cudaMemset(x.get(), 0x3c, tokens * shape.k * 2));
-  int64_t width = 0;
-  for (const MemberShape& m : shape.members) width += padded_row(m.rows);
-  const bool head = shape.name.starts_with("lm_head");
-  const RowFormat format = head ? RowFormat::kF32 : RowFormat::kBf16;
-  const auto y = cuda::allocate_device<std::byte>(tokens * width * element_bytes(format));
-  std::vector<Rows> rows;
-  int64_t at = 0;
-  for (const MemberShape& m : shape.members) {
-    rows.push_back({y.get() + at, format, tokens, m.rows, padded_row(m.rows)});
-    at += tokens * padded_row(m.rows) * element_bytes(format);
-  }
-  const LinearGroup::Args args{
-      .x = {reinterpret_cast<std::byte*>(x.get()), RowFormat::kBf16, tokens, shape.k, shape.k},
-      .y = rows,
-      .num_decode_tokens = call.back() == 'd' ? tokens : 0};
-  const size_t workspace_bytes = ops[0]->workspace_size(args);
-  const auto memory = cuda::allocate_device<std::byte>(static_cast<int64_t>(workspace_bytes));
-  const std::span<std::byte> workspace{memory.get(), workspace_bytes};
-  const auto copies = static_cast<int>(ops.size());
-  const int calls = tokens > 1024 ? copies : copies * std::max(1, 24 / copies);
-  cuda::TimedGraph graph(stream, calls, [&](int i) {
-    ops[i % copies]->run(args, workspace, {.device = device, .handle = stream});
-  });
-  Measured m{.shape = shape.name, .call = call, .weight_bytes = weights.bytes};
-  m.us = graph.time(9).median;
-  for (const MemberShape& member : shape.members) {
-    m.gflop += 2e-9 * static_cast<double>(tokens * member.rows * shape.k);
-  }
-  return m;
+using Linears = std::vector<std::unique_ptr<Prepared<LinearGroup>>>;
+
+const Shape& shape_of(const std::string& name) {
+  const auto shape =
+      std::find_if(kShapes.begin(), kShapes.end(), [&](const Shape& s) { return s.name == name; });
+  if (shape == kShapes.end()) throw Error(ErrorCode::kUsage, "unknown shape '" + name + "'");
+  return *shape;
 }
+
+Linears prepare_copies(const Shape& shape, const Weights& weights, int64_t copies,
+                       const OpOptions& options) {
+  const std::vector<LinearOptions> plain(shape.members.size());
+  const auto problem = LinearGroup::problem_of(weights.group, plain);
+  Linears ops;
+  for (int64_t i = 0; i < copies; ++i) {
+    ops.push_back(prepare<LinearGroup>(problem, weights.group, options));
+  }
+  return ops;
+}
+
+/// Rows that a shape's linears read and write, and the memory that they need.
+class Buffers {
+ public:
+  Buffers(const Shape& shape, const std::string& call) : decodes_(call.back() == 'd') {
+    const int64_t tokens = std::stoll(call);
+    x_ = cuda::allocate_device<uint16_t>(tokens * shape.k);
+    MOE4_CUDA_CHECK(cudaMemset(x_.get(), 0x3c, tokens * shape.k * 2));
+    rows_of_x_ = {reinterpret_cast<std::byte*>(x_.get()), RowFormat::kBf16, tokens, shape.k,
+                  shape.k};
+    int64_t width = 0;
+    for (const MemberShape& m : shape.members) width += padded_row(m.rows);
+    const bool head = shape.name.starts_with("lm_head");
+    const RowFormat format = head ? RowFormat::kF32 : RowFormat::kBf16;
+    y_ = cuda::allocate_device<std::byte>(tokens * width * element_bytes(format));
+    int64_t at = 0;
+    for (const MemberShape& m : shape.members) {
+      rows_.push_back({y_.get() + at, format, tokens, m.rows, padded_row(m.rows)});
+      at += tokens * padded_row(m.rows) * element_bytes(format);
+      gflop_ += 2e-9 * static_cast<double>(tokens * m.rows * shape.k);
+    }
+  }
+
+  void run(const Prepared<LinearGroup>& op, const Stream& stream) {
+    const LinearGroup::Args args{
+        .x = rows_of_x_, .y = rows_, .num_decode_tokens = decodes_ ? rows_of_x_.rows : 0};
+    if (workspace_.empty()) {
+      const size_t bytes = std::max<size_t>(op.workspace_size(args), 1);
+      memory_ = cuda::allocate_device<std::byte>(static_cast<int64_t>(bytes));
+      workspace_ = {memory_.get(), bytes};
+    }
+    op.run(args, workspace_, stream);
+  }
+  double gflop() const { return gflop_; }
+
+ private:
+  bool decodes_;
+  cuda::DeviceArray<uint16_t> x_;
+  cuda::DeviceArray<std::byte> y_, memory_;
+  Rows rows_of_x_;
+  std::vector<Rows> rows_;
+  std::span<std::byte> workspace_;
+  double gflop_ = 0;
+};
+
+struct Gpu {
+  OpOptions options;
+  Stream stream;
+  cudaStream_t handle = nullptr;
+  static constexpr int64_t kReadMemory = int64_t{2} << 30;
+  cuda::DeviceArray<std::byte> read_memory;
+
+  double floor(int64_t bytes) const {
+    return cuda::time_cold_read(read_memory.get(), kReadMemory, static_cast<size_t>(bytes), handle);
+  }
+};
+
+std::vector<Measured> time_shape(const Shape& shape, const std::vector<std::string>& calls,
+                                 const Gpu& gpu) {
+  constexpr int64_t kCold = int64_t{160} << 20;
+  const Weights weights(shape);
+  const Linears ops = prepare_copies(
+      shape, weights, std::clamp<int64_t>(kCold / weights.bytes, 1, 48), gpu.options);
+  const double floor = gpu.floor(weights.bytes);
+  std::vector<Measured> results;
+  for (const std::string& call : calls) {
+    Buffers buffers(shape, call);
+    buffers.run(*ops[0], gpu.stream);  // takes its memory outside the capture
+    MOE4_CUDA_CHECK(cudaStreamSynchronize(gpu.handle));
+    const auto copies = static_cast<int>(ops.size());
+    const int count = std::stoll(call) > 1024 ? copies : copies * std::max(1, 24 / copies);
+    cuda::TimedGraph graph(gpu.handle, count,
+                           [&](int i) { buffers.run(*ops[i % copies], gpu.stream); });
+    results.push_back({.shape = shape.name,
+                       .call = call,
+                       .weight_bytes = weights.bytes,
+                       .us = graph.time(9).median,
+                       .floor_us = floor,
+                       .gflop = buffers.gflop()});
+  }
+  return results;
+}
+
+/// The linears of Qwen3.6-35B-A3B in their order.
+std::vector<std::string> linears_of_a_step() {
+  std::vector<std::string> names;
+  for (int layer = 0; layer < 40; ++layer) {
+    names.push_back(layer % 4 == 3 ? "qkv" : "in_proj");
+    names.insert(names.end(), {"out_proj", "router", "shared_down"});
+  }
+  names.push_back("lm_head");
+  return names;
+}
+
+/// Weights of a step, made once for all its calls.
+class Chain {
+ public:
+  explicit Chain(const Gpu& gpu) : gpu_(gpu), steps_(linears_of_a_step()) {
+    for (const std::string& name : steps_) ++kinds_[name].copies;
+    for (auto& [name, kind] : kinds_) {
+      kind.shape = &shape_of(name);
+      const Weights weights(*kind.shape);
+      kind.ops = prepare_copies(*kind.shape, weights, kind.copies, gpu.options);
+      bytes_ += kind.copies * weights.bytes;
+      floor_ += static_cast<double>(kind.copies) * gpu.floor(weights.bytes);
+    }
+    const AddNorm::Problem problem{.width = kWidth, .norm = {.has_weight = false}};
+    norm_ = prepare<AddNorm>(problem, {}, gpu.options);
+  }
+
+  Measured time(const std::string& call, bool norms) {
+    const int64_t tokens = std::stoll(call);
+    Measured m{.shape = norms ? "norms" : "chain",
+               .call = call,
+               .weight_bytes = bytes_,
+               .floor_us = floor_};
+    for (auto& [name, kind] : kinds_) {
+      kind.buffers = std::make_unique<Buffers>(*kind.shape, call);
+      kind.buffers->run(*kind.ops[0], gpu_.stream);
+      m.gflop += kind.buffers->gflop() * static_cast<double>(kind.copies);
+    }
+    const auto memory = cuda::allocate_device<std::byte>(tokens * kWidth * 8);
+    MOE4_CUDA_CHECK(cudaMemset(memory.get(), 0, tokens * kWidth * 8));
+    const auto rows = [&](int64_t at, RowFormat format) {
+      return Rows{memory.get() + at * tokens * kWidth, format, tokens, kWidth, kWidth};
+    };
+    const AddNorm::Args norm{.residual = rows(0, RowFormat::kF32),
+                             .delta = rows(4, RowFormat::kBf16),
+                             .y = rows(6, RowFormat::kBf16)};
+    MOE4_CUDA_CHECK(cudaStreamSynchronize(gpu_.handle));
+    cuda::TimedGraph graph(gpu_.handle, 1, [&](int) {
+      for (auto& [name, kind] : kinds_) kind.next = 0;
+      for (const std::string& name : steps_) {
+        Kind& kind = kinds_.at(name);
+        const bool reads_norm = name != "out_proj" && name != "shared_down";
+        if (norms && reads_norm) norm_->run(norm, {}, gpu_.stream);
+        kind.buffers->run(*kind.ops[kind.next++], gpu_.stream);
+      }
+    });
+    m.us = graph.time(15).median;
+    return m;
+  }
+
+ private:
+  static constexpr int64_t kWidth = 2048;
+  struct Kind {
+    const Shape* shape = nullptr;
+    int64_t copies = 0;
+    size_t next = 0;
+    Linears ops;
+    std::unique_ptr<Buffers> buffers;
+  };
+
+  const Gpu& gpu_;
+  std::vector<std::string> steps_;
+  std::map<std::string, Kind> kinds_;
+  std::unique_ptr<Prepared<AddNorm>> norm_;
+  int64_t bytes_ = 0;
+  double floor_ = 0;
+};
 
 int run(int argc, char** argv) {
   if (argc < 3) {
@@ -154,42 +304,34 @@ int run(int argc, char** argv) {
   }
   const Device device = cuda::describe_device(0);
   if (device.is_cpu()) throw Error(ErrorCode::kUnavailable, "no NVIDIA GPU");
-  cudaStream_t stream = nullptr;
-  MOE4_CUDA_CHECK(cudaStreamCreate(&stream));
   ThreadPool threads;
-  constexpr int64_t kCold = int64_t{160} << 20, kReadMemory = int64_t{2} << 30;
-  const auto memory = cuda::allocate_device<std::byte>(kReadMemory);
+  Gpu gpu{.options = {.device = device, .threads = &threads}};
+  MOE4_CUDA_CHECK(cudaStreamCreate(&gpu.handle));
+  gpu.stream = {.device = device, .handle = gpu.handle};
+  gpu.read_memory = cuda::allocate_device<std::byte>(Gpu::kReadMemory);
   std::string json;
   std::printf("| shape | call | us | floor us | TB/s | TFLOP/s |\n|---|---|---|---|---|---|\n");
+  const auto report = [&](const Measured& m) {
+    std::printf("| %s | %s | %.2f | %.2f | %.2f | %.0f |\n", m.shape.c_str(), m.call.c_str(), m.us,
+                m.floor_us, static_cast<double>(m.weight_bytes) / m.us * 1e-6,
+                m.gflop / m.us * 1e3);
+    std::fflush(stdout);
+    json += fmt::format(
+        "{}{{\"shape\": \"{}\", \"call\": \"{}\", \"us\": {:.3f}, \"floor_us\": {:.3f}, "
+        "\"weight_bytes\": {}, \"gflop\": {:.3f}}}",
+        json.empty() ? "" : ",\n  ", m.shape, m.call, m.us, m.floor_us, m.weight_bytes, m.gflop);
+  };
+  std::unique_ptr<Chain> chain;
+  const std::vector<std::string> calls = split(argv[2]);
   for (const std::string& name : split(argv[1])) {
-    const auto shape = std::find_if(kShapes.begin(), kShapes.end(),
-                                    [&](const Shape& s) { return s.name == name; });
-    if (shape == kShapes.end()) throw Error(ErrorCode::kUsage, "unknown shape '" + name + "'");
-    const Weights weights(*shape);
-    const std::vector<LinearOptions> options(shape->members.size());
-    const auto problem = LinearGroup::problem_of(weights.group, options);
-    std::vector<std::unique_ptr<Prepared<LinearGroup>>> ops;
-    const int64_t copies = std::clamp<int64_t>(kCold / weights.bytes, 1, 48);
-    for (int64_t i = 0; i < copies; ++i) {
-      ops.push_back(
-          prepare<LinearGroup>(problem, weights.group, {.device = device, .threads = &threads}));
-    }
-    const double floor =
-        cuda::time_cold_read(memory.get(), kReadMemory, static_cast<size_t>(weights.bytes), stream);
-    for (const std::string& call : split(argv[2])) {
-      Measured m = time_call(*shape, weights, ops, call, stream, device);
-      m.floor_us = floor;
-      std::printf("| %s | %s | %.2f | %.2f | %.2f | %.0f |\n", name.c_str(), call.c_str(), m.us,
-                  floor, static_cast<double>(m.weight_bytes) / m.us * 1e-6, m.gflop / m.us * 1e3);
-      std::fflush(stdout);
-      json += fmt::format(
-          "{}{{\"shape\": \"{}\", \"call\": \"{}\", \"us\": {:.3f}, \"floor_us\": {:.3f}, "
-          "\"weight_bytes\": {}, \"gflop\": {:.3f}}}",
-          json.empty() ? "" : ",\n  ", name, call, m.us, floor, m.weight_bytes, m.gflop);
+    if (name == "chain" || name == "norms") {
+      if (chain == nullptr) chain = std::make_unique<Chain>(gpu);
+      for (const std::string& call : calls) report(chain->time(call, name == "norms"));
+    } else {
+      for (const Measured& m : time_shape(shape_of(name), calls, gpu)) report(m);
     }
   }
   if (argc > 3) std::ofstream(argv[3]) << "[\n  " << json << "\n]\n";
-  cudaStreamDestroy(stream);
   return 0;
 }
 

@@ -26,6 +26,11 @@ __device__ __forceinline__ void store_in_cluster16(uint32_t address, int4 v, uin
 __device__ __forceinline__ void store_in_cluster4(uint32_t address, float v) {
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
 }
+/// 8 bytes, aligned, in the same way.
+__device__ __forceinline__ void store_in_cluster8(uint32_t address, float x, float y) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y)
+               : "memory");
+}
 /// For phase 0 of a barrier here.
 __device__ __forceinline__ void wait_for_cluster_stores(uint32_t barrier) {
   asm volatile(

@@ -366,34 +366,6 @@ __global__ void __launch_bounds__(kThreads, kTokenTiles == 1 ? 2 : 1)
   }
 }
 
-double weight_bytes(const Panel& panel) {
-  return double{1} * panel.rows * panel.chunks * tile_chunk_bytes(panel.kind) / kPanelTileRows;
-}
-
-/// Blocks of each panel, `wanted` together, each with about as many bytes: a block after the other
-/// goes to the panel whose blocks have most.
-int divide_blocks(const LinearCall& call, int wanted, Products& p) {
-  const auto n = static_cast<int>(call.panels.size());
-  int blocks[kMaxPanels], total = n;
-  const auto bytes = [&](int i) { return weight_bytes(call.panels[static_cast<size_t>(i)]); };
-  const auto most_blocks = [&](int i) {
-    const Panel& panel = call.panels[static_cast<size_t>(i)];
-    return is_tiled(panel.kind) ? panel.rows / kPanelTileRows : panel.rows;
-  };
-  std::fill_n(blocks, n, 1);
-  for (; total < wanted; ++total) {
-    int best = -1;
-    for (int i = 0; i < n; ++i) {
-      if (blocks[i] >= most_blocks(i)) continue;
-      if (best < 0 || bytes(i) * blocks[best] > bytes(best) * blocks[i]) best = i;
-    }
-    if (best < 0) break;
-    ++blocks[best];
-  }
-  for (int i = 0; i < n; ++i) p.first_block[i + 1] = p.first_block[i] + blocks[i];
-  return total;
-}
-
 Division divide(const LinearCall& call, int tokens) {
   Division d;
   for (const Panel& panel : call.panels) {

@@ -24,6 +24,10 @@ struct LinearCall {
 /// Generated tokens: as fast as weights can be read for a few, more in passes. A row's bits depend
 /// on its member and its token alone.
 void decode_linears(const LinearCall& call);
+/// The same for up to 8 tokens on SM90 and later, for as many rows as blocks can have at once:
+/// false, and nothing done, for others.
+bool few_linears(const LinearCall& call);
+void allow_few_kernels(int bytes);
 /// Prompts: x is BF16 with rows 16-byte aligned; otherwise as decode_linears(), in another order of
 /// sums.
 void prompt_linears(const LinearCall& call);
@@ -38,6 +42,12 @@ void order_tokens(const Rows& x, const Rows& ordered, bool dependent, cudaStream
 /// `decode`.
 void wgmma_linears(const LinearCall& call, bool decode);
 void allow_wgmma_kernels(int bytes);
+
+/// The same for generated tokens of few rows, with more blocks. x is as
+/// split_takes_unordered() wants it, or with `ordered` what order_tokens() made.
+void split_linears(const LinearCall& call, bool ordered);
+bool split_takes_unordered(const Rows& x);
+void allow_split_kernels(int bytes);
 
 /// Lets the kernels use so much shared memory on the current device, before any launch there.
 void allow_decode_kernels(int bytes);

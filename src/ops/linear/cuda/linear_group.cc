@@ -15,21 +15,24 @@ cuda::PackedGroup pack(const LinearGroup::Weights& weights, const OpOptions& opt
 }
 
 // The shared memory of a block on the current device, which the kernels may then use.
-int shared_memory() {
+int shared_memory(int sm) {
   int device = 0, bytes = 0;
   MOE4_CUDA_CHECK(cudaGetDevice(&device));
   MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   cuda::allow_decode_kernels(bytes);
+  if (sm >= 90) cuda::allow_few_kernels(bytes);
   cuda::allow_prompt_kernels(bytes);
   cuda::allow_wgmma_kernels(bytes);
+  cuda::allow_split_kernels(bytes);
   return bytes;
 }
 
-// From so many generated tokens on wgmma is faster than reading the weights in passes (H200: 19
-// against 29 us at 32 tokens of 12,352 rows, but 47 against 18 of 2,048, whose tiles leave most
-// multiprocessors idle until there are more tokens).
-constexpr int64_t kManyRows = 8192;
-int64_t many_decodes(int64_t out_features) { return out_features >= kManyRows ? 17 : 65; }
+// From so many generated tokens on wgmma is faster than reading the weights in passes. Of less than
+// kManyRows rows there are too few tiles for all multiprocessors: up to kMostSplitTokens tokens
+// shares of K are dealt over blocks (H200, us at 32 tokens: 2,048 rows of 4,096 columns 12 instead
+// of 19, 12,352 rows of 2,048 columns 26 instead of 19).
+constexpr int64_t kManyRows = 8192, kMostSplitTokens = 64;
+int64_t many_decodes(bool many_rows) { return many_rows ? 17 : 9; }
 
 bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_wgmma_linears(); }
 
@@ -49,7 +52,7 @@ CudaLinearGroup::CudaLinearGroup(const LinearGroup::Problem& problem,
                                  const LinearGroup::Weights& weights, const OpOptions& options)
     : Prepared(problem), packed_(pack(weights, options)), device_(options.device) {
   const cuda::DeviceGuard guard(device_.index);
-  shared_bytes_ = shared_memory();
+  shared_bytes_ = shared_memory(device_.sm);
 }
 
 size_t CudaLinearGroup::workspace_size(const LinearGroup::Args& bound) const {
@@ -75,11 +78,16 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   };
   int64_t num_rows = 0;
   for (const LinearGroup::Member& member : problem().members) num_rows += member.out_features;
-  const bool by_wgmma = has_wgmma(device_) && decodes >= many_decodes(num_rows);
+  const bool many_rows = num_rows >= kManyRows;
+  const bool by_wgmma = has_wgmma(device_) && decodes >= many_decodes(many_rows);
+  const bool split = by_wgmma && !many_rows && decodes <= kMostSplitTokens;
   if (decodes > 0 && !by_wgmma) {
-    cuda::decode_linears(call(args.x.slice(0, decodes), 0, decodes));
+    const cuda::LinearCall generated = call(args.x.slice(0, decodes), 0, decodes);
+    if (device_.sm < 90 || !cuda::few_linears(generated)) cuda::decode_linears(generated);
   }
-  const int64_t first = by_wgmma ? 0 : decodes, prompts = args.x.rows - decodes;
+  const bool unordered = split && cuda::split_takes_unordered(args.x.slice(0, decodes));
+  if (unordered) cuda::split_linears(call(args.x.slice(0, decodes), 0, decodes), false);
+  const int64_t first = by_wgmma && !unordered ? 0 : decodes, prompts = args.x.rows - decodes;
   if (first == args.x.rows) return;
   const Rows x = args.x.slice(first, args.x.rows - first);
   if (takes_rows_as_they_are(device_, x)) return cuda::prompt_linears(call(x, decodes, prompts));
@@ -90,7 +98,14 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
     return cuda::prompt_linears(call(prepared, decodes, prompts));
   }
   cuda::order_tokens(x, prepared, true, cuda_stream);
-  if (by_wgmma) cuda::wgmma_linears(call(prepared.slice(0, decodes), 0, decodes), true);
+  if (by_wgmma && !unordered) {
+    const cuda::LinearCall generated = call(prepared.slice(0, decodes), 0, decodes);
+    if (split) {
+      cuda::split_linears(generated, true);
+    } else {
+      cuda::wgmma_linears(generated, true);
+    }
+  }
   if (prompts == 0) return;
   cuda::wgmma_linears(call(prepared.slice(decodes - first, prompts), decodes, prompts), false);
 }

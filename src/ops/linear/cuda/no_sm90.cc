@@ -8,5 +8,8 @@ bool has_wgmma_linears() { return false; }
 void allow_wgmma_kernels(int) {}
 void order_tokens(const Rows&, const Rows&, bool, cudaStream_t) { MOE4_CHECK(false); }
 void wgmma_linears(const LinearCall&, bool) { MOE4_CHECK(false); }
+void split_linears(const LinearCall&, bool) { MOE4_CHECK(false); }
+bool split_takes_unordered(const Rows&) { return false; }
+void allow_split_kernels(int) {}
 
 }  // namespace moe4::cuda

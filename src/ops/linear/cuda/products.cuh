@@ -1,6 +1,8 @@
 // What the kernels for generated tokens and for prompts share: arguments and where results go.
 #pragma once
 
+#include <algorithm>
+
 #include "ops/cuda/row_values.cuh"
 #include "ops/linear/cuda/kernels.h"
 
@@ -46,6 +48,34 @@ inline Products products_of(const LinearCall& call) {
   p.x_stride = call.x.stride;
   p.x = call.x.data;
   return p;
+}
+
+inline double weight_bytes(const Panel& panel) {
+  return 1.0 * panel.rows * panel.chunks * tile_chunk_bytes(panel.kind) / kPanelTileRows;
+}
+
+/// Blocks of each panel, `wanted` together, each with about as many bytes: a block after the other
+/// goes to the panel whose blocks have most.
+inline int divide_blocks(const LinearCall& call, int wanted, Products& p) {
+  const auto n = static_cast<int>(call.panels.size());
+  int blocks[kMaxPanels], total = n;
+  const auto bytes = [&](int i) { return weight_bytes(call.panels[static_cast<size_t>(i)]); };
+  const auto most_blocks = [&](int i) {
+    const Panel& panel = call.panels[static_cast<size_t>(i)];
+    return is_tiled(panel.kind) ? panel.rows / kPanelTileRows : panel.rows;
+  };
+  std::fill_n(blocks, n, 1);
+  for (; total < wanted; ++total) {
+    int best = -1;
+    for (int i = 0; i < n; ++i) {
+      if (blocks[i] >= most_blocks(i)) continue;
+      if (best < 0 || bytes(i) * blocks[best] > bytes(best) * blocks[i]) best = i;
+    }
+    if (best < 0) break;
+    ++blocks[best];
+  }
+  for (int i = 0; i < n; ++i) p.first_block[i + 1] = p.first_block[i] + blocks[i];
+  return total;
 }
 
 /// The panel that this block works on.

@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(kMaxThreads) add_norm_kernel(const Params<Delt
   for (int n = 0; n < kVectors; ++n) {
     if (first + n * step < p.width) load_vector(p.weight + first + n * step, weight[n]);
   }
-  wait_for_previous_kernel();
   launch_dependents();
+  wait_for_previous_kernel();
   const int64_t t = p.rows != nullptr ? p.rows[blockIdx.x] : blockIdx.x;
   float* residual = p.residual.data != nullptr ? p.residual.row(t) : nullptr;
   const Delta* delta = p.delta.data != nullptr ? p.delta.row(t) : nullptr;
