@@ -20,11 +20,16 @@ constexpr int kComputeCapabilityMinor = 76;
               why + "; use --device cpu, or name an architecture to plan for, e.g. sm_121");
 }
 
+// Null where there is none. Never closed: the CUDA runtime may use the same library later.
+void* driver_library() {
+  static void* const driver = dlopen("libcuda.so.1", RTLD_NOW);
+  return driver;
+}
+
 }  // namespace
 
 Device probe_cuda_device(int index) {
-  // Never closed: the CUDA runtime may use the same library later.
-  static void* const driver = dlopen("libcuda.so.1", RTLD_NOW);
+  void* const driver = driver_library();
   if (driver == nullptr) unavailable("no NVIDIA driver (libcuda.so.1) on this machine");
   const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
   const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
@@ -40,6 +45,19 @@ Device probe_cuda_device(int index) {
       attribute(&count, kMultiprocessorCount, gpu) != 0)
     unavailable("the NVIDIA driver does not tell the GPU's compute capability");
   return {.kind = Device::Kind::kCuda, .sm = major * 10 + minor, .index = index, .sm_count = count};
+}
+
+int64_t probe_cuda_memory(int index) {
+  void* const driver = driver_library();
+  if (driver == nullptr) return 0;
+  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+  const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+  const auto total = reinterpret_cast<int (*)(size_t*, int)>(dlsym(driver, "cuDeviceTotalMem_v2"));
+  int gpu = 0;
+  size_t bytes = 0;
+  if (init == nullptr || get == nullptr || total == nullptr) return 0;
+  if (init(0) != 0 || get(&gpu, index) != 0 || total(&bytes, gpu) != 0) return 0;
+  return static_cast<int64_t>(bytes);
 }
 
 }  // namespace moe4

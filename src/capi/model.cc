@@ -5,10 +5,10 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "base/memory_limit.h"
+#include "cli/memory_flags.h"
 #include "cli/options.h"
 #include "cli/plan_report.h"
-#include "server/engine_limits.h"
+#include "engine/memory_plan.h"
 
 namespace moe4::capi {
 namespace {
@@ -68,10 +68,11 @@ std::unique_ptr<moe4_model> load_model(const std::string& path, const moe4_model
                   .batch_invariant = options.batch_invariant != 0},
       .dtype = options.dtype ? options.dtype : "bfloat16",
       .threads = options.num_threads,
-      .cpu_moe = options.cpu_moe};
+      .memory = {.utilization = options.memory_utilization,
+                 .cpu_moe = std::to_string(options.cpu_moe)}};
   ModelOptions load{.compute_dtype = cli::compute_dtype(flags),
-                    .moe = cli::selector_options(flags.backend, /*must_run=*/true),
-                    .cpu_moe = cli::cpu_moe(flags)};
+                    .moe = cli::selector_options(flags.backend, /*must_run=*/true)};
+  load.cpu_moe = cli::cpu_moe_layers(flags.memory, load.moe.device).value_or(0);
   auto made = std::make_unique<moe4_model>();
   std::vector<std::string> notes;
   made->checkpoint = Checkpoint::open(path);
@@ -90,13 +91,13 @@ std::unique_ptr<moe4_model> load_model(const std::string& path, const moe4_model
     };
   }
   made->model = Model::load(*made->checkpoint, load);
-  server::EngineFlags engine{.max_model_len = options.max_model_len,
-                             .max_num_seqs = options.max_num_seqs,
-                             .max_num_batched_tokens = options.max_num_batched_tokens,
-                             .kv_cache_memory_bytes = options.kv_cache_memory_bytes,
-                             .prefix_caching = options.no_prefix_caching == 0};
-  if (options.memory_utilization != 0) engine.memory_utilization = options.memory_utilization;
-  made->limits = server::engine_limits(*made->model, engine, available_memory().bytes, notes);
+  const EngineFlags engine{.max_model_len = options.max_model_len,
+                           .max_num_seqs = options.max_num_seqs,
+                           .max_num_batched_tokens = options.max_num_batched_tokens,
+                           .kv_cache_memory_bytes = options.kv_cache_memory_bytes,
+                           .prefix_caching = options.no_prefix_caching == 0};
+  made->limits = fit_engine(needs_of(*made->model), engine,
+                            cli::room_now(flags.memory, load.moe.device), notes);
   made->engine = std::make_unique<Engine>(*made->model, made->limits);
   made->info = info_of(*made, notes);
   return made;

@@ -35,23 +35,6 @@ std::vector<int32_t> random_tokens(int64_t n, int64_t vocab_size, uint32_t seed 
   return ids;
 }
 
-// An engine in which nothing is computed for later.
-Engine make_engine(const Model& model, const RunLengths& lengths, int64_t requests) {
-  const int64_t chunk =
-      std::min(lengths.chunk, std::max<int64_t>({lengths.prompt, lengths.depth, 1}));
-  // Two tokens before a prompt comes in, one a step while it does; the first requests generate
-  // while the prompts of others are computed.
-  const int64_t before = lengths.depth + requests * ceil_div(lengths.depth, chunk);
-  const int64_t context = std::max(lengths.prompt, before + lengths.generate) + 3;
-  const int64_t pages = ceil_div(context, kPageTokens);
-  return Engine(model, {.max_tokens = std::max(chunk, kPageTokens) + requests,
-                        .max_seqs = requests,
-                        .prompt_chunk = chunk,
-                        .max_context = context,
-                        .cache_tokens = requests * pages * kPageTokens,
-                        .prefix_cache = false});
-}
-
 // Tokens after the first `prompt` are fed one by one; which ones does not matter to the speed.
 // `started` counts requests whose prompt is done.
 EngineRequest feeding(std::vector<int32_t> ids, int64_t prompt,
@@ -170,9 +153,26 @@ int64_t few(int64_t tokens) { return std::min<int64_t>(tokens, 16); }
 
 }  // namespace
 
+// Nothing is computed for later.
+EngineLimits bench_limits(const RunLengths& lengths, int64_t requests) {
+  const int64_t chunk =
+      std::min(lengths.chunk, std::max<int64_t>({lengths.prompt, lengths.depth, 1}));
+  // Two tokens before a prompt comes in, one a step while it does; the first requests generate
+  // while the prompts of others are computed.
+  const int64_t before = lengths.depth + requests * ceil_div(lengths.depth, chunk);
+  const int64_t context = std::max(lengths.prompt, before + lengths.generate) + 3;
+  const int64_t pages = ceil_div(context, kPageTokens);
+  return {.max_tokens = std::max(chunk, kPageTokens) + requests,
+          .max_seqs = requests,
+          .prompt_chunk = chunk,
+          .max_context = context,
+          .cache_tokens = requests * pages * kPageTokens,
+          .prefix_cache = false};
+}
+
 AloneResult measure_alone(const Model& model, const RunLengths& lengths,
                           const std::function<void()>& on_run) {
-  Engine engine = make_engine(model, lengths, 1);
+  Engine engine(model, bench_limits(lengths, 1));
   AloneResult result;
   if (lengths.prompt > 0) {
     time_prompt(engine, few(lengths.prompt));
@@ -190,7 +190,7 @@ AloneResult measure_alone(const Model& model, const RunLengths& lengths,
 
 TogetherResult measure_together(const Model& model, const RunLengths& lengths, int64_t requests,
                                 const std::function<void()>& on_run) {
-  Engine engine = make_engine(model, lengths, requests + 1);
+  Engine engine(model, bench_limits(lengths, requests + 1));
   TogetherResult result{.requests = requests};
   time_generation(engine, lengths, requests, few(lengths.generate));
   result.generation = repeat(lengths, requests * lengths.generate, on_run, [&] {

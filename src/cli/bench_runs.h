@@ -5,7 +5,7 @@
 #include <functional>
 #include <optional>
 
-#include "models/model.h"
+#include "engine/engine.h"
 
 namespace moe4::cli {
 
@@ -20,6 +20,9 @@ struct RunLengths {
   int64_t chunk = 512;     ///< prompt tokens of a step
   int repetitions = 3;
 };
+
+/// Of the engine for so many requests.
+EngineLimits bench_limits(const RunLengths& lengths, int64_t requests);
 
 /// A request alone.
 struct AloneResult {

@@ -10,6 +10,7 @@
 
 #include "cli/bench_runs.h"
 #include "cli/commands.h"
+#include "cli/memory_report.h"
 #include "cli/memory_words.h"
 #include "cli/number_flags.h"
 #include "cli/plan_report.h"
@@ -42,6 +43,7 @@ struct BenchResult {
   std::optional<PerplexityResult> quality;
   double gb_per_token = 0;
   double load_seconds = 0;
+  int64_t device_bytes = 0;  ///< the most of the GPU at any time
 };
 
 // The fewest details that tell layers apart: "cpu", or "cpu, reference" in a mixed checkpoint.
@@ -66,7 +68,10 @@ BenchResult measure(Session& session, const BenchFlags& flags,
   const auto runs = static_cast<int64_t>(2 + flags.requests.size());
   const int64_t steps = runs * flags.lengths.repetitions + (rows.empty() ? 0 : 1);
   int64_t done = 0;
-  const auto on_run = [&] { progress.update(++done, steps); };
+  const auto on_run = [&] {
+    result.device_bytes = std::max(result.device_bytes, device_bytes(session));
+    progress.update(++done, steps);
+  };
   result.alone = measure_alone(model, flags.lengths, on_run);
   for (const int64_t requests : flags.requests) {
     result.together.push_back(measure_together(model, flags.lengths, requests, on_run));
@@ -94,6 +99,7 @@ void print_json(const Session& session, const BenchFlags& flags,
     nlohmann::ordered_json entry = {{"backend", result.backend},
                                     {"activations", result.activations},
                                     {"load_seconds", result.load_seconds},
+                                    {"peak_device_bytes", result.device_bytes},
                                     {"gb_per_token", result.gb_per_token}};
     const auto add = [&entry](const char* test, int64_t tokens, const std::optional<Rate>& rate) {
       if (!rate) return;
@@ -127,6 +133,7 @@ void print_json(const Session& session, const BenchFlags& flags,
       {"chunk", flags.lengths.chunk},
       {"depth", flags.lengths.depth},
       {"memory_read_gbs", memory_gbs},
+      {"peak_host_bytes", peak_host_bytes()},
       {"results", list},
   };
   fmt::print("{}\n", json.dump(2));
@@ -202,6 +209,8 @@ void bench(BenchFlags flags) {
   if (!flags.requests.empty() && flags.lengths.generate == 0)
     throw Error(ErrorCode::kUsage, "--requests needs tokens to generate: give -n above 0");
   const bool scored = !flags.source.tokens.empty() || !flags.source.text.empty();
+  const std::string advice =
+      flags.requests.empty() ? "lower -p or -n" : "lower -p, -n or --requests";
   Session session;
   std::vector<std::vector<int32_t>> rows;
   std::vector<BenchResult> results;
@@ -218,7 +227,11 @@ void bench(BenchFlags flags) {
                                    session.checkpoint->config().vocab_size);
           }
         }
-        reload_model(session, flags.machine);
+        EngineUse engines{.engines = {bench_limits(flags.lengths, 1)}, .advice = advice};
+        for (const int64_t requests : flags.requests) {
+          engines.engines.push_back(bench_limits(flags.lengths, requests + 1));
+        }
+        reload_model(session, flags.machine, engines);
       } catch (const Error& error) {
         // "all" means all that this machine and this checkpoint allow.
         if (!all || error.code() != ErrorCode::kUnavailable) throw;
@@ -231,7 +244,7 @@ void bench(BenchFlags flags) {
           .tokens = std::max(flags.lengths.prompt, flags.lengths.depth + flags.lengths.generate) *
                     std::max<int64_t>(most, 1),
           .sequences = std::max<int64_t>(most, 1),
-          .advice = flags.requests.empty() ? "lower -p or -n" : "lower -p, -n or --requests"};
+          .advice = advice};
       results.push_back(
           with_memory_words(session, use, [&] { return measure(session, flags, rows); }));
     }

@@ -98,6 +98,19 @@ std::optional<Turn> fitting_turn(const ChatFlags& flags, const Session& session,
 // One with twice the room is made when a turn does not fit, and computes it from its beginning.
 class ChatEngine {
  public:
+  static EngineLimits limits(int64_t tokens, int64_t chunk) {
+    return {.max_tokens = chunk + 1,
+            .max_seqs = 1,
+            .prompt_chunk = chunk,
+            .max_context = tokens,
+            .cache_tokens = tokens,
+            .cache_generated = true};
+  }
+  /// Before anything is said.
+  static EngineLimits first_limits(const ModelConfig& config) {
+    return limits(context_limit(config, kLeastRoom), GenerateRequest().prefill_chunk);
+  }
+
   Engine& with_room_for(const Model& model, const GenerateRequest& request) {
     const int64_t most = context_limit(model.config(), request.context);
     const int64_t tokens =
@@ -105,12 +118,7 @@ class ChatEngine {
     if (!engine_ || engine_->limits().max_context < tokens) {
       engine_.reset();  // memory for one at a time
       const int64_t room = std::min(std::max(2 * tokens, kLeastRoom), most);
-      engine_.emplace(model, EngineLimits{.max_tokens = request.prefill_chunk + 1,
-                                          .max_seqs = 1,
-                                          .prompt_chunk = request.prefill_chunk,
-                                          .max_context = room,
-                                          .cache_tokens = room,
-                                          .cache_generated = true});
+      engine_.emplace(model, limits(room, request.prefill_chunk));
     }
     return *engine_;
   }
@@ -127,7 +135,9 @@ void chat(const ChatFlags& flags) {
   const GenerationDefaults defaults =
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
   Conversation conversation(session.checkpoint->directory(), std::move(arguments));
-  reload_model(session, flags.machine);
+  reload_model(session, flags.machine,
+               {.engines = {ChatEngine::first_limits(session.checkpoint->config())},
+                .advice = "lower --ctx"});
   const ReasoningFormat reasoning = formats_of_checkpoint(session.checkpoint->directory(),
                                                           session.checkpoint->config().model_type)
                                         .reasoning;

@@ -227,7 +227,9 @@ void compare(const CompareFlags& flags) {
     use.result_bytes += tokens * session.checkpoint->config().vocab_size * int64_t{sizeof(float)};
   }
   for (const std::string& entry : flags.backends) {
-    reload_model(session, with_backend(flags.machine, entry));
+    reload_model(session, with_backend(flags.machine, entry),
+                 {.engines = {evaluator_limits(session.checkpoint->config(), use.tokens)},
+                  .advice = "compare shorter rows"});
     subjects.push_back(with_memory_words(session, use, [&] {
       return measure(*session.model, entry, rows, subjects.empty() ? nullptr : &subjects.front(),
                      cases);

@@ -13,6 +13,7 @@
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "cli/tensor_io.h"
+#include "engine/evaluator.h"
 #include "engine/generator.h"
 
 namespace moe4::cli {
@@ -42,7 +43,10 @@ void eval(const EvalFlags& flags) {
     tokens += static_cast<int64_t>(row.size());
     use.tokens = std::max(use.tokens, static_cast<int64_t>(row.size()));
   }
-  reload_model(session, flags.machine);
+  reload_model(
+      session, flags.machine,
+      {.engines = {evaluator_limits(session.checkpoint->config(), use.tokens, flags.chunk)},
+       .advice = use.advice});
   Progress progress("scoring");
   const PerplexityResult result = with_memory_words(session, use, [&] {
     return perplexity(*session.model, rows, flags.chunk,

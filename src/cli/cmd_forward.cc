@@ -37,7 +37,8 @@ void forward(const ForwardFlags& flags) {
   const ModelConfig& config = session.checkpoint->config();
   const std::vector<int32_t> ids = read_id_list(flags.ids, config.vocab_size);
   const auto tokens = static_cast<int64_t>(ids.size());
-  reload_model(session, flags.machine);
+  reload_model(session, flags.machine,
+               {.engines = {evaluator_limits(config, tokens)}, .advice = "give fewer --ids"});
   std::vector<float> logits;
   HiddenStates hidden(config.num_layers);
   const MemoryUse use{.tokens = tokens,

@@ -5,13 +5,19 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "base/cuda_probe.h"
+#include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
+#include "cli/memory_flags.h"
+#include "cli/memory_report.h"
 #include "cli/op_report.h"
 #include "cli/options.h"
 #include "cli/plan_document.h"
 #include "cli/plan_report.h"
+#include "engine/memory_plan.h"
 #include "models/description.h"
 #include "models/missing_parts.h"
 
@@ -21,8 +27,75 @@ namespace {
 struct PlanFlags {
   std::string model;
   BackendFlags backend;
+  MemoryFlags memory;
+  EngineFlags engine;
   bool json = false;
 };
+
+// What a process takes of a GPU before it loads anything (an H200 of CUDA 13: 0.5 GB).
+constexpr int64_t kContextBytes = 600'000'000;
+
+// What can be said of memory; `error`: why it is not enough.
+struct PlannedMemory {
+  std::optional<ModelNeeds> needs;
+  std::optional<int64_t> room;
+  EngineLimits limits;
+  std::vector<std::string> notes;
+  std::optional<Error> error;
+};
+
+// Bytes that the flags leave of the GPU; nothing: nobody knows what it has.
+std::optional<int64_t> room_for_plan(const PlanFlags& flags, const Device& device) {
+  if (device.is_cpu()) return std::nullopt;
+  int64_t total = flags.backend.device == "cuda" ? probe_cuda_memory(device.index) : 0;
+  if (total == 0 && !flags.memory.gpu_memory.empty()) {
+    total = parse_bytes("--gpu-memory", flags.memory.gpu_memory);
+  }
+  if (total == 0) return std::nullopt;
+  return room_of(flags.memory, total, kContextBytes);
+}
+
+PlannedMemory plan_memory(const PlanFlags& flags, const Checkpoint& checkpoint,
+                          const Description& description, const SelectorOptions& options,
+                          std::vector<PlanGroup>& groups) {
+  PlannedMemory planned{.room = room_for_plan(flags, options.device)};
+  const std::optional<int64_t> layers = cpu_moe_layers(flags.memory, options.device);
+  planned.needs =
+      needs_from_headers(checkpoint, description, groups, options.device, layers.value_or(0));
+  if (!planned.needs) return planned;
+  ModelNeeds& needs = *planned.needs;
+  if (!layers && planned.room) {
+    needs.cpu_moe = fitting_cpu_moe(needs, flags.engine, *planned.room)
+                        .value_or(static_cast<int64_t>(needs.experts.size()));
+  }
+  if (needs.cpu_moe > 0) groups = make_plan(checkpoint, options, needs.cpu_moe);
+  try {
+    planned.limits = fit_engine(needs, flags.engine, planned.room, planned.notes);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnavailable) throw;
+    planned.error = error;
+  }
+  return planned;
+}
+
+std::string text_of(const PlannedMemory& planned) {
+  if (!planned.needs) return "";
+  if (planned.error) return fmt::format("memory: {}\n", planned.error->what());
+  std::string text = memory_line(memory_plan(*planned.needs, planned.limits), planned.room) +
+                     caches_line(*planned.needs, planned.limits);
+  if (!planned.room && !planned.needs->device.is_cpu()) {
+    text += "note: memory: give --gpu-memory to see what fits\n";
+  }
+  for (const std::string& note : planned.notes) text += fmt::format("note: memory: {}\n", note);
+  return text;
+}
+
+nlohmann::ordered_json json_of(const PlannedMemory& planned) {
+  if (!planned.needs) return nullptr;
+  if (planned.error) return {{"error", planned.error->what()}};
+  return memory_json(memory_plan(*planned.needs, planned.limits), *planned.needs, planned.limits,
+                     planned.room);
+}
 
 std::string router_text(const ModelConfig& config) {
   const RouterConfig& router = config.router;
@@ -43,13 +116,16 @@ std::string router_text(const ModelConfig& config) {
 void plan(const PlanFlags& flags) {
   const SelectorOptions options = selector_options(flags.backend, /*must_run=*/false);
   const auto checkpoint = Checkpoint::open(flags.model, {.headers_only = true});
-  const std::vector<PlanGroup> groups = make_plan(*checkpoint, options);
-  const Description description = describe(*checkpoint, options.device);
+  std::vector<PlanGroup> groups = make_plan(*checkpoint, options);
+  const Description description =
+      describe(*checkpoint, options.device, kv_cache_dtype(flags.memory).value_or(DType::kF16));
+  const PlannedMemory memory = plan_memory(flags, *checkpoint, description, options, groups);
   const std::vector<Refusal>& refused = description.refusals;
   const ModelConfig& config = checkpoint->config();
   const std::string no_run = why_not_run(config);
   if (flags.json) {
-    const nlohmann::ordered_json json = plan_document(*checkpoint, options, groups, description);
+    nlohmann::ordered_json json = plan_document(*checkpoint, options, groups, description);
+    json["memory"] = json_of(memory);
     fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{} ({}), {} checkpoint, planned for {}\n{}", config.architecture, config.model_type,
@@ -59,7 +135,7 @@ void plan(const PlanFlags& flags) {
     } else {
       fmt::print("router: {}\n", router_text(config));
     }
-    fmt::print("{}", ops_text(description));
+    fmt::print("{}{}", ops_text(description), text_of(memory));
     for (const CheckpointNote& note : checkpoint->notes()) {
       fmt::print("note: {}: {}\n", printable(note.where), printable(note.message, 1000));
     }
@@ -76,6 +152,7 @@ void plan(const PlanFlags& flags) {
                               layer_ranges(group.layers), group.error));
     }
   }
+  if (memory.error) throw *memory.error;
 }
 
 }  // namespace
@@ -86,6 +163,8 @@ void add_plan(CLI::App& app) {
       "plan", "Say which backend serves each layer and why the others do not; reads headers only");
   command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
   add_backend_flags(*command, flags->backend);
+  add_memory_flags(*command, flags->memory);
+  add_engine_flags(*command, flags->engine);
   with_env(command->add_flag("--json", flags->json, "One JSON object on stdout"));
   command->callback([flags] { plan(*flags); });
 }

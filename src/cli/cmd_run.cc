@@ -74,7 +74,9 @@ void run(const RunFlags& flags) {
   GenerateRequest request = make_request(flags.sampling, defaults, session.checkpoint->config(),
                                          session.tokenizer->encode(prompt));
   request.grammar = constraint_masks(std::move(grammar), *session.tokenizer);
-  reload_model(session, flags.machine);
+  reload_model(session, flags.machine,
+               {.engines = {limits_for(session.checkpoint->config(), request)},
+                .advice = "lower -n or --ctx"});
   const auto stream = [&](const std::string& piece) {
     write_streamed(piece);
     return true;

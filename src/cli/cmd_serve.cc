@@ -8,8 +8,9 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/memory_limit.h"
 #include "cli/commands.h"
+#include "cli/memory_flags.h"
+#include "cli/memory_report.h"
 #include "cli/memory_words.h"
 #include "cli/number_flags.h"
 #include "cli/options.h"
@@ -17,7 +18,7 @@
 #include "cli/sampling_flags.h"
 #include "cli/session.h"
 #include "dialog/formats.h"
-#include "server/engine_limits.h"
+#include "engine/memory_plan.h"
 #include "server/server.h"
 #include "text/read_text_file.h"
 #include "text/template_files.h"
@@ -32,7 +33,7 @@ struct ServeFlags {
   MachineFlags machine;
   server::HttpServerOptions http;
   server::RouterOptions router;
-  server::EngineFlags engine;
+  EngineFlags engine;
   int64_t max_queued = 2048;
   int64_t max_body_mib = 32;
   std::vector<std::string> names;
@@ -108,11 +109,14 @@ void serve(ServeFlags& flags) {
   if (options.names.empty()) options.names = {flags.model};
   load_template(flags, session.checkpoint->directory(), options);
   options.formats = choose_formats_of(flags, options, session.checkpoint->config().model_type);
-  reload_model(session, flags.machine);
+  reload_model(session, flags.machine, {.flags = flags.engine});
   options.plan_json = plan_json(group_plan(session.model->moe_plan()));
   std::vector<std::string> notes;
-  options.limits =
-      server::engine_limits(*session.model, flags.engine, available_memory().bytes, notes);
+  if (!session.needs) {
+    session.needs = needs_of(*session.model);
+    session.room = room_now(flags.machine.memory, session.model->stream().device);
+  }
+  options.limits = fit_engine(*session.needs, flags.engine, session.room, notes);
   const bool quiet = flags.machine.quiet;
   options.say = [quiet](const std::string& line) {
     if (!quiet) fmt::print(stderr, "{}\n", line);
@@ -132,6 +136,9 @@ void serve(ServeFlags& flags) {
       fmt::format("engine: {} requests at once, {} tokens a request, {} in the caches, {} a "
                   "step",
                   limits.max_seqs, limits.max_context, limits.cache_tokens, limits.max_tokens));
+  std::string memory = memory_line(memory_plan(*session.needs, limits), session.room);
+  memory.pop_back();
+  options.say(memory);
   const MemoryUse use{.tokens = limits.cache_tokens,
                       .sequences = limits.max_seqs,
                       .advice = "lower --kv-cache-memory-bytes"};
@@ -172,34 +179,12 @@ void add_http_flags(CLI::App& command, ServeFlags& flags) {
                ->check(whole_number(1, 1024)));
 }
 
-void add_engine_flags(CLI::App& command, ServeFlags& flags) {
-  server::EngineFlags& engine = flags.engine;
-  with_env(command
-               .add_option("--max-model-len", engine.max_model_len,
-                           "Most tokens of prompt and answer; 0 for the model's limit")
-               ->check(whole_number(0)));
-  with_env(
-      command
-          .add_option("--max-num-seqs", engine.max_num_seqs, "Requests that run at once; 0 for 64")
-          ->check(whole_number(0)));
-  with_env(command
-               .add_option("--max-num-batched-tokens", engine.max_num_batched_tokens,
-                           "Tokens of a step; 0 for 512")
-               ->check(whole_number(0)));
-  with_env(command
-               .add_option("--kv-cache-memory-bytes", engine.kv_cache_memory_bytes,
-                           "Memory of the caches; 0 for --gpu-memory-utilization")
-               ->check(whole_number(0)));
-  with_env(command
-               .add_option("--gpu-memory-utilization", engine.memory_utilization,
-                           "Share of the memory left beside the weights that the caches may "
-                           "take; the caches are in the host's memory")
-               ->check(number_between(0.01, 1)));
+void add_cache_flags(CLI::App& command, ServeFlags& flags) {
   with_env(command.add_flag("--enable-prefix-caching", flags.enable_prefix_caching,
                             "Prompts go on from equal beginnings of others (the default)"));
   with_env(command.add_flag("--no-enable-prefix-caching", flags.no_enable_prefix_caching,
                             "Compute all of every prompt"));
-  command.add_flag("--cache-generated", engine.cache_generated,
+  command.add_flag("--cache-generated", flags.engine.cache_generated,
                    "Prompts also go on from generated text, whose bits can differ");
 }
 
@@ -210,7 +195,8 @@ void add_serve(CLI::App& app) {
   CLI::App* command = app.add_subcommand("serve", "Serve the model by OpenAI's HTTP API");
   command->add_option("MODEL", flags->model, "Checkpoint folder")->required();
   add_http_flags(*command, *flags);
-  add_engine_flags(*command, *flags);
+  add_engine_flags(*command, flags->engine);
+  add_cache_flags(*command, *flags);
   add_machine_flags(*command, flags->machine);
   command->callback([flags] { serve(*flags); });
 }

@@ -9,7 +9,6 @@
 #include "base/cuda_probe.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
-#include "cli/number_flags.h"
 
 namespace moe4::cli {
 
@@ -61,12 +60,7 @@ void add_machine_flags(CLI::App& command, MachineFlags& flags, BackendNames name
   add_backend_flags(command, flags.backend, names);
   command.add_option("--dtype", flags.dtype,
                      "Arithmetic between the linears: bfloat16, or float32 to compare");
-  command
-      .add_option(
-          "--cpu-moe", flags.cpu_moe,
-          "With --device cuda: the CPU computes the experts of the first N layers that have "
-          "any, so that a model larger than the GPU's memory runs")
-      ->check(whole_number(0));
+  add_memory_flags(command, flags.memory);
   add_threads_flag(command, flags.threads);
   add_kernel_flags(command, flags.cpu_isa, flags.tuning);
   with_env(command.add_flag("-q,--quiet", flags.quiet, "No plan and no notes on stderr"));
@@ -102,14 +96,6 @@ void add_kernel_flags(CLI::App& command, std::string& cpu_isa, std::vector<std::
 
 void use_cpu_isa(const std::string& name) {
   if (name != "auto") set_cpu_isa(parse_cpu_isa(name));
-}
-
-int64_t cpu_moe(const MachineFlags& flags) {
-  if (flags.cpu_moe > 0 && parse_device_flag(flags.backend.device).is_cpu()) {
-    throw Error(ErrorCode::kUsage,
-                "--cpu-moe: the layers are on the CPU with all their experts; use --device cuda");
-  }
-  return flags.cpu_moe;
 }
 
 DType compute_dtype(const MachineFlags& flags) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "cli/memory_flags.h"
 #include "moe/selector.h"
 
 namespace CLI {
@@ -41,7 +42,7 @@ struct MachineFlags {
   int threads = 0;  ///< 0: all
   std::string cpu_isa = "auto";
   std::vector<std::string> tuning;  ///< "hopper.tiles=16", for measurements
-  int64_t cpu_moe = 0;              ///< ModelOptions::cpu_moe
+  MemoryFlags memory;
   bool quiet = false;
 };
 void add_machine_flags(CLI::App& command, MachineFlags& flags,
@@ -49,8 +50,6 @@ void add_machine_flags(CLI::App& command, MachineFlags& flags,
 void add_threads_flag(CLI::App& command, int& threads);
 /// A line for stderr when there are more threads than cores, else nothing.
 std::string threads_note(int threads);
-/// Throws Error(kUsage) for experts beside layers that are on the CPU themselves.
-int64_t cpu_moe(const MachineFlags& flags);
 DType compute_dtype(const MachineFlags& flags);
 
 /// --cpu-isa and --moe-tuning; also for commands without the other machine flags.

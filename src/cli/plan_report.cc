@@ -82,12 +82,16 @@ std::string remark(const Selection& selection, const Candidate& candidate) {
 
 }  // namespace
 
-std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions options) {
+std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions options,
+                                 int64_t cpu_moe) {
   options.says_phase = true;  // as models do
+  SelectorOptions on_cpu = options;
+  on_cpu.device = Device::cpu();
   std::vector<PlanGroup> groups;
   const ModelConfig& config = checkpoint.config();
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer[layer]) continue;
+    const bool is_left = cpu_moe-- > 0;
     const MoeLayerSummary experts = checkpoint.moe_layer_summary(layer);
     PlanGroup group{.layers = {layer},
                     .scheme = experts.scheme,
@@ -98,7 +102,8 @@ std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions o
       group.error_code = ErrorCode::kBadInput;
     } else {
       try {
-        group.selection = select_backend(experts.problem, experts.scheme, options);
+        group.selection =
+            select_backend(experts.problem, experts.scheme, is_left ? on_cpu : options);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kUnavailable) throw;
         group.error = error.what();

@@ -28,8 +28,10 @@ struct PlanGroup {
 /// "W4A16 (nvfp4 static, none)", or what moe4 cannot decode.
 std::string scheme_text(const PlanGroup& group);
 
-/// Selects every MoE layer; a layer that nothing can run keeps its error instead of throwing.
-std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions options);
+/// Selects every MoE layer, the first `cpu_moe` that have experts on the CPU; a layer that nothing
+/// can run keeps its error instead of throwing.
+std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions options,
+                                 int64_t cpu_moe = 0);
 /// Groups what a loaded model chose.
 std::vector<PlanGroup> group_plan(const std::vector<MoeLayerPlan>& layers);
 

@@ -53,13 +53,19 @@ int width_of(const std::string& text) {
 
 }  // namespace
 
-std::string progress_line(const std::string& label, double share, double seconds_left,
-                          int columns) {
+std::string progress_line(const std::string& label, double share, double seconds_left, int columns,
+                          double gigabytes) {
   const std::string percent = fmt::format("{:3.0f}%", share * 100);
   if (columns < width_of(percent)) return "";
   const std::string left = fmt::format("  {:.0f} s left", seconds_left);
+  const std::string speed = gigabytes > 0 ? fmt::format("  {:.1f} GB/s", gigabytes) : "";
   int room = columns - width_of(percent);
-  const std::string tail = room >= width_of(left) ? percent + left : percent;
+  std::string tail = percent;
+  if (room >= width_of(speed) + width_of(left)) {
+    tail += speed + left;
+  } else if (room >= width_of(left)) {
+    tail += left;
+  }
   room = columns - width_of(tail);
   const std::string name = room > 1 ? cut(label, room - 1) + " " : "";
   room -= width_of(name);
@@ -69,8 +75,11 @@ std::string progress_line(const std::string& label, double share, double seconds
   return name + "[" + std::string(filled, '#') + std::string(bar - filled, '.') + "] " + tail;
 }
 
-Progress::Progress(std::string label)
-    : label_(std::move(label)), start_(std::chrono::steady_clock::now()), drawn_(start_) {}
+Progress::Progress(std::string label, Counts counts)
+    : label_(std::move(label)),
+      counts_(counts),
+      start_(std::chrono::steady_clock::now()),
+      drawn_(start_) {}
 
 Progress::~Progress() { clear_progress(); }
 
@@ -81,7 +90,9 @@ void Progress::update(int64_t done, int64_t total) {
   const double share = std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0);
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   const double left = share > 0 ? elapsed * (1 - share) / share : 0;
-  fmt::print(stderr, "\r\033[K{}", progress_line(label_, share, left, usable_columns()));
+  const double speed =
+      counts_ == Counts::kBytes && elapsed > 0 ? static_cast<double>(done) * 1e-9 / elapsed : 0;
+  fmt::print(stderr, "\r\033[K{}", progress_line(label_, share, left, usable_columns(), speed));
   std::fflush(stderr);
 }
 

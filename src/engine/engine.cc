@@ -20,25 +20,12 @@ int64_t state_bytes(const Model& model) {
   return bytes;
 }
 
-int64_t snapshots_within(const Model& model, const EngineLimits& limits) {
-  const int64_t bytes = state_bytes(model);
-  return limits.prefix_cache && bytes > 0 ? limits.snapshot_bytes / bytes : 0;
+int64_t snapshots_within(int64_t state_bytes, const EngineLimits& limits) {
+  return limits.prefix_cache && state_bytes > 0 ? limits.snapshot_bytes / state_bytes : 0;
 }
 
 int64_t logits_rows(const EngineLimits& limits) {
   return limits.prompt_logits ? limits.max_tokens : limits.max_seqs;
-}
-
-RunnerLimits runner_limits(const EngineLimits& limits, int64_t num_snapshots) {
-  if (limits.max_context <= 0) {
-    throw Error(ErrorCode::kUsage, "a request needs room for at least one token");
-  }
-  return {.step = {.max_tokens = limits.max_tokens,
-                   .max_seqs = limits.max_seqs,
-                   .max_context = limits.max_context,
-                   .max_logits = logits_rows(limits)},
-          .num_pages = ceil_div(limits.cache_tokens, kPageTokens),
-          .num_state_slots = limits.max_seqs + num_snapshots};
 }
 
 SchedulerLimits scheduler_limits(const EngineLimits& limits, bool has_state,
@@ -51,12 +38,24 @@ SchedulerLimits scheduler_limits(const EngineLimits& limits, bool has_state,
 
 }  // namespace
 
+RunnerLimits runner_limits(const EngineLimits& limits, int64_t state_bytes) {
+  if (limits.max_context <= 0) {
+    throw Error(ErrorCode::kUsage, "a request needs room for at least one token");
+  }
+  return {.step = {.max_tokens = limits.max_tokens,
+                   .max_seqs = limits.max_seqs,
+                   .max_context = limits.max_context,
+                   .max_logits = logits_rows(limits)},
+          .num_pages = ceil_div(limits.cache_tokens, kPageTokens),
+          .num_state_slots = limits.max_seqs + snapshots_within(state_bytes, limits)};
+}
+
 Engine::Engine(const Model& model, const EngineLimits& limits)
     : model_(model),
       limits_(limits),
-      num_snapshots_(snapshots_within(model, limits)),
+      num_snapshots_(snapshots_within(state_bytes(model), limits)),
       has_state_(state_bytes(model) > 0),
-      runner_(model, runner_limits(limits, num_snapshots_)),
+      runner_(model, runner_limits(limits, state_bytes(model))),
       scheduler_(scheduler_limits(limits, has_state_, num_snapshots_),
                  ceil_div(limits.cache_tokens, kPageTokens)) {}
 

@@ -33,6 +33,10 @@ struct EngineLimits {
   bool prompt_logits = false;
 };
 
+/// What an engine with these limits asks of its runner; `state_bytes`: of a sequence in all
+/// recurrent layers. Throws Error(kUsage) without room for a token.
+RunnerLimits runner_limits(const EngineLimits& limits, int64_t state_bytes);
+
 /// What an engine is doing.
 struct EngineStats {
   int64_t running = 0, waiting = 0;   ///< requests

@@ -11,8 +11,10 @@ namespace {
 // Logits of a step are held at once; large vocabularies get shorter steps.
 constexpr int64_t kMaxLogitBytes = int64_t{128} << 20;
 
-EngineLimits limits_for(const Model& model, int64_t longest, int64_t chunk) {
-  const int64_t row_bytes = model.config().vocab_size * int64_t{sizeof(float)};
+}  // namespace
+
+EngineLimits evaluator_limits(const ModelConfig& config, int64_t longest, int64_t chunk) {
+  const int64_t row_bytes = config.vocab_size * int64_t{sizeof(float)};
   const int64_t tokens =
       std::clamp<int64_t>(std::min({chunk, longest, kMaxLogitBytes / row_bytes}), 1, chunk);
   return {.max_tokens = std::max(tokens, kPageTokens + 1),
@@ -24,10 +26,8 @@ EngineLimits limits_for(const Model& model, int64_t longest, int64_t chunk) {
           .prompt_logits = true};
 }
 
-}  // namespace
-
 Evaluator::Evaluator(const Model& model, int64_t longest, int64_t chunk)
-    : engine_(model, limits_for(model, longest, chunk)) {}
+    : engine_(model, evaluator_limits(model.config(), longest, chunk)) {}
 
 void Evaluator::run(std::span<const int32_t> ids, const OnLogits& on_logits, Observer* observer) {
   std::exception_ptr error;

@@ -10,6 +10,9 @@
 
 namespace moe4 {
 
+/// Of the engine that an Evaluator owns.
+EngineLimits evaluator_limits(const ModelConfig& config, int64_t longest, int64_t chunk = 512);
+
 /// Owns an engine of its own.
 class Evaluator {
  public:

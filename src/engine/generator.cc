@@ -88,6 +88,20 @@ int64_t context_limit(const ModelConfig& config, int64_t asked) {
   return asked > 0 ? std::min(asked, own) : own;
 }
 
+EngineLimits limits_for(const ModelConfig& config, const GenerateRequest& request) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const int64_t generated =
+      std::min(request.max_new_tokens, context_limit(config, request.context) - prompt);
+  const int64_t tokens = prompt + std::max<int64_t>(generated, 0);
+  const int64_t chunk = std::min(request.prefill_chunk, prompt);
+  return {.max_tokens = std::max(chunk, kPageTokens) + 1,
+          .max_seqs = 1,
+          .prompt_chunk = chunk,
+          .max_context = tokens,
+          .cache_tokens = tokens,
+          .prefix_cache = false};
+}
+
 class Generation::Impl {
  public:
   Impl(const Model& model, const Tokenizer* tokenizer, const GenerateRequest& request,
@@ -107,7 +121,6 @@ class Generation::Impl {
     if (!is_done_) history_.reserve(history_.size() + static_cast<size_t>(limit_));
   }
 
-  int64_t max_tokens() const { return prompt_tokens_ + std::max<int64_t>(limit_, 0); }
   bool is_done() const { return is_done_; }
 
   EngineRequest engine_request() {
@@ -250,7 +263,6 @@ Generation::Generation(const Model& model, const Tokenizer* tokenizer,
 }
 Generation::~Generation() = default;
 
-int64_t Generation::max_tokens() const { return impl_->max_tokens(); }
 EngineRequest Generation::engine_request() { return impl_->engine_request(); }
 bool Generation::is_done() const { return impl_->is_done(); }
 void Generation::cancel() { impl_->cancel(); }
@@ -289,15 +301,7 @@ GenerateResult generate(const Model& model, const Tokenizer* tokenizer,
                         const GenerateRequest& request, const TextCallback& on_text) {
   Generation generation(model, tokenizer, request, on_text);
   if (generation.is_done()) return generation.take_result();
-  const int64_t tokens = generation.max_tokens();
-  const int64_t chunk =
-      std::min(request.prefill_chunk, static_cast<int64_t>(request.prompt.size()));
-  Engine engine(model, {.max_tokens = std::max(chunk, kPageTokens) + 1,
-                        .max_seqs = 1,
-                        .prompt_chunk = chunk,
-                        .max_context = tokens,
-                        .cache_tokens = tokens,
-                        .prefix_cache = false});
+  Engine engine(model, limits_for(model.config(), request));
   return run(engine, generation, request.cancel);
 }
 

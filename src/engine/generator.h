@@ -48,6 +48,9 @@ struct GenerateRequest {
 /// Most tokens of prompt and answer: `asked` (0: no wish), bounded by the model's own limit.
 int64_t context_limit(const ModelConfig& config, int64_t asked);
 
+/// Of an engine for this request alone, as generate() without one makes it.
+EngineLimits limits_for(const ModelConfig& config, const GenerateRequest& request);
+
 /// kContextFull: the answer ended where prompt and answer reached the context, short of
 /// max_new_tokens. kGrammarEnd: the grammar is fulfilled and nothing can follow.
 enum class StopReason { kLength, kStopToken, kStopString, kContextFull, kCancelled, kGrammarEnd };
@@ -79,7 +82,6 @@ class Generation {
   ~Generation();
 
   /// Tokens that it may have in all, for an engine's limits.
-  int64_t max_tokens() const;
   /// To be submitted once, to an engine of this model.
   EngineRequest engine_request();
   /// Nothing more comes.

@@ -35,6 +35,16 @@ Runner::BatchLayout Runner::layout_of(const RunnerLimits& limits, int64_t max_bl
   return layout;
 }
 
+int64_t Runner::buffer_bytes(const RunnerLimits& limits, int64_t vocab_size, const Device& device) {
+  const int64_t rows = limits.step.max_logits;
+  const int64_t max_blocks = ceil_div(limits.step.max_context, kPageTokens);
+  const int64_t batch = layout_of(limits, max_blocks).size * int64_t{sizeof(int32_t)};
+  const int64_t logits = rows * vocab_size * int64_t{sizeof(float)};
+  if (device.is_cpu()) return batch + logits;
+  return batch + logits + 2 * rows * int64_t{sizeof(SampleRow)} +
+         rows * int64_t{sizeof(int32_t) + sizeof(SampleStatus)};
+}
+
 Runner::Runner(const Model& model, const RunnerLimits& limits)
     : model_(model),
       limits_(limits),

@@ -56,6 +56,9 @@ class Runner {
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
 
+  /// Bytes that it takes of the device beside caches, workspace and graphs.
+  static int64_t buffer_bytes(const RunnerLimits& limits, int64_t vocab_size, const Device& device);
+
   const Model& model() const { return model_; }
   const RunnerLimits& limits() const { return limits_; }
 

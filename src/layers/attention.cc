@@ -17,7 +17,9 @@ QkvToCache::Problem AttentionSpec::qkv_to_cache() const {
           .norm_over_heads = norm_over_heads,
           .value_norm = value_norm,
           .keys_are_values = keys_are_values,
-          .cache_dtype = cache_dtype};
+          .cache_dtype = cache_dtype,
+          .k_scale = k_scale,
+          .v_scale = v_scale};
 }
 
 PagedAttention::Problem AttentionSpec::attention() const {
@@ -28,7 +30,9 @@ PagedAttention::Problem AttentionSpec::attention() const {
           .window = window,
           .sinks = sinks,
           .output_gate = output_gate,
-          .cache_dtype = cache_dtype};
+          .cache_dtype = cache_dtype,
+          .k_scale = k_scale,
+          .v_scale = v_scale};
 }
 
 int64_t Attention::weight_bytes() const {

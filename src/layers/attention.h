@@ -29,6 +29,7 @@ struct AttentionSpec {
   int64_t rotary_dim = 0;              ///< 0: none does
   bool rotates_pairs = false;          ///< elements 2i and 2i + 1, not i and i + rotary_dim / 2
   DType cache_dtype = DType::kF16;
+  float k_scale = 1.0f, v_scale = 1.0f;  ///< of a cache in kF8E4M3
 
   int64_t q_width() const { return num_heads * head_dim; }
   int64_t kv_width() const { return num_kv_heads * head_dim; }

@@ -207,6 +207,8 @@ class Builder {
   virtual std::optional<LinearWeights> linear(const LinearSpec& spec, int64_t in_features) = 0;
   /// Its weights are packed.
   virtual void packed(const LinearWeights& weights) = 0;
+  /// A mixer keeps this of every sequence.
+  virtual void keeps(const CacheSpec&) {}
   /// The routed experts below `module`; null while describing.
   virtual std::unique_ptr<RoutedExperts> experts(const std::string& module,
                                                  const MoeProblem& problem) = 0;

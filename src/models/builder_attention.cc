@@ -1,4 +1,7 @@
 // Grouped-query attention from a checkpoint's modules.
+#include <cmath>
+
+#include "base/error.h"
 #include "models/builder.h"
 
 namespace moe4 {
@@ -7,8 +10,34 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
                                           const BiasRule& bias, const BiasRule& o_bias) {
   const std::string at = full_name(module) + ".";
   spec.cache_dtype = settings_.cache_dtype;
+  if (spec.cache_dtype == DType::kF8E4M3) {
+    // By the names of ModelOpt, of vLLM, and of compressed-tensors now and earlier; 1 without any.
+    const auto scale_of = [&](const std::string& part) {
+      const std::string names[] = {part + "_proj." + part + "_scale", part + "_scale",
+                                   "attn." + part + "_scale", part + "_proj.output_scale",
+                                   "kv_scale"};
+      for (const std::string& name : names) {
+        const std::string tensor_name = at + name;
+        if (!checkpoint_.has_tensor(tensor_name)) continue;
+        const TensorRef stored = tensor(tensor_name, 1);
+        if (is_describing()) break;
+        const float scale = float_vector(stored, 1)[0];
+        if (std::isfinite(scale) && scale > 0) return scale;
+        throw_bad_input({.what = "a scale of the KV cache that is no scale",
+                         .file = checkpoint_.file_of(tensor_name).string(),
+                         .tensor = tensor_name,
+                         .expected = "a positive number",
+                         .found = std::to_string(scale),
+                         .hint = "use --kv-cache-dtype f16, which needs none"});
+      }
+      return 1.0f;
+    };
+    spec.k_scale = scale_of("k");
+    spec.v_scale = scale_of("v");
+  }
   AttentionParts parts;
   const PagedAttention::Problem problem = spec.attention();
+  keeps(problem.cache());
   std::vector<LinearSpec> inputs = {
       {at + "q_proj", spec.q_width() * (spec.gates_beside_queries() ? 2 : 1), bias},
       {at + "k_proj", spec.kv_width(), bias}};

@@ -66,6 +66,7 @@ std::unique_ptr<Mixer> Builder::delta_net(const std::string& module,
                              {at + "in_proj_a", problem.num_value_heads}},
                             hidden_size_);
   }
+  keeps(problem.state());
   parts.delta_net = prepare<DeltaNet>(
       "delta_net", problem,
       {.conv = tensor(at + "conv1d.weight", problem.channels() * problem.conv_taps),

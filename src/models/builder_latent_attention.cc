@@ -19,6 +19,7 @@ std::unique_ptr<Mixer> Builder::latent_attention(const std::string& module,
     norms.q_norm = tensor(at + "q_a_layernorm.weight", spec.q_latent_dim);
     parts.q_b = linears("q_b_proj", {{at + "q_b_proj", problem.q_width()}}, spec.q_latent_dim);
   }
+  keeps(spec.latent_to_cache().cache());
   parts.latent_to_cache = prepare<LatentToCache>("latent_to_cache", spec.latent_to_cache(), norms);
 
   const std::optional<LinearWeights> kv_b =

@@ -15,6 +15,7 @@ std::unique_ptr<Mixer> Builder::mamba2(const std::string& module, const Mamba2Sp
                        .dt_bias = tensor(at + "dt_bias", problem.num_heads),
                        .norm = tensor(at + "norm.weight", problem.inner())};
   if (spec.conv_bias) weights.conv_bias = tensor(at + "conv1d.bias", problem.channels());
+  keeps(problem.state());
   parts.ssm = prepare<Ssm>("ssm", problem, weights);
   parts.out_proj =
       linears("out_proj", {{at + "out_proj", hidden_size_, spec.bias}}, problem.inner());

@@ -13,8 +13,8 @@
 
 namespace moe4 {
 
-Describer::Describer(const Checkpoint& checkpoint, const Device& device)
-    : Builder(checkpoint, {.ops = {.device = device}}) {}
+Describer::Describer(const Checkpoint& checkpoint, const Device& device, DType cache_dtype)
+    : Builder(checkpoint, {.ops = {.device = device}, .cache_dtype = cache_dtype}) {}
 
 void Describer::refuse(const std::string& where, const Error& error) {
   if (error.code() != ErrorCode::kBadInput) throw error;
@@ -45,6 +45,7 @@ TensorRef Describer::tensor(const std::string& name, int64_t num_elements) {
                        .expected = std::to_string(num_elements) + " elements",
                        .found = shape_to_string(view.shape)});
     }
+    sizes_.weight_bytes += view.num_bytes();
   } catch (const Error& error) {
     refuse(name, error);
   }
@@ -57,7 +58,12 @@ std::optional<LinearWeights> Describer::linear(const LinearSpec& spec, int64_t i
       tensors_.insert(std::move(name));
     }
     check_bias(spec);
-    return checkpoint().linear_header(spec.module, spec.out_features, in_features);
+    LinearWeights weights = checkpoint().linear_header(spec.module, spec.out_features, in_features);
+    for (const TensorView* view : {&weights.weight, &weights.scale, &weights.bias}) {
+      if (!view->shape.empty()) sizes_.weight_bytes += view->num_bytes();
+    }
+    layer_values_ += weights.in_features + weights.out_features;
+    return weights;
   } catch (const Error& error) {
     refuse(spec.module, error);
     ask_all_below(spec.module + ".");
@@ -86,10 +92,14 @@ void Describer::check_bias(const LinearSpec& spec) {
 
 std::unique_ptr<RoutedExperts> Describer::experts(const std::string& module,
                                                   const MoeProblem& problem) {
+  LayerExperts experts{.layer = layer_number(), .problem = problem};
   try {
-    for (std::string& name : checkpoint().tensors_of_experts(module, problem)) {
-      tensors_.insert(std::move(name));
+    for (const std::string& name : checkpoint().tensors_of_experts(module, problem)) {
+      // Of fused experts each has the same tensors.
+      if (!tensors_.insert(name).second || !checkpoint().has_tensor(name)) continue;
+      experts.bytes += checkpoint().tensor(name).num_bytes();
     }
+    sizes_.experts.push_back(experts);
   } catch (const Error& error) {
     refuse(module, error);
     ask_all_below(checkpoint().layer_name(layer_number(), ""));
@@ -114,6 +124,8 @@ void Describer::chose(OpChoice choice) {
 void Describer::complete(Whole whole) {
   if (whole == Whole::kLayer) {
     layers_.push_back(std::move(pending_));
+    sizes_.layer_values = std::max(sizes_.layer_values, layer_values_);
+    layer_values_ = 0;
   } else {
     outside_.insert(outside_.end(), pending_.begin(), pending_.end());
   }
@@ -152,7 +164,8 @@ std::vector<Refusal> Describer::unread() const {
 }
 
 Description Describer::description() const {
-  Description description{.refusals = settings_, .layers = layers_, .outside = outside_};
+  Description description{
+      .refusals = settings_, .layers = layers_, .outside = outside_, .sizes = sizes_};
   if (!settings_.empty()) return description;
   for (const std::vector<Refusal>& found : {wrong_tensors_, impossible_, unread()}) {
     description.refusals.insert(description.refusals.end(), found.begin(), found.end());

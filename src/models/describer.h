@@ -14,7 +14,8 @@ namespace moe4 {
 class Describer final : public Builder {
  public:
   /// Ops are asked on this device for default options. `checkpoint` outlives it; headers suffice.
-  Describer(const Checkpoint& checkpoint, const Device& device);
+  /// `cache_dtype`: of keys and values.
+  Describer(const Checkpoint& checkpoint, const Device& device, DType cache_dtype = DType::kF16);
 
   /// Full names of all tensors that the architecture asks for, there or not.
   const std::unordered_set<std::string>& tensors() const { return tensors_; }
@@ -31,6 +32,7 @@ class Describer final : public Builder {
   std::unique_ptr<RoutedExperts> experts(const std::string& module,
                                          const MoeProblem& problem) override;
   void chose(OpChoice choice) override;
+  void keeps(const CacheSpec& spec) override { sizes_.caches.push_back(spec); }
   void complete(Whole whole) override;
 
   void ask_all_below(const std::string& prefix);
@@ -43,6 +45,8 @@ class Describer final : public Builder {
   std::unordered_set<std::string> disagreeing_keys_, reasons_;
   std::vector<std::vector<OpChoice>> layers_;
   std::vector<OpChoice> outside_, pending_;
+  ModelSizes sizes_;
+  int64_t layer_values_ = 0;  // of the linears of the layer that is being made
 };
 
 }  // namespace moe4

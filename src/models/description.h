@@ -8,6 +8,8 @@
 #include "base/device.h"
 #include "checkpoint/checkpoint.h"
 #include "models/refusals.h"
+#include "moe/problem.h"
+#include "ops/batch.h"
 #include "ops/op.h"
 
 namespace moe4 {
@@ -22,6 +24,21 @@ struct OpChoice {
   bool operator==(const OpChoice&) const = default;
 };
 
+/// Routed experts of one layer.
+struct LayerExperts {
+  int64_t layer = 0;
+  MoeProblem problem;
+  int64_t bytes = 0;  ///< as stored
+};
+
+/// What decides how much memory a model takes.
+struct ModelSizes {
+  int64_t weight_bytes = 0;  ///< as stored, of all that it reads but routed experts
+  std::vector<LayerExperts> experts;
+  std::vector<CacheSpec> caches;  ///< as Model::caches()
+  int64_t layer_values = 0;  ///< that a token gives and takes in the linears of the largest layer
+};
+
 struct Description {
   std::vector<Refusal> refusals;  ///< see refusals()
   /// The ops of each layer, those of routed experts left out (Selection has them), and of the model
@@ -29,9 +46,12 @@ struct Description {
   /// absent.
   std::vector<std::vector<OpChoice>> layers;
   std::vector<OpChoice> outside;
+  ModelSizes sizes;  ///< nothing where the architecture file could not be run
 };
 
-/// Asks ops for this device, which need not be present. Names and headers suffice.
-Description describe(const Checkpoint& checkpoint, const Device& device = Device::cpu());
+/// Asks ops for this device, which need not be present, and caches of this dtype. Names and headers
+/// suffice.
+Description describe(const Checkpoint& checkpoint, const Device& device = Device::cpu(),
+                     DType cache_dtype = DType::kF16);
 
 }  // namespace moe4

@@ -34,12 +34,11 @@ void release_expert(const ExpertWeights& expert) {
 }  // namespace
 
 Loader::Loader(const Checkpoint& checkpoint, const ModelOptions& options)
-    : Builder(checkpoint,
-              {.ops = {.device = options.moe.device, .threads = options.threads},
-               .linears = {.fp8_activations = options.moe.fp8_activations,
-                           .activations = options.moe.activations,
-                           .exact_inputs = options.compute_dtype == DType::kF32},
-               .cache_dtype = options.compute_dtype == DType::kF32 ? DType::kF32 : DType::kF16}),
+    : Builder(checkpoint, {.ops = {.device = options.moe.device, .threads = options.threads},
+                           .linears = {.fp8_activations = options.moe.fp8_activations,
+                                       .activations = options.moe.activations,
+                                       .exact_inputs = options.compute_dtype == DType::kF32},
+                           .cache_dtype = cache_dtype(options)}),
       options_(options) {}
 
 DecoderParts Loader::take() {

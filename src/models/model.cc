@@ -4,10 +4,16 @@
 #include "base/error.h"
 #include "models/architecture.h"
 #include "models/decoder.h"
+#include "models/description.h"
 #include "models/loader.h"
-#include "models/refusals.h"
 
 namespace moe4 {
+
+DType cache_dtype(const ModelOptions& options) {
+  return options.cache_dtype.value_or(options.compute_dtype == DType::kF32 ? DType::kF32
+                                                                           : DType::kF16);
+}
+
 std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOptions& options) {
   MOE4_CHECK(options.threads != nullptr);
   const Device& device = options.moe.device;
@@ -15,7 +21,8 @@ std::unique_ptr<Model> Model::load(const Checkpoint& checkpoint, const ModelOpti
     throw Error(ErrorCode::kUsage,
                 "--dtype float32: layers on a GPU hand BF16 to each other; use --device cpu");
   }
-  if (const std::vector<Refusal> found = refusals(checkpoint, device); !found.empty()) {
+  const std::vector<Refusal> found = describe(checkpoint, device, cache_dtype(options)).refusals;
+  if (!found.empty()) {
     std::string more;
     if (found.size() > 1) {
       more = " (and " + std::to_string(found.size() - 1) + " more, which moe4 plan lists)";

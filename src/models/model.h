@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,11 +28,17 @@ struct ModelOptions {
   /// Of the layers with routed experts, counted from the first: how many have them on the CPU
   /// though the layers are on a GPU (`--cpu-moe`).
   int64_t cpu_moe = 0;
+  /// Of keys and values; nothing: kF16, or kF32 where nothing is rounded. kF8E4M3 where the
+  /// device's ops take it, with the checkpoint's scales (`--kv-cache-dtype`).
+  std::optional<DType> cache_dtype = {};
   ThreadPool* threads = nullptr;  ///< not null; outlives the model
   Tuning tuning;                  ///< for every prepare()
   /// Called while loading with bytes done and in all.
   std::function<void(int64_t done, int64_t total)> progress;
 };
+
+/// ModelOptions::cache_dtype, or what stands for nothing.
+DType cache_dtype(const ModelOptions& options);
 
 /// What one MoE layer is and was given.
 struct MoeLayerPlan {

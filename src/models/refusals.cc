@@ -14,7 +14,7 @@ Refusal Refusal::from(std::string code, const BadInput& details) {
   return {std::move(code), details.tensor, to_string(details)};
 }
 
-Description describe(const Checkpoint& checkpoint, const Device& device) {
+Description describe(const Checkpoint& checkpoint, const Device& device, DType cache_dtype) {
   const Architecture* architecture = find_architecture(checkpoint.config().model_type);
   if (architecture == nullptr) {
     return {.refusals = {Refusal::from("unknown-architecture", unknown_architecture(checkpoint))}};
@@ -24,7 +24,7 @@ Description describe(const Checkpoint& checkpoint, const Device& device) {
     found.push_back(Refusal::from("unsupported-transform", details));
   });
   const ConfigReader config(checkpoint);
-  Describer describer(checkpoint, device);
+  Describer describer(checkpoint, device, cache_dtype);
   std::optional<Refusal> broken;  // what is wrong with a value stops the architecture file
   try {
     architecture->build(config, describer);

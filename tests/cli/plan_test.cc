@@ -72,6 +72,80 @@ TEST(Plan, SaysWhatATokensBitsDependOnAndWhatThatCosts) {
   EXPECT_THAT(run_program({"plan", kModel}).out, HasSubstr("batch invariant: yes"));
 }
 
+TEST(Plan, SaysWhatMemoryIsTaken) {
+  const json memory = plan(kModel, {"--device", "sm_90", "--gpu-memory", "4GB"})["memory"];
+  const int64_t total = memory["total"], room = memory["room"];
+  EXPECT_LE(total, room);
+  EXPECT_EQ(room, 3'600'000'000 - 600'000'000);
+  int64_t sum = 0;
+  for (const char* part :
+       {"weights", "pages", "states", "snapshots", "workspace", "buffers", "graphs"}) {
+    sum += memory[part].get<int64_t>();
+  }
+  EXPECT_EQ(sum, total);
+  EXPECT_GT(memory["weights"], 0);
+  EXPECT_GT(memory["bytes_per_state"], 0);
+  EXPECT_EQ(memory["host_weights"], 0);
+  // Half the bits a value.
+  const json fp8 = plan(kModel, {"--device", "sm_90", "--kv-cache-dtype", "fp8"})["memory"];
+  EXPECT_EQ(2 * fp8["bytes_per_page"].get<int64_t>(), memory["bytes_per_page"]);
+  EXPECT_TRUE(fp8["room"].is_null());
+  const ProgramResult text = run_program({"plan", kModel, "--device", "sm_90"});
+  EXPECT_THAT(text.out, AllOf(HasSubstr("memory: "), HasSubstr(" of weights, "),
+                              HasSubstr("caches: "), HasSubstr("give --gpu-memory")));
+}
+
+TEST(Plan, LeavesExpertsToTheCpuWhereTheGpuIsTooSmall) {
+  const std::vector<std::string> small = {"--device",
+                                          "sm_90",
+                                          "--gpu-memory",
+                                          "1264MB",
+                                          "--max-model-len",
+                                          "256",
+                                          "--max-num-seqs",
+                                          "1",
+                                          "--gpu-memory-utilization",
+                                          "0.5"};
+  const auto with = [&](const std::string& layers) {
+    std::vector<std::string> flags = {"plan", kModel, "--cpu-moe", layers};
+    flags.insert(flags.end(), small.begin(), small.end());
+    return run_program(flags);
+  };
+  const ProgramResult none = with("0");
+  ASSERT_EQ(none.status, 4) << none.out;
+  EXPECT_THAT(none.err, AllOf(HasSubstr("would fit"), HasSubstr("--cpu-moe ")));
+  const ProgramResult chosen = with("auto");
+  EXPECT_EQ(chosen.status, 0) << chosen.err;
+  EXPECT_THAT(chosen.out, AllOf(HasSubstr("-> cpu on cpu"), HasSubstr("in the host's memory")));
+  const json all = plan(kModel, {"--device", "sm_90", "--cpu-moe", "all"});
+  ASSERT_EQ(all["groups"].size(), 1u);
+  EXPECT_EQ(all["groups"][0]["runs_on"], "cpu");
+  EXPECT_EQ(all["memory"]["cpu_moe"], 4);
+}
+
+TEST(Plan, FlagsAboutMemoryAreChecked) {
+  const std::map<std::vector<std::string>, std::string> wrong = {
+      {{"--gpu-memory", "much"}, "24GB"},
+      {{"--gpu-memory", "24XB"}, "24GB"},
+      {{"--cpu-moe", "some"}, "a number of layers, all or auto"},
+      {{"--cpu-moe", "-1"}, "a number of layers, all or auto"},
+      {{"--kv-cache-dtype", "bf16"}, "F16 has its size"},
+      {{"--kv-cache-dtype", "int4"}, "auto, f16 or fp8"},
+      {{"--gpu-memory-utilization", "1.5"}, "1.5"},
+      {{"--max-model-len", "1000000000"}, "beyond the"},
+  };
+  for (const auto& [flags, words] : wrong) {
+    std::vector<std::string> arguments = {"plan", kModel, "--device", "sm_90"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const ProgramResult result = run_program(arguments);
+    EXPECT_EQ(result.status, 2) << flags[0] << " " << flags[1] << result.err;
+    EXPECT_THAT(result.err, HasSubstr(words));
+  }
+  // The CPU's ops say why not.
+  const json cpu = plan(kModel, {"--kv-cache-dtype", "fp8"});
+  EXPECT_THAT(cpu["refusals"].dump(), HasSubstr("F8_E4M3"));
+}
+
 TEST(Plan, EqualConsecutiveLayersAreOneGroup) {
   const json report = plan(kModel, {});
   ASSERT_EQ(report["groups"].size(), 1u);

@@ -21,12 +21,15 @@ TEST(ProgressLine, ShowsLabelBarShareAndTime) {
             "loading [..............................]   0%  0 s left");
   EXPECT_EQ(progress_line("loading", 1, 0, 79),
             "loading [##############################] 100%  0 s left");
+  EXPECT_EQ(progress_line("loading", 0.5, 12.4, 79, 3.14),
+            "loading [###############...............]  50%  3.1 GB/s  12 s left");
+  EXPECT_EQ(progress_line("loading", 0.5, 12.4, 16, 3.14), " 50%  12 s left");
 }
 
 TEST(ProgressLine, FitsEveryWidthAndKeepsThePercentage) {
   for (const std::string label : {"loading", "", "cpu, reference bf16, fp4 (in-kernel)", "größe"}) {
     for (int columns = 0; columns < 120; ++columns) {
-      const std::string line = progress_line(label, 0.25, 123456, columns);
+      const std::string line = progress_line(label, 0.25, 123456, columns, columns % 2 * 3.1);
       EXPECT_LE(width_of(line), columns) << line;
       if (columns < 4) continue;
       EXPECT_NE(line.find(" 25%"), std::string::npos) << columns << line;

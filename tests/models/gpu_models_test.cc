@@ -1,13 +1,20 @@
 // Whole models on a GPU: against transformers' goldens, against the CPU layer by layer, and
 // against themselves in other company.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <numeric>
+#include <optional>
 
 #include "device/cuda/describe_device.h"
+#include "device/memory.h"
+#include "engine/engine.h"
+#include "engine/generator.h"
 #include "engine/hidden_states.h"
+#include "engine/memory_plan.h"
 #include "engine/runner.h"
 #include "models/model.h"
 #include "ops/experts/registry.h"
@@ -27,10 +34,11 @@ using testing::Random;
 using testing::relative_error;
 using testing::Sequence;
 
-std::unique_ptr<Model> load(const std::string& name, const Device& device, ThreadPool& threads) {
+std::unique_ptr<Model> load(const std::string& name, const Device& device, ThreadPool& threads,
+                            int64_t cpu_moe = 0, std::optional<DType> cache = {}) {
   register_builtin_backends();
   const auto checkpoint = Checkpoint::open(testing::test_data() / "checkpoints" / name);
-  ModelOptions options{.threads = &threads};
+  ModelOptions options{.cpu_moe = cpu_moe, .cache_dtype = cache, .threads = &threads};
   options.moe.device = device;
   return Model::load(*checkpoint, options);
 }
@@ -63,6 +71,8 @@ class GpuModels : public ::testing::TestWithParam<std::string> {
 // BF16 between ops costs 2^-9 a rounding. Where that tips a router, a token takes another expert
 // and is another token from there on, so it is the median token that is held.
 constexpr double kHiddenBound = 5e-2, kLogitsBound = 5e-2;
+// E4M3 keeps 3 bits of a key or a value: 2^-5 on average where 2^-12 are kept of F16.
+constexpr double kFp8CacheBound = 2e-1;
 
 // Relative errors of rows of `width`, in rising order.
 std::vector<double> row_errors(const std::vector<float>& found, const std::vector<float>& expected,
@@ -75,6 +85,13 @@ std::vector<double> row_errors(const std::vector<float>& found, const std::vecto
   }
   std::sort(errors.begin(), errors.end());
   return errors;
+}
+
+// Of this process in the host's memory.
+int64_t resident_bytes() {
+  int64_t pages = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
 }
 
 std::string text(const std::vector<double>& values) {
@@ -256,6 +273,184 @@ TEST_P(GpuModels, AStepAllocatesNothingAndWaitsOnce) {
     EXPECT_EQ(after.allocations - before.allocations, 0);
     EXPECT_EQ(after.frees - before.frees, 0);
     EXPECT_EQ(after.synchronisations - before.synchronisations, 1) << "for the tokens";
+  }
+}
+
+// A request whose logits come to the host: `count` greedy tokens.
+EngineRequest greedy_request(std::vector<int32_t> prompt, int64_t count,
+                             std::vector<std::vector<float>>& logits, int64_t& cached) {
+  return {.prompt = std::move(prompt),
+          .max_new_tokens = count,
+          .next_token =
+              [&logits](std::span<float> row) {
+                logits.emplace_back(row.begin(), row.end());
+                return std::optional(best_of(row));
+              },
+          .on_start = [&cached](int64_t tokens) { cached = tokens; }};
+}
+
+TEST_P(GpuModels, APromptGoesOnFromAnEqualBeginningWithTheSameBits) {
+  const auto model = load(GetParam(), gpu_, threads_);
+  const std::vector<int32_t> prompt = make_requests(1, model->config().vocab_size)[0].prompt;
+  const auto run_twice = [&](bool prefix_cache, std::vector<int64_t>& cached) {
+    Engine engine(*model, {.max_tokens = 256,
+                           .max_seqs = 4,
+                           .max_context = kPrompt + kFed,
+                           .cache_tokens = 4 * round_up(kPrompt + kFed, kPageTokens),
+                           .prefix_cache = prefix_cache});
+    std::vector<std::vector<float>> logits;
+    for (int64_t& tokens : cached) {
+      engine.submit(greedy_request(prompt, kFed, logits, tokens));
+      while (engine.step()) {
+      }
+    }
+    return logits;
+  };
+  std::vector<int64_t> with(2), without(2);
+  const auto reused = run_twice(true, with), computed = run_twice(false, without);
+  EXPECT_EQ(with, (std::vector<int64_t>{0, kPrompt / kPageTokens * kPageTokens}));
+  EXPECT_EQ(without, (std::vector<int64_t>{0, 0}));
+  ASSERT_EQ(reused.size(), static_cast<size_t>(2 * kFed));
+  EXPECT_EQ(reused, computed);
+}
+
+TEST_P(GpuModels, ASeedGivesTheSameTokensAgain) {
+  const auto model = load(GetParam(), gpu_, threads_);
+  GenerateRequest request{
+      .prompt = make_requests(1, model->config().vocab_size)[0].prompt,
+      .max_new_tokens = 32,
+      .sampling = {.temperature = 1.0f, .top_k = 50, .top_p = 0.95f, .seed = 7}};
+  const std::vector<int32_t> first = generate(*model, nullptr, request).tokens;
+  EXPECT_EQ(first.size(), 32u);
+  EXPECT_EQ(generate(*model, nullptr, request).tokens, first);
+  request.sampling.seed = 8;
+  EXPECT_NE(generate(*model, nullptr, request).tokens, first);
+}
+
+TEST_P(GpuModels, ExpertsThatTheCpuComputesGiveTheSameLogitsUpToBf16) {
+  const auto all = load(GetParam(), gpu_, threads_);
+  const auto half = load(GetParam(), gpu_, threads_, /*cpu_moe=*/2);
+  if (all->moe_plan().empty()) GTEST_SKIP() << "no experts";
+  EXPECT_TRUE(half->moe_plan()[0].selection.device.is_cpu());
+  if (all->moe_plan().size() > 2) {
+    EXPECT_EQ(half->moe_plan()[2].selection.device.is_cpu(),
+              all->moe_plan()[2].selection.device.is_cpu());
+  }
+  const int64_t vocab = all->config().vocab_size;
+  std::vector<Request> expected = make_requests(3, vocab), found = make_requests(3, vocab);
+  Runner there(*all, limits_for(3)), beside(*half, limits_for(3));
+  run_all(there, expected, kPrompt, nullptr);
+  run_all(beside, found, kPrompt, nullptr);  // prompts eagerly, generated tokens as graphs
+  for (size_t r = 0; r < expected.size(); ++r) {
+    ASSERT_EQ(found[r].logits.size(), expected[r].logits.size());
+    std::vector<double> errors;
+    for (size_t i = 0; i < expected[r].logits.size(); ++i) {
+      errors.push_back(relative_error(found[r].logits[i], expected[r].logits[i]));
+    }
+    std::sort(errors.begin(), errors.end());
+    EXPECT_LT(errors[errors.size() / 2], kLogitsBound) << text(errors);
+  }
+  // Bits do not depend on others, on the CPU's side either.
+  std::vector<Request> alone = make_requests(1, vocab);
+  Runner single(*half, limits_for(1));
+  run_all(single, alone, 64, nullptr);
+  EXPECT_EQ(alone[0].logits, found[0].logits);
+}
+
+TEST_P(GpuModels, ACacheOfEightBitsGivesTheSameLogitsUpToItsRounding) {
+  const auto sixteen = load(GetParam(), gpu_, threads_);
+  std::unique_ptr<Model> eight;
+  try {
+    eight = load(GetParam(), gpu_, threads_, 0, DType::kF8E4M3);
+  } catch (const Error& error) {
+    // Latents have caches of 16 bits only, and the error says so.
+    EXPECT_NE(std::string(error.what()).find("F8_E4M3"), std::string::npos) << error.what();
+    GTEST_SKIP() << error.what();
+  }
+  const ModelNeeds large = needs_of(*sixteen), small = needs_of(*eight);
+  EXPECT_EQ(2 * small.page_bytes, large.page_bytes);
+  EXPECT_EQ(small.state_bytes, large.state_bytes);
+  const int64_t vocab = sixteen->config().vocab_size;
+  std::vector<Request> expected = make_requests(1, vocab), found = make_requests(1, vocab);
+  Runner runner(*sixteen, limits_for(1)), half(*eight, limits_for(1));
+  run_all(runner, expected, 64, nullptr);
+  run_all(half, found, 64, nullptr);
+  std::vector<double> errors;
+  for (size_t i = 0; i < expected[0].logits.size(); ++i) {
+    errors.push_back(relative_error(found[0].logits[i], expected[0].logits[i]));
+  }
+  std::sort(errors.begin(), errors.end());
+  EXPECT_LT(errors[errors.size() / 2], kFp8CacheBound) << text(errors);
+  EXPECT_GT(errors[errors.size() / 2], 0) << "the caches are the same";
+}
+
+// One model is enough: what it shows is the engine's and the runner's.
+TEST(GpuFootprint, TenThousandTokensTakeNoMemoryAndRepeatTheirBits) {
+  const Device gpu = cuda::describe_device(0);
+  if (gpu.is_cpu()) GTEST_SKIP() << "no GPU";
+  ThreadPool threads(4);
+  const auto model = load("qwen3_5-ct-nvfp4a16", gpu, threads);
+  constexpr int64_t kTokens = 10'000;
+  Engine engine(*model, {.max_tokens = 256,
+                         .max_seqs = 2,
+                         .max_context = kTokens + 64,
+                         .cache_tokens = 2 * round_up(kTokens + 64, kPageTokens),
+                         .prefix_cache = false});
+  std::vector<std::vector<int32_t>> answers(2);
+  int64_t free_after_warming = 0, resident_after_warming = 0;
+  testing::CudaCalls calls_after_warming;
+  for (std::vector<int32_t>& answer : answers) {
+    answer.reserve(kTokens);
+    engine.submit({.prompt = {1, 2, 3},
+                   .max_new_tokens = kTokens,
+                   .next_token = [](std::span<float>) { return std::optional<int32_t>(); },
+                   .device_choice =
+                       [](SampleRow& row) {
+                         row = SampleRow{};
+                         return true;
+                       },
+                   .take_token =
+                       [&answer](int32_t token) {
+                         answer.push_back(token);
+                         return std::optional(token);
+                       }});
+  }
+  while (engine.step()) {
+    if (free_after_warming != 0 || answers[0].size() < 100) continue;
+    free_after_warming = memory_of(gpu).free;
+    resident_after_warming = resident_bytes();
+    calls_after_warming = testing::cuda_calls();
+  }
+  EXPECT_EQ(answers[0].size(), static_cast<size_t>(kTokens));
+  EXPECT_EQ(answers[0], answers[1]);
+  EXPECT_EQ(memory_of(gpu).free, free_after_warming);
+  EXPECT_EQ(testing::cuda_calls().allocations, calls_after_warming.allocations);
+  EXPECT_EQ(testing::cuda_calls().frees, calls_after_warming.frees);
+  // Of the host: vectors of the scheduler's steps, and nothing that stays.
+  EXPECT_LT(resident_bytes() - resident_after_warming, int64_t{4} << 20);
+}
+
+TEST(GpuFootprint, APlanIsWhatIsTaken) {
+  const Device gpu = cuda::describe_device(0);
+  if (gpu.is_cpu()) GTEST_SKIP() << "no GPU";
+  ThreadPool threads(4);
+  for (const std::string& name : folders()) {
+    SCOPED_TRACE(name);
+    const auto model = load(name, gpu, threads);
+    const EngineLimits limits{.max_tokens = 1024,
+                              .max_seqs = 32,
+                              .max_context = 4096,
+                              .cache_tokens = 32 * 4096,
+                              .snapshot_bytes = int64_t{64} << 20,
+                              .prompt_logits = true};
+    const MemoryPlan plan = memory_plan(needs_of(*model), limits);
+    const int64_t before = testing::device_bytes();
+    const Engine engine(*model, limits);
+    const int64_t taken = testing::device_bytes() - before;
+    // Graphs are the driver's: they are not among cudaMalloc's. The choice of tokens may want more
+    // workspace than a tiny model.
+    const auto planned = static_cast<double>(plan.total() - plan.graphs);
+    EXPECT_NEAR(static_cast<double>(taken), planned, 0.03 * planned);
   }
 }
 
