@@ -40,13 +40,13 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
                .add_option("--max-model-len", flags.max_model_len,
                            "Most tokens of prompt and answer; 0 for the model's limit")
                ->check(whole_number(0)));
-  with_env(
-      command
-          .add_option("--max-num-seqs", flags.max_num_seqs, "Requests that run at once; 0 for 64")
-          ->check(whole_number(0)));
+  with_env(command
+               .add_option("--max-num-seqs", flags.max_num_seqs,
+                           "Requests that run at once; 0 for 256 on a GPU and 64 on a CPU")
+               ->check(whole_number(0)));
   with_env(command
                .add_option("--max-num-batched-tokens", flags.max_num_batched_tokens,
-                           "Tokens of a step; 0 for 512")
+                           "Tokens of a step; 0 for 8192 on a GPU and 512 on a CPU")
                ->check(whole_number(0)));
   with_env(command
                .add_option("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes,

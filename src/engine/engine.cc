@@ -24,15 +24,15 @@ int64_t snapshots_within(int64_t state_bytes, const EngineLimits& limits) {
   return limits.prefix_cache && state_bytes > 0 ? limits.snapshot_bytes / state_bytes : 0;
 }
 
-int64_t logits_rows(const EngineLimits& limits) {
-  return limits.prompt_logits ? limits.max_tokens : limits.max_seqs;
-}
+// A row of every sequence, and those of prompts that are scored.
+int64_t logits_rows(const EngineLimits& limits) { return limits.max_seqs + limits.prompt_logits; }
 
 SchedulerLimits scheduler_limits(const EngineLimits& limits, bool has_state,
                                  int64_t num_snapshots) {
   return {.max_tokens = limits.max_tokens,
           .max_seqs = limits.max_seqs,
           .prompt_chunk = limits.prompt_chunk,
+          .scored_tokens = limits.prompt_logits,
           .num_snapshots = has_state ? std::optional(num_snapshots) : std::nullopt};
 }
 
@@ -62,7 +62,7 @@ Engine::Engine(const Model& model, const EngineLimits& limits)
 RequestId Engine::submit(EngineRequest request) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   MOE4_CHECK(request.max_new_tokens == 0 || (request.max_new_tokens > 0 && request.next_token));
-  MOE4_CHECK(!request.prompt_logits || limits_.prompt_logits);
+  MOE4_CHECK(!request.prompt_logits || limits_.prompt_logits > 0);
   if (prompt == 0) throw Error(ErrorCode::kUsage, "the prompt is empty: give at least one token");
   if (request.max_new_tokens > limits_.max_context - prompt) {
     throw Error(ErrorCode::kUsage, "the prompt has " + std::to_string(prompt) + " tokens and " +
@@ -81,7 +81,9 @@ RequestId Engine::submit(EngineRequest request) {
   }
   // The last token is only sampled, never computed.
   const int64_t computed = prompt + std::max<int64_t>(request.max_new_tokens - 1, 0);
-  const RequestId id = scheduler_.add(prompt, computed, std::move(prefix), request.priority);
+  const bool scored = static_cast<bool>(request.prompt_logits);
+  const RequestId id =
+      scheduler_.add(prompt, computed, std::move(prefix), request.priority, scored);
   active.request = std::move(request);
   requests_.emplace(id, std::move(active));
   return id;

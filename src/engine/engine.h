@@ -29,8 +29,9 @@ struct EngineLimits {
   /// Prompts also go on from what was computed while generating. Off by default: where generated
   /// tokens have kernels of their own, its bits are not those of a prompt.
   bool cache_generated = false;
-  /// Room for the logits of all tokens of a step, which EngineRequest::prompt_logits needs.
-  bool prompt_logits = false;
+  /// Room for the logits of so many tokens of prompts a step, which EngineRequest::prompt_logits
+  /// needs: at least a page, or prompt_chunk where that is smaller. 0: none can have them.
+  int64_t prompt_logits = 0;
 };
 
 /// What an engine with these limits asks of its runner; `state_bytes`: of a sequence in all

@@ -23,7 +23,7 @@ EngineLimits evaluator_limits(const ModelConfig& config, int64_t longest, int64_
           .max_context = longest,
           .cache_tokens = longest,
           .prefix_cache = false,
-          .prompt_logits = true};
+          .prompt_logits = tokens};
 }
 
 Evaluator::Evaluator(const Model& model, int64_t longest, int64_t chunk)

@@ -14,8 +14,11 @@
 namespace moe4 {
 namespace {
 
-constexpr int64_t kDefaultSeqs = 64;
-constexpr int64_t kDefaultTokens = 512;
+// As vLLM has them for GPUs: what hides a step's overhead and no more than a prompt should wait.
+constexpr int64_t kGpuSeqs = 256, kGpuTokens = 8192;
+constexpr int64_t kCpuSeqs = 64, kCpuTokens = 512;
+// Of prompts a step: logits of a large vocabulary take 1 MB a token.
+constexpr int64_t kScoredTokens = 512;
 constexpr int64_t kMaxSeqs = 4096, kMaxTokens = 65536;
 constexpr int64_t kAutoSeqs = 8, kAutoContext = 32768;
 
@@ -39,8 +42,12 @@ void check(const EngineFlags& flags, int64_t model_limit) {
   }
 }
 
-int64_t step_tokens(const EngineFlags& flags, int64_t seqs) {
-  if (flags.max_num_batched_tokens == 0) return std::max(kDefaultTokens, seqs + kPageTokens);
+int64_t default_seqs(const Device& device) { return device.is_cpu() ? kCpuSeqs : kGpuSeqs; }
+
+int64_t step_tokens(const EngineFlags& flags, const Device& device, int64_t seqs) {
+  if (flags.max_num_batched_tokens == 0) {
+    return std::max(device.is_cpu() ? kCpuTokens : kGpuTokens, seqs + kPageTokens);
+  }
   if (flags.max_num_batched_tokens >= seqs + kPageTokens) return flags.max_num_batched_tokens;
   throw Error(ErrorCode::kUsage,
               fmt::format("--max-num-batched-tokens {} has no room for a token of each of {} "
@@ -49,15 +56,17 @@ int64_t step_tokens(const EngineFlags& flags, int64_t seqs) {
 }
 
 // An engine whose pages hold one request of full length and no snapshots: the least that works.
-EngineLimits least_limits(const EngineFlags& flags, int64_t seqs, int64_t length) {
-  return {.max_tokens = step_tokens(flags, seqs),
+EngineLimits least_limits(const EngineFlags& flags, const Device& device, int64_t seqs,
+                          int64_t length) {
+  const int64_t tokens = step_tokens(flags, device, seqs);
+  return {.max_tokens = tokens,
           .max_seqs = seqs,
           .max_context = length,
           .cache_tokens = pages_of(length) * kPageTokens,
           .prefix_cache = flags.prefix_caching,
           .snapshot_bytes = 0,
           .cache_generated = flags.cache_generated,
-          .prompt_logits = true};
+          .prompt_logits = std::min(tokens, kScoredTokens)};
 }
 
 // The largest of [1, most] that fits, where what is above one that does not fit does not either.
@@ -102,7 +111,7 @@ std::string beside_caches(const MemoryPlan& plan) {
 [[noreturn]] void throw_no_room(const ModelNeeds& needs, const EngineFlags& flags,
                                 const EngineLimits& wanted, std::optional<int64_t> room) {
   const auto fits = [&](const ModelNeeds& those, int64_t seqs, int64_t length) {
-    const MemoryPlan plan = memory_plan(those, least_limits(flags, seqs, length));
+    const MemoryPlan plan = memory_plan(those, least_limits(flags, those.device, seqs, length));
     if (flags.kv_cache_memory_bytes > 0) return plan.caches() <= flags.kv_cache_memory_bytes;
     return plan.total() <= *room;
   };
@@ -162,8 +171,8 @@ EngineLimits fit_engine(const ModelNeeds& needs, const EngineFlags& flags,
                         std::optional<int64_t> room, std::vector<std::string>& notes) {
   check(flags, needs.max_context);
   int64_t length = flags.max_model_len > 0 ? flags.max_model_len : needs.max_context;
-  int64_t seqs = flags.max_num_seqs > 0 ? flags.max_num_seqs : kDefaultSeqs;
-  EngineLimits limits = least_limits(flags, seqs, length);
+  int64_t seqs = flags.max_num_seqs > 0 ? flags.max_num_seqs : default_seqs(needs.device);
+  EngineLimits limits = least_limits(flags, needs.device, seqs, length);
   if (!room && flags.kv_cache_memory_bytes == 0) {
     const bool both = flags.max_num_seqs > 0 && flags.max_model_len > 0;
     if (both) limits.cache_tokens *= seqs;
@@ -182,7 +191,7 @@ EngineLimits fit_engine(const ModelNeeds& needs, const EngineFlags& flags,
     if (flags.max_num_seqs == 0 && fitting < seqs) {
       notes.push_back(fmt::format("at most {} requests run at once: memory for states", fitting));
       seqs = fitting;
-      limits = least_limits(flags, seqs, length);
+      limits = least_limits(flags, needs.device, seqs, length);
       budget = budget_for(limits);
     }
   }
@@ -246,7 +255,7 @@ std::optional<int64_t> fitting_cpu_moe(const ModelNeeds& needs, const EngineFlag
   const int64_t seqs = flags.max_num_seqs > 0 ? flags.max_num_seqs : kAutoSeqs;
   const int64_t length =
       flags.max_model_len > 0 ? flags.max_model_len : std::min(needs.max_context, kAutoContext);
-  return fitting_cpu_moe(needs, least_limits(flags, seqs, length), room);
+  return fitting_cpu_moe(needs, least_limits(flags, needs.device, seqs, length), room);
 }
 
 int64_t gpu_room(int64_t total, int64_t used, double utilization, int64_t cap) {

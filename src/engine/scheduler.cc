@@ -21,7 +21,8 @@ Scheduler::Scheduler(const SchedulerLimits& limits, int64_t num_pages)
 }
 
 RequestId Scheduler::add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix,
-                         int64_t priority) {
+                         int64_t priority, bool scored) {
+  MOE4_CHECK(!scored || limits_.scored_tokens > 0);
   MOE4_CHECK(prompt_tokens > 0 && max_tokens >= prompt_tokens);
   MOE4_CHECK(static_cast<int64_t>(prefix.size()) <= prompt_tokens / kPageTokens);
   const int64_t pages = ceil_div(max_tokens, kPageTokens);
@@ -38,6 +39,7 @@ RequestId Scheduler::add(int64_t prompt_tokens, int64_t max_tokens, std::vector<
   request.most = max_tokens;
   request.prefix = std::move(prefix);
   request.priority = priority;
+  request.scored = scored;
   waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), id, in_order()), id);
   return id;
 }
@@ -208,29 +210,30 @@ Step Scheduler::next() {
   snapshots_.commit();
   for (const RequestId id : running_) publish(requests_.at(id));
   // A token of every request that generates has its place before any prompt.
-  int64_t budget = limits_.max_tokens;
+  Budget budget{.tokens = limits_.max_tokens, .scored = limits_.scored_tokens};
   for (const RequestId id : running_) {
     const Request& request = requests_.at(id);
-    budget -= request.decodes() && request.context < request.known ? 1 : 0;
+    budget.tokens -= request.decodes() && request.context < request.known ? 1 : 0;
   }
-  if (limits_.prompt_chunk > 0) budget = std::min(budget, limits_.prompt_chunk);
+  if (limits_.prompt_chunk > 0) budget.tokens = std::min(budget.tokens, limits_.prompt_chunk);
   // The oldest first: it takes pages from the youngest, who has no piece yet.
   for (size_t i = 0; i < running_.size(); ++i) {
     const RequestId id = running_[i];
     const Request& request = requests_.at(id);
     const bool decodes = request.decodes();
     if (request.context == request.known) continue;  // its token is not there yet
-    const int64_t tokens = decodes ? 1 : piece_tokens(request, budget);
+    const int64_t tokens = decodes ? 1 : piece_tokens(request, budget.of(request));
     if (tokens == 0) continue;
     if (!grow_or_preempt(id, tokens, step)) break;
     schedule(id, tokens, step);
-    if (!decodes) budget -= tokens;
+    if (!decodes) budget.take(request, tokens);
   }
   if (!step.copy_out.empty()) return step;  // nobody new where there is no room
   while (!waiting_.empty()) {
-    const int64_t tokens = admit(waiting_.front(), budget, step);
+    const Request& request = requests_.at(waiting_.front());
+    const int64_t tokens = admit(waiting_.front(), budget.of(request), step);
     if (tokens == 0) break;
-    budget -= tokens;
+    budget.take(request, tokens);
     waiting_.pop_front();
   }
   return step;

@@ -1,6 +1,7 @@
 // Decides which tokens of which requests the next step computes, and with which pages.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -20,6 +21,9 @@ struct SchedulerLimits {
   /// Tokens of prompts in a step; 0: what generated ones leave of max_tokens. Below kPageTokens
   /// pieces of prompts end anywhere.
   int64_t prompt_chunk = 0;
+  /// Tokens of scored prompts in a step, as there is room for the logits of so many; 0: none can
+  /// be. At least a page, or the smallest piece that prompt_chunk makes.
+  int64_t scored_tokens = 0;
   /// State slots for snapshots, numbered from max_seqs on. Nothing: the model has no recurrent
   /// state, and pages alone are enough to go on from.
   std::optional<int64_t> num_snapshots;
@@ -78,10 +82,11 @@ class Scheduler {
 
   /// Adds a request of `prompt_tokens` > 0 tokens that will have `max_tokens` in all. `prefix`:
   /// hashes of the prompt's full pages; where they are known they are not computed again. Empty: no
-  /// reuse. Of requests that wait, those of lower `priority` come first. Throws Error(kUsage) when
-  /// it could never be run within the pool.
+  /// reuse. Of requests that wait, those of lower `priority` come first. `scored`: the logits of
+  /// all its prompt's tokens are wanted. Throws Error(kUsage) when it could never be run within the
+  /// pool.
   RequestId add(int64_t prompt_tokens, int64_t max_tokens, std::vector<PageHash> prefix = {},
-                int64_t priority = 0);
+                int64_t priority = 0, bool scored = false);
 
   /// The next step; its pieces count as computed from now on. Empty when there is nothing to do
   /// until a token is added.
@@ -113,6 +118,7 @@ class Scheduler {
     int64_t context = 0;  // tokens computed
     int64_t cached = 0;
     int64_t priority = 0;
+    bool scored = false;
     std::vector<PageHash> prefix;
     size_t published = 0;  // pages of `prefix` that the pool knows from here
     int64_t parting = 0;   // where the pages that others had computed end
@@ -121,6 +127,16 @@ class Scheduler {
     bool saved = false;  // copied out
 
     bool decodes() const { return context >= prompt; }
+  };
+
+  // Tokens of prompts that a step has room for.
+  struct Budget {
+    int64_t tokens = 0, scored = 0;
+    int64_t of(const Request& r) const { return r.scored ? std::min(tokens, scored) : tokens; }
+    void take(const Request& r, int64_t n) {
+      tokens -= n;
+      if (r.scored) scored -= n;
+    }
   };
 
   auto in_order() const {

@@ -259,7 +259,7 @@ TEST_P(Engines, LogitsOfAPromptComeInOrderWhateverSharesItsSteps) {
                          .max_seqs = 3,
                          .max_context = 300,
                          .cache_tokens = 1024,
-                         .prompt_logits = true});
+                         .prompt_logits = 70});
   Random random(14);
   Job other{.prompt = random_ids(random, 90), .max_new_tokens = 20};
   engine.submit(other.request());

@@ -46,15 +46,16 @@ class Simulation {
   }
 
   // A prompt of the text's first tokens; what it generates are the next.
-  RequestId add(int32_t text, int64_t prompt, int64_t total, bool reuse, int64_t priority = 0) {
-    Request request{.text = text, .total = total, .reuse = reuse};
+  RequestId add(int32_t text, int64_t prompt, int64_t total, bool reuse, int64_t priority = 0,
+                bool scored = false) {
+    Request request{.text = text, .total = total, .reuse = reuse, .scored = scored};
     std::vector<PageHash> prefix;
     for (const int32_t id : prompt_of(text, prompt)) {
       request.ids.push_back(id);
       const auto page = request.pages.push(id);
       if (page && reuse) prefix.push_back(*page);
     }
-    const RequestId id = scheduler_.add(prompt, total, std::move(prefix), priority);
+    const RequestId id = scheduler_.add(prompt, total, std::move(prefix), priority, scored);
     requests_[id] = std::move(request);
     return id;
   }
@@ -80,7 +81,7 @@ class Simulation {
   bool step() {
     const Step step = scheduler_.next();
     move_caches(step);
-    int64_t tokens = 0, prompt_tokens = 0;
+    int64_t tokens = 0, prompt_tokens = 0, scored_tokens = 0;
     bool prompts = false;
     std::set<RequestId> seen;
     for (const ScheduledPiece& piece : step.pieces) {
@@ -88,10 +89,12 @@ class Simulation {
       EXPECT_FALSE(piece.is_decode && prompts) << "decodes come first";
       prompts = prompts || !piece.is_decode;
       prompt_tokens += piece.is_decode ? 0 : piece.tokens;
+      if (!piece.is_decode && requests_.at(piece.id).scored) scored_tokens += piece.tokens;
       EXPECT_TRUE(seen.insert(piece.id).second);
       check_and_write(piece);
     }
     EXPECT_LE(tokens, limits_.max_tokens);
+    EXPECT_LE(scored_tokens, limits_.scored_tokens);
     EXPECT_LE(static_cast<int64_t>(step.pieces.size()), limits_.max_seqs);
     if (limits_.prompt_chunk > 0) {
       EXPECT_LE(prompt_tokens, limits_.prompt_chunk);
@@ -108,7 +111,7 @@ class Simulation {
     std::vector<int32_t> ids;
     PageHasher pages;
     int64_t total = 0;
-    bool reuse = false;
+    bool reuse = false, scored = false;
     int64_t context = 0;
     bool began = false;
     std::vector<int32_t> saved;  // tokens of its pages while it is preempted
@@ -255,6 +258,10 @@ TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
     SchedulerLimits limits{.max_tokens = 72 + random.below(120), .max_seqs = 1 + random.below(8)};
     const int64_t pages = 3 + random.below(10);
     if (random.below(3) == 0) limits.prompt_chunk = 1 + random.below(100);
+    if (random.below(2) == 0) {
+      const int64_t least = limits.prompt_chunk > 0 ? limits.prompt_chunk : kPageTokens;
+      limits.scored_tokens = std::min(least, kPageTokens) + random.below(80);
+    }
     const bool recurrent = random.below(2) == 0;
     if (recurrent) limits.num_snapshots = random.below(5);
     Simulation simulation(limits, pages, random.below(2) == 0);
@@ -267,7 +274,8 @@ TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
         const int64_t total = 1 + random.below(std::min<int64_t>(pages, 5) * kPageTokens);
         const int64_t prompt = std::max<int64_t>(1, total - random.below(100));
         simulation.add(static_cast<int32_t>(random.below(4)), prompt, total, random.below(3) > 0,
-                       random.below(8) == 0 ? random.below(3) - 1 : 0);
+                       random.below(8) == 0 ? random.below(3) - 1 : 0,
+                       limits.scored_tokens > 0 && random.below(3) == 0);
       }
       if (random.below(60) == 0 && !simulation.done()) {
         const std::vector<RequestId> ids = simulation.ids();

@@ -442,7 +442,7 @@ TEST(GpuFootprint, APlanIsWhatIsTaken) {
                               .max_context = 4096,
                               .cache_tokens = 32 * 4096,
                               .snapshot_bytes = int64_t{64} << 20,
-                              .prompt_logits = true};
+                              .prompt_logits = 512};
     const MemoryPlan plan = memory_plan(needs_of(*model), limits);
     const int64_t before = testing::device_bytes();
     const Engine engine(*model, limits);
