@@ -53,6 +53,57 @@ TEST(CudaLinearGroup, LargeTilesAndManyPassesGiveTheBitsOfSmallOnes) {
   }
 }
 
+// Rows long enough for eight shares of K: tokens by the dozen are spread over clusters of blocks.
+TEST(CudaLinearGroup, DozensOfGeneratedTokensGiveTheBitsOfAFew) {
+  ThreadPool threads(2);
+  for (const LinearFormat& format : kLinearFormats) {
+    if (format.options.activations != ActivationMode::kAuto) continue;
+    // The last rows of a tile of 64 are missing; so many tiles that a warpgroup has several; shares
+    // of unequal numbers of units, the last of them with fewer chunks.
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>{300, 2048}, {9300, 2048}, {2048, 4096}, {70, 2624}}) {
+      if (n > 4096 && !format.scheme.is_fp8()) continue;
+      SCOPED_TRACE(std::string(format.name) + " " + std::to_string(n) + " x " + std::to_string(k));
+      RandomMoe memory;
+      const LinearCase group = one_linear(make_linear(memory, format, n, k), format.options);
+      const OwnedRows x = linear_inputs(261, k);
+      const int64_t checked = std::min<int64_t>(n, 70);  // outputs of a token
+      each_implementation<LinearGroup>(
+          group.problem(),
+          [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare(group.problem(), group.weights, options);
+            std::vector<float> few;
+            for (int64_t t = 0; t < x.rows; t += 8) {
+              const int64_t count = std::min<int64_t>(8, x.rows - t);
+              const auto y = run_linears(*op, some_rows(x, t, count), threads, count)[0];
+              few.insert(few.end(), y.begin(), y.end());
+            }
+            for (const int64_t tokens : {9, 16, 17, 32, 33, 64, 65, 100, 128, 129, 261}) {
+              const auto y = run_linears(*op, some_rows(x, 0, tokens), threads, tokens)[0];
+              EXPECT_TRUE(same_bits(y, std::span(few).first(static_cast<size_t>(tokens * n))))
+                  << tokens << " tokens";
+            }
+            // Prompts behind them, and inputs and outputs of every format.
+            const auto mixed = run_linears(*op, some_rows(x, 0, 40), threads, 20)[0];
+            EXPECT_TRUE(same_bits(std::span(mixed).first(static_cast<size_t>(20 * n)),
+                                  std::span(few).first(static_cast<size_t>(20 * n))));
+            for (const RowFormat in : activation_formats()) {
+              OwnedRows rows = some_rows(x, 0, 20);
+              const auto y =
+                  run_linears(*op, rows.as(in), threads, 20, activation_formats().back());
+              for (int64_t t = 0; t < 20; ++t) {
+                const auto row = [&](std::span<const float> all) {
+                  return all.subspan(static_cast<size_t>(t * n), static_cast<size_t>(checked));
+                };
+                EXPECT_LT(relative_error(row(y[0]), row(few)), 0x1p-8);
+              }
+            }
+          },
+          threads);
+    }
+  }
+}
+
 // More inputs than leave room for a full ring or several tokens a pass.
 TEST(CudaLinearGroup, LongRowsEqualTheExactSum) {
   ThreadPool threads(1);

@@ -31,17 +31,23 @@ __device__ __forceinline__ void store_in_cluster8(uint32_t address, float x, flo
   asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y)
                : "memory");
 }
-/// For phase 0 of a barrier here.
-__device__ __forceinline__ void wait_for_cluster_stores(uint32_t barrier) {
+/// For the phase of this parity of a barrier here.
+__device__ __forceinline__ void wait_for_cluster_stores(uint32_t barrier, uint32_t parity = 0) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
-      "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n"
+      "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
       "@done bra.uni finished;\n"
       "bra.uni again;\n"
       "finished:\n"
-      "}" ::"r"(barrier)
+      "}" ::"r"(barrier),
+      "r"(parity)
       : "memory");
+}
+/// Arrives at a barrier at an address_in_block().
+__device__ __forceinline__ void arrive_in_block(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
+               : "memory");
 }
 // The first orders barrier initialisation alone (fence_barrier_init()).
 __device__ __forceinline__ void arrive_in_cluster() {

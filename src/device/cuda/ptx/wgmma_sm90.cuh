@@ -185,10 +185,12 @@ MOE4_FIXED_WIDTH(128, MOE4_D15, MOE4_R15, "%64, %65, %66, %67", "%68, %69, %70, 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]), "r"(b)); \
   }
 
-/// d += A B over 32 columns for exactly 32 or 64 tokens; `b` of the first 32 columns of a tile, + 4
-/// of the others.
+/// d += A B over 32 columns for exactly 16, 32, 64 or 128 tokens; `b` of the first 32 columns of a
+/// tile, + 4 of the others.
+MOE4_HALF_STEP(16, MOE4_D1, MOE4_R1, "%8, %9, %10, %11", "%12, %13, %14, %15", "%16")
 MOE4_HALF_STEP(32, MOE4_D3, MOE4_R3, "%16, %17, %18, %19", "%20, %21, %22, %23", "%24")
 MOE4_HALF_STEP(64, MOE4_D7, MOE4_R7, "%32, %33, %34, %35", "%36, %37, %38, %39", "%40")
+MOE4_HALF_STEP(128, MOE4_D15, MOE4_R15, "%64, %65, %66, %67", "%68, %69, %70, %71", "%72")
 #undef MOE4_HALF_STEP
 
 // clang-format on

@@ -24,6 +24,7 @@ class CudaLinearGroup final : public Prepared<LinearGroup> {
   cuda::PackedGroup packed_;
   Device device_;
   int shared_bytes_ = 0;
+  int clusters_ = 0;  ///< LinearCall::clusters
 };
 
 }  // namespace moe4

@@ -17,6 +17,7 @@ struct LinearCall {
   std::span<const Rows> y;               ///< one a member, [T, rows]
   int sm_count = 1;
   int shared_bytes = 0;  ///< that a block may have
+  int clusters = 0;      ///< of share_linears() at once
   bool dependent = false;
   cudaStream_t stream = nullptr;
 };
@@ -42,6 +43,11 @@ void order_tokens(const Rows& x, const Rows& ordered, bool dependent, cudaStream
 /// `decode`.
 void wgmma_linears(const LinearCall& call, bool decode);
 void allow_wgmma_kernels(int bytes);
+/// More than a few generated tokens of rows long enough, x as it is: bits are those of
+/// decode_linears(). False, and nothing done, where it has no kernel for a panel.
+bool share_linears(const LinearCall& call);
+/// Also how many clusters of share_linears() run at once.
+int allow_share_kernels(int bytes);
 
 /// The same for generated tokens of few rows, with more blocks. x is as
 /// split_takes_unordered() wants it, or with `ordered` what order_tokens() made.

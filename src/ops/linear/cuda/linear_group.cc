@@ -34,6 +34,10 @@ int shared_memory(int sm) {
 constexpr int64_t kManyRows = 8192, kMostSplitTokens = 64;
 int64_t many_decodes(bool many_rows) { return many_rows ? 17 : 9; }
 
+// From so many tokens on share_linears() is faster than all others, but of more rows (H200:
+// 12,352), whose sums go from block to block there, it is not.
+constexpr int64_t kShareDecodes = 9, kMostShareRows = 10240;
+
 bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_wgmma_linears(); }
 
 // What the kernels for many tokens read instead of x.
@@ -53,6 +57,7 @@ CudaLinearGroup::CudaLinearGroup(const LinearGroup::Problem& problem,
     : Prepared(problem), packed_(pack(weights, options)), device_(options.device) {
   const cuda::DeviceGuard guard(device_.index);
   shared_bytes_ = shared_memory(device_.sm);
+  if (has_wgmma(device_)) clusters_ = cuda::allow_share_kernels(shared_bytes_);
 }
 
 size_t CudaLinearGroup::workspace_size(const LinearGroup::Args& bound) const {
@@ -73,20 +78,23 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
                             .y = {y.data(), args.y.size()},
                             .sm_count = device_.sm_count,
                             .shared_bytes = shared_bytes_,
+                            .clusters = clusters_,
                             .dependent = device_.sm >= 90,
                             .stream = static_cast<cudaStream_t>(stream.handle)};
   };
   int64_t num_rows = 0;
   for (const LinearGroup::Member& member : problem().members) num_rows += member.out_features;
   const bool many_rows = num_rows >= kManyRows;
-  const bool by_wgmma = has_wgmma(device_) && decodes >= many_decodes(many_rows);
+  const cuda::LinearCall generated = call(args.x.slice(0, decodes), 0, decodes);
+  const bool shared =
+      decodes >= kShareDecodes && num_rows <= kMostShareRows && cuda::share_linears(generated);
+  const bool by_wgmma = !shared && has_wgmma(device_) && decodes >= many_decodes(many_rows);
   const bool split = by_wgmma && !many_rows && decodes <= kMostSplitTokens;
-  if (decodes > 0 && !by_wgmma) {
-    const cuda::LinearCall generated = call(args.x.slice(0, decodes), 0, decodes);
+  if (decodes > 0 && !shared && !by_wgmma) {
     if (device_.sm < 90 || !cuda::few_linears(generated)) cuda::decode_linears(generated);
   }
   const bool unordered = split && cuda::split_takes_unordered(args.x.slice(0, decodes));
-  if (unordered) cuda::split_linears(call(args.x.slice(0, decodes), 0, decodes), false);
+  if (unordered) cuda::split_linears(generated, false);
   const int64_t first = by_wgmma && !unordered ? 0 : decodes, prompts = args.x.rows - decodes;
   if (first == args.x.rows) return;
   const Rows x = args.x.slice(first, args.x.rows - first);
@@ -99,11 +107,11 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   }
   cuda::order_tokens(x, prepared, true, cuda_stream);
   if (by_wgmma && !unordered) {
-    const cuda::LinearCall generated = call(prepared.slice(0, decodes), 0, decodes);
+    const cuda::LinearCall ordered = call(prepared.slice(0, decodes), 0, decodes);
     if (split) {
-      cuda::split_linears(generated, true);
+      cuda::split_linears(ordered, true);
     } else {
-      cuda::wgmma_linears(generated, true);
+      cuda::wgmma_linears(ordered, true);
     }
   }
   if (prompts == 0) return;
