@@ -4,8 +4,8 @@
     module = moe4.torch.ExpertsModule(experts)
     y = module(x, topk_weights, topk_ids)            # also inside torch.compile(fullgraph=True)
 
-``torch.ops.moe4.experts(x, topk_ids, topk_weights, layer)`` gives a new tensor, ``experts_out`` writes one and takes its
-scratch memory from the caller; ``layer`` is the number that :func:`register` gave. For inference: there is no backward.
+``torch.ops.moe4.experts(x, topk_ids, topk_weights, layer)`` gives a new tensor, ``experts_out`` writes one and may be
+given its scratch memory; ``layer`` is the number that :func:`register` gave. There is no backward.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ _layers: dict[int, Experts] = {}
 _numbers = itertools.count(1)
 
 _library = torch.library.Library("moe4", "DEF")
-_library.define("experts(Tensor x, Tensor topk_ids, Tensor topk_weights, int layer) -> Tensor")
 _library.define(
-    "experts_out(Tensor x, Tensor topk_ids, Tensor topk_weights, int layer, Tensor(a!) workspace, Tensor(b!) out) -> ()"
+    "experts(Tensor x, Tensor topk_ids, Tensor topk_weights, int layer, *, Tensor? expert_map=None) -> Tensor"
+)
+_library.define(
+    "experts_out(Tensor x, Tensor topk_ids, Tensor topk_weights, int layer, Tensor(a!) out, *, "
+    "Tensor(b!)? workspace=None, Tensor? expert_map=None) -> ()"
 )
 
 
@@ -38,8 +41,15 @@ def release(layer: int) -> None:
     del _layers[layer]
 
 
-def _experts(x: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor, layer: int) -> torch.Tensor:
-    return _layers[layer](x, topk_weights, topk_ids)
+def _experts(
+    x: torch.Tensor,
+    topk_ids: torch.Tensor,
+    topk_weights: torch.Tensor,
+    layer: int,
+    *,
+    expert_map: torch.Tensor | None = None,
+) -> torch.Tensor:
+    return _layers[layer](x, topk_weights, topk_ids, expert_map=expert_map)
 
 
 def _experts_out(
@@ -47,10 +57,12 @@ def _experts_out(
     topk_ids: torch.Tensor,
     topk_weights: torch.Tensor,
     layer: int,
-    workspace: torch.Tensor,
     out: torch.Tensor,
+    *,
+    workspace: torch.Tensor | None = None,
+    expert_map: torch.Tensor | None = None,
 ) -> None:
-    _layers[layer](x, topk_weights, topk_ids, out=out, workspace=workspace)
+    _layers[layer](x, topk_weights, topk_ids, out=out, workspace=workspace, expert_map=expert_map)
 
 
 for _key in ("CPU", "CUDA"):
@@ -59,7 +71,14 @@ for _key in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("moe4::experts", lib=_library)
-def _(x: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor, layer: int) -> torch.Tensor:
+def _(
+    x: torch.Tensor,
+    topk_ids: torch.Tensor,
+    topk_weights: torch.Tensor,
+    layer: int,
+    *,
+    expert_map: torch.Tensor | None = None,
+) -> torch.Tensor:
     return x.new_empty(x.shape)
 
 
@@ -69,8 +88,10 @@ def _(
     topk_ids: torch.Tensor,
     topk_weights: torch.Tensor,
     layer: int,
-    workspace: torch.Tensor,
     out: torch.Tensor,
+    *,
+    workspace: torch.Tensor | None = None,
+    expert_map: torch.Tensor | None = None,
 ) -> None:
     return None
 

@@ -3,9 +3,10 @@
     import moe4.transformers
     model = AutoModelForCausalLM.from_pretrained("FOLDER")
 
-Routed experts in NVFP4 run on moe4, packed layer by layer from the files. Other linears that ModelOpt quantised, NVFP4 or
-FP8, are decoded to the model's own type. Registers the quantizer ``modelopt``, which transformers does not have, and the
-experts implementation ``moe4``. For inference; tensor and expert parallelism of transformers are refused.
+Routed experts in NVFP4 run on moe4, packed layer by layer from the files. Other linears that were quantised, NVFP4 or
+FP8, are decoded to the model's own type. Registers the quantizer ``modelopt``, which transformers does not have, and
+the experts implementation ``moe4``; takes the NVFP4 checkpoints of ``compressed-tensors``, whose experts transformers
+5.24 scales wrong, and leaves its others alone. For inference; transformers' tensor and expert parallelism are refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers.integrations import moe as hf_moe
+from transformers.quantizers import auto
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils import logging
@@ -33,6 +35,22 @@ logger = logging.get_logger("moe4.transformers")
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "relu2": "relu2"}
 # Gate, up and down as families name them.
 _PROJECTIONS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """Names of an NVFP4 linear's tensors, and whether its scales of float32 divide."""
+
+    codes: str
+    global_scale: str
+    input_scale: str
+    reciprocal: bool
+
+
+_DIALECTS = (
+    _Dialect("weight", "weight_scale_2", "input_scale", reciprocal=False),  # ModelOpt
+    _Dialect("weight_packed", "weight_global_scale", "input_global_scale", reciprocal=True),  # compressed-tensors
+)
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
@@ -49,7 +67,7 @@ _settings = Settings()
 
 
 def configure(**settings: Any) -> None:
-    """``activations`` ("bf16", "fp4", "fp4-static"), ``backend`` and ``batch_invariant`` of models loaded from now on."""
+    """``activations`` ("bf16", "fp4", "fp4-static"), ``backend``, ``batch_invariant`` of models loaded from now on."""
     global _settings
     _settings = replace(_settings, **settings)
 
@@ -60,6 +78,14 @@ class ModelOptConfig(QuantizationConfigMixin):
     def __init__(self, **settings: Any) -> None:
         self.quant_method = "modelopt"
         self.__dict__.update(settings)
+
+
+class CompressedTensorsNvFp4Config(ModelOptConfig):
+    """``quantization_config`` of compressed-tensors with NVFP4 in it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.quant_method = "compressed-tensors"
 
 
 class _Files:
@@ -82,9 +108,9 @@ class _Files:
             raise BadInputError(f"the checkpoint has no tensor {module}.{name}")
         return self._place[found].get_tensor(found)
 
-    def shape(self, module: str, name: str) -> list[int]:
-        found = self.find(module, name)
-        return [] if found is None else self._place[found].get_slice(found).get_shape()
+    def nvfp4(self, module: str) -> _Dialect | None:
+        """How a linear's NVFP4 is written; None: it has none."""
+        return next((dialect for dialect in _DIALECTS if self.find(module, dialect.global_scale)), None)
 
 
 def _tail(name: str) -> str:
@@ -102,9 +128,8 @@ class NvFp4Experts(torch.nn.Module):
 
     def load(self, files: _Files, top_k: int, device: torch.device) -> None:
         """Reads and packs the layer; what it read is gone afterwards."""
-        names = next((p for p in _PROJECTIONS if files.find(f"{self.name}.0.{p[2]}", "weight")), None)
-        if names is None:
-            raise BadInputError(f"{self.name}: the checkpoint has no expert with {_PROJECTIONS[0][2]} or w2")
+        names = next(p for p in _PROJECTIONS if files.nvfp4(f"{self.name}.0.{p[2]}"))
+        dialect = files.nvfp4(f"{self.name}.0.{names[2]}")
         rows = names[1:2] if self.activation == "relu2" else names[:2]
 
         def stacked(projections: Iterable[str], tensor: str) -> torch.Tensor:
@@ -123,21 +148,22 @@ class NvFp4Experts(torch.nn.Module):
 
         options: dict[str, Any] = {}
         if _settings.activations == "fp4-static":
-            options["w13_input_scale"] = scalars(rows, "input_scale")
-            options["w2_input_scale"] = scalars(names[2:], "input_scale")
+            options["w13_input_scale"] = scalars(rows, dialect.input_scale)
+            options["w2_input_scale"] = scalars(names[2:], dialect.input_scale)
         experts = Experts.from_tensors(
-            stacked(rows, "weight"),
+            stacked(rows, dialect.codes),
             stacked(rows, "weight_scale"),
-            scalars(rows, "weight_scale_2"),
-            stacked(names[2:], "weight"),
+            scalars(rows, dialect.global_scale),
+            stacked(names[2:], dialect.codes),
             stacked(names[2:], "weight_scale"),
-            scalars(names[2:], "weight_scale_2"),
+            scalars(names[2:], dialect.global_scale),
             top_k=top_k,
             num_experts=self.num_experts,
             activation=self.activation,
             activations=_settings.activations,
             backend=_settings.backend,
             batch_invariant=_settings.batch_invariant,
+            reciprocal_scales=dialect.reciprocal,
             **options,
         )
         self.layer = ExpertsModule(experts)
@@ -160,11 +186,13 @@ class _Pending(torch.nn.Module):
 
     def decoded(self, name: str, files: _Files, device: torch.device, dtype: torch.dtype) -> torch.nn.Linear:
         """The linear with its weights in `dtype`."""
-        weight, scale = files.get(name, "weight"), files.get(name, "weight_scale")
-        if weight.dtype == torch.uint8:
+        dialect, scale = files.nvfp4(name), files.get(name, "weight_scale")
+        weight = files.get(name, dialect.codes if dialect else "weight")
+        if dialect and weight.dtype == torch.uint8:
             table = torch.tensor(_E2M1)
             codes = torch.stack([weight & 15, weight >> 4], -1).reshape(weight.shape[0], -1)
-            blocks = scale.float() * files.get(name, "weight_scale_2").float()
+            global_scale = files.get(name, dialect.global_scale).float()
+            blocks = scale.float() * (1 / global_scale if dialect.reciprocal else global_scale)
             values = table[codes.long()] * blocks.repeat_interleave(16, 1)
         elif weight.dtype == torch.float8_e4m3fn and scale.numel() in (1, weight.shape[0]):
             values = weight.float() * scale.float().reshape(-1, 1)
@@ -184,8 +212,8 @@ class _Pending(torch.nn.Module):
         return linear
 
 
-class ModelOptQuantizer(HfQuantizer):
-    """Loads ModelOpt's checkpoints with NVFP4 experts."""
+class NvFp4Quantizer(HfQuantizer):
+    """Loads checkpoints with NVFP4 experts."""
 
     requires_calibration = True
     is_trainable = False
@@ -201,7 +229,7 @@ class ModelOptQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **kwargs: Any) -> Any:
         if not checkpoint_files or not all(str(file).endswith(".safetensors") for file in checkpoint_files):
-            raise UsageError("a ModelOpt checkpoint is expected as .safetensors files")
+            raise UsageError("an NVFP4 checkpoint is expected as .safetensors files")
         self._files = _Files(checkpoint_files)
         config = model.config.get_text_config()
         if getattr(config, "distributed_config", None) is not None:
@@ -210,7 +238,7 @@ class ModelOptQuantizer(HfQuantizer):
         self._linears: list[str] = []
         for name, module in list(model.named_modules()):
             if hasattr(module, "gate_up_proj") or hasattr(module, "_is_expert_parallel"):
-                if not self._is_nvfp4_experts(name):
+                if not any(self._files.nvfp4(f"{name}.0.{p[2]}") for p in _PROJECTIONS):
                     continue
                 model.set_submodule(name, NvFp4Experts(name, module.num_experts, _activation(name, module, config)))
                 self._experts.append(name)
@@ -253,11 +281,6 @@ class ModelOptQuantizer(HfQuantizer):
         del self._files
         return model
 
-    def _is_nvfp4_experts(self, name: str) -> bool:
-        return any(len(self._files.shape(f"{name}.0.{p[2]}", "weight_scale_2")) in (0, 1)
-                   and self._files.find(f"{name}.0.{p[2]}", "weight_scale_2") is not None
-                   for p in _PROJECTIONS)  # fmt: skip
-
 
 def _activation(name: str, module: Any, config: Any) -> str:
     """The layer's activation, or UsageError for one that moe4 would compute otherwise."""
@@ -288,6 +311,28 @@ def _place(model: Any, name: str) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), model.dtype
 
 
+def _take_compressed_tensors() -> None:
+    """NVFP4 checkpoints go to moe4's quantizer, all others to the one that was there."""
+    configs, quantizers = auto.AUTO_QUANTIZATION_CONFIG_MAPPING, auto.AUTO_QUANTIZER_MAPPING
+    their_config, their_quantizer = configs["compressed-tensors"], quantizers["compressed-tensors"]
+
+    class Config(their_config):
+        @classmethod
+        def from_dict(cls, config_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            groups = (config_dict.get("config_groups") or {}).values()
+            formats = {config_dict.get("format"), *(g.get("format") for g in groups if isinstance(g, dict))}
+            if "nvfp4-pack-quantized" in formats:
+                return CompressedTensorsNvFp4Config(**config_dict)
+            return their_config.from_dict(config_dict, *args, **kwargs)
+
+    def quantizer(config: Any, **kwargs: Any) -> Any:
+        ours = isinstance(config, CompressedTensorsNvFp4Config)
+        return (NvFp4Quantizer if ours else their_quantizer)(config, **kwargs)
+
+    configs["compressed-tensors"] = Config
+    quantizers["compressed-tensors"] = quantizer
+
+
 def _experts_forward(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     raise UsageError(
         'experts_implementation="moe4" is for NVFP4 checkpoints, whose experts are moe4\'s anyhow; '
@@ -296,5 +341,6 @@ def _experts_forward(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
 
 
 register_quantization_config("modelopt")(ModelOptConfig)
-register_quantizer("modelopt")(ModelOptQuantizer)
+register_quantizer("modelopt")(NvFp4Quantizer)
+_take_compressed_tensors()
 hf_moe.ALL_EXPERTS_FUNCTIONS.register("moe4", _experts_forward)

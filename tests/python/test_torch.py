@@ -51,11 +51,12 @@ def test_the_operator_passes_opcheck(layer, dtype):
     workspace, out = torch.empty(size, dtype=torch.uint8), torch.empty_like(x)
     torch.library.opcheck(
         torch.ops.moe4.experts_out.default,
-        (x, ids, weights, number, workspace, out),
+        (x, ids, weights, number, out),
+        {"workspace": workspace},
         # The contents of scratch memory are nobody's.
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
-    torch.ops.moe4.experts_out(x, ids, weights, number, workspace, out)
+    torch.ops.moe4.experts_out(x, ids, weights, number, out, workspace=workspace)
     assert torch.equal(out, torch.ops.moe4.experts(x, ids, weights, number))
     moe4.torch.release(number)
     with pytest.raises(KeyError):
@@ -75,7 +76,7 @@ def test_a_module_compiles_as_one_graph(layer):
         assert torch.equal(compiled(*part), block(*part))
     assert "4 experts of 64 x 32" in repr(module)
     held = len(moe4.torch._layers)
-    del module, block, compiled
+    block = compiled = module = None
     torch._dynamo.reset()
     gc.collect()
     assert len(moe4.torch._layers) == held - 1

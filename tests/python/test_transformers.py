@@ -7,9 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from safetensors.torch import load_file  # noqa: E402
-
 import moe4.transformers  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
@@ -86,6 +85,37 @@ def test_quantised_activations_cost_what_they_cost(checkpoint, own_experts, rows
             assert 1 < perplexity(model, rows) / expected < 1.05
     finally:
         moe4.transformers.configure(activations="bf16")
+
+
+def test_compressed_tensors_gives_the_perplexity_of_modelopt(checkpoint, own_experts, rows, tmp_path):
+    """The same numbers in the other dialect's names."""
+    from safetensors.torch import save_file
+
+    weights = {}
+    for name, tensor in load_file(checkpoint / "model.safetensors").items():
+        if ".experts." in name:
+            stem, _, kind = name.rpartition(".")
+            name = (
+                stem
+                + {
+                    "weight": ".weight_packed",
+                    "weight_scale": ".weight_scale",
+                    "weight_scale_2": ".weight_global_scale",
+                    "input_scale": ".input_global_scale",
+                }[kind]
+            )
+            tensor = 1 / tensor.reshape(1) if kind in ("weight_scale_2", "input_scale") else tensor
+        weights[name] = tensor
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "config_groups": {"group_0": {"format": "nvfp4-pack-quantized", "targets": ["Linear"]}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert abs(perplexity(model, rows[:1]) / perplexity(own_experts, rows[:1]) - 1) < 1e-3
 
 
 def test_a_model_whose_experts_are_not_quantised_says_so(checkpoint, own_experts):
