@@ -25,8 +25,8 @@ struct LinearCall {
 /// Generated tokens: as fast as weights can be read for a few, more in passes. A row's bits depend
 /// on its member and its token alone.
 void decode_linears(const LinearCall& call);
-/// The same for up to 8 tokens on SM90 and later, for as many rows as blocks can have at once:
-/// false, and nothing done, for others.
+/// The same for up to 32 tokens on SM90 and later, where a block has few rows and the tokens fit
+/// its memory: false, and nothing done, for others.
 bool few_linears(const LinearCall& call);
 void allow_few_kernels(int bytes);
 /// Prompts: x is BF16 with rows 16-byte aligned; otherwise as decode_linears(), in another order of
@@ -48,12 +48,6 @@ void allow_wgmma_kernels(int bytes);
 bool share_linears(const LinearCall& call);
 /// Also how many clusters of share_linears() run at once.
 int allow_share_kernels(int bytes);
-
-/// The same for generated tokens of few rows, with more blocks. x is as
-/// split_takes_unordered() wants it, or with `ordered` what order_tokens() made.
-void split_linears(const LinearCall& call, bool ordered);
-bool split_takes_unordered(const Rows& x);
-void allow_split_kernels(int bytes);
 
 /// Lets the kernels use so much shared memory on the current device, before any launch there.
 void allow_decode_kernels(int bytes);

@@ -23,16 +23,17 @@ int shared_memory(int sm) {
   if (sm >= 90) cuda::allow_few_kernels(bytes);
   cuda::allow_prompt_kernels(bytes);
   cuda::allow_wgmma_kernels(bytes);
-  cuda::allow_split_kernels(bytes);
   return bytes;
 }
 
-// From so many generated tokens on wgmma is faster than reading the weights in passes. Of less than
-// kManyRows rows there are too few tiles for all multiprocessors: up to kMostSplitTokens tokens
-// shares of K are dealt over blocks (H200, us at 32 tokens: 2,048 rows of 4,096 columns 12 instead
-// of 19, 12,352 rows of 2,048 columns 26 instead of 19).
-constexpr int64_t kManyRows = 8192, kMostSplitTokens = 64;
-int64_t many_decodes(bool many_rows) { return many_rows ? 17 : 9; }
+// Up to so many generated tokens few_linears() is fastest.
+constexpr int64_t kFewTokens = 16;
+
+// From so many generated tokens on wgmma is faster than reading the weights in passes (H200: 146
+// against 203 us at 16 tokens of 248,320 rows, but 47 against 18 at 32 of 2,048, whose tiles leave
+// most multiprocessors idle until there are more tokens).
+constexpr int64_t kManyRows = 8192;
+int64_t many_decodes(int64_t out_features) { return out_features >= kManyRows ? 9 : 65; }
 
 // From so many tokens on share_linears() is faster than all others, but of more rows (H200:
 // 12,352), whose sums go from block to block there, it is not.
@@ -84,18 +85,14 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   };
   int64_t num_rows = 0;
   for (const LinearGroup::Member& member : problem().members) num_rows += member.out_features;
-  const bool many_rows = num_rows >= kManyRows;
   const cuda::LinearCall generated = call(args.x.slice(0, decodes), 0, decodes);
   const bool shared =
       decodes >= kShareDecodes && num_rows <= kMostShareRows && cuda::share_linears(generated);
-  const bool by_wgmma = !shared && has_wgmma(device_) && decodes >= many_decodes(many_rows);
-  const bool split = by_wgmma && !many_rows && decodes <= kMostSplitTokens;
-  if (decodes > 0 && !shared && !by_wgmma) {
-    if (device_.sm < 90 || !cuda::few_linears(generated)) cuda::decode_linears(generated);
-  }
-  const bool unordered = split && cuda::split_takes_unordered(args.x.slice(0, decodes));
-  if (unordered) cuda::split_linears(generated, false);
-  const int64_t first = by_wgmma && !unordered ? 0 : decodes, prompts = args.x.rows - decodes;
+  const bool few = !shared && device_.sm >= 90 && decodes > 0 && decodes <= kFewTokens &&
+                   cuda::few_linears(generated);
+  const bool by_wgmma = !shared && !few && has_wgmma(device_) && decodes >= many_decodes(num_rows);
+  if (decodes > 0 && !shared && !few && !by_wgmma) cuda::decode_linears(generated);
+  const int64_t first = by_wgmma ? 0 : decodes, prompts = args.x.rows - decodes;
   if (first == args.x.rows) return;
   const Rows x = args.x.slice(first, args.x.rows - first);
   if (takes_rows_as_they_are(device_, x)) return cuda::prompt_linears(call(x, decodes, prompts));
@@ -106,14 +103,7 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
     return cuda::prompt_linears(call(prepared, decodes, prompts));
   }
   cuda::order_tokens(x, prepared, true, cuda_stream);
-  if (by_wgmma && !unordered) {
-    const cuda::LinearCall ordered = call(prepared.slice(0, decodes), 0, decodes);
-    if (split) {
-      cuda::split_linears(ordered, true);
-    } else {
-      cuda::wgmma_linears(ordered, true);
-    }
-  }
+  if (by_wgmma) cuda::wgmma_linears(call(prepared.slice(0, decodes), 0, decodes), true);
   if (prompts == 0) return;
   cuda::wgmma_linears(call(prepared.slice(decodes - first, prompts), decodes, prompts), false);
 }

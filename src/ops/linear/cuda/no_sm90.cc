@@ -10,8 +10,5 @@ void order_tokens(const Rows&, const Rows&, bool, cudaStream_t) { MOE4_CHECK(fal
 bool share_linears(const LinearCall&) { return false; }
 int allow_share_kernels(int) { return 0; }
 void wgmma_linears(const LinearCall&, bool) { MOE4_CHECK(false); }
-void split_linears(const LinearCall&, bool) { MOE4_CHECK(false); }
-bool split_takes_unordered(const Rows&) { return false; }
-void allow_split_kernels(int) {}
 
 }  // namespace moe4::cuda
