@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "moe/activation_quant.h"
+#include "numerics/e4m3.h"
 
 namespace moe4 {
 namespace {
@@ -49,6 +50,23 @@ TEST(ActivationQuant, Fp8StaticRoundsToMultiplesOfTheScale) {
   std::vector<float> out(4);
   fake_quantize_fp8_static(x.data(), 4, DecodeScale{0.5f}, out.data());
   EXPECT_EQ(out, (std::vector<float>{0.1015625f, -0.3125f, 224.0f, 224.0f}));
+}
+
+// Inputs exactly between two values of the format; a multiplication with the reciprocal of the
+// scale falls to the wrong side of some.
+TEST(ActivationQuant, Fp8DividesExactlyWhereATieDecides) {
+  for (const float scale : {3 * 0x1p-7f, 5 * 0x1p-9f, 7 * 0x1p-8f, 11 * 0x1p-5f, 13 * 0x1p-12f}) {
+    for (uint8_t byte = 0; byte < 0x7e; ++byte) {
+      const float low = e4m3_to_float(byte), high = e4m3_to_float(static_cast<uint8_t>(byte + 1));
+      const std::vector<float> x = {kE4m3Max * scale, (low + high) / 2 * scale};
+      const float even = (byte % 2 == 0 ? low : high) * scale;
+      std::vector<float> out(2);
+      fake_quantize_fp8_static(x.data(), 2, DecodeScale{scale}, out.data());
+      EXPECT_EQ(out[1], even) << scale << " byte " << int{byte};
+      fake_quantize_fp8_dynamic(x.data(), 2, 2, out.data());
+      EXPECT_EQ(out[1], even) << scale << " byte " << int{byte};
+    }
+  }
 }
 
 TEST(ActivationQuant, Fp8DynamicScalesEachGroupByItsLargest) {
