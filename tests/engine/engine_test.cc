@@ -265,9 +265,15 @@ TEST_P(Engines, LogitsOfAPromptComeInOrderWhateverSharesItsSteps) {
   engine.submit(other.request());
   engine.step();
   const std::vector<int32_t> ids = random_ids(random, 170);
-  std::vector<float> logits, alone;
+  std::vector<float> logits, last, alone;
   bool ended = false;
   engine.submit({.prompt = ids,
+                 .max_new_tokens = 1,
+                 .next_token =
+                     [&](std::span<float> row) {
+                       last.assign(row.begin(), row.end());
+                       return 1;
+                     },
                  .prompt_logits =
                      [&](int64_t first, std::span<const float> rows) {
                        EXPECT_EQ(first * model->config().vocab_size,
@@ -282,6 +288,10 @@ TEST_P(Engines, LogitsOfAPromptComeInOrderWhateverSharesItsSteps) {
   sequence.forward(ids, LogitsFor::kAllTokens, alone);
   ASSERT_EQ(logits.size(), alone.size());
   EXPECT_EQ(std::memcmp(logits.data(), alone.data(), alone.size() * 4), 0);
+  // The token after them is chosen from the last row.
+  ASSERT_EQ(static_cast<int64_t>(last.size()), model->config().vocab_size);
+  EXPECT_EQ(std::memcmp(last.data(), alone.data() + alone.size() - last.size(), last.size() * 4),
+            0);
   other.expect_as_alone(*model);
 }
 
