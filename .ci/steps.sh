@@ -128,6 +128,13 @@ python_with_torch() {
   "$LOG/venv/bin/python" -m pytest -q tests/python
 }
 
+# abused_server PRESET: ten thousand clients of the worst kind against a server under a sanitizer.
+abused_server() {
+  cmake --preset "$1" || return 1
+  cmake --build --preset "$1" --target moe4 || return 1
+  python3 scripts/abuse_server.py "build/$1/bin/moe4" models/tiny-qwen3_5-moe-nvfp4
+}
+
 neon_under_qemu() {
   cmake -S tests/aarch64 -B build/aarch64 -G Ninja --toolchain "$PWD/cmake/toolchains/aarch64.cmake" \
     -DCMAKE_BUILD_TYPE=Release -DMOE4_WERROR=ON || return 1
