@@ -81,11 +81,8 @@ void MoeBlock::forward(const LayerStep& step, const Rows& x, const Rows& y) cons
        .num_rows = step.batch.query_start + step.batch.num_seqs},
       execution);
   run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x,
-                 {.topk_ids = ids,
-                  .topk_weights = weights,
-                  .num_decode_tokens = decodes,
-                  .unrouted_is_nan = true},
-                 y, execution);
+                 {.topk_ids = ids, .topk_weights = weights, .num_decode_tokens = decodes}, y,
+                 execution);
   if (parts_.shared_down == nullptr) return;
   const Rows& up = inputs[up_];
   run(*parts_.shared_gated, {.gate = gate_ != 0 ? inputs[gate_] : Rows{}, .up = up, .y = up},
@@ -124,8 +121,7 @@ void MoeBlock::run_experts_on(const Rows& unnormed, const Routing& routing, cons
                .topk_ids = routing.topk_ids,
                .topk_weights = routing.topk_weights,
                .y = sum,
-               .num_decode_tokens = routing.num_decode_tokens,
-               .unrouted_is_nan = routing.unrouted_is_nan},
+               .num_decode_tokens = routing.num_decode_tokens},
               execution);
   if (to_latent_ == 0) return;
   run(*parts_.from_latent, {.x = sum, .y = {&y, 1}, .num_decode_tokens = routing.num_decode_tokens},

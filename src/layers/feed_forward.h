@@ -55,7 +55,6 @@ struct Routing {
   const int32_t* topk_ids = nullptr;    ///< [T, top_k]
   const float* topk_weights = nullptr;  ///< [T, top_k]
   int64_t num_decode_tokens = 0;        ///< see ExpertsCall
-  bool unrouted_is_nan = false;         ///< see ExpertsCall
 };
 
 /// Router, routed experts by a backend, plus the shared expert.

@@ -12,6 +12,7 @@ namespace moe4 {
 namespace {
 
 constexpr int64_t kMaxExperts = 4096;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // Index of the largest value, the lowest one of equals; `taken` entries hold -infinity and lose
@@ -61,6 +62,8 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
     if (std::isnan(logits[i])) {
       std::fill(ids, ids + config.top_k, -1);
       std::fill(weights, weights + config.top_k, 0.0f);
+      ids[0] = 0;
+      weights[0] = kNan;
       return;
     }
     max_logit = std::max(max_logit, logits[i]);

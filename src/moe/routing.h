@@ -28,8 +28,9 @@ struct RouterConfig {
 };
 
 /// logits [T, E] float32 -> topk_ids [T, k], topk_weights [T, k], in order of falling score; ties
-/// go to the lowest id. A token with a NaN logit gets ids of -1 and weights of 0. Allocation-free
-/// for E <= 4096.
+/// go to the lowest id. A token with a NaN logit gets expert 0 with a weight of NaN, and no other:
+/// broken weights must not pass for a token that needs no expert. Slots without an expert have an
+/// id of -1 and a weight of 0. Allocation-free for E <= 4096.
 void route_topk(const RouterConfig& config, const float* logits, int64_t num_tokens,
                 int32_t* topk_ids, float* topk_weights);
 

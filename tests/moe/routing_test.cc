@@ -139,12 +139,12 @@ TEST(Routing, ExpertsOfOtherGroupsLoseAgainstNegativeScores) {
   EXPECT_FLOAT_EQ(r.weights[0], sigmoid(2.0f));
 }
 
-TEST(Routing, ANanLogitSilencesItsTokenOnly) {
+TEST(Routing, ANanLogitGivesItsTokenOnlyAWeightOfNan) {
   const RouterConfig config{.num_experts = 3, .top_k = 2};
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const Routed routed = route(config, {1, nan, 2, 3, 2, 1});
-  EXPECT_EQ(routed.ids, (std::vector<int32_t>{-1, -1, 0, 1}));
-  EXPECT_EQ(routed.weights[0], 0.0f);
+  EXPECT_EQ(routed.ids, (std::vector<int32_t>{0, -1, 0, 1}));
+  EXPECT_TRUE(std::isnan(routed.weights[0]));
   EXPECT_EQ(routed.weights[1], 0.0f);
   EXPECT_NEAR(routed.weights[2] + routed.weights[3], 1.0f, 1e-6);
 }

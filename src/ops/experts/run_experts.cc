@@ -1,13 +1,9 @@
 // Conversions around a call of the experts.
 #include "ops/experts/run_experts.h"
 
-#include <algorithm>
-#include <limits>
-
 #include "base/error.h"
 #include "moe/dequantize.h"
 #include "ops/cpu/kernels.h"
-#include "ops/experts/mark_unrouted.h"
 
 namespace moe4 {
 
@@ -32,10 +28,6 @@ void run_on_cpu(RoutedExperts& experts, const ExpertsCall& call, ExpertsArgs arg
     experts.run(args);
     convert_to_float(out, DType::kBF16, values, call.y.row(0));
   }
-  for (int64_t t = 0; call.unrouted_is_nan && t < tokens; ++t) {
-    if (call.topk_ids[t * call.top_k] >= 0) continue;
-    std::fill_n(call.y.row(t), call.y.width, std::numeric_limits<float>::quiet_NaN());
-  }
 }
 
 void run_on_gpu(RoutedExperts& experts, const ExpertsCall& call, ExpertsArgs args,
@@ -45,7 +37,6 @@ void run_on_gpu(RoutedExperts& experts, const ExpertsCall& call, ExpertsArgs arg
   args.hidden_dtype = args.output_dtype = DType::kBF16;
   args.stream = execution.stream.handle;
   experts.run(args);
-  if (call.unrouted_is_nan) mark_unrouted(call.topk_ids, call.top_k, call.y, execution.stream);
 }
 
 }  // namespace

@@ -16,9 +16,6 @@ struct ExpertsCall {
   const float* topk_weights = nullptr;
   Rows y;                          ///< overwritten; rows dense, as those of x
   int64_t num_decode_tokens = -1;  ///< of the first rows: ExpertsArgs::num_decode_tokens
-  /// Rows whose first id is -1 become NaN instead of zeros: the router had logits that are no
-  /// numbers, and broken weights must not pass for a token that needs no expert.
-  bool unrouted_is_nan = false;
 };
 
 void run_experts(RoutedExperts& experts, const ExpertsCall& call, Execution& execution);

@@ -78,7 +78,11 @@ class ReferenceRoute final : public Prepared<Route> {
     const int64_t k = problem().top_k;
     std::fill_n(ids, k, -1);
     std::fill_n(weights, k, 0.0f);
-    if (std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); })) return;
+    if (std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); })) {
+      ids[0] = 0;
+      weights[0] = std::numeric_limits<float>::quiet_NaN();
+      return;
+    }
     const std::vector<double> scores = scores_of(logits);
     std::vector<double> selection = scores;
     if (!bias_.empty()) {

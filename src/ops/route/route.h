@@ -7,8 +7,8 @@
 namespace moe4 {
 
 /// topk_ids and topk_weights [T, top_k] of logits [T, num_experts] as moe/routing.h defines them:
-/// in order of falling score, ties to the lowest id, ids of -1 for a row with a NaN. Logits are
-/// float32; on a GPU they may be BF16 too.
+/// in order of falling score, ties to the lowest id, a weight of NaN for a row with a NaN. Logits
+/// are float32; on a GPU they may be BF16 too.
 struct Route {
   static constexpr std::string_view kName = "route";
   /// `correction_bias` and `expert_scale` are not read from here but from the weights.

@@ -408,19 +408,27 @@ TEST_P(ExpertsConformance, OneOutlierActivationLeavesTheRestOfItsRowAlive) {
 }
 
 TEST_P(ExpertsConformance, ANanPoisonsItsOwnTokenOnly) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   const RandomMoe moe = random_moe({.problem = problem(128, 64, 4, 2)});
-  for (const int64_t tokens : {3, 40}) {
-    HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kAllOnOne, 20);
+  for (const int64_t tokens : {1, 3, 40}) {
+    const int64_t token = std::min<int64_t>(tokens - 1, 1);
+    const HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kAllOnOne, 20);
+    HostInput state = input, weight = input;
+    state.hidden_states[token * 128 + 5] = kNan;
+    // As routers mark a token whose logits are no numbers.
+    weight.routing.ids[2 * token] = 0;
+    weight.routing.weights[2 * token] = kNan;
+    weight.routing.ids[2 * token + 1] = -1;
     for (const auto precision : precisions(moe.weights)) {
       const std::vector<float> clean = run(moe.weights, precision, input);
-      HostInput poisoned = input;
-      poisoned.hidden_states[1 * 128 + 5] = std::numeric_limits<float>::quiet_NaN();
-      const std::vector<float> y = run(moe.weights, precision, poisoned);
-      for (int64_t i = 0; i < tokens * 128; ++i) {
-        if (i / 128 == 1) {
-          ASSERT_TRUE(std::isnan(y[i])) << "element " << i;
-        } else {
-          ASSERT_EQ(y[i], clean[i]) << "element " << i;
+      for (const HostInput* poisoned : {&state, &weight}) {
+        const std::vector<float> y = run(moe.weights, precision, *poisoned);
+        for (int64_t i = 0; i < tokens * 128; ++i) {
+          if (i / 128 == token) {
+            ASSERT_TRUE(std::isnan(y[i])) << "element " << i;
+          } else {
+            ASSERT_EQ(y[i], clean[i]) << "element " << i;
+          }
         }
       }
     }

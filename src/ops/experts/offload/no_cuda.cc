@@ -1,6 +1,5 @@
 // Programs built without CUDA have no layers on a GPU.
 #include "base/error.h"
-#include "ops/experts/mark_unrouted.h"
 #include "ops/experts/offload/cpu_experts_of_gpu.h"
 #include "ops/sample/take_chosen.h"
 
@@ -18,6 +17,5 @@ std::unique_ptr<RoutedExperts> cpu_experts_of_gpu(std::unique_ptr<PreparedExpert
   throw_no_cuda();
 }
 void take_chosen(int32_t*, int64_t, const int32_t*, const Stream&) { throw_no_cuda(); }
-void mark_unrouted(const int32_t*, int64_t, const Rows&, const Stream&) { throw_no_cuda(); }
 
 }  // namespace moe4

@@ -111,7 +111,8 @@ __global__ void __launch_bounds__(kWarps * 32) route_kernel(const Params<T> p) {
 
   float score[kPerLane];  // the logits at first
   float top = -INFINITY;
-  bool bad = p.num_rows != nullptr && token >= *p.num_rows;
+  const bool padding = p.num_rows != nullptr && token >= *p.num_rows;
+  bool bad = padding;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     const int expert = lane + 32 * i;
@@ -121,8 +122,9 @@ __global__ void __launch_bounds__(kWarps * 32) route_kernel(const Params<T> p) {
   }
   if (__any_sync(kAll, bad)) {
     if (lane < p.top_k) {
-      p.topk_ids[token * p.top_k + lane] = -1;
-      p.topk_weights[token * p.top_k + lane] = 0.0f;
+      const bool nan = lane == 0 && !padding;
+      p.topk_ids[token * p.top_k + lane] = nan ? 0 : -1;
+      p.topk_weights[token * p.top_k + lane] = nan ? NAN : 0.0f;
     }
     return;
   }
