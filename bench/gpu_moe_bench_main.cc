@@ -7,7 +7,8 @@
 // TOKENS: numbers of tokens of a call; "256d" are generated ones, "256p" those of prompts.
 // CEILING_TFLOPS: of dense BF16 products; 0, the default, measures it.
 // Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts, G
-// gpt-oss-120b. NVFP4 weights; MXFP4 with "-mxfp4" behind the letter.
+// gpt-oss-120b; "A+1": and an expert that every token takes. NVFP4 weights; MXFP4 with "-mxfp4" at
+// the end.
 #include <cstdio>
 #include <fstream>
 #include <sstream>
@@ -89,9 +90,12 @@ int run(int argc, char** argv) {
   for (const std::string& shape : split(argv[1])) {
     const size_t dash = shape.find('-');
     const bool mxfp4 = dash != std::string::npos && shape.substr(dash) == "-mxfp4";
+    const std::string size = mxfp4 ? shape.substr(0, dash) : shape;
+    const size_t plus = size.find('+');
+    const int64_t shared = plus == std::string::npos ? 0 : std::stoll(size.substr(plus + 1));
     moe4::GpuMoeBenchReport report = moe4::run_gpu_moe_bench({
         .name = shape,
-        .problem = problem_of(mxfp4 ? shape.substr(0, dash) : shape),
+        .problem = moe4::with_shared_experts(problem_of(size.substr(0, plus)), shared),
         .scheme = mxfp4 ? moe4::kMxfp4W4A16 : moe4::kW4A16,
         .tokens = tokens,
         .phases = phases,

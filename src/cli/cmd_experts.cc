@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <memory>
 
 #include "checkpoint/safetensors_writer.h"
@@ -48,7 +49,7 @@ void experts(const ExpertsFlags& flags) {
   const bool routed = ids.empty();  // by the layer's own router
   run_layer_experts(*session.model, flags.layer, x, ids, weights, y);
   for (int64_t row = 0; routed && row < tokens; ++row) {
-    if (ids[row * top_k] >= 0) continue;
+    if (!std::isnan(weights[row * top_k])) continue;
     throw_bad_input({.what = "the router's logits are not finite",
                      .tensor = fmt::format("layer {}, row {} of x", flags.layer, row),
                      .hint = "weights of the checkpoint are broken, or values overflow"});

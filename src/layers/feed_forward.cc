@@ -40,6 +40,8 @@ MoeBlock::MoeBlock(MoeBlockParts parts) : parts_(std::move(parts)) {
     if (parts_.shared_gated->problem().activation.is_gated()) gate_ = next++;
     up_ = next++;
     if (parts_.add_shared->problem().gated) shared_gate_ = next++;
+  } else if (router().shared_gate) {
+    shared_gate_ = next++;
   }
   if (parts_.from_latent != nullptr) to_latent_ = next++;
   MOE4_CHECK(parts_.inputs->problem().members.size() == next);
@@ -47,9 +49,9 @@ MoeBlock::MoeBlock(MoeBlockParts parts) : parts_(std::move(parts)) {
 }
 
 int64_t MoeBlock::weight_bytes() const {
-  const RouterConfig& router = parts_.route->problem();
+  const int64_t experts = router().num_experts + router().shared_experts;
   int64_t bytes = parts_.inputs->weight_bytes() +
-                  parts_.experts->weight_bytes() / router.num_experts * router.top_k;
+                  parts_.experts->weight_bytes() / experts * router().num_slots();
   if (parts_.from_latent != nullptr) bytes += parts_.from_latent->weight_bytes();
   if (parts_.shared_down != nullptr) bytes += parts_.shared_down->weight_bytes();
   return bytes;
@@ -60,37 +62,38 @@ void MoeBlock::route(const Rows& x, int32_t* topk_ids, float* topk_weights,
   Arena::Frame frame(execution.arena);
   Inputs inputs;
   run_inputs(x, -1, inputs, execution);
-  run(*parts_.route,
-      {.logits = inputs[kRouter], .topk_ids = topk_ids, .topk_weights = topk_weights}, execution);
+  run(*parts_.route, {.logits = inputs.logits, .topk_ids = topk_ids, .topk_weights = topk_weights},
+      execution);
 }
 
 void MoeBlock::forward(const LayerStep& step, const Rows& x, const Rows& y) const {
   Execution& execution = step.execution;
   Arena& arena = execution.arena;
   Arena::Frame frame(arena);
-  auto* ids = arena.take<int32_t>(x.rows * top_k());
-  auto* weights = arena.take<float>(x.rows * top_k());
+  auto* ids = arena.take<int32_t>(x.rows * router().num_slots());
+  auto* weights = arena.take<float>(x.rows * router().num_slots());
   Inputs inputs;
   const int64_t decodes = step.num_decode_tokens();
   run_inputs(x, decodes, inputs, execution);
-  observe(Observer::Point::kRouter, parts_.layer, inputs[kRouter], execution);
+  observe(Observer::Point::kRouter, parts_.layer, inputs.members[kRouter], execution);
   run(*parts_.route,
-      {.logits = inputs[kRouter],
+      {.logits = inputs.logits,
        .topk_ids = ids,
        .topk_weights = weights,
        .num_rows = step.batch.query_start + step.batch.num_seqs},
       execution);
-  run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x,
+  run_experts_on(to_latent_ != 0 ? inputs.members[to_latent_] : x,
                  {.topk_ids = ids, .topk_weights = weights, .num_decode_tokens = decodes}, y,
                  execution);
   if (parts_.shared_down == nullptr) return;
-  const Rows& up = inputs[up_];
-  run(*parts_.shared_gated, {.gate = gate_ != 0 ? inputs[gate_] : Rows{}, .up = up, .y = up},
-      execution);
+  const Rows& up = inputs.members[up_];
+  run(*parts_.shared_gated,
+      {.gate = gate_ != 0 ? inputs.members[gate_] : Rows{}, .up = up, .y = up}, execution);
   const Rows shared = take_rows(arena, x.rows, y.width, execution.activations());
   run(*parts_.shared_down, {.x = up, .y = {&shared, 1}, .num_decode_tokens = decodes}, execution);
   run(*parts_.add_shared,
-      {.x = shared, .gate = shared_gate_ != 0 ? inputs[shared_gate_] : Rows{}, .y = y}, execution);
+      {.x = shared, .gate = shared_gate_ != 0 ? inputs.members[shared_gate_] : Rows{}, .y = y},
+      execution);
 }
 
 void MoeBlock::run_routed(const Rows& x, const Routing& routing, const Rows& y,
@@ -98,7 +101,7 @@ void MoeBlock::run_routed(const Rows& x, const Routing& routing, const Rows& y,
   Arena::Frame frame(execution.arena);
   Inputs inputs;
   if (to_latent_ != 0) run_inputs(x, routing.num_decode_tokens, inputs, execution);
-  run_experts_on(to_latent_ != 0 ? inputs[to_latent_] : x, routing, y, execution);
+  run_experts_on(to_latent_ != 0 ? inputs.members[to_latent_] : x, routing, y, execution);
 }
 
 Rows MoeBlock::normed(const Prepared<AddNorm>* norm, const Rows& x, Execution& execution) {
@@ -117,7 +120,6 @@ void MoeBlock::run_experts_on(const Rows& unnormed, const Routing& routing, cons
                       : y;
   run_experts(*parts_.experts,
               {.x = input,
-               .top_k = top_k(),
                .topk_ids = routing.topk_ids,
                .topk_weights = routing.topk_weights,
                .y = sum,
@@ -131,15 +133,23 @@ void MoeBlock::run_experts_on(const Rows& unnormed, const Routing& routing, cons
 void MoeBlock::run_inputs(const Rows& x, int64_t num_decode_tokens, Inputs& inputs,
                           Execution& execution) const {
   const auto& members = parts_.inputs->problem().members;
-  for (size_t i = 0; i < members.size(); ++i) {
-    const bool is_gate = shared_gate_ != 0 && i == shared_gate_;
-    inputs[i] = take_rows(execution.arena, x.rows, members[i].out_features,
-                          i == kRouter || is_gate ? RowFormat::kF32 : execution.activations());
+  inputs.logits = take_rows(execution.arena, x.rows, router().num_logits(), RowFormat::kF32);
+  inputs.members[kRouter] = inputs.logits.columns(0, router().num_experts);
+  for (size_t i = kRouter + 1; i < members.size(); ++i) {
+    const bool is_gate = i == shared_gate_;
+    if (is_gate && router().shared_gate) {
+      inputs.members[i] = inputs.logits.columns(router().num_experts, 1);
+      continue;
+    }
+    inputs.members[i] = take_rows(execution.arena, x.rows, members[i].out_features,
+                                  is_gate ? RowFormat::kF32 : execution.activations());
   }
   Arena::Frame frame(execution.arena);
   const Rows input = normed(parts_.router_norm.get(), x, execution);
   run(*parts_.inputs,
-      {.x = input, .y = {inputs.data(), members.size()}, .num_decode_tokens = num_decode_tokens},
+      {.x = input,
+       .y = {inputs.members.data(), members.size()},
+       .num_decode_tokens = num_decode_tokens},
       execution);
 }
 

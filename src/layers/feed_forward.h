@@ -36,7 +36,8 @@ struct MoeBlockParts {
   int64_t layer = 0;  ///< for observers
   /// What reads the layer's input, as far as it is there: the router; the shared expert's gate (of
   /// an activation with a gate), its up, and the gate [1, hidden_size] of its output, whose sigmoid
-  /// multiplies that; the projection to the latent that routed experts work on.
+  /// multiplies that; the projection to the latent that routed experts work on. Where shared
+  /// experts are the last of `experts` (RouterConfig::shared_experts): the router and that gate.
   std::unique_ptr<Prepared<LinearGroup>> inputs;
   /// Norms of x that the router, or the routed experts, read instead of x; null: there are none.
   /// With a router_norm, `inputs` has the router alone.
@@ -44,7 +45,7 @@ struct MoeBlockParts {
   std::unique_ptr<Prepared<Route>> route;
   std::unique_ptr<RoutedExperts> experts;
   std::unique_ptr<Prepared<LinearGroup>> from_latent;  ///< null: the experts work on x itself
-  // The shared expert; null: there is none.
+  // The shared expert; null: there is none, or it is one of `experts`.
   std::unique_ptr<Prepared<GatedRows>> shared_gated;
   std::unique_ptr<Prepared<LinearGroup>> shared_down;
   std::unique_ptr<Prepared<AddScaled>> add_shared;
@@ -52,8 +53,8 @@ struct MoeBlockParts {
 
 /// Which experts take some tokens, and with which weights.
 struct Routing {
-  const int32_t* topk_ids = nullptr;    ///< [T, top_k]
-  const float* topk_weights = nullptr;  ///< [T, top_k]
+  const int32_t* topk_ids = nullptr;    ///< [T, num_slots]
+  const float* topk_weights = nullptr;  ///< [T, num_slots]
   int64_t num_decode_tokens = 0;        ///< see ExpertsCall
 };
 
@@ -65,15 +66,20 @@ class MoeBlock final : public FeedForward {
   int64_t weight_bytes() const override;
   const MoeBlock* routed() const override { return this; }
 
-  int64_t top_k() const { return parts_.route->problem().top_k; }
-  /// topk_ids and topk_weights [T, top_k] for x.
+  /// Its num_slots() are those of what follows; slots from top_k on are shared experts'.
+  const RouterConfig& router() const { return parts_.route->problem(); }
+  /// topk_ids and topk_weights [T, num_slots] for x.
   void route(const Rows& x, int32_t* topk_ids, float* topk_weights, Execution& execution) const;
-  /// y = what the routed experts alone make of x [T, hidden_size], latent projections included.
+  /// y = what the experts of `routing` alone make of x [T, hidden_size], latent projections
+  /// included.
   void run_routed(const Rows& x, const Routing& routing, const Rows& y, Execution& execution) const;
   RoutedExperts& experts() const { return *parts_.experts; }
 
  private:
-  using Inputs = std::array<Rows, 5>;
+  struct Inputs {
+    Rows logits;  ///< what Route reads
+    std::array<Rows, 5> members;
+  };
   /// Takes rows from the arena for what `inputs` of the parts yields, and makes it.
   void run_inputs(const Rows& x, int64_t num_decode_tokens, Inputs& inputs,
                   Execution& execution) const;

@@ -168,6 +168,7 @@ class Builder {
   /// Layers begun so far: the number of the one whose parts are being made.
   int64_t layer_number() const { return static_cast<int64_t>(parts_.layers.size()); }
   DecoderParts& parts() { return parts_; }
+  const DecoderParts& parts() const { return parts_; }
   /// What ops are prepared for.
   const Device& device() const { return settings_.ops.device; }
 
@@ -209,9 +210,22 @@ class Builder {
   virtual void packed(const LinearWeights& weights) = 0;
   /// A mixer keeps this of every sequence.
   virtual void keeps(const CacheSpec&) {}
-  /// The routed experts below `module`; null while describing.
+  /// The routed experts below `module` and behind them those of `shared`, which every token takes;
+  /// `problem` is that of the routed ones alone. Null while describing.
   virtual std::unique_ptr<RoutedExperts> experts(const std::string& module,
-                                                 const MoeProblem& problem) = 0;
+                                                 const MoeProblem& problem,
+                                                 std::span<const ExpertWeights> shared) = 0;
+  /// How experts would be computed.
+  struct ExpertsKind {
+    QuantScheme scheme;
+    Device device;
+    ActivationPrecision precision;
+  };
+  /// Of experts(module, problem) with so many shared ones. nullopt: they are missing, or nobody
+  /// can.
+  virtual std::optional<ExpertsKind> experts_kind(const std::string& module,
+                                                  const MoeProblem& problem,
+                                                  int64_t num_shared) = 0;
   /// Throws Error(kUnavailable) when nobody can, unless it is describing.
   virtual void chose(OpChoice choice) = 0;
   /// What was chosen since the last call is part of a layer, or of the model outside of layers.
@@ -225,6 +239,13 @@ class Builder {
   std::unique_ptr<Prepared<AddNorm>> norm_of(const std::string& role,
                                              const std::string& tensor_name, const NormSpec& spec);
   void add_layer(DecoderLayer layer);
+  /// The shared expert as so many more experts of the size of routed ones; 0, with the reason in
+  /// `why`, where it is none.
+  int64_t shared_experts(const std::string& at, const MoeSpec& spec, const MoeProblem& routed,
+                         Support& why);
+  /// Its parts; without weights while describing.
+  std::vector<ExpertWeights> shared_expert_weights(const std::string& at, const MoeSpec& spec,
+                                                   const MoeProblem& routed, int64_t count);
   /// in_proj_{qkv,z,b,a} out of projections that are grouped by key head.
   std::unique_ptr<Prepared<LinearGroup>> inputs_by_key_head(const std::string& at,
                                                             const DeltaNet::Problem& problem);

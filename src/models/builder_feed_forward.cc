@@ -29,30 +29,50 @@ std::unique_ptr<FeedForward> Builder::dense_mlp(const std::string& module,
 std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSpec& spec) {
   const std::string at = full_name(module) + ".";
   const SharedExpertSpec& shared = spec.shared;
+  const MoeProblem routed{.hidden_size = spec.latent_size > 0 ? spec.latent_size : hidden_size_,
+                          .intermediate_size = spec.intermediate_size,
+                          .num_experts = spec.router.num_experts,
+                          .num_local_experts = spec.router.num_experts,
+                          .top_k = spec.router.top_k,
+                          .activation = spec.activation};
+  RouterConfig router = spec.router;
+  const bool has_shared = shared.intermediate_size > 0;
+  if (has_shared && !device().is_cpu()) {
+    Support why;
+    router.shared_experts = shared_experts(at, spec, routed, why);
+    const bool joins = router.shared_experts > 0;
+    router.shared_gate = joins && !shared.gate.empty();
+    OpChoice choice{.role = "shared_expert",
+                    .op = "shared_expert",
+                    .implementation = joins ? "experts" : "linears",
+                    .verdicts = {{"experts", why}}};
+    if (!joins) choice.verdicts.push_back({"linears", std::nullopt});
+    chose(std::move(choice));
+  }
+  const bool is_apart = has_shared && router.shared_experts == 0;
   MoeBlockParts parts;
   parts.layer = layer_number();
   // Routing stays exact: its input is not quantised whatever the options say.
   std::vector<LinearSpec> inputs = {{.module = at + spec.gate,
-                                     .out_features = spec.router.num_experts,
+                                     .out_features = router.num_experts,
                                      .bias = spec.gate_bias,
                                      .exact = true}};
   std::string role = "router";
   const std::string expert = at + shared.module + ".";
-  const bool has_shared = shared.intermediate_size > 0, is_gated = shared.activation.is_gated();
-  if (has_shared) {
-    role += is_gated ? "_shared_gate_up_proj" : "_shared_up_proj";
+  if (is_apart) {
+    role += shared.activation.is_gated() ? "_shared_gate_up_proj" : "_shared_up_proj";
     for (LinearSpec& linear :
          gate_and_up(expert, shared.intermediate_size, shared.activation, {})) {
       inputs.push_back(std::move(linear));
     }
-    if (!shared.gate.empty()) inputs.push_back({at + shared.gate, 1});
   }
+  if (has_shared && !shared.gate.empty()) inputs.push_back({at + shared.gate, 1});
   if (spec.latent_size > 0) {
     role += "_to_latent";
     inputs.push_back({at + "fc1_latent_proj", spec.latent_size});
   }
   parts.inputs = linears(role, inputs, hidden_size_);
-  if (has_shared) {
+  if (is_apart) {
     parts.shared_down = linears("shared_down_proj", {{expert + "down_proj", hidden_size_}},
                                 shared.intermediate_size);
     parts.shared_gated = prepare<GatedRows>(
@@ -71,7 +91,6 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
   if (!spec.experts_norm.empty()) {
     parts.experts_norm = norm_of("experts_norm", at + spec.experts_norm, spec.experts_norm_spec);
   }
-  const RouterConfig& router = spec.router;
   Route::Weights bias;
   if (!spec.correction_bias.empty()) {
     const TensorRef values = tensor(at + spec.correction_bias, router.num_experts);
@@ -82,13 +101,8 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
     if (!is_describing()) bias.expert_scale = float_vector(values, router.num_experts);
   }
   parts.route = prepare<Route>("route", router, bias);
-  parts.experts = experts(at + spec.experts,
-                          {.hidden_size = spec.latent_size > 0 ? spec.latent_size : hidden_size_,
-                           .intermediate_size = spec.intermediate_size,
-                           .num_experts = router.num_experts,
-                           .num_local_experts = router.num_experts,
-                           .top_k = router.top_k,
-                           .activation = spec.activation});
+  parts.experts = experts(at + spec.experts, routed,
+                          shared_expert_weights(at, spec, routed, router.shared_experts));
   if (is_describing()) return nullptr;
   return std::make_unique<MoeBlock>(std::move(parts));
 }

@@ -10,6 +10,7 @@
 #include "checkpoint/ignored_tensors.h"
 #include "checkpoint/module_names.h"
 #include "checkpoint/name_matcher.h"
+#include "moe/selector.h"
 
 namespace moe4 {
 
@@ -90,9 +91,26 @@ void Describer::check_bias(const LinearSpec& spec) {
                      .hint = "moe4 plan and inspect still work on this checkpoint"}));
 }
 
+std::optional<Builder::ExpertsKind> Describer::experts_kind(const std::string& module,
+                                                            const MoeProblem& problem,
+                                                            int64_t num_shared) {
+  try {
+    const QuantScheme scheme = checkpoint().experts(module, problem).scheme;
+    const Selection selection = select_backend(with_shared_experts(problem, num_shared), scheme,
+                                               {.device = device(), .says_phase = true});
+    return ExpertsKind{scheme, selection.device, selection.precision};
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadInput && error.code() != ErrorCode::kUnavailable) throw;
+    return std::nullopt;  // experts() and plans say what is wrong
+  }
+}
+
 std::unique_ptr<RoutedExperts> Describer::experts(const std::string& module,
-                                                  const MoeProblem& problem) {
-  LayerExperts experts{.layer = layer_number(), .problem = problem};
+                                                  const MoeProblem& problem,
+                                                  std::span<const ExpertWeights> shared) {
+  LayerExperts experts{
+      .layer = layer_number(),
+      .problem = with_shared_experts(problem, static_cast<int64_t>(shared.size()))};
   try {
     for (const std::string& name : checkpoint().tensors_of_experts(module, problem)) {
       // Of fused experts each has the same tensors.

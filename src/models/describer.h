@@ -29,8 +29,10 @@ class Describer final : public Builder {
   TensorRef tensor(const std::string& name, int64_t num_elements) override;
   std::optional<LinearWeights> linear(const LinearSpec& spec, int64_t in_features) override;
   void packed(const LinearWeights&) override {}
-  std::unique_ptr<RoutedExperts> experts(const std::string& module,
-                                         const MoeProblem& problem) override;
+  std::unique_ptr<RoutedExperts> experts(const std::string& module, const MoeProblem& problem,
+                                         std::span<const ExpertWeights> shared) override;
+  std::optional<ExpertsKind> experts_kind(const std::string& module, const MoeProblem& problem,
+                                          int64_t num_shared) override;
   void chose(OpChoice choice) override;
   void keeps(const CacheSpec& spec) override { sizes_.caches.push_back(spec); }
   void complete(Whole whole) override;

@@ -84,14 +84,33 @@ void Loader::chose(OpChoice choice) {
   }
 }
 
-std::unique_ptr<RoutedExperts> Loader::experts(const std::string& module,
-                                               const MoeProblem& problem) {
-  const MoeLayerWeights weights = checkpoint().experts(module, problem);
+Selection Loader::select_experts(const MoeProblem& problem, const QuantScheme& scheme) const {
   SelectorOptions asked = options_.moe;
   asked.says_phase = true;  // MoeBlock::forward() does
   const auto moe_layers = static_cast<int64_t>(parts().moe_plan.size());
   if (moe_layers < options_.cpu_moe) asked.device = Device::cpu();
-  Selection selection = select_backend(weights.problem, weights.scheme, asked);
+  return select_backend(problem, scheme, asked);
+}
+
+std::optional<Builder::ExpertsKind> Loader::experts_kind(const std::string& module,
+                                                         const MoeProblem& problem,
+                                                         int64_t num_shared) {
+  const QuantScheme scheme = checkpoint().experts(module, problem).scheme;
+  try {
+    const Selection selection = select_experts(with_shared_experts(problem, num_shared), scheme);
+    return ExpertsKind{scheme, selection.device, selection.precision};
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnavailable) throw;
+    return std::nullopt;
+  }
+}
+
+std::unique_ptr<RoutedExperts> Loader::experts(const std::string& module, const MoeProblem& problem,
+                                               std::span<const ExpertWeights> shared) {
+  MoeLayerWeights weights = checkpoint().experts(module, problem);
+  weights.problem = with_shared_experts(problem, static_cast<int64_t>(shared.size()));
+  weights.experts.insert(weights.experts.end(), shared.begin(), shared.end());
+  Selection selection = select_experts(weights.problem, weights.scheme);
   if (const Support absent = selection.backend->runnable(selection.device)) {
     throw Error(ErrorCode::kUnavailable, "layer " + std::to_string(layer_number()) + ": backend '" +
                                              std::string(selection.backend->name()) +
@@ -119,7 +138,7 @@ std::unique_ptr<RoutedExperts> Loader::experts(const std::string& module,
   report();
   parts().moe_plan.push_back({.layer = layer_number(),
                               .scheme = weights.scheme,
-                              .problem = weights.problem,
+                              .problem = problem,
                               .selection = std::move(selection)});
   return experts;
 }

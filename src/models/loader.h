@@ -21,10 +21,14 @@ class Loader final : public Builder {
   TensorRef tensor(const std::string& name, int64_t num_elements) override;
   std::optional<LinearWeights> linear(const LinearSpec& spec, int64_t in_features) override;
   void packed(const LinearWeights& weights) override;
-  std::unique_ptr<RoutedExperts> experts(const std::string& module,
-                                         const MoeProblem& problem) override;
+  std::unique_ptr<RoutedExperts> experts(const std::string& module, const MoeProblem& problem,
+                                         std::span<const ExpertWeights> shared) override;
+  std::optional<ExpertsKind> experts_kind(const std::string& module, const MoeProblem& problem,
+                                          int64_t num_shared) override;
   void chose(OpChoice choice) override;
 
+  /// For experts of the layer whose parts are being made.
+  Selection select_experts(const MoeProblem& problem, const QuantScheme& scheme) const;
   void consumed(const TensorView& view);
   void consumed(const LinearWeights& weights);
   void report() const;

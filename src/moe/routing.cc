@@ -60,8 +60,8 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
   float max_logit = kMinusInfinity;
   for (int64_t i = 0; i < num_experts; ++i) {
     if (std::isnan(logits[i])) {
-      std::fill(ids, ids + config.top_k, -1);
-      std::fill(weights, weights + config.top_k, 0.0f);
+      std::fill(ids, ids + config.num_slots(), -1);
+      std::fill(weights, weights + config.num_slots(), 0.0f);
       ids[0] = 0;
       weights[0] = kNan;
       return;
@@ -116,6 +116,11 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
     weights[k] *= config.scaling_factor;
     if (!config.expert_scale.empty() && ids[k] >= 0) weights[k] *= config.expert_scale[ids[k]];
   }
+  for (int64_t i = 0; i < config.shared_experts; ++i) {
+    ids[config.top_k + i] = static_cast<int32_t>(num_experts + i);
+    weights[config.top_k + i] =
+        config.shared_gate ? 1.0f / (1.0f + std::exp(-logits[num_experts])) : 1.0f;
+  }
 }
 
 }  // namespace
@@ -131,8 +136,8 @@ void route_topk(const RouterConfig& config, const float* logits, int64_t num_tok
   MOE4_CHECK(config.expert_scale.empty() ||
              static_cast<int64_t>(config.expert_scale.size()) == config.num_experts);
   for (int64_t t = 0; t < num_tokens; ++t) {
-    route_token(config, logits + t * config.num_experts, topk_ids + t * config.top_k,
-                topk_weights + t * config.top_k);
+    route_token(config, logits + t * config.num_logits(), topk_ids + t * config.num_slots(),
+                topk_weights + t * config.num_slots());
   }
 }
 

@@ -25,12 +25,21 @@ struct RouterConfig {
   std::span<const float> correction_bias;
   /// [num_experts] or empty: multiplies an expert's weight, last (Gemma-4's per_expert_scale).
   std::span<const float> expert_scale;
+  /// Experts that every token takes besides, with ids from num_experts on, in the last slots. Their
+  /// weight is 1, or the sigmoid of one more logit.
+  int64_t shared_experts = 0;
+  bool shared_gate = false;
+
+  /// Ids and weights of a token.
+  int64_t num_slots() const { return top_k + shared_experts; }
+  int64_t num_logits() const { return num_experts + (shared_gate ? 1 : 0); }
 };
 
-/// logits [T, E] float32 -> topk_ids [T, k], topk_weights [T, k], in order of falling score; ties
-/// go to the lowest id. A token with a NaN logit gets expert 0 with a weight of NaN, and no other:
-/// broken weights must not pass for a token that needs no expert. Slots without an expert have an
-/// id of -1 and a weight of 0. Allocation-free for E <= 4096.
+/// logits [T, num_logits()] float32 -> topk_ids and topk_weights [T, num_slots()]: the chosen in
+/// order of falling score, ties to the lowest id, then the shared experts. A token with a NaN logit
+/// gets expert 0 with a weight of NaN, and no other: broken weights must not pass for a token that
+/// needs no expert. Slots without an expert have an id of -1 and a weight of 0. Allocation-free for
+/// E <= 4096.
 void route_topk(const RouterConfig& config, const float* logits, int64_t num_tokens,
                 int32_t* topk_ids, float* topk_weights);
 

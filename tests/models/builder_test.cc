@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 
@@ -52,20 +53,68 @@ TEST(Builder, AsksForTheTensorsThatTheExporterWrote) {
   std::set<const Architecture*> seen;
   for_each_fixture([&](const Checkpoint& checkpoint) {
     seen.insert(find_architecture(checkpoint.config().model_type));
-    Describer describer(checkpoint, Device::cpu());
-    build(checkpoint, describer);
     std::vector<std::string> expected;
     for (const std::string& name : checkpoint.tensor_names()) {
       if (ignored_because(name, checkpoint.config().num_layers) == nullptr) {
         expected.push_back(name);
       }
     }
-    EXPECT_THAT(describer.tensors(), UnorderedElementsAreArray(expected));
-    EXPECT_THAT(describer.description().refusals, ::testing::IsEmpty());
+    for (const Device& device : {Device::cpu(), Device::cuda_sm(90)}) {
+      Describer describer(checkpoint, device);
+      build(checkpoint, describer);
+      EXPECT_THAT(describer.tensors(), UnorderedElementsAreArray(expected));
+      EXPECT_THAT(describer.description().refusals, ::testing::IsEmpty());
+    }
   });
   for (const std::string& type : known_architectures()) {
     EXPECT_TRUE(seen.contains(find_architecture(type))) << "no checkpoint of " << type;
   }
+}
+
+const OpChoice* choice_of(const std::vector<OpChoice>& ops, std::string_view role) {
+  const auto at = std::find_if(ops.begin(), ops.end(),
+                               [&](const OpChoice& choice) { return choice.role == role; });
+  return at == ops.end() ? nullptr : &*at;
+}
+
+TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
+  register_builtin_backends();
+  // What is said after "since"; "": it is.
+  const std::string kBf16 = "it is BF16, they are ";
+  const std::map<std::string, std::string> expected = {
+      {"deepseek_v3-modelopt-nvfp4", ""},
+      {"deepseek_v3-negative-bias", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"ernie4_5_moe-modelopt-w4a16", kBf16 + "W4A16 (nvfp4 static, none)"},
+      {"glm4_moe-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"glm4_moe_lite-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"hy_v3-ct-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"kimi_k2-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"laguna-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"mistral4-ct-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"nemotron_h-nano", "its intermediate size is 80, no multiple of their 48"},
+      {"nemotron_h-super", "routed experts work on a latent of 32"},
+      {"qwen3_5-ct-nvfp4a16", kBf16 + "W4A16 (nvfp4 static, none)"},
+      {"qwen3_5-fused-experts", kBf16 + "W4A16 (nvfp4 static, none)"},
+      {"qwen3_5-modelopt-mixed-prefix", ""},
+      {"qwen3_next-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+  };
+  std::map<std::string, std::string> found;
+  for_each_fixture([&](const Checkpoint& checkpoint) {
+    const std::string folder = checkpoint.directory().filename().string();
+    for (const std::vector<OpChoice>& ops : describe(checkpoint).layers) {
+      EXPECT_EQ(choice_of(ops, "shared_expert"), nullptr)
+          << "on the CPU all models stay as they are";
+    }
+    for (const std::vector<OpChoice>& ops : describe(checkpoint, Device::cuda_sm(90)).layers) {
+      const OpChoice* choice = choice_of(ops, "shared_expert");
+      if (choice == nullptr) continue;
+      const Support& why = choice->verdicts.front().verdict;
+      EXPECT_EQ(choice->implementation, why ? "linears" : "experts");
+      EXPECT_EQ(choice_of(ops, "shared_down_proj") != nullptr, why.has_value());
+      found[folder] = why ? why->message : "";
+    }
+  });
+  EXPECT_EQ(found, expected);
 }
 
 bool is_routed(const std::vector<OpChoice>& ops) {

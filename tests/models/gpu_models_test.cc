@@ -14,6 +14,7 @@
 #include "engine/engine.h"
 #include "engine/generator.h"
 #include "engine/hidden_states.h"
+#include "engine/layer_experts.h"
 #include "engine/memory_plan.h"
 #include "engine/runner.h"
 #include "models/model.h"
@@ -155,6 +156,28 @@ TEST_P(GpuModels, GreedyTextIsThatOfTransformersWhereItIsClear) {
     here.forward({&expected, 1}, LogitsFor::kLastToken, exact);
   }
   EXPECT_GT(clear, 0);
+}
+
+// Shared experts may be some of them on a GPU.
+TEST_P(GpuModels, RoutedExpertsAloneAreTheCpus) {
+  const auto cpu = load(GetParam(), Device::cpu(), threads_);
+  const auto gpu = load(GetParam(), gpu_, threads_);
+  const ModelConfig& config = gpu->config();
+  constexpr int64_t kTokens = 9;
+  Random random(5);
+  std::vector<float> x(static_cast<size_t>(kTokens * config.hidden_size));
+  for (float& value : x) value = round_to_bf16(static_cast<float>(random.normal()));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.is_moe_layer[layer]) continue;
+    std::vector<int32_t> ids, found_ids;
+    std::vector<float> weights, y, found_weights, found;
+    run_layer_experts(*cpu, layer, x, ids, weights, y);
+    run_layer_experts(*gpu, layer, x, found_ids, found_weights, found);
+    ASSERT_EQ(found_ids.size(), ids.size());
+    EXPECT_LT(relative_error(found_weights, weights), 1e-2) << "layer " << layer;
+    run_layer_experts(*gpu, layer, x, ids, weights, found);  // nobody chose otherwise
+    EXPECT_LT(relative_error(found, y), 1e-2) << "layer " << layer;
+  }
 }
 
 // A request, its tokens, and the logits of its prompt's end and of what is fed to it.

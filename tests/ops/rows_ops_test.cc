@@ -338,6 +338,16 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
         .renormalize = false},
        true},
       {{.num_experts = 512, .top_k = 10}},
+      // With experts that every token takes.
+      {{.num_experts = 256, .top_k = 8, .shared_experts = 1, .shared_gate = true}, false, true},
+      {{.scoring = ScoringFunction::kSigmoid,
+        .num_experts = 60,
+        .top_k = 30,
+        .scaling_factor = 2.5f,
+        .num_groups = 6,
+        .topk_groups = 5,
+        .shared_experts = 2},
+       true},
       // Narrow groups leave fewer candidates than top_k.
       {{.scoring = ScoringFunction::kSigmoid,
         .num_experts = 36,
@@ -350,14 +360,14 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
       {{.num_experts = 1, .top_k = 1}}};
   for (const Router& router : routers) {
     const RouterConfig& problem = router.config;
-    const int64_t experts = problem.num_experts;
+    const int64_t experts = problem.num_experts, slots = problem.num_slots();
     SCOPED_TRACE(std::to_string(problem.top_k) + " of " + std::to_string(experts));
     const Route::Weights weights{
         router.biased ? normals(experts, 11, 0.5f) : std::vector<float>{},
         router.scaled ? normals(experts, 13, 0.3f, 1.0f) : std::vector<float>{}};
     for (const RowFormat format : activation_formats()) {
       const auto run = [&](const Prepared<Route>& op, RowFormat rows_format) {
-        OwnedRows logits = OwnedRows(kTokens, experts, 12, 2.0f, RowFormat::kF32);
+        OwnedRows logits = OwnedRows(kTokens, problem.num_logits(), 12, 2.0f, RowFormat::kF32);
         // BF16 logits that differ, so that ties are the test's own.
         if (format == RowFormat::kBf16) {
           for (int64_t t = 0; t < kTokens; ++t) {
@@ -365,6 +375,7 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
               const int64_t rank = (e * 37 + t * 11) % 641;
               logits.set(t, e, to_float(Bf16{static_cast<uint16_t>(0x3e00 + rank)}));
             }
+            if (problem.shared_gate) logits.set(t, experts, static_cast<float>(t % 7) - 3);
           }
         }
         logits.set(5, experts * 3 / 20, NAN);
@@ -374,8 +385,9 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
           logits.set(7, 0, -0.0f);  // zeros are equal
           logits.set(7, 2, 0.0f);
         }
+        if (problem.shared_gate) logits.set(8, experts, NAN);  // its own slot's affair
         OwnedRows stored = logits.as(rows_format);
-        std::vector<int32_t> ids(kTokens * problem.top_k, 99);
+        std::vector<int32_t> ids(kTokens * slots, 99);
         std::vector<float> chosen(ids.size(), 99.0f);
         const std::vector<int32_t> num_rows = {kTokens - 2};  // and two of padding
         run_op(op,
@@ -384,15 +396,22 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
                 .topk_weights = chosen.data(),
                 .num_rows = num_rows.data()},
                threads);
-        chosen.resize((kTokens - 2) * problem.top_k);
-        EXPECT_TRUE(std::isnan(chosen[5 * problem.top_k]));
-        chosen[5 * problem.top_k] = 0;  // for comparisons
+        chosen.resize((kTokens - 2) * slots);
+        EXPECT_TRUE(std::isnan(chosen[5 * slots]));
+        chosen[5 * slots] = 0;  // for comparisons
+        if (problem.shared_gate) {
+          EXPECT_TRUE(std::isnan(chosen[9 * slots - 1]));
+          chosen[9 * slots - 1] = 0;
+        }
         return std::pair(ids, chosen);
       };
       const auto expected =
           run(*reference_of<Route>().prepare(problem, weights, {}), RowFormat::kF32);
-      EXPECT_EQ(expected.first[5 * problem.top_k], 0);
-      EXPECT_EQ(expected.first[(kTokens - 2) * problem.top_k], -1);
+      EXPECT_EQ(expected.first[5 * slots], 0);
+      EXPECT_EQ(expected.first[(kTokens - 2) * slots], -1);
+      if (problem.shared_experts > 0) {
+        EXPECT_EQ(expected.first[slots - 1], experts + problem.shared_experts - 1);
+      }
       each_implementation<Route>(
           problem,
           [&](const Implementation<Route>& implementation, const OpOptions& options) {

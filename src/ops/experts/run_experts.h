@@ -7,11 +7,10 @@
 namespace moe4 {
 
 /// Routed experts of some tokens: x and y [T, hidden_size] in Execution::activations(), topk_ids
-/// and topk_weights [T, top_k]. Backends of the CPU that take and give BF16 only get x rounded to
-/// it.
+/// and topk_weights [T, top_k of their problem]. Backends of the CPU that take and give BF16 only
+/// get x rounded to it.
 struct ExpertsCall {
   Rows x;
-  int64_t top_k = 0;
   const int32_t* topk_ids = nullptr;
   const float* topk_weights = nullptr;
   Rows y;                          ///< overwritten; rows dense, as those of x

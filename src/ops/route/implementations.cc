@@ -4,7 +4,7 @@
 namespace moe4 {
 
 void Route::check(const Problem& problem, const Args& args) {
-  MOE4_CHECK(args.logits.width == problem.num_experts);
+  MOE4_CHECK(args.logits.width == problem.num_logits());
 }
 
 const Implementation<Route>& cpu_route();

@@ -33,14 +33,15 @@ class ReferenceRoute final : public Prepared<Route> {
   }
 
   void run(const Route::Args& args, std::span<std::byte>, const Stream&) const override {
-    const int64_t k = problem().top_k;
+    const int64_t k = problem().num_slots();
     for (int64_t t = 0; t < args.logits.rows; ++t) {
       if (args.num_rows != nullptr && t >= *args.num_rows) {
         std::fill_n(args.topk_ids + t * k, k, -1);
         continue;
       }
       run_token({args.logits.row(t), static_cast<size_t>(problem().num_experts)},
-                args.topk_ids + t * k, args.topk_weights + t * k);
+                args.logits.row(t)[problem().num_logits() - 1], args.topk_ids + t * k,
+                args.topk_weights + t * k);
     }
   }
 
@@ -74,10 +75,11 @@ class ReferenceRoute final : public Prepared<Route> {
     }
   }
 
-  void run_token(std::span<const float> logits, int32_t* ids, float* weights) const {
+  void run_token(std::span<const float> logits, double shared_gate, int32_t* ids,
+                 float* weights) const {
     const int64_t k = problem().top_k;
-    std::fill_n(ids, k, -1);
-    std::fill_n(weights, k, 0.0f);
+    std::fill_n(ids, problem().num_slots(), -1);
+    std::fill_n(weights, problem().num_slots(), 0.0f);
     if (std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); })) {
       ids[0] = 0;
       weights[0] = std::numeric_limits<float>::quiet_NaN();
@@ -107,6 +109,11 @@ class ReferenceRoute final : public Prepared<Route> {
     for (size_t i = 0; i < chosen.size(); ++i) {
       const double scale = scale_.empty() ? 1.0 : static_cast<double>(scale_[ids[i]]);
       weights[i] = static_cast<float>(chosen[i] / sum * problem().scaling_factor * scale);
+    }
+    for (int64_t i = 0; i < problem().shared_experts; ++i) {
+      ids[k + i] = static_cast<int32_t>(problem().num_experts + i);
+      weights[k + i] =
+          problem().shared_gate ? static_cast<float>(1.0 / (1.0 + std::exp(-shared_gate))) : 1.0f;
     }
   }
 

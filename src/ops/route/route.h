@@ -6,9 +6,9 @@
 
 namespace moe4 {
 
-/// topk_ids and topk_weights [T, top_k] of logits [T, num_experts] as moe/routing.h defines them:
-/// in order of falling score, ties to the lowest id, a weight of NaN for a row with a NaN. Logits
-/// are float32; on a GPU they may be BF16 too.
+/// topk_ids and topk_weights [T, num_slots()] of logits [T, num_logits()] as moe/routing.h defines
+/// them: in order of falling score, ties to the lowest id, a weight of NaN for a row with a NaN,
+/// shared experts last. Logits are float32; on a GPU they may be BF16 too.
 struct Route {
   static constexpr std::string_view kName = "route";
   /// `correction_bias` and `expert_scale` are not read from here but from the weights.
@@ -18,9 +18,9 @@ struct Route {
     std::vector<float> expert_scale;     ///< [num_experts] or empty
   };
   struct Args {
-    Rows logits;                    ///< [T, num_experts]
-    int32_t* topk_ids = nullptr;    ///< [T, top_k]
-    float* topk_weights = nullptr;  ///< [T, top_k]
+    Rows logits;                    ///< [T, num_logits()]
+    int32_t* topk_ids = nullptr;    ///< [T, num_slots()]
+    float* topk_weights = nullptr;  ///< [T, num_slots()]
     /// On the op's device: rows from this number on are padding, whose ids become -1. Null: there
     /// are none.
     const int32_t* num_rows = nullptr;

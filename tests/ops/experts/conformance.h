@@ -435,6 +435,29 @@ TEST_P(ExpertsConformance, ANanPoisonsItsOwnTokenOnly) {
   }
 }
 
+TEST_P(ExpertsConformance, ExpertsThatEveryTokenTakesGiveTheSameBitsAnnouncedOrNot) {
+  constexpr int64_t kExperts = 6, kSlots = 4, kShared = 2, kChosen = kSlots - kShared;
+  const RandomMoe moe = random_moe({.problem = problem(2048, 64, kExperts, kSlots)});
+  MoeLayerWeights announced = moe.weights;
+  announced.problem.num_shared = kShared;
+  for (const auto precision : precisions(moe.weights)) {
+    const auto plain = prepare(moe.weights, precision), layer = prepare(announced, precision);
+    for (const int64_t tokens : {1, 9}) {
+      HostInput input = make_input(moe.weights.problem, tokens, RoutingCase::kUniform, 23);
+      for (int64_t t = 0; t < tokens; ++t) {
+        int32_t* ids = &input.routing.ids[t * kSlots];
+        for (int64_t s = 0; s < kChosen; ++s) ids[s] %= kExperts - kShared;
+        for (int64_t s = kChosen; s < kSlots; ++s) {
+          ids[s] = static_cast<int32_t>(kExperts - kSlots + s);
+        }
+      }
+      EXPECT_EQ(apply(*layer, input), apply(*plain, input)) << tokens << " tokens";
+      for (int64_t s = 0; s < kSlots; ++s) input.routing.ids[(tokens - 1) * kSlots + s] = -1;
+      EXPECT_EQ(apply(*layer, input), apply(*plain, input)) << tokens << " tokens, one padding";
+    }
+  }
+}
+
 TEST_P(ExpertsConformance, ATokenGetsTheSameBitsAloneAndInAnyBatch) {
   for (const auto& [hidden, intermediate] :
        std::vector<std::pair<int64_t, int64_t>>{{256, 128}, {512, 320}}) {

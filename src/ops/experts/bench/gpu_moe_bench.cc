@@ -104,17 +104,22 @@ Batch random_batch(const MoeProblem& problem, int64_t tokens, int routings) {
   std::normal_distribution<float> normal;
   batch.x.resize(tokens * problem.hidden_size);
   for (Bf16& v : batch.x) v = to_bf16(normal(random));
-  std::vector<int32_t> deck(problem.num_experts);
+  const int64_t experts = problem.num_experts - problem.num_shared;
+  std::vector<int32_t> deck(problem.num_experts);  // shared ones stay at the end
   for (int64_t e = 0; e < problem.num_experts; ++e) deck[e] = static_cast<int32_t>(e);
   int64_t hit = 0;
   for (int r = 0; r < routings; ++r) {
     std::vector<bool> used(problem.num_experts);
     for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t s = 0; s < problem.top_k; ++s) {
-        std::swap(deck[s], deck[s + random() % (problem.num_experts - s)]);
-        batch.ids.push_back(deck[s]);
-        used[deck[s]] = true;
+      const auto take = [&](int32_t expert) {
+        batch.ids.push_back(expert);
+        used[expert] = true;
+      };
+      for (int64_t s = 0; s < problem.top_k - problem.num_shared; ++s) {
+        std::swap(deck[s], deck[s + random() % (experts - s)]);
+        take(deck[s]);
       }
+      for (int64_t e = experts; e < problem.num_experts; ++e) take(deck[e]);
     }
     hit += std::count(used.begin(), used.end(), true);
   }

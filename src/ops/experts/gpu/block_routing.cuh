@@ -17,15 +17,21 @@ struct TileList {
   int num_tiles;
 };
 
+__extension__ typedef unsigned __int128 Mask128;
+
 __device__ __forceinline__ int count_bits(uint32_t mask) { return __popc(mask); }
 __device__ __forceinline__ int count_bits(uint64_t mask) { return __popcll(mask); }
+__device__ __forceinline__ int count_bits(Mask128 mask) {
+  return __popcll(static_cast<uint64_t>(mask)) + __popcll(static_cast<uint64_t>(mask >> 64));
+}
 
 /// As many pairs as Mask has bits, by one warp; the number of tiles. The list of pairs has gaps:
 /// tile i starts at 8 i.
 template <typename Mask>
 __device__ __forceinline__ int route_in_warp(const PackedLayerView& layer, const int32_t* ids,
                                              int num_pairs, int32_t* pairs, TokenTile* tiles) {
-  constexpr int kPairs = sizeof(Mask) / sizeof(uint32_t);  // a lane's: lane, lane + 32
+  // A lane's: lane, lane + 32, ...
+  constexpr int kPairs = sizeof(Mask) > 8 ? kMaxWarpPairs / 32 : sizeof(Mask) / sizeof(uint32_t);
   const int lane = threadIdx.x;
   const auto ballot = [](const bool(&is)[kPairs]) {
     Mask mask = 0;
@@ -97,8 +103,9 @@ __device__ __forceinline__ TileList route_in_block(const PackedLayerView& layer,
 
   if (num_pairs <= kMaxWarpPairs) {
     if (thread < 32) {
-      *num_tiles = num_pairs <= 32 ? route_in_warp<uint32_t>(layer, ids, num_pairs, pairs, tiles)
-                                   : route_in_warp<uint64_t>(layer, ids, num_pairs, pairs, tiles);
+      *num_tiles = num_pairs <= 32   ? route_in_warp<uint32_t>(layer, ids, num_pairs, pairs, tiles)
+                   : num_pairs <= 64 ? route_in_warp<uint64_t>(layer, ids, num_pairs, pairs, tiles)
+                                     : route_in_warp<Mask128>(layer, ids, num_pairs, pairs, tiles);
     }
     __syncthreads();
     return {tiles, pairs, *num_tiles};

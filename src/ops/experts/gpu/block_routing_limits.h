@@ -9,8 +9,8 @@
 namespace moe4::cuda {
 
 inline constexpr int kMaxBlockPairs = 2048;
-/// Up to here one warp does it, with bit masks of pairs.
-inline constexpr int kMaxWarpPairs = 64;
+/// Up to here one warp does it, with bit masks of pairs: 8 tokens of top 8 and shared experts.
+inline constexpr int kMaxWarpPairs = 96;
 inline constexpr int kTileTokens = 8;
 
 /// Entries of the list of pairs; one warp leaves gaps in it.

@@ -149,6 +149,7 @@ PackedLayer::PackedLayer(const MoeLayerWeights& weights, ThreadPool& threads)
            .num_experts = static_cast<int32_t>(problem_.num_experts),
            .num_local_experts = static_cast<int32_t>(num_local),
            .top_k = static_cast<int32_t>(problem_.top_k),
+           .num_shared = static_cast<int32_t>(weights.expert_map.empty() ? problem_.num_shared : 0),
            .fc1_tiles = static_cast<int32_t>(fc1.tiles),
            .fc1_k_units = static_cast<int32_t>(fc1.k_units),
            .fc2_tiles = static_cast<int32_t>(fc2.tiles),

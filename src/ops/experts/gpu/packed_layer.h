@@ -33,6 +33,7 @@ struct PackedLayerView {
   int32_t num_experts = 0;
   int32_t num_local_experts = 0;
   int32_t top_k = 0;
+  int32_t num_shared = 0;  ///< slots from top_k - num_shared on have the last experts, or none
   int32_t fc1_tiles = 0, fc1_k_units = 0;
   int32_t fc2_tiles = 0, fc2_k_units = 0;
   ActivationParams activation;

@@ -16,9 +16,9 @@ namespace {
 
 // Pairs of one chunk: bounds y (float32 [P, H]) to 134 MB at H = 2048.
 constexpr int64_t kMaxChunkPairs = 16384;
-// Row-stationary FC2 wins up to 64 tokens at top-8, and keeps weights and products in shared
-// memory.
-constexpr int64_t kMaxRowPairs = 512;
+// Row-stationary FC2 wins up to 64 tokens at top-8, with or without a shared expert, and keeps
+// weights and products in shared memory.
+constexpr int64_t kMaxRowPairs = 576;
 constexpr size_t kMaxRowSharedBytes = 192 * 1024;
 // Row tiles must fill the multiprocessors at least this well.
 constexpr double kMinRowOccupancy = 0.8;

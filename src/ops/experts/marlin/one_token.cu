@@ -2,7 +2,8 @@
 // routing and no loop; every warp asks for all of its weights at once, and what is left is the
 // chain of latencies: ids -> weights -> sums -> act -> sums.
 //
-//   FC1  a block of 8 warps: up to three m16 tiles of one slot's expert, warp s has unit s of K
+//   FC1  a block of 8 warps: up to three m16 tiles of one slot's expert, warp s has unit s of K;
+//        those of a shared expert, which is known, come while the router chooses the others
 //   FC2  a block: 16 output rows of all slots, a warp for each (slot, unit of K)
 //
 // Sums are added in the order of expert_gemm.cu and row_stationary.cu: a token gets the same bits.
@@ -23,10 +24,13 @@ constexpr int kFc1Split = 8;
 constexpr int kFc1Threads = 32 * kFc1Split;
 constexpr int kMaxFc2Warps = 24;  // at most 80 registers a thread
 
+// Blocks that a multiprocessor holds at once.
+constexpr int fc1_blocks(int tiles) { return tiles <= 2 ? 3 : 2; }
+
 // m16 tiles of an expert's FC1, `kTiles` at a time.
 template <WeightFormat Format, int kTiles>
-__global__ __launch_bounds__(kFc1Threads,
-                             2) void one_token_fc1_kernel(const __grid_constant__ MarlinParams p) {
+__global__ __launch_bounds__(kFc1Threads, fc1_blocks(kTiles)) void one_token_fc1_kernel(
+    const __grid_constant__ MarlinParams p) {
   using Unit = UnitLayout<Format>;
   __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
   const PackedLayerView& layer = p.layer;
@@ -34,23 +38,28 @@ __global__ __launch_bounds__(kFc1Threads,
   const int blocks_a_slot = layer.fc1_tiles / kTiles;
   const int slot = blockIdx.x / blocks_a_slot;
   const int first_tile = (blockIdx.x - slot * blocks_a_slot) * kTiles;
+  WeightFragments<kTiles> weights;
+  const auto load_weights_of = [&](int expert) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const uint8_t* const unit =
+          layer.fc1 +
+          unit_index(layer.fc1_tiles, kFc1Split, expert, first_tile + tile, warp) * Unit::kBytes;
+      weights.scales[tile] = load_streaming8(unit + Unit::scales(lane));
+#pragma unroll
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
+        weights.words[tile][chunk] = load_streaming16(unit + chunk * 512 + lane * 16);
+      }
+    }
+  };
+  const bool is_shared = slot >= layer.top_k - layer.num_shared;
+  if (is_shared) load_weights_of(layer.num_local_experts - layer.top_k + slot);
   wait_for_previous_kernel();
   launch_dependents();
   const int expert = layer.local_expert(p.topk_ids[slot]);
   if (expert < 0) return;
+  if (!is_shared) load_weights_of(expert);
 
-  WeightFragments<kTiles> weights;
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const uint8_t* const unit =
-        layer.fc1 +
-        unit_index(layer.fc1_tiles, kFc1Split, expert, first_tile + tile, warp) * Unit::kBytes;
-    weights.scales[tile] = load_streaming8(unit + Unit::scales(lane));
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      weights.words[tile][chunk] = load_streaming16(unit + chunk * 512 + lane * 16);
-    }
-  }
   const __nv_bfloat16* const row =
       p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size;
   TokenFragments tokens = {};
@@ -137,10 +146,9 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
   p.out[h] = __float2bfloat16(sum);
 }
 
-template <int kTiles>
-bool fits(const MarlinParams& p) {
-  return p.layer.fc1_tiles % kTiles == 0 &&
-         p.layer.top_k * (p.layer.fc1_tiles / kTiles) <= 2 * p.sm_count;
+bool fits(const MarlinParams& p, int tiles, int blocks_an_sm) {
+  return p.layer.fc1_tiles % tiles == 0 &&
+         p.layer.top_k * (p.layer.fc1_tiles / tiles) <= blocks_an_sm * p.sm_count;
 }
 
 }  // namespace
@@ -150,7 +158,10 @@ int one_token_tiles(const MarlinParams& p) {
   if (p.fc1_split != kFc1Split || layer.fc1_k_units != kFc1Split) return 0;
   if (p.fc2_split != layer.fc2_k_units || layer.top_k * layer.fc2_k_units > kMaxFc2Warps) return 0;
   if (layer.hidden_size / kTileRows > p.sm_count) return 0;
-  return fits<1>(p) ? 1 : fits<2>(p) ? 2 : fits<3>(p) ? 3 : 0;
+  for (int tiles = 1; tiles <= 3; ++tiles) {
+    if (fits(p, tiles, 2)) return tiles;
+  }
+  return fits(p, 2, fc1_blocks(2)) ? 2 : 0;
 }
 
 void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent) {

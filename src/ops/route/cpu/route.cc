@@ -29,7 +29,7 @@ class CpuRoute final : public Prepared<Route> {
   }
 
   void run(const Route::Args& args, std::span<std::byte>, const Stream& stream) const override {
-    const int64_t k = config_.top_k;
+    const int64_t k = config_.num_slots();
     stream.threads->parallel_for(args.logits.rows, kGrain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; ++t) {
         if (args.num_rows != nullptr && t >= *args.num_rows) {
