@@ -64,6 +64,21 @@ def model_runs_table(report):
     return f"{note}\n\n{markdown(['what', 'tokens of context before', 'tok/s', 'command'], rows)}"
 
 
+def steps_table(report):
+    """Kernels of steps of generated tokens: scripts/kernel_table.py --json of several, with bytes and floor a row."""
+    parts = [f"{report['device_name']}, commit {report['commit']}, `{report['synthetic']}`, as released in size"]
+    for step in report["model_steps"]:
+        rows = [[k["op"], k["kernel"], k["launches"], f"{k['us']:.1f}", f"{k['waiting_us']:.1f}",
+                 f"{k['bytes'] * 1e-6:.1f}" if "bytes" in k else "", f"{k['floor_us']:.1f}" if "bytes" in k else ""]
+                for k in step["kernels"]]
+        total = [sum(k.get(key, 0) for k in step["kernels"]) for key in ("launches", "us", "waiting_us", "bytes", "floor_us")]
+        rows.append(["all", "", total[0], f"{total[1]:.1f}", f"{total[2]:.1f}", f"{total[3] * 1e-6:.1f}", f"{total[4]:.1f}"])
+        parts.append(f"{step['seqs']} {'requests' if step['seqs'] > 1 else 'request'}, {step['context']} tokens of context: "
+                     f"{step['step_us']:.0f} us a step; floors at {step['gbs']:.0f} GB/s, as measured")
+        parts.append(markdown(["op", "kernel", "launches", "us of the step", "of them waiting", "MB", "floor us"], rows))
+    return "\n\n".join(parts)
+
+
 def layer_table(report):
     """`moe4 bench-moe --json`: one layer on the CPU against the ceilings of the same run."""
     ceilings = report["ceilings"]
@@ -278,6 +293,8 @@ def table_of(name):
         return peers_table(report)
     if "results" in report:
         return requests_table(report) if "together" in report["results"][0] else model_table(report)
+    if "model_steps" in report:
+        return steps_table(report)
     if "model_runs" in report:
         return model_runs_table(report)
     if "models" in report:

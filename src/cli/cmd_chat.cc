@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <iostream>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/checked_math.h"
 #include "base/error.h"
 #include "cli/answer_display.h"
 #include "cli/commands.h"
@@ -81,6 +83,7 @@ std::optional<Turn> fitting_turn(const ChatFlags& flags, const Session& session,
               dropped == 1 ? "its oldest turn" : fmt::format("its {} oldest turns", dropped));
         }
         request.cancel = &interrupted;
+        request.prefill_chunk = prompt_chunk(session.device);
         return Turn{std::move(prompt), std::move(request)};
       }
     } catch (const Error& error) {
@@ -99,16 +102,17 @@ std::optional<Turn> fitting_turn(const ChatFlags& flags, const Session& session,
 class ChatEngine {
  public:
   static EngineLimits limits(int64_t tokens, int64_t chunk) {
-    return {.max_tokens = chunk + 1,
+    const int64_t step = std::min(chunk, round_up(tokens, kPageTokens));
+    return {.max_tokens = step + 1,
             .max_seqs = 1,
-            .prompt_chunk = chunk,
+            .prompt_chunk = step,
             .max_context = tokens,
             .cache_tokens = tokens,
             .cache_generated = true};
   }
   /// Before anything is said.
-  static EngineLimits first_limits(const ModelConfig& config) {
-    return limits(context_limit(config, kLeastRoom), GenerateRequest().prefill_chunk);
+  static EngineLimits first_limits(const ModelConfig& config, int64_t chunk) {
+    return limits(context_limit(config, kLeastRoom), chunk);
   }
 
   Engine& with_room_for(const Model& model, const GenerateRequest& request) {
@@ -136,7 +140,8 @@ void chat(const ChatFlags& flags) {
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
   Conversation conversation(session.checkpoint->directory(), std::move(arguments));
   reload_model(session, flags.machine,
-               {.engines = {ChatEngine::first_limits(session.checkpoint->config())},
+               {.engines = {ChatEngine::first_limits(session.checkpoint->config(),
+                                                     prompt_chunk(session.device))},
                 .advice = "lower --ctx"});
   const ReasoningFormat reasoning = formats_of_checkpoint(session.checkpoint->directory(),
                                                           session.checkpoint->config().model_type)

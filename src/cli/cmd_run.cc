@@ -73,6 +73,7 @@ void run(const RunFlags& flags) {
     throw Error(ErrorCode::kUsage, "--prompt is empty: there is nothing to continue");
   GenerateRequest request = make_request(flags.sampling, defaults, session.checkpoint->config(),
                                          session.tokenizer->encode(prompt));
+  request.prefill_chunk = prompt_chunk(session.device);
   request.grammar = constraint_masks(std::move(grammar), *session.tokenizer);
   reload_model(session, flags.machine,
                {.engines = {limits_for(session.checkpoint->config(), request)},

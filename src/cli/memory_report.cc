@@ -79,6 +79,9 @@ nlohmann::ordered_json memory_json(const MemoryPlan& plan, const ModelNeeds& nee
       {"max_num_batched_tokens", limits.max_tokens},
       {"cache_tokens", limits.cache_tokens},
   };
+  for (const ModelNeeds::Experts& layer : needs.experts) {
+    json["expert_bytes"].push_back(layer.bytes);
+  }
   return json;
 }
 

@@ -91,7 +91,8 @@ ordered_json ops_json(const Description& description) {
     if (!group.layers.empty()) entry["layers"] = group.layers;
     entry["ops"] = ordered_json::array();
     for (const OpChoice& choice : *group.ops) {
-      ordered_json op = {{"role", choice.role}, {"op", choice.op}};
+      ordered_json op = {
+          {"role", choice.role}, {"op", choice.op}, {"weight_bytes", choice.weight_bytes}};
       op["implementation"] = choice.implementation.empty() ? ordered_json(nullptr)
                                                            : ordered_json(choice.implementation);
       op["candidates"] = ordered_json::array();

@@ -40,6 +40,7 @@ nlohmann::ordered_json plan_document(const Checkpoint& checkpoint, const Selecto
       {"model", checkpoint.directory().string()},
       {"architecture", config.architecture},
       {"model_type", config.model_type},
+      {"vocab_size", config.vocab_size},
       {"dialect", checkpoint.dialect()},
       {"device", to_string(options.device)},
       {"moe_backend", options.backend.empty() ? "auto" : options.backend},

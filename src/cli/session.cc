@@ -113,6 +113,10 @@ void reload_model(Session& session, const MachineFlags& flags, const EngineUse& 
   session.notes.clear();
 }
 
+int64_t prompt_chunk(const Device& device) {
+  return device.is_cpu() ? GenerateRequest().prefill_chunk : 8192;
+}
+
 int64_t device_bytes(const Session& session) {
   const Device& device = session.model->stream().device;
   return device.is_cpu() ? 0 : used_of(memory_of(device)) - session.used_before;
@@ -148,6 +152,7 @@ void open_checkpoint(Session& session, const std::string& path, const MachineFla
   compute_dtype(flags);
   parse_tuning(flags.tuning);
   const SelectorOptions options = selector_options(flags.backend, /*must_run=*/true);
+  session.device = options.device;
   cpu_moe_layers(flags.memory, options.device);
   kv_cache_dtype(flags.memory);
   room_of(flags.memory, 0, 0);

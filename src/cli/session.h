@@ -19,6 +19,7 @@ namespace moe4::cli {
 /// Members are destroyed bottom up: the model goes before what it refers to.
 struct Session {
   std::string path;  ///< of the checkpoint, as given
+  Device device;     ///< of the layers
   std::unique_ptr<ThreadPool> threads;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -53,6 +54,8 @@ struct EngineUse {
 /// how much memory it takes, unless quiet. Throws Error(kUnavailable) before anything is read when
 /// a GPU has no room for it and its engines.
 void reload_model(Session& session, const MachineFlags& flags, const EngineUse& use = {});
+/// Prompt tokens of a step for commands with a request at a time.
+int64_t prompt_chunk(const Device& device);
 /// Bytes of the GPU that the model, and what runs it, have now; 0 on the CPU.
 int64_t device_bytes(const Session& session);
 /// For commands that generate: checks the sampling flags, opens the checkpoint and its tokenizer,

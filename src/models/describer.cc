@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "base/error.h"
 #include "checkpoint/ignored_tensors.h"
@@ -46,7 +47,7 @@ TensorRef Describer::tensor(const std::string& name, int64_t num_elements) {
                        .expected = std::to_string(num_elements) + " elements",
                        .found = shape_to_string(view.shape)});
     }
-    sizes_.weight_bytes += view.num_bytes();
+    op_bytes_ += view.num_bytes();
   } catch (const Error& error) {
     refuse(name, error);
   }
@@ -61,7 +62,7 @@ std::optional<LinearWeights> Describer::linear(const LinearSpec& spec, int64_t i
     check_bias(spec);
     LinearWeights weights = checkpoint().linear_header(spec.module, spec.out_features, in_features);
     for (const TensorView* view : {&weights.weight, &weights.scale, &weights.bias}) {
-      if (!view->shape.empty()) sizes_.weight_bytes += view->num_bytes();
+      if (!view->shape.empty()) op_bytes_ += view->num_bytes();
     }
     layer_values_ += weights.in_features + weights.out_features;
     return weights;
@@ -136,6 +137,9 @@ void Describer::chose(OpChoice choice) {
       }
     }
   }
+  // Its tensors were asked for before it was.
+  choice.weight_bytes = std::exchange(op_bytes_, 0);
+  sizes_.weight_bytes += choice.weight_bytes;
   pending_.push_back(std::move(choice));
 }
 

@@ -48,6 +48,7 @@ class Describer final : public Builder {
   std::vector<std::vector<OpChoice>> layers_;
   std::vector<OpChoice> outside_, pending_;
   ModelSizes sizes_;
+  int64_t op_bytes_ = 0;      // of weights for the op that comes next
   int64_t layer_values_ = 0;  // of the linears of the layer that is being made
 };
 

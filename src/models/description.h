@@ -20,6 +20,7 @@ struct OpChoice {
   std::string_view op;
   std::string_view implementation;  ///< "" when nobody can
   std::vector<OpVerdict> verdicts;  ///< of all that were asked, in order
+  int64_t weight_bytes = 0;         ///< as stored; of a Describer
 
   bool operator==(const OpChoice&) const = default;
 };

@@ -84,6 +84,17 @@ TEST(Plan, SaysWhatMemoryIsTaken) {
   }
   EXPECT_EQ(sum, total);
   EXPECT_GT(memory["weights"], 0);
+  // Experts and all other ops have them.
+  int64_t weights = 0;
+  for (const json& bytes : memory["expert_bytes"]) weights += bytes.get<int64_t>();
+  const json ops = plan(kModel, {"--device", "sm_90"})["ops"];
+  for (const json& group : ops) {
+    const size_t layers = group.contains("layers") ? group["layers"].size() : 1;
+    for (const json& op : group["ops"]) {
+      weights += static_cast<int64_t>(layers) * op["weight_bytes"].get<int64_t>();
+    }
+  }
+  EXPECT_EQ(weights, memory["weights"]);
   EXPECT_GT(memory["bytes_per_state"], 0);
   EXPECT_EQ(memory["host_weights"], 0);
   // Half the bits a value.
@@ -96,16 +107,11 @@ TEST(Plan, SaysWhatMemoryIsTaken) {
 }
 
 TEST(Plan, LeavesExpertsToTheCpuWhereTheGpuIsTooSmall) {
-  const std::vector<std::string> small = {"--device",
-                                          "sm_90",
-                                          "--gpu-memory",
-                                          "1264MB",
-                                          "--max-model-len",
-                                          "256",
-                                          "--max-num-seqs",
-                                          "1",
-                                          "--gpu-memory-utilization",
-                                          "0.5"};
+  std::vector<std::string> small = {"--device", "sm_90", "--gpu-memory", "1264MB"};
+  for (const char* flag : {"--max-model-len", "256", "--max-num-seqs", "1",
+                           "--max-num-batched-tokens", "512", "--gpu-memory-utilization", "0.5"}) {
+    small.emplace_back(flag);
+  }
   const auto with = [&](const std::string& layers) {
     std::vector<std::string> flags = {"plan", kModel, "--cpu-moe", layers};
     flags.insert(flags.end(), small.begin(), small.end());
