@@ -1,0 +1,76 @@
+"""vLLM's quantization configs, each a subclass under its own name that asks moe4 first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.logger import init_logger
+from vllm.model_executor.layers.quantization import register_quantization_config
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsConfig
+from vllm.model_executor.layers.quantization.modelopt import (
+    ModelOptMixedPrecisionConfig,
+    ModelOptNvFp4Config,
+    ModelOptNvFp4FusedMoE,
+)
+
+from moe4.vllm.methods import CompressedTensorsMoe4MoEMethod, ModelOptMoe4FusedMoE, why_not
+
+logger = init_logger("vllm.moe4")
+
+
+def _is_experts(layer: Any) -> bool:
+    return any(cls.__name__ in ("RoutedExperts", "FusedMoE") for cls in type(layer).__mro__)
+
+
+def _takes(moe: Any, use_a16: bool) -> bool:
+    reason = why_not(moe, use_a16)
+    if reason is not None:
+        logger.info_once("moe4 leaves the routed experts to vLLM: %s", reason)
+    return reason is None
+
+
+def _modelopt_method(quant_config: Any, moe_config: Any) -> Any:
+    """moe4's method, or vLLM's own with the reason in the log."""
+    ours = _takes(moe_config, quant_config.quant_method == "W4A16_NVFP4")
+    cls = ModelOptMoe4FusedMoE if ours else ModelOptNvFp4FusedMoE
+    return cls(quant_config=quant_config, moe_config=moe_config)
+
+
+class Moe4ModelOptNvFp4Config(ModelOptNvFp4Config):
+    """``modelopt_fp4``"""
+
+    FusedMoEMethodCls = staticmethod(_modelopt_method)
+
+
+class Moe4ModelOptMixedPrecisionConfig(ModelOptMixedPrecisionConfig):
+    """``modelopt_mixed``"""
+
+    def get_quant_method(self, layer: Any, prefix: str) -> Any:
+        if _is_experts(layer) and not self.is_layer_excluded(prefix):
+            configs = {"NVFP4": self.nvfp4_config, "W4A16_NVFP4": getattr(self, "w4a16_nvfp4_config", None)}
+            config = configs.get(self._resolve_quant_algo(prefix))
+            if config is not None:
+                return _modelopt_method(config, layer.moe_config)
+        return super().get_quant_method(layer, prefix)
+
+
+class Moe4CompressedTensorsConfig(CompressedTensorsConfig):
+    """``compressed-tensors``"""
+
+    def get_quant_method(self, layer: Any, prefix: str) -> Any:
+        if _is_experts(layer):
+            self._add_fused_moe_to_target_scheme_map()
+            down = getattr(layer, "ckpt_down_proj_name", "down_proj")
+            scheme = self.get_scheme_dict(layer, f"{prefix}.0.{down}")
+            if scheme and self._is_nvfp4_format(scheme.get("weights")):
+                use_a16 = scheme.get("input_activations") is None
+                if _takes(layer.moe_config, use_a16):
+                    return CompressedTensorsMoe4MoEMethod(layer.moe_config, prefix, use_a16=use_a16)
+        return super().get_quant_method(layer, prefix)
+
+
+def register() -> None:
+    """Under the names that checkpoints and loaders use."""
+    register_quantization_config("modelopt_fp4")(Moe4ModelOptNvFp4Config)
+    register_quantization_config("modelopt_mixed")(Moe4ModelOptMixedPrecisionConfig)
+    register_quantization_config("compressed-tensors")(Moe4CompressedTensorsConfig)
