@@ -4,17 +4,18 @@
 // i >= j and 0 else (the chunked form of Yang et al., 2024, with the decays of gated delta nets):
 //   A_ij = beta_i (k_i k_j) D_ij for i > j;   T = (I + A)^-1, unit lower triangular
 //   W = T diag(beta exp(G)) K;   U = T diag(beta) V;   scores = (Q K^T) * D
-// A block has one chunk of one key head, all its value heads one after the other: 8 warps.
+// A block has one chunk of one key head, its value heads in pairs: 8 warps.
 //   convolution, SiLU and norms in float32: a warp has whole rows, a lane 4 channels
-//   K K^T and Q K^T [64, 64]: a warp has 16 rows and 32 columns and keeps them for all value heads
-//   T: the diagonal blocks of 16 by substitution in float32, a thread a column; then row by row of
-//      blocks T_pr = -sum over m of (T_pp A_pm) T_mr, operands as two F16 each, exact to 2^-22;
-//      meanwhile the other four warps convolve v
-//   W and U: a warp has 16 columns and all rows; block columns past the diagonal are left out
+//   K K^T and Q K^T [64, 64]: a warp has 16 rows and 32 columns
+//   T, four warps a head of the pair: the diagonal blocks of 16 by substitution in float32, a
+//   thread a column; then row by row of blocks T_pr = -sum over m of (T_pp A_pm) T_mr, operands as
+//   two F16 each, exact to 2^-22 W and U: a warp has 16 columns and all rows; block columns past
+//   the diagonal are left out
+// What a block takes is a chain of latencies, most of them of T: hence the pairs.
 // Operands are F16 and sums float32: |k| = |q| = 1, |T_ij| <= 1, decays <= 1, so that F16's range
 // is enough and its 11 bits keep the error of a prompt's output near 5e-4. exp() is only taken of
 // differences that are not positive; the others are replaced before.
-// Shared memory: 62 KB, three blocks an SM where that has 228 KB.
+// Shared memory: 98 KB, which every GPU from SM80 on has; two blocks an SM where that has 228 KB.
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
 #include "device/cuda/ptx/warp.cuh"
@@ -24,8 +25,9 @@
 namespace moe4::cuda {
 namespace {
 
-constexpr int kSolvers = 128;  // threads that invert
-constexpr int kMaxHeads = 8;   // value heads a key head
+constexpr int kPair = 2;       // value heads at a time
+constexpr int kSolvers = 128;  // threads that invert for one of them
+static_assert(kPair * kSolvers == kChunkThreads);
 constexpr int kRowsPerWarp = kChunkTokens / kChunkWarps;
 constexpr float kL2Epsilon = 1e-6f;
 
@@ -42,21 +44,26 @@ struct Params {
   int num_key_heads, heads_per_key, key_dim, value_dim;
 };
 
-struct Shared {
-  // T as two F16, high and low, and A's blocks below the diagonal before them; q before both.
-  union {
-    struct {
-      alignas(16) std::byte high[tile_bytes(kChunkTokens)];
-      alignas(16) std::byte low[tile_bytes(kChunkTokens)];  // at last T diag(beta exp(G))
-    } t;
-    alignas(16) std::byte q[tile_bytes(kWide)];
-  };
-  alignas(16) std::byte k[tile_bytes(kWide)];
-  alignas(16) std::byte v[tile_bytes(kWide)];  // times beta
-  float diagonal[kChunkBlocks][16][20];        // of A, below its own diagonal
-  float log_decay[kMaxHeads][kChunkTokens];    // G
-  float beta[kMaxHeads][kChunkTokens];
+// Of one value head.
+struct HeadTiles {
+  // T as two F16, high and low, and A's blocks below the diagonal before them.
+  alignas(16) std::byte high[tile_bytes(kChunkTokens)];
+  alignas(16) std::byte low[tile_bytes(kChunkTokens)];  // at last T diag(beta exp(G))
+  alignas(16) std::byte v[tile_bytes(kWide)];           // times beta
+  float diagonal[kChunkBlocks][16][20];                 // of A, below its own diagonal
+  float log_decay[kChunkTokens];                        // G
+  float beta[kChunkTokens];
 };
+
+struct Shared {
+  alignas(16) std::byte k[tile_bytes(kWide)];
+  HeadTiles heads[kPair];
+
+  /// q, before T of the first head.
+  __device__ std::byte* q() { return heads[0].high; }
+};
+static_assert(2 * tile_bytes(kChunkTokens) >= tile_bytes(kWide));
+static_assert(sizeof(Shared) <= 99 * 1024);
 
 __device__ __forceinline__ uint32_t* word_at(std::byte* tile, int stride, int row, int column) {
   return reinterpret_cast<uint32_t*>(tile + row * stride + column * 2);
@@ -69,38 +76,36 @@ __device__ __forceinline__ void split_f16(float x, float y, uint32_t& high, uint
   low = pack_f16(x - rounded.x, y - rounded.y);
 }
 
-// G and beta of every value head: a warp a head, a lane two tokens.
+// G and beta of some value heads: a warp a head, a lane two tokens.
 template <typename In>
-__device__ void compute_gates(const Params<In>& p, const Chunk& chunk, int key_head,
+__device__ void compute_gates(const Params<In>& p, const Chunk& chunk, int first_head, int heads,
                               Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  for (int r = warp; r < p.heads_per_key; r += kChunkWarps) {
-    const int head = key_head * p.heads_per_key + r;
-    const float rate = p.decay_rate[head], bias = p.dt_bias[head];
-    float a[2] = {}, b[2] = {}, g[2] = {}, beta[2] = {};
+  if (warp >= heads) return;
+  const int head = first_head + warp;
+  const float rate = p.decay_rate[head], bias = p.dt_bias[head];
+  float a[2] = {}, b[2] = {}, g[2] = {}, beta[2] = {};
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int64_t token =
-          chunk.sequence.first + chunk.begin + min(2 * lane + i, chunk.tokens - 1);
-      a[i] = p.a.row(token)[head];
-      b[i] = p.b.row(token)[head];
-    }
+  for (int i = 0; i < 2; ++i) {
+    const int64_t token = chunk.sequence.first + chunk.begin + min(2 * lane + i, chunk.tokens - 1);
+    a[i] = p.a.row(token)[head];
+    b[i] = p.b.row(token)[head];
+  }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (2 * lane + i >= chunk.tokens) continue;
-      g[i] = bounded_log_decay(rate * softplus(a[i] + bias));
-      beta[i] = sigmoid(b[i]);
-    }
-    const float2 sums = sums_along_chunk({g[0], g[1]});
+  for (int i = 0; i < 2; ++i) {
+    if (2 * lane + i >= chunk.tokens) continue;
+    g[i] = bounded_log_decay(rate * softplus(a[i] + bias));
+    beta[i] = sigmoid(b[i]);
+  }
+  const float2 sums = sums_along_chunk({g[0], g[1]});
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int t = 2 * lane + i;
-      const float log_decay = i == 0 ? sums.x : sums.y;
-      shared.log_decay[r][t] = log_decay;
-      shared.beta[r][t] = beta[i];
-      if (t < chunk.tokens) {
-        p.out.decays[head * p.num_tokens + chunk.sequence.first + chunk.begin + t] = log_decay;
-      }
+  for (int i = 0; i < 2; ++i) {
+    const int t = 2 * lane + i;
+    const float log_decay = i == 0 ? sums.x : sums.y;
+    shared.heads[warp].log_decay[t] = log_decay;
+    shared.heads[warp].beta[t] = beta[i];
+    if (t < chunk.tokens) {
+      p.out.decays[head * p.num_tokens + chunk.sequence.first + chunk.begin + t] = log_decay;
     }
   }
 }
@@ -126,22 +131,22 @@ __device__ __forceinline__ void convolve_unit_rows(const Params<In>& p, const Ch
 
 // The inverses of (I + A)'s diagonal blocks into T's: 64 threads, thread 16 b + c column c of block
 // b.
-__device__ __forceinline__ void invert_diagonal(Shared& shared) {
-  const int block = static_cast<int>(threadIdx.x) / 16, column = static_cast<int>(threadIdx.x) % 16;
+__device__ __forceinline__ void invert_diagonal(HeadTiles& tiles, int thread) {
+  const int block = thread / 16, column = thread % 16;
   float x[16];
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     float sum = i == column ? 1.0f : 0.0f;
 #pragma unroll
-    for (int m = 0; m < i; ++m) sum -= shared.diagonal[block][i][m] * x[m];
+    for (int m = 0; m < i; ++m) sum -= tiles.diagonal[block][i][m] * x[m];
     x[i] = sum;
   }
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     const int at = (16 * block + i) * kSquareRow + (16 * block + column) * 2;
     const __half high = __float2half_rn(x[i]);
-    *reinterpret_cast<__half*>(shared.t.high + at) = high;
-    *reinterpret_cast<__half*>(shared.t.low + at) = __float2half_rn(x[i] - __half2float(high));
+    *reinterpret_cast<__half*>(tiles.high + at) = high;
+    *reinterpret_cast<__half*>(tiles.low + at) = __float2half_rn(x[i] - __half2float(high));
   }
 }
 
@@ -156,10 +161,10 @@ __device__ __forceinline__ void multiply_split(float (&left)[4], float (&right)[
   multiply_f16(left, right, a_high, b_high);
 }
 
-// Blocks of T below the diagonal over those of A, by threads 0 .. 127: warp p has row p of blocks.
-__device__ __forceinline__ void invert_below_diagonal(Shared& shared) {
-  const int row = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const uint32_t high = shared_address(shared.t.high), low = shared_address(shared.t.low);
+// Blocks of T below the diagonal over those of A, by four warps: warp p has row p of blocks.
+__device__ __forceinline__ void invert_below_diagonal(HeadTiles& tiles, int thread, int barrier) {
+  const int row = thread / 32, lane = thread % 32;
+  const uint32_t high = shared_address(tiles.high), low = shared_address(tiles.low);
   const auto corner = [](int r, int c) {
     return static_cast<uint32_t>(16 * r * kSquareRow + 32 * c);
   };
@@ -203,13 +208,13 @@ __device__ __forceinline__ void invert_below_diagonal(Shared& shared) {
           for (int down = 0; down < 2; ++down) {
             uint32_t to_high, to_low;
             split_f16(-d[2 * down], -d[2 * down + 1], to_high, to_low);
-            *word_at(shared.t.high, kSquareRow, i + 8 * down, j + 8 * half) = to_high;
-            *word_at(shared.t.low, kSquareRow, i + 8 * down, j + 8 * half) = to_low;
+            *word_at(tiles.high, kSquareRow, i + 8 * down, j + 8 * half) = to_high;
+            *word_at(tiles.low, kSquareRow, i + 8 * down, j + 8 * half) = to_low;
           }
         }
       }
     }
-    named_barrier<kSolvers>(1);
+    named_barrier<kSolvers>(barrier);
   }
 }
 
@@ -259,105 +264,125 @@ __global__ void __launch_bounds__(kChunkThreads, 2) chunks_kernel(const Params<I
   const int keys = p.num_key_heads * p.key_dim;
   const int64_t first_token = chunk.sequence.first + chunk.begin;
 
-  compute_gates(p, chunk, key_head, shared);
-  convolve_unit_rows(p, chunk, key_head * p.key_dim, shared.q);
-  convolve_unit_rows(p, chunk, keys + key_head * p.key_dim, shared.k);
-  __syncthreads();
-  const int64_t key_row = (key_head * p.num_tokens + first_token) * kWide;
-  store_wide(shared.q, p.out.queries + key_row, chunk.tokens);
-  store_wide(shared.k, p.out.keys + key_row, chunk.tokens);
-
   // Block row warp % 4; block columns 2 (warp / 4) and the next, where not past the diagonal.
   const int block_row = warp % kChunkBlocks, block_column = warp / kChunkBlocks * 2;
-  float kk[2][2][4] = {}, qk[2][2][4] = {};
-  if (block_column <= block_row) {
-    const uint32_t q = shared_address(shared.q), k = shared_address(shared.k);
-    const uint32_t by_rows = tile_by_rows(lane, kWideRow);
-    const uint32_t by_columns = tile_by_columns(lane, kWideRow);
+  for (int first = 0; first < p.heads_per_key; first += kPair) {
+    const int first_head = key_head * p.heads_per_key + first;
+    const int heads = min(kPair, p.heads_per_key - first);
+    __syncthreads();  // the tiles of the pair before are not read any more
+    compute_gates(p, chunk, first_head, heads, shared);
+    const int64_t key_row = (key_head * p.num_tokens + first_token) * kWide;
+    if (first == 0) {
+      convolve_unit_rows(p, chunk, key_head * p.key_dim, shared.q());
+      convolve_unit_rows(p, chunk, keys + key_head * p.key_dim, shared.k);
+    } else {
+      fetch_tile<kWide>(shared.q(), p.out.queries + key_row, kWide, chunk.tokens);
+      copy_commit();
+      copy_wait<0>();
+    }
+    __syncthreads();
+    for (int h = 0; h < heads; ++h) {
+      HeadTiles& tiles = shared.heads[h];
+      convolve_rows<kRowsPerWarp>(
+          p.conv, p.qkv, chunk, 2 * keys + (first_head + h) * p.value_dim, lane * 4 < p.value_dim,
+          warp * kRowsPerWarp, [&](int row, float4 y) {
+            const float factor = tiles.beta[row];
+            *reinterpret_cast<uint2*>(tiles.v + row * kWideRow + lane * 8) =
+                pack_f16(float4{y.x * factor, y.y * factor, y.z * factor, y.w * factor});
+          });
+    }
+    if (first == 0) {
+      store_wide(shared.q(), p.out.queries + key_row, chunk.tokens);
+      store_wide(shared.k, p.out.keys + key_row, chunk.tokens);
+    }
+    float kk[2][2][4] = {}, qk[2][2][4] = {};
+    if (block_column <= block_row) {
+      const uint32_t q = shared_address(shared.q()), k = shared_address(shared.k);
+      const uint32_t by_rows = tile_by_rows(lane, kWideRow);
+      const uint32_t by_columns = tile_by_columns(lane, kWideRow);
 #pragma unroll
-    for (int i = 0; i < kWide / 16; ++i) {
-      uint32_t a_q[4], a_k[4];
-      load_tile(a_q, q + 16 * block_row * kWideRow + 32 * i + by_rows);
-      load_tile(a_k, k + 16 * block_row * kWideRow + 32 * i + by_rows);
+      for (int i = 0; i < kWide / 16; ++i) {
+        uint32_t a_q[4], a_k[4];
+        load_tile(a_q, q + 16 * block_row * kWideRow + 32 * i + by_rows);
+        load_tile(a_k, k + 16 * block_row * kWideRow + 32 * i + by_rows);
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          if (block_column + c > block_row) continue;
+          uint32_t b[4];
+          load_tile(b, k + 16 * (block_column + c) * kWideRow + 32 * i + by_columns);
+          multiply_f16(kk[c][0], kk[c][1], a_k, b);
+          multiply_f16(qk[c][0], qk[c][1], a_q, b);
+        }
+      }
+    }
+    __syncthreads();  // q has been read
+
+    for (int h = 0; h < heads; ++h) {
+      HeadTiles& tiles = shared.heads[h];
+      const int64_t row_of_head = (first_head + h) * p.num_tokens + first_token;
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         if (block_column + c > block_row) continue;
-        uint32_t b[4];
-        load_tile(b, k + 16 * (block_column + c) * kWideRow + 32 * i + by_columns);
-        multiply_f16(kk[c][0], kk[c][1], a_k, b);
-        multiply_f16(qk[c][0], qk[c][1], a_q, b);
-      }
-    }
-  }
-
-  for (int r = 0; r < p.heads_per_key; ++r) {
-    const int head = key_head * p.heads_per_key + r;
-    const int64_t row_of_head = head * p.num_tokens + first_token;
-    const float* const log_decay = shared.log_decay[r];
-    const float* const beta = shared.beta[r];
-    __syncthreads();  // q, or T and v of the head before, are not read any more
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      if (block_column + c > block_row) continue;
+        for (int n = 0; n < 2; ++n) {
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int down = 0; down < 2; ++down) {
-          const int i = 16 * block_row + lane / 4 + 8 * down;
-          const int j = 16 * (block_column + c) + 8 * n + lane % 4 * 2;
-          const float g = log_decay[i];
-          const float decay[2] = {i >= j ? __expf(g - log_decay[j]) : 0.0f,
-                                  i > j ? __expf(g - log_decay[j + 1]) : 0.0f};
-          if (i < chunk.tokens) {
-            *reinterpret_cast<uint32_t*>(p.out.scores + (row_of_head + i) * kChunkTokens + j) =
-                pack_f16(qk[c][n][2 * down] * decay[0], qk[c][n][2 * down + 1] * decay[1]);
-          }
-          const float left = beta[i] * kk[c][n][2 * down] * decay[0];
-          const float right = beta[i] * kk[c][n][2 * down + 1] * decay[1];
-          if (block_column + c == block_row) {  // entries from the diagonal on are not read
-            *reinterpret_cast<float2*>(&shared.diagonal[block_row][i % 16][j % 16]) = {left, right};
-          } else {
-            uint32_t high, low;
-            split_f16(left, right, high, low);
-            *word_at(shared.t.high, kSquareRow, i, j) = high;
-            *word_at(shared.t.low, kSquareRow, i, j) = low;
+          for (int down = 0; down < 2; ++down) {
+            const int i = 16 * block_row + lane / 4 + 8 * down;
+            const int j = 16 * (block_column + c) + 8 * n + lane % 4 * 2;
+            const float g = tiles.log_decay[i], beta = tiles.beta[i];
+            const float decay[2] = {i >= j ? __expf(g - tiles.log_decay[j]) : 0.0f,
+                                    i > j ? __expf(g - tiles.log_decay[j + 1]) : 0.0f};
+            if (i < chunk.tokens) {
+              *reinterpret_cast<uint32_t*>(p.out.scores + (row_of_head + i) * kChunkTokens + j) =
+                  pack_f16(qk[c][n][2 * down] * decay[0], qk[c][n][2 * down + 1] * decay[1]);
+            }
+            const float left = beta * kk[c][n][2 * down] * decay[0];
+            const float right = beta * kk[c][n][2 * down + 1] * decay[1];
+            if (block_column + c == block_row) {  // entries from the diagonal on are not read
+              *reinterpret_cast<float2*>(&tiles.diagonal[block_row][i % 16][j % 16]) = {left,
+                                                                                        right};
+            } else {
+              uint32_t high, low;
+              split_f16(left, right, high, low);
+              *word_at(tiles.high, kSquareRow, i, j) = high;
+              *word_at(tiles.low, kSquareRow, i, j) = low;
+            }
           }
         }
       }
     }
     __syncthreads();
-    if (threadIdx.x < kSolvers) {
-      if (threadIdx.x < kChunkTokens) invert_diagonal(shared);
-      named_barrier<kSolvers>(1);
-      invert_below_diagonal(shared);
-    } else {
-      for (int i = 0; i < 2; ++i) {
-        convolve_rows<8>(
-            p.conv, p.qkv, chunk, 2 * keys + head * p.value_dim, lane * 4 < p.value_dim,
-            (warp - kChunkWarps / 2) * 16 + 8 * i, [&](int row, float4 y) {
-              const float factor = beta[row];
-              *reinterpret_cast<uint2*>(shared.v + row * kWideRow + lane * 8) =
-                  pack_f16(float4{y.x * factor, y.y * factor, y.z * factor, y.w * factor});
-            });
+    const int solved = warp / (kSolvers / 32), solver = static_cast<int>(threadIdx.x) % kSolvers;
+    if (solved < heads) {
+      HeadTiles& tiles = shared.heads[solved];
+      if (solver < kChunkTokens) invert_diagonal(tiles, solver);
+      named_barrier<kSolvers>(1 + solved);
+      invert_below_diagonal(tiles, solver, 1 + solved);
+    }
+    __syncthreads();
+    for (int h = 0; h < heads; ++h) {
+      HeadTiles& tiles = shared.heads[h];
+      const int64_t row_of_head = (first_head + h) * p.num_tokens + first_token;
+      multiply_by_t(shared_address(tiles.high), shared_address(tiles.v),
+                    p.out.u + row_of_head * kWide, chunk.tokens);
+      // T diag(beta exp(G)) in place of T's low parts, blocks up to the diagonal.
+      for (int i = static_cast<int>(threadIdx.x); i < kChunkTokens * kChunkTokens / 2;
+           i += kChunkThreads) {
+        const int row = i / (kChunkTokens / 2), column = i % (kChunkTokens / 2) * 2;
+        if (column / 16 > row / 16) continue;
+        uint32_t* const low = word_at(tiles.low, kSquareRow, row, column);
+        const float2 a = unpack_f16(*word_at(tiles.high, kSquareRow, row, column));
+        const float2 b = unpack_f16(*low);
+        *low = pack_f16((a.x + b.x) * tiles.beta[column] * __expf(tiles.log_decay[column]),
+                        (a.y + b.y) * tiles.beta[column + 1] * __expf(tiles.log_decay[column + 1]));
       }
     }
     __syncthreads();
-    multiply_by_t(shared_address(shared.t.high), shared_address(shared.v),
-                  p.out.u + row_of_head * kWide, chunk.tokens);
-    // T diag(beta exp(G)) in place of T's low parts, blocks up to the diagonal.
-    for (int i = static_cast<int>(threadIdx.x); i < kChunkTokens * kChunkTokens / 2;
-         i += kChunkThreads) {
-      const int row = i / (kChunkTokens / 2), column = i % (kChunkTokens / 2) * 2;
-      if (column / 16 > row / 16) continue;
-      uint32_t* const low = word_at(shared.t.low, kSquareRow, row, column);
-      const float2 a = unpack_f16(*word_at(shared.t.high, kSquareRow, row, column));
-      const float2 b = unpack_f16(*low);
-      *low = pack_f16((a.x + b.x) * beta[column] * __expf(log_decay[column]),
-                      (a.y + b.y) * beta[column + 1] * __expf(log_decay[column + 1]));
+    for (int h = 0; h < heads; ++h) {
+      multiply_by_t(shared_address(shared.heads[h].low), shared_address(shared.k),
+                    p.out.w + ((first_head + h) * p.num_tokens + first_token) * kWide,
+                    chunk.tokens);
     }
-    __syncthreads();
-    multiply_by_t(shared_address(shared.t.low), shared_address(shared.k),
-                  p.out.w + row_of_head * kWide, chunk.tokens);
   }
 }
 
