@@ -144,9 +144,10 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   wait_for_previous_kernel();
   launch_dependents();
   Rows16 rows;
-  rows.sequence = split.first_sequence + static_cast<int>(blockIdx.z);
-  const int block_span = static_cast<int>(blockIdx.y);
-  // KV heads first: blocks beside each other read the same pages.
+  rows.sequence = split.first_sequence + static_cast<int>(blockIdx.y);
+  const int block_span = static_cast<int>(blockIdx.z);
+  // KV heads first: blocks beside each other read the same pages. Spans last: those at the ends of
+  // contexts are short.
   rows.kv_head = static_cast<int>(blockIdx.x) % p.num_kv_heads;
   rows.first_row = static_cast<int>(blockIdx.x) / p.num_kv_heads * kRows;
   const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
@@ -346,7 +347,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     const int r = rows.first_row + row;
     const int first_column = warp * kValueTiles * 8 + 2 * t;
     if (split.num_spans > 1) {
-      const int64_t i = ((static_cast<int64_t>(blockIdx.z) * p.num_kv_heads + rows.kv_head) *
+      const int64_t i = ((static_cast<int64_t>(blockIdx.y) * p.num_kv_heads + rows.kv_head) *
                              split.max_tokens * p.group +
                          r) *
                             split.num_spans +
@@ -487,8 +488,8 @@ void attend_split(const AttentionShape& shape, const AttentionParams& params,
   const int64_t tiles = ceil_div(int64_t{split.max_tokens} * params.group, int64_t{kRows});
   launch(split_kernel_of(shape.value_panels),
          {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads),
-                       static_cast<unsigned>(split.num_spans),
-                       static_cast<unsigned>(split.num_sequences)),
+                       static_cast<unsigned>(split.num_sequences),
+                       static_cast<unsigned>(split.num_spans)),
           .block = dim3(static_cast<unsigned>(32 * warps_of(shape.value_panels))),
           .shared_bytes = static_cast<size_t>(shared_bytes(shape)),
           .stream = how.stream,
