@@ -4,7 +4,8 @@
 //
 // CALLS: numbers of tokens, "32d" of as many sequences that generate, "8192p" of one prompt. A
 // figure is the median of replays of a CUDA graph of dependent calls over states larger together
-// than the L2. The floor is a cold read of as many bytes as states are read and written.
+// than the L2. The floor is a cold read of as many bytes as are read and written of states when
+// sequences are at all places of the ring.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -28,8 +29,12 @@ namespace {
 
 using namespace moe4;
 
-constexpr DeltaNet::Problem kProblem{
-    .num_key_heads = 16, .num_value_heads = 32, .key_dim = 128, .value_dim = 128, .conv_taps = 4};
+constexpr DeltaNet::Problem kProblem{.num_key_heads = 16,
+                                     .num_value_heads = 32,
+                                     .key_dim = 128,
+                                     .value_dim = 128,
+                                     .conv_taps = 4,
+                                     .ring = DeltaNet::kMaxRing};
 
 template <typename T>
 cuda::DeviceArray<T> on_device(const std::vector<T>& values) {
@@ -67,8 +72,9 @@ Measured time_call(const Prepared<DeltaNet>& op, const std::string& call, cudaSt
   std::iota(slots.begin(), slots.end(), 0);
   starts.back() = static_cast<int32_t>(tokens);
   const auto query_start = on_device(starts), slot = on_device(slots);
-  const auto context = on_device(std::vector<int32_t>(
-      static_cast<size_t>(seqs), decodes ? 1000 : static_cast<int32_t>(tokens)));
+  std::vector<int32_t> lengths(static_cast<size_t>(seqs), static_cast<int32_t>(tokens));
+  if (decodes) std::iota(lengths.begin(), lengths.end(), 1004);
+  const auto context = on_device(lengths);
   const CacheTable table{.state = slot.get()};
   Batch batch{.num_tokens = tokens,
               .num_seqs = seqs,
@@ -100,7 +106,12 @@ Measured time_call(const Prepared<DeltaNet>& op, const std::string& call, cudaSt
     op.run(args, workspace, {.device = device, .handle = stream});
   });
   const cuda::GraphTime time = graph.time(9);
-  return {call, 2 * seqs * unit, time.median, time.spread, 0};
+  const int64_t memory_floats = kProblem.state().floats[1], inputs = kProblem.state().floats[0];
+  const int64_t of_token = kProblem.ring_floats() / kProblem.ring;
+  const int64_t floats = decodes ? 2 * inputs + memory_floats + memory_floats / kProblem.ring +
+                                       (kProblem.ring + 1) * of_token / 2
+                                 : inputs + memory_floats;
+  return {call, seqs * floats * int64_t{sizeof(float)}, time.median, time.spread, 0};
 }
 
 int run(int argc, char** argv) {

@@ -66,9 +66,11 @@ std::unique_ptr<Mixer> Builder::delta_net(const std::string& module,
                              {at + "in_proj_a", problem.num_value_heads}},
                             hidden_size_);
   }
-  keeps(problem.state());
+  DeltaNet::Problem kept = problem;
+  if (!device().is_cpu()) kept.ring = DeltaNet::kMaxRing;
+  keeps(kept.state());
   parts.delta_net = prepare<DeltaNet>(
-      "delta_net", problem,
+      "delta_net", kept,
       {.conv = tensor(at + "conv1d.weight", problem.channels() * problem.conv_taps),
        .a_log = tensor(at + "A_log", problem.num_value_heads),
        .dt_bias = tensor(at + "dt_bias", problem.num_value_heads),

@@ -26,6 +26,26 @@ const DeltaNet::Problem kProblems[] = {
     {.num_key_heads = 1, .num_value_heads = 4, .key_dim = 64, .value_dim = 128, .conv_taps = 2},
     {.num_key_heads = 2, .num_value_heads = 4, .key_dim = 128, .value_dim = 128, .conv_taps = 4}};
 
+// On a GPU also with states that are written seldom.
+std::vector<DeltaNet::Problem> problems(ThreadPool& threads) {
+  std::vector<DeltaNet::Problem> all(std::begin(kProblems), std::end(kProblems));
+  const std::vector<OpOptions> options = op_options(threads);
+  if (options.empty() || options.front().device.is_cpu()) return all;
+  for (DeltaNet::Problem problem : kProblems) {
+    problem.ring = DeltaNet::kMaxRing;
+    all.push_back(problem);
+  }
+  all.push_back(kProblems[3]);
+  all.back().ring = 2;
+  return all;
+}
+
+// As the reference keeps its states: written behind every token.
+DeltaNet::Problem without_ring(DeltaNet::Problem problem) {
+  problem.ring = 1;
+  return problem;
+}
+
 struct Tensors {
   explicit Tensors(const DeltaNet::Problem& p)
       : conv(normals(p.channels() * p.conv_taps, 31, 0.5f)),
@@ -48,10 +68,15 @@ struct DeltaCase {
         a(tokens(), p.num_value_heads, 43, 1.0f),
         b(tokens(), p.num_value_heads, 44, 1.0f),
         y(tokens(), p.values(), -7.0f, format),
-        states(normals(ragged.num_slots * unit() / 4, 45, 0.3f)) {
+        states(ragged.num_slots * unit() / 4) {
     ragged.batch.num_decodes = num_decodes;
     for (int64_t s = 0; s < num_decodes; ++s) {
       ragged.batch.query_of_decode = std::max(ragged.batch.query_of_decode, pieces[s].tokens);
+    }
+    // S knows all tokens.
+    for (int64_t slot = 0; slot < ragged.num_slots; ++slot) {
+      const std::vector<float> state = normals(p.ring_offset(), 45 + slot, 0.3f);
+      std::copy(state.begin(), state.end(), states.begin() + slot * unit() / 4);
     }
     // What a former owner left in the slot of a sequence that begins must not matter.
     for (size_t s = 0; s < pieces.size(); ++s) {
@@ -89,9 +114,32 @@ struct DeltaCase {
     values.insert(values.end(), at, at + problem.state().floats[0]);
     return values;
   }
+  // S with the tokens that it does not know.
   std::vector<float> memory(int64_t s) const {
-    const auto at = states.begin() + ragged.state[s] * unit() / 4 + problem.memory_offset();
-    return {at, at + problem.state().floats[1]};
+    const DeltaNet::Problem& p = problem;
+    const float* const state = states.data() + ragged.state[s] * unit() / 4;
+    const float* const at = state + p.memory_offset();
+    std::vector<float> all(at, at + p.state().floats[1]);
+    const float* const keys = state + p.ring_offset();
+    const float* const values = keys + p.ring * p.keys();
+    const float* const decays = values + p.ring * p.values();
+    const int64_t n = ragged.context_len[s] % p.ring;
+    if (n == 0) return all;
+    for (int64_t h = 0; h < p.num_value_heads; ++h) {
+      const int64_t key_head = h * p.num_key_heads / p.num_value_heads;
+      const double now = decays[h * p.ring + n - 1];
+      for (int64_t i = 0; i < p.key_dim * p.value_dim; ++i) {
+        float& x = all[h * p.key_dim * p.value_dim + i];
+        double sum = std::exp(now) * x;
+        for (int64_t j = 0; j < n; ++j) {
+          sum += std::exp(now - decays[h * p.ring + j]) *
+                 keys[(key_head * p.ring + j) * p.key_dim + i / p.value_dim] *
+                 values[(h * p.ring + j) * p.value_dim + i % p.value_dim];
+        }
+        x = static_cast<float>(sum);
+      }
+    }
+    return all;
   }
 
   DeltaNet::Problem problem;
@@ -102,14 +150,15 @@ struct DeltaCase {
 
 TEST(DeltaNet, EqualsFloat64OverRaggedBatches) {
   ThreadPool threads(3);
-  for (const DeltaNet::Problem& problem : kProblems) {
+  for (const DeltaNet::Problem& problem : problems(threads)) {
     const Tensors tensors(problem);
     for (const RowFormat format : activation_formats()) {
-      DeltaCase expected(problem, kPieces, 0, 2, format);
+      DeltaCase expected(without_ring(problem), kPieces, 0, 2, format);
       expected.qkv = expected.qkv.as(RowFormat::kF32);
       expected.z = expected.z.as(RowFormat::kF32);
       expected.y = expected.y.as(RowFormat::kF32);
-      expected.run(*reference_of<DeltaNet>().prepare(problem, tensors.weights(), {}), threads);
+      expected.run(*reference_of<DeltaNet>().prepare(expected.problem, tensors.weights(), {}),
+                   threads);
       for (const int64_t decodes : kDecodes) {
         SCOPED_TRACE("key_dim " + std::to_string(problem.key_dim) + ", " + std::to_string(decodes) +
                      " decodes");
@@ -192,14 +241,54 @@ void expect_same_bits_however_cut(const DeltaNet::Problem& problem, bool decodes
 }
 
 TEST(DeltaNet, ASequenceHasTheSameBitsHoweverItIsCutAndWhoeverIsBesideIt) {
+  ThreadPool threads(1);
   expect_same_bits_however_cut(kProblems[0], true, {1, 2, 3, 30, 33, 1});
-  for (const DeltaNet::Problem& problem : kProblems) {
+  for (const DeltaNet::Problem& problem : problems(threads)) {
     // Few and many sequences are different kernels on a GPU.
-    expect_same_bits_however_cut(problem, true, {1, 2, 3, 1});
-    expect_same_bits_however_cut(problem, true, {1, 1, 3, 2}, 6);
+    expect_same_bits_however_cut(problem, true, {1, 2, 3, 1, 1, 9});
+    expect_same_bits_however_cut(problem, true, {1, 1, 3, 2, 2, 8}, 6);
   }
-  for (const DeltaNet::Problem& problem : kProblems) {
+  for (const DeltaNet::Problem& problem : problems(threads)) {
     expect_same_bits_however_cut(problem, false, {64, 128, 64, 9});
+  }
+}
+
+TEST(DeltaNet, AfterAPromptItGeneratesOn) {
+  constexpr int64_t kPrompt = 67, kGenerated = 20;
+  ThreadPool threads(2);
+  for (const DeltaNet::Problem& problem : problems(threads)) {
+    const Tensors tensors(problem);
+    DeltaCase expected(without_ring(problem), {{0, kPrompt + kGenerated}}, 0, 0);
+    expected.run(*reference_of<DeltaNet>().prepare(expected.problem, tensors.weights(), {}),
+                 threads);
+    each_implementation<DeltaNet>(
+        problem,
+        [&](const Implementation<DeltaNet>& implementation, const OpOptions& options) {
+          const auto op = implementation.prepare(problem, tensors.weights(), options);
+          std::vector<float> state;
+          for (int64_t done = 0; done < kPrompt + kGenerated;) {
+            const int64_t n = done == 0 ? kPrompt : 1;
+            DeltaCase step(problem, {{done, n}}, done == 0 ? 0 : 1, 0);
+            for (int64_t t = 0; t < n; ++t) {
+              const auto copy = [&](OwnedRows& to, OwnedRows& from) {
+                std::copy_n(from.view().row(done + t), from.width, to.view().row(t));
+              };
+              copy(step.qkv, expected.qkv);
+              copy(step.z, expected.z);
+              copy(step.a, expected.a);
+              copy(step.b, expected.b);
+            }
+            if (done > 0) step.states = state;
+            step.run(*op, threads);
+            state = step.states;
+            done += n;
+            ASSERT_LT(relative_error(step.y.row(n - 1), expected.y.row(done - 1)), 2e-3) << done;
+            if (done == kPrompt + kGenerated) {
+              EXPECT_LT(relative_error(step.memory(0), expected.memory(0)), 1e-3);
+            }
+          }
+        },
+        threads);
   }
 }
 
@@ -228,7 +317,9 @@ TEST(DeltaNet, AWrongWeightIsSeen) {
 }
 
 TEST(DeltaNet, KnowsTheSizeOfItsState) {
-  for (const DeltaNet::Problem& problem : kProblems) {
+  for (DeltaNet::Problem problem : kProblems) {
+    EXPECT_EQ(problem.state_bytes(), cache_unit_bytes(problem.state()));
+    problem.ring = 8;
     EXPECT_EQ(problem.state_bytes(), cache_unit_bytes(problem.state()));
   }
 }

@@ -70,6 +70,7 @@ __device__ __forceinline__ void store4(__nv_bfloat16* p, float4 v) {
 struct RecurrentSequence {
   int64_t first = 0;   ///< its first token
   int tokens = 0;      ///< 0: nothing to do
+  int start = 0;       ///< position of its first token
   bool fresh = false;  ///< it begins in this step: its state counts as zeros
   float* state = nullptr;
 };
@@ -90,8 +91,8 @@ struct RecurrentBatch {
   __device__ RecurrentSequence sequence(int s) const {
     const int first = query_start[s], end = query_start[s + 1], slot = slots[s];
     const int tokens = slot < 0 ? 0 : end - first;
-    return {first, tokens, context_len[s] == tokens,
-            reinterpret_cast<float*>(states + slot * unit_bytes)};
+    const int start = context_len[s] - (end - first);
+    return {first, tokens, start, start == 0, reinterpret_cast<float*>(states + slot * unit_bytes)};
   }
 };
 

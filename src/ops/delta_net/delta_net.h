@@ -22,11 +22,20 @@ namespace moe4 {
 /// as [value head, key_dim, value_dim]. It counts as zeros where the sequence begins in this step
 /// (context_len equals its number of tokens).
 ///
+/// With Problem::ring > 1 generated tokens write S seldom, since half of what a step of many
+/// sequences moves is states being written: S knows the tokens up to the last position that is a
+/// multiple of ring, and a third array those behind it, position p at p % ring:
+///   k, of unit length [key head, ring, key_dim], u = beta (v - k^T S) [value head, ring,
+///   value_dim], and the logarithm of all decays since S, its own with them [value head, ring].
+/// A piece of a prompt takes S to know all tokens before it (it begins at a multiple of 64) and
+/// leaves zeros for those of its own that S should not know.
+///
 /// Rows are float32; on a GPU qkv and z (both) and y may be BF16 too. There prompts are computed in
 /// chunks of 64 tokens, products in F16 with float32 sums: within 1e-3 of float64 (relative, over
 /// all values), where generated tokens are within 1e-5.
 struct DeltaNet {
   static constexpr std::string_view kName = "delta_net";
+  static constexpr int64_t kMaxRing = 8;
   struct Problem {
     int64_t num_key_heads = 0;
     int64_t num_value_heads = 0;  ///< a multiple of num_key_heads
@@ -34,20 +43,28 @@ struct DeltaNet {
     int64_t value_dim = 0;        ///< of one head
     int64_t conv_taps = 0;
     NormSpec norm;
+    int64_t ring = 1;  ///< 1, or a power of two up to kMaxRing
 
     int64_t keys() const { return num_key_heads * key_dim; }
     int64_t values() const { return num_value_heads * value_dim; }
     int64_t channels() const { return 2 * keys() + values(); }  ///< [q | k | v], convolved
     RecurrentSpec state() const {
-      return {{(conv_taps - 1) * channels(), num_value_heads * key_dim * value_dim}};
+      RecurrentSpec spec{{(conv_taps - 1) * channels(), num_value_heads * key_dim * value_dim}};
+      if (ring > 1) spec.floats.push_back(ring_floats());
+      return spec;
     }
     /// cache_unit_bytes(state()), without an allocation.
     int64_t state_bytes() const {
-      return (memory_offset() + round_up(num_value_heads * key_dim * value_dim, 16)) *
-             static_cast<int64_t>(sizeof(float));
+      return (ring_offset() + round_up(ring_floats(), 16)) * static_cast<int64_t>(sizeof(float));
     }
-    /// Floats from the beginning of a state to S.
+    /// Floats from the beginning of a state to S, and to the ring.
     int64_t memory_offset() const { return round_up((conv_taps - 1) * channels(), 16); }
+    int64_t ring_offset() const {
+      return memory_offset() + round_up(num_value_heads * key_dim * value_dim, 16);
+    }
+    int64_t ring_floats() const {
+      return ring > 1 ? ring * (keys() + values() + num_value_heads) : 0;
+    }
   };
   struct Weights {
     TensorRef conv;     ///< [channels, 1, conv_taps]

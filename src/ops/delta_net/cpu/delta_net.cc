@@ -147,6 +147,11 @@ void CpuDeltaNet::run_head(const DeltaNet::Args& args, const Buffers& buffers,
 
 Support accepts(const DeltaNet::Problem& problem) {
   if (Support taps = ShortConv::accepts(problem.conv_taps)) return taps;
+  if (problem.ring != 1) {
+    return Rejection{Rejection::Kind::kShape, "states that are written behind every " +
+                                                  std::to_string(problem.ring) +
+                                                  "th token alone are for GPUs"};
+  }
   if (problem.num_key_heads <= 0 || problem.num_value_heads % problem.num_key_heads != 0) {
     return Rejection{Rejection::Kind::kShape, "value heads are no multiple of key heads"};
   }

@@ -5,11 +5,12 @@
 //
 // A stream of states through the SM: blocks of 256 threads, two an SM, stay and take a key head of
 // a sequence after the other, its value heads in turn. A head's state [key_dim, value_dim] is in
-// registers: a warp has 16 rows, a lane four columns of each. Meanwhile the next head's is copied
-// into shared memory (64 KB); every thread copies what it will read itself, so nobody waits for
-// anybody else's part. k^T S and q^T S of the old state are summed together; that is one exchange a
-// token. Nothing passes between blocks. For few sequences decode_few.cu has more, smaller blocks,
-// and the same bits (decode_step.cuh).
+// shared memory (64 KB): a warp has 16 rows, a lane four columns of each, and every thread copies
+// what it will read itself, so nobody waits for anybody else's part. As soon as k^T S and q^T S are
+// summed, the next head's state is on its way. One warp makes u and o of the sums while the others
+// go on. Where the token is one behind which S is written (see DeltaNet::Problem::ring), all warps
+// wait for it and do that first. Nothing passes between blocks. For few sequences decode_few.cu has
+// more, smaller blocks, and the same bits (decode_step.cuh).
 #include <algorithm>
 
 #include "device/cuda/launch.h"
@@ -23,19 +24,26 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kBlocksPerSm = 2;
 constexpr int kChains = 2;  // of rows, a thread
-constexpr int kSlots = 2;   // channels that a thread convolves
+constexpr int kSlots = 2;   // channels that a thread convolves: of q or k, and of v
+constexpr int kChannels = 3 * kStateRows;
 static_assert(kWarps * kChains * kChainRows == kStateRows);
 static_assert(kThreads == 2 * kStateRows, "a thread convolves a channel of q or k");
+static_assert(kWarps == kMaxRing, "a warp has a token of the ring");
 
-struct Shared {
+struct alignas(16) Shared {
   // Of the next head, by threads: its state, and what its convolution remembers and weighs.
   float4 state[kChains * kChainRows][kThreads];
-  float past[kSlots][DeviceConv::kMaxTaps - 1][kThreads];
-  float weights[kSlots][DeviceConv::kMaxTaps][kThreads];
+  float past[DeviceConv::kMaxTaps - 1][kChannels];
+  float weights[DeviceConv::kMaxTaps][kChannels];
+  // Tokens that S does not know: k by threads; u and G of this head and the next.
+  float keys[kMaxRing][kStateRows];
+  float values[2][kMaxRing][kStateRows];
+  RingFactors ring[2];
   float sums[kWarps][2][kStateRows];
   MixedInputs mixed[2];  // by turns
   float norm[kStateRows];
 };
+static_assert(sizeof(Shared) <= 99 * 1024, "what a block may have on every GPU");
 
 // A value head of a sequence: the r-th of its key head's.
 struct Place {
@@ -87,7 +95,9 @@ struct Stream {
     ++next.r;
     return next;
   }
-  // Of q or k, and of v; -1: none.
+  // Tokens that S does not know when the step begins.
+  __device__ int unknown(const Place& at) const { return p.ring.unknown(at.sequence.start); }
+  // -1: none.
   __device__ int channel(const Place& at, int slot) const {
     if (slot == 0) {
       const int part = tid / kStateRows, i = tid % kStateRows;
@@ -105,22 +115,24 @@ struct Stream {
     inputs.b = p.b.row(token)[head(at)];
     inputs.z.fetch_if(warp == 0 && has_column, p.z.row(token) + head(at) * p.value_dim + column);
   }
-  // Two groups of copies: what the convolution needs, and the state; zeros for what is not there.
-  __device__ void fetch(const Place& at) const {
+  // Two groups of copies: what the convolution needs; the state and its ring; zeros for what is not
+  // there.
+  __device__ void fetch(const Place& at, int turn) const {
     if (exists(at)) {
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) {
+        if (i * kThreads + tid >= kChannels) continue;
         const int c = channel(at, i);
 #pragma unroll
         for (int j = 0; j < DeviceConv::kMaxTaps; ++j) {
           const bool wanted = c >= 0 && j < p.conv.taps;
-          copy4(shared_address(&shared.weights[i][j][tid]),
+          copy4(shared_address(&shared.weights[j][i * kThreads + tid]),
                 p.conv.weight + (wanted ? j * p.conv.channels + c : 0), wanted);
         }
 #pragma unroll
         for (int j = 0; j < DeviceConv::kMaxTaps - 1; ++j) {
           const bool wanted = c >= 0 && !at.sequence.fresh && j < p.conv.taps - 1;
-          copy4(shared_address(&shared.past[i][j][tid]),
+          copy4(shared_address(&shared.past[j][i * kThreads + tid]),
                 wanted ? p.conv.past(at.sequence, -1 - j, c) : p.conv.weight, wanted);
         }
       }
@@ -134,8 +146,38 @@ struct Stream {
         copy16(shared_address(&shared.state[i][tid]),
                wanted ? memory + (row + i) * p.value_dim : memory, wanted ? 16 : 0);
       }
+      const int n = unknown(at);
+      if (warp < n) {
+        if (column < p.key_dim) {
+          copy16(shared_address(&shared.keys[warp][column]),
+                 p.ring.keys_of(at.sequence, at.key_head) + warp * p.key_dim + column, 16);
+        }
+        if (has_column) {
+          copy16(shared_address(&shared.values[turn][warp][column]),
+                 p.ring.values_of(at.sequence, head(at)) + warp * p.value_dim + column, 16);
+        }
+      }
+      if (tid < n) {
+        copy4(shared_address(&shared.ring[turn].decays[tid]),
+              p.ring.decays_of(at.sequence, head(at)) + tid, true);
+      }
     }
     copy_commit();
+  }
+  // Of this thread, one chain; to both memories.
+  __device__ __forceinline__ void read_state(int chain, float4 (&s)[kChainRows]) const {
+#pragma unroll
+    for (int i = 0; i < kChainRows; ++i) s[i] = shared.state[chain * kChainRows + i][tid];
+  }
+  __device__ __forceinline__ void write_state(const Place& at, int chain,
+                                              const float4 (&s)[kChainRows]) const {
+    float* const memory = p.memory(at.sequence, head(at)) + column;
+#pragma unroll
+    for (int i = 0; i < kChainRows; ++i) {
+      const int n = chain * kChainRows + i;
+      shared.state[n][tid] = s[i];
+      if (has_column && row + n < p.key_dim) store4(memory + (row + n) * p.value_dim, s[i]);
+    }
   }
   // q, k, v of a token; keeps the convolution's inputs behind the last.
   __device__ void convolve(const Place& at, int t, const Inputs<In>& inputs,
@@ -144,11 +186,12 @@ struct Stream {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       conv.channel[i] = channel(at, i);
-      if (t > 0) continue;
+      if (t > 0 || conv.channel[i] < 0) continue;
+      const int n = i * kThreads + tid;
 #pragma unroll
-      for (int j = 0; j < DeviceConv::kMaxTaps; ++j) conv.weight[i][j] = shared.weights[i][j][tid];
+      for (int j = 0; j < DeviceConv::kMaxTaps; ++j) conv.weight[i][j] = shared.weights[j][n];
 #pragma unroll
-      for (int j = 0; j < DeviceConv::kMaxTaps - 1; ++j) conv.past[i][j] = shared.past[i][j][tid];
+      for (int j = 0; j < DeviceConv::kMaxTaps - 1; ++j) conv.past[i][j] = shared.past[j][n];
     }
     if (t > 0) {
       conv.load_weights(p.conv);
@@ -173,7 +216,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   const Stream<In, Y> stream(p, shared);
   const int tid = stream.tid, warp = stream.warp, row = stream.row, column = stream.column;
 
-  for (int i = tid; i < 6 * kStateRows; i += kThreads) shared.mixed[0].q[i] = 0.0f;
+  for (int i = tid; i < 2 * kChannels; i += kThreads) shared.mixed[0].q[i] = 0.0f;
+  for (int i = tid; i < kMaxRing * kStateRows; i += kThreads) {
+    shared.keys[0][i] = shared.values[0][0][i] = shared.values[1][0][i] = 0.0f;
+  }
   if (tid < p.value_dim) shared.norm[tid] = p.norm[tid];
   Place next = stream.find(static_cast<int>(blockIdx.x));
   if (stream.exists(next) && !next.sequence.fresh) {
@@ -185,68 +231,103 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   launch_dependents();
 
   Inputs<In> inputs;  // of the first token of `next`
-  stream.fetch(next);
+  stream.fetch(next, 0);
   if (stream.exists(next)) stream.load(inputs, next, next.sequence.first);
-  for (int turn = 0; stream.exists(next);) {
+  int token_turn = 0;
+  for (int turn = 0; stream.exists(next); turn ^= 1) {
     const Place at = next;
-    float4 state[kChains][kChainRows];
-    for (int t = 0; t < at.sequence.tokens; ++t, turn ^= 1) {
+    const int head = stream.head(at);
+    RingFactors& ring = shared.ring[turn];
+    auto& values = shared.values[turn];
+    int n = stream.unknown(at);
+    for (int t = 0; t < at.sequence.tokens; ++t, token_turn ^= 1) {
       const int64_t token = at.sequence.first + t;
-      MixedInputs& mixed = shared.mixed[turn];
+      const bool first = t == 0, last = t + 1 == at.sequence.tokens;
+      const bool folds = p.ring.unknown(at.sequence.start + t + 1) == 0;
+      MixedInputs& mixed = shared.mixed[token_turn];
       Inputs<In> own = inputs;
-      if (t > 0) stream.load(own, at, token);
+      if (!first) stream.load(own, at, token);
       copy_wait<1>();
       stream.convolve(at, t, own, mixed);
       __syncthreads();
 
-      if (t == 0) {
-        copy_wait<0>();
-#pragma unroll
-        for (int i = 0; i < kChains * kChainRows; ++i) {
-          state[i / kChainRows][i % kChainRows] = shared.state[i][tid];
-        }
+      if (first) copy_wait<0>();
+      const auto fetch_next = [&] {
         next = stream.after(at);
-        stream.fetch(next);
+        stream.fetch(next, turn ^ 1);
         if (stream.exists(next)) stream.load(inputs, next, next.sequence.first);
-      }
-      const UnitFactors unit(mixed, p.query_scale);
-      DeltaSums sums =
-          DeltaSums(mixed, row, state[0]) + DeltaSums(mixed, row + kChainRows, state[1]);
-      store4(&shared.sums[warp][0][column], sums.k);
-      store4(&shared.sums[warp][1][column], sums.q);
-      const DeltaGates gates(own.a, own.b, p.decay_rate[stream.head(at)],
-                             p.dt_bias[stream.head(at)]);
-      __syncthreads();
-      sums = {{}, {}};
-      const auto part = [&](int w) {
-        return DeltaSums(load4(&shared.sums[w][0][column]), load4(&shared.sums[w][1][column]));
       };
-#pragma unroll
-      for (int w = 0; w < kWarps; w += 2) sums = sums + (part(w) + part(w + 1));
-      const DeltaResult result(sums, load4(mixed.v + column), gates, unit);
-#pragma unroll
-      for (int i = 0; i < kChains; ++i) {
-        update_rows(state[i], mixed, row + i * kChainRows, unit.k, gates.decay, result.u);
+      const auto chain = [&](int i) {
+        float4 s[kChainRows];
+        stream.read_state(i, s);
+        return DeltaSums(mixed, row + i * kChainRows, s);
+      };
+      const DeltaSums part = chain(0) + chain(1);
+      store4(&shared.sums[warp][0][column], part.k);
+      store4(&shared.sums[warp][1][column], part.q);
+      if (warp < n) {
+        const float2 dots = ring_dots(mixed, load4(&shared.keys[warp][column]));
+        if (stream.lane == 0) ring.dots[warp][0] = dots.x, ring.dots[warp][1] = dots.y;
       }
-      if (t + 1 == at.sequence.tokens && stream.has_column) {
-        float* const memory = p.memory(at.sequence, stream.head(at)) + column;
+      const bool stores_zeros = at.sequence.start + t == 0 && !folds;
+      if (last && !folds && !stores_zeros) fetch_next();
+      __syncthreads();
+
+      if (warp == 0) {
+        DeltaSums sums{{}, {}};
+        const auto part_of = [&](int w) {
+          return DeltaSums(load4(&shared.sums[w][0][column]), load4(&shared.sums[w][1][column]));
+        };
 #pragma unroll
-        for (int i = 0; i < kChains * kChainRows; ++i) {
-          if (row + i < p.key_dim) {
-            store4(memory + (row + i) * p.value_dim, state[i / kChainRows][i % kChainRows]);
+        for (int w = 0; w < kWarps; w += 2) sums = sums + (part_of(w) + part_of(w + 1));
+        const UnitFactors unit(mixed, p.query_scale);
+        const DeltaResult result(sums, load4(mixed.v + column),
+                                 DeltaGates(own.a, own.b, p.decay_rate[head], p.dt_bias[head]),
+                                 unit, ring, n, &values[0][column], kStateRows);
+        const float4 k = scaled4(unit.k, load4(mixed.k + column));
+        if (p.ring.tokens > 1) {
+          if (stream.has_column) {
+            store4(p.ring.values_of(at.sequence, head) + n * p.value_dim + column, result.u);
           }
+          // All value heads have read the ring by now.
+          if (at.r + 1 == p.heads_per_key && column < p.key_dim) {
+            store4(p.ring.keys_of(at.sequence, at.key_head) + n * p.key_dim + column, k);
+          }
+          if (stream.lane == 0) p.ring.decays_of(at.sequence, head)[n] = result.log_decay;
+        }
+        if (folds || !last) {
+          store4(&values[n][column], result.u);
+          store4(&shared.keys[n][column], k);
+          put_ends(ring, n, stream.lane, result);
+          __syncwarp();
+          if (stream.lane == 0) ring.decays[n] = result.log_decay;
+        }
+        // Columns past value_dim have v = 0 and S = 0, so o = 0.
+        float squares = StatePart::sum_of_columns(exact_dot4(result.o, result.o));
+        squares += __shfl_xor_sync(0xffffffff, squares, 8);
+        squares += __shfl_xor_sync(0xffffffff, squares, 16);
+        if (stream.has_column) {
+          store4(p.y.row(token) + head * p.value_dim + column,
+                 gated_norm(result.o, squares, p.value_dim, p.norm_eps, load4(&shared.norm[column]),
+                            own.z.values()));
         }
       }
-      if (warp > 0) continue;
-      // Columns past value_dim have v = 0 and S = 0, so o = 0.
-      float squares = StatePart::sum_of_columns(exact_dot4(result.o, result.o));
-      squares += __shfl_xor_sync(0xffffffff, squares, 8);
-      squares += __shfl_xor_sync(0xffffffff, squares, 16);
-      if (stream.has_column) {
-        store4(p.y.row(token) + stream.head(at) * p.value_dim + column,
-               gated_norm(result.o, squares, p.value_dim, p.norm_eps, load4(&shared.norm[column]),
-                          own.z.values()));
+      if (folds) __syncthreads();
+      // S of a sequence that begins is nowhere yet.
+      if (folds || stores_zeros) {
+        for (int i = 0; i < kChains; ++i) {
+          float4 s[kChainRows];
+          stream.read_state(i, s);
+          const int first_row = row + i * kChainRows;
+          if (folds) {
+            fold_rows(s, ring, n, &shared.keys[0][first_row], &values[0][column], kStateRows);
+          }
+          stream.write_state(at, i, s);
+        }
       }
+      if (folds) __syncthreads();  // keys and values have been read
+      if (last && (folds || stores_zeros)) fetch_next();
+      n = folds ? 0 : n + 1;
     }
   }
 }

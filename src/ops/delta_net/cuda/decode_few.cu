@@ -16,8 +16,12 @@ namespace {
 
 constexpr int kMaxColumnBlocks = kStateRows / kUnitColumns;
 
-struct Shared {
+struct alignas(16) Shared {
   MixedInputs mixed;  // of v this block's columns
+  // Of tokens that S does not know: this block's columns of u.
+  float keys[kMaxRing][kStateRows];
+  float values[kMaxRing][kUnitColumns];
+  RingFactors ring;
   float sums[kUnitWarps][2][kUnitColumns];
   float squares[2][kMaxColumnBlocks];  // of o, from all blocks of the head
 };
@@ -26,7 +30,7 @@ template <typename In, typename Y>
 __global__ void __launch_bounds__(kUnitThreads, 4)
     decode_few_kernel(const DeltaDecode<In, Y> p, int column_blocks) {
 #if __CUDA_ARCH__ >= 900
-  constexpr int kSlots = conv_slots(1);
+  constexpr int kSlots = conv_slots(1), kRingRounds = kMaxRing / kUnitWarps;
   __shared__ Shared shared;
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
   const int column_block = static_cast<int>(blockIdx.x) % column_blocks;
@@ -34,13 +38,14 @@ __global__ void __launch_bounds__(kUnitThreads, 4)
   const int head = key_head * p.heads_per_key + static_cast<int>(blockIdx.x) / column_blocks;
   const int first_column = column_block * kUnitColumns;
   const int column = first_column + StatePart::column();
-  const bool has_column = column < p.value_dim;
+  const bool has_column = column < p.value_dim, has_row = lane * 4 < p.key_dim;
 
   const RecurrentSequence sequence = p.batch.sequence(static_cast<int>(blockIdx.z));
   float* const memory = p.memory(sequence, head) + column;
   const bool goes_on = sequence.tokens > 0 && !sequence.fresh;
-  if (goes_on && tid < p.key_dim)
+  if (goes_on && tid < p.key_dim) {
     prefetch_l2(p.memory(sequence, head) + first_column + tid * p.value_dim);
+  }
   ChannelConv<kSlots> conv;
   float* const mixed = shared.mixed.q;
 #pragma unroll
@@ -67,9 +72,30 @@ __global__ void __launch_bounds__(kUnitThreads, 4)
 
   wait_for_cluster();  // its blocks have begun
   if (sequence.tokens <= 0) return;
+  float* const ring_keys = p.ring.keys_of(sequence, key_head) + lane * 4;
+  float* const ring_values = p.ring.values_of(sequence, head) + column;
+  int n = p.ring.unknown(sequence.start);  // tokens that S does not know
   StatePart state;
   conv.load_past(p.conv, sequence, p.qkv);
   state.load(memory, p.key_dim, p.value_dim, !sequence.fresh && has_column);
+  {
+    float4 keys[kRingRounds] = {}, values = {};
+    float decays = 0;
+#pragma unroll
+    for (int i = 0; i < kRingRounds; ++i) {
+      const int j = i * kUnitWarps + warp;
+      if (j < n && has_row) keys[i] = load4(ring_keys + j * p.key_dim);
+    }
+    const int j = tid / (kUnitColumns / 4);
+    if (j < n && has_column) values = load4(ring_values + j * p.value_dim);
+    if (tid < n) decays = p.ring.decays_of(sequence, head)[tid];
+#pragma unroll
+    for (int i = 0; i < kRingRounds; ++i) {
+      store4(&shared.keys[i * kUnitWarps + warp][lane * 4], keys[i]);
+    }
+    if (j < kMaxRing) store4(&shared.values[j][StatePart::column()], values);
+    if (tid < kMaxRing) shared.ring.decays[tid] = decays;
+  }
 
   for (int t = 0; t < sequence.tokens; ++t) {
     const int64_t token = sequence.first + t;
@@ -87,41 +113,72 @@ __global__ void __launch_bounds__(kUnitThreads, 4)
       if (conv.channel[i] < 0) continue;
       mixed[i * kUnitThreads + tid] = conv.next(i, p.conv, to_float(inputs[i]));
     }
-    const DeltaGates gates(a, b, decay_rate, dt_bias);
     __syncthreads();
 
-    const UnitFactors unit(shared.mixed, p.query_scale);
     DeltaSums sums(shared.mixed, StatePart::row(0), state.s);
     sums = {StatePart::sum_of_rows(sums.k), StatePart::sum_of_rows(sums.q)};
     if (lane < kUnitColumns / 4) {
       store4(&shared.sums[warp][0][lane * 4], sums.k);
       store4(&shared.sums[warp][1][lane * 4], sums.q);
     }
-    __syncthreads();
-    sums = {{}, {}};
 #pragma unroll
-    for (int w = 0; w < kUnitWarps; ++w) {
-      sums = sums + DeltaSums(load4(&shared.sums[w][0][StatePart::column()]),
-                              load4(&shared.sums[w][1][StatePart::column()]));
+    for (int i = 0; i < kRingRounds; ++i) {
+      const int j = i * kUnitWarps + warp;
+      if (j >= n) continue;
+      const float2 dots = ring_dots(shared.mixed, load4(&shared.keys[j][lane * 4]));
+      if (lane == 0) shared.ring.dots[j][0] = dots.x, shared.ring.dots[j][1] = dots.y;
     }
-    const DeltaResult result(sums, load4(shared.mixed.v + StatePart::column()), gates, unit);
-    // Columns past value_dim have v = 0 and S = 0, so o = 0.
-    const float squares = StatePart::sum_of_columns(exact_dot4(result.o, result.o));
-    if (warp == 0 && lane < column_blocks) {
-      float* const to = &shared.squares[t % 2][column_block];
-      store_in_cluster4(address_in_block(shared_address(to),
-                                         blockIdx.x - static_cast<unsigned>(column_block - lane)),
-                        squares);
+    __syncthreads();
+    const bool folds = p.ring.unknown(sequence.start + t + 1) == 0;
+    float4 o = {};
+    if (warp == 0) {
+      sums = {{}, {}};
+#pragma unroll
+      for (int w = 0; w < kUnitWarps; ++w) {
+        sums = sums + DeltaSums(load4(&shared.sums[w][0][StatePart::column()]),
+                                load4(&shared.sums[w][1][StatePart::column()]));
+      }
+      const UnitFactors unit(shared.mixed, p.query_scale);
+      const DeltaResult result(sums, load4(shared.mixed.v + StatePart::column()),
+                               DeltaGates(a, b, decay_rate, dt_bias), unit, shared.ring, n,
+                               &shared.values[0][StatePart::column()], kUnitColumns);
+      o = result.o;
+      // Columns past value_dim have v = 0 and S = 0, so o = 0.
+      const float squares = StatePart::sum_of_columns(exact_dot4(o, o));
+      if (lane < column_blocks) {
+        store_in_cluster4(address_in_block(shared_address(&shared.squares[t % 2][column_block]),
+                                           blockIdx.x - static_cast<unsigned>(column_block - lane)),
+                          squares);
+      }
+      if (lane < kUnitColumns / 4) store4(&shared.values[n][lane * 4], result.u);
+      const float4 k = scaled4(unit.k, load4(shared.mixed.k + lane * 4));
+      store4(&shared.keys[n][lane * 4], k);
+      put_ends(shared.ring, n, lane, result);
+      if (p.ring.tokens > 1) {
+        if (writes) store4(ring_values + n * p.value_dim, result.u);
+        if (blockIdx.x == 0 && has_row) store4(ring_keys + n * p.key_dim, k);
+        if (column_block == 0 && lane == 0) p.ring.decays_of(sequence, head)[n] = result.log_decay;
+      }
+      __syncwarp();
+      if (lane == 0) shared.ring.decays[n] = result.log_decay;
     }
     arrive_in_cluster_releasing();
-    update_rows(state.s, shared.mixed, StatePart::row(0), unit.k, gates.decay, result.u);
-    if (t + 1 == sequence.tokens) state.store(memory, p.key_dim, p.value_dim, has_column);
+    if (folds) {
+      __syncthreads();
+      fold_rows(state.s, shared.ring, n, &shared.keys[0][StatePart::row(0)],
+                &shared.values[0][StatePart::column()], kUnitColumns);
+    }
+    // S of a sequence that begins is nowhere yet.
+    if (folds || sequence.start + t == 0) {
+      state.store(memory, p.key_dim, p.value_dim, has_column);
+    }
+    n = folds ? 0 : n + 1;
     wait_for_cluster();
     if (writes) {
       const float4 of = load4(shared.squares[t % 2]);
-      store4(p.y.row(token) + head * p.value_dim + column,
-             gated_norm(result.o, (of.x + of.y) + (of.z + of.w), p.value_dim, p.norm_eps, norm,
-                        z.values()));
+      store4(
+          p.y.row(token) + head * p.value_dim + column,
+          gated_norm(o, (of.x + of.y) + (of.z + of.w), p.value_dim, p.norm_eps, norm, z.values()));
     }
   }
 

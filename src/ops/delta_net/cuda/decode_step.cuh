@@ -1,15 +1,22 @@
 // A generated token of one value head of DeltaNet: its arithmetic, the same operations in the same
 // order whichever kernel holds the state.
 //
+// With the n tokens that S does not know yet (DeltaNet::Problem::ring), G = log of all decays since
+// and u_j of token j:
+//   u = beta (v - e^G k^T S - sum over j of e^(G - G_j) (k k_j) u_j)
+//   o = e^G q^T S + sum over j of e^(G - G_j) (q k_j) u_j + (q k) u
+// and behind every ring-th token S <- e^G S + sum over j of e^(G - G_j) k_j u_j, its own with them.
+//
 // Sums over the state's rows: chains over 8 rows; (a + b) + (c + d) of four of them; those of 32
-// rows in order. Over columns: chains of 4, then in pairs. Products that meet in a sum are written
-// as fmaf() says, so that no compiler chooses.
+// rows in order. Over tokens: in order. Over columns: chains of 4, then in pairs. Products that
+// meet in a sum are written as fmaf() says, so that no compiler chooses.
 #pragma once
 
 #include <cmath>
 
 #include "ops/cuda/recurrent_decode.cuh"
 #include "ops/delta_net/cuda/kernels.h"
+#include "ops/delta_net/cuda/ring.cuh"
 
 namespace moe4::cuda {
 
@@ -23,6 +30,7 @@ struct DeltaDecode {
   DeviceConv conv;
   const float *decay_rate, *dt_bias, *norm;
   int num_seqs, num_key_heads, heads_per_key, key_dim, value_dim;
+  DeltaRing ring;
   int64_t memory_offset;
   float norm_eps, query_scale;
 
@@ -43,6 +51,7 @@ struct DeltaDecode {
         heads_per_key(static_cast<int>(call.problem.num_value_heads / call.problem.num_key_heads)),
         key_dim(static_cast<int>(call.problem.key_dim)),
         value_dim(static_cast<int>(call.problem.value_dim)),
+        ring(call.problem),
         memory_offset(call.problem.memory_offset()),
         norm_eps(call.problem.norm.eps),
         query_scale(1.0f / std::sqrt(static_cast<float>(call.problem.key_dim))) {}
@@ -56,19 +65,22 @@ struct DeltaDecode {
 inline constexpr int kChainRows = StatePart::kRows;  ///< of the state, side by side in a thread
 
 /// In a block's memory: q, k, v after the convolution.
-struct MixedInputs {
+struct alignas(16) MixedInputs {
   float q[kStateRows], k[kStateRows], v[kStateRows];
 };
 
 /// Of one token and value head.
 struct DeltaGates {
-  float decay, beta;
+  float log_decay, beta;
   __device__ DeltaGates(float a, float b, float decay_rate, float dt_bias)
-      : decay(expf(decay_rate * softplus(a + dt_bias))), beta(sigmoid(b)) {}
+      : log_decay(bounded_log_decay(decay_rate * softplus(a + dt_bias))), beta(sigmoid(b)) {}
 };
 
 __device__ __forceinline__ float exact_dot4(float4 a, float4 b) {
   return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, a.x * b.x)));
+}
+__device__ __forceinline__ float4 scaled4(float x, float4 a) {
+  return {x * a.x, x * a.y, x * a.z, x * a.w};
 }
 /// a + x b.
 __device__ __forceinline__ float4 exact_add_scaled4(float4 a, float x, float4 b) {
@@ -109,31 +121,70 @@ __device__ __forceinline__ DeltaSums operator+(const DeltaSums& a, const DeltaSu
   return {add4(a.k, b.k), add4(a.q, b.q)};
 }
 
-/// u = beta (v - decay k^T S) and o = decay q^T S + (q k) u of four columns.
+/// In a block's memory: what is known of the tokens that S does not know yet.
+struct alignas(16) RingFactors {
+  float decays[kMaxRing];      ///< G_j
+  float dots[kMaxRing][2];     ///< k_j with k and with q, before UnitFactors
+  float to_end[kMaxRing + 1];  ///< e^(G - G_j); at [n] 1, for the token itself
+  float decay;                 ///< e^G
+};
+
+/// Whole warps: k_j of the ring with k and q, for the lane's four rows; every lane has the sums.
+__device__ __forceinline__ float2 ring_dots(const MixedInputs& mixed, float4 ring_key) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return {sum_of_warp(exact_dot4(ring_key, load4(mixed.k + lane * 4))),
+          sum_of_warp(exact_dot4(ring_key, load4(mixed.q + lane * 4)))};
+}
+
+/// u and o of four columns, and G with the token. `ring_values`: of those columns, rows `stride`
+/// apart, n of them.
 struct DeltaResult {
   float4 u, o;
+  float log_decay, decay;
   __device__ __forceinline__ DeltaResult(const DeltaSums& sums, float4 v, const DeltaGates& gates,
-                                         const UnitFactors& unit) {
-    const float known = -gates.decay * unit.k, asked = gates.decay * unit.q;
-    u = exact_add_scaled4(v, known, sums.k);
-    u = {gates.beta * u.x, gates.beta * u.y, gates.beta * u.z, gates.beta * u.w};
-    o = {unit.qk * u.x, unit.qk * u.y, unit.qk * u.z, unit.qk * u.w};
-    o = exact_add_scaled4(o, asked, sums.q);
+                                         const UnitFactors& unit, const RingFactors& ring, int n,
+                                         const float* ring_values, int stride) {
+    log_decay = n > 0 ? ring.decays[n - 1] + gates.log_decay : gates.log_decay;
+    decay = expf(log_decay);
+    const float known = decay * unit.k, asked = decay * unit.q;
+    float4 told = scaled4(known, sums.k);
+    o = scaled4(asked, sums.q);
+    for (int j = 0; j < n; ++j) {
+      const float to_end = expf(log_decay - ring.decays[j]);
+      const float4 u_j = load4(ring_values + j * stride);
+      told = exact_add_scaled4(told, to_end * ring.dots[j][0] * unit.k, u_j);
+      o = exact_add_scaled4(o, to_end * ring.dots[j][1] * unit.q, u_j);
+    }
+    u = {gates.beta * (v.x - told.x), gates.beta * (v.y - told.y), gates.beta * (v.z - told.z),
+         gates.beta * (v.w - told.w)};
+    o = exact_add_scaled4(o, unit.qk, u);
   }
 };
 
-/// S <- decay S + k u of rows from `first` on.
-__device__ __forceinline__ void update_rows(float4 (&s)[kChainRows], const MixedInputs& mixed,
-                                            int first, float k_factor, float decay, float4 u) {
-  u = {k_factor * u.x, k_factor * u.y, k_factor * u.z, k_factor * u.w};
+/// e^(G - G_j) of all tokens that S does not know, for fold_rows(): a thread each, n + 1 of them.
+__device__ __forceinline__ void put_ends(RingFactors& ring, int n, int j,
+                                         const DeltaResult& result) {
+  if (j < n) ring.to_end[j] = expf(result.log_decay - ring.decays[j]);
+  if (j == n) ring.to_end[n] = 1.0f, ring.decay = result.decay;
+}
+
+/// S <- e^G S + sum over j of e^(G - G_j) k_j u_j of some rows and four columns. `keys`: of those
+/// rows, kStateRows apart; `values`: of those columns, `stride` apart.
+template <int kRows>
+__device__ __forceinline__ void fold_rows(float4 (&s)[kRows], const RingFactors& ring, int n,
+                                          const float* keys, const float* values, int stride) {
 #pragma unroll
-  for (int i = 0; i < kChainRows; i += 4) {
-    const float4 k = load4(mixed.k + first + i);
-    const float rows[4] = {k.x, k.y, k.z, k.w};
+  for (float4& x : s) x = scaled4(ring.decay, x);
+  for (int j = 0; j <= n; ++j) {
+    const float to_end = ring.to_end[j];
+    const float4 u = scaled4(to_end, load4(values + j * stride));
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
-      const float4 ku{rows[n] * u.x, rows[n] * u.y, rows[n] * u.z, rows[n] * u.w};
-      s[i + n] = exact_add_scaled4(ku, decay, s[i + n]);
+    for (int i = 0; i < kRows; i += 4) {
+      const float4 k = load4(keys + j * kStateRows + i);
+      s[i] = exact_add_scaled4(s[i], k.x, u);
+      s[i + 1] = exact_add_scaled4(s[i + 1], k.y, u);
+      s[i + 2] = exact_add_scaled4(s[i + 2], k.z, u);
+      s[i + 3] = exact_add_scaled4(s[i + 3], k.w, u);
     }
   }
 }

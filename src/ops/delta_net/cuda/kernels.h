@@ -8,7 +8,7 @@
 namespace moe4::cuda {
 
 /// Sequences that all SMs together can work on at once, in small blocks.
-inline constexpr int64_t kFewDeltaDecodes = 4;
+inline constexpr int64_t kFewDeltaDecodes = 2;
 
 struct DeltaNetWeights {
   const float* conv;        ///< [conv_taps, channels]: of the newest input first

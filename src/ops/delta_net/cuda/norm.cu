@@ -1,10 +1,11 @@
-// DeltaNet's prompts, third launch: y = norm(o) silu(z), and the convolution's inputs for the next
-// step, which the chunks have read by now. A block has one chunk of one value head, a warp 8 of its
-// tokens, a lane 4 values.
+// DeltaNet's prompts, third launch: y = norm(o) silu(z); the convolution's inputs for the next
+// step, which the chunks have read by now; and no tokens in the ring, since S knows all. A block
+// has one chunk of one value head, a warp 8 of its tokens, a lane 4 values.
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/cuda/chunk_tiles.cuh"
 #include "ops/delta_net/cuda/kernels.h"
+#include "ops/delta_net/cuda/ring.cuh"
 
 namespace moe4::cuda {
 namespace {
@@ -21,7 +22,8 @@ struct Params {
   const float* norm;
   const uint16_t* o;  // [num_value_heads, T, 128]
   int64_t num_tokens;
-  int value_dim;
+  DeltaRing ring;
+  int heads_per_key, value_dim;
   float norm_eps;
 };
 
@@ -72,6 +74,15 @@ __global__ void __launch_bounds__(kChunkThreads, 4) norm_kernel(const Params<In,
          c += static_cast<int>(gridDim.y) * kChunkThreads) {
       p.conv.keep_inputs(chunk.sequence, p.qkv, c);
     }
+    const int n = p.ring.unknown(chunk.sequence.start + chunk.sequence.tokens);
+    const auto clear = [&](float* to, int count) {
+      for (int i = static_cast<int>(threadIdx.x); i < count; i += kChunkThreads) to[i] = 0.0f;
+    };
+    clear(p.ring.values_of(chunk.sequence, head), n * p.value_dim);
+    clear(p.ring.decays_of(chunk.sequence, head), n);
+    if (head % p.heads_per_key == 0) {
+      clear(p.ring.keys_of(chunk.sequence, head / p.heads_per_key), n * p.ring.key_dim);
+    }
   }
 }
 
@@ -90,6 +101,8 @@ void launch_norm(const DeltaNetCall& call) {
       .norm = call.weights.norm,
       .o = call.buffers.u,
       .num_tokens = call.args.batch->num_tokens,
+      .ring = DeltaRing(problem),
+      .heads_per_key = static_cast<int>(problem.num_value_heads / problem.num_key_heads),
       .value_dim = static_cast<int>(problem.value_dim),
       .norm_eps = problem.norm.eps};
   launch(norm_kernel<In, Y>,

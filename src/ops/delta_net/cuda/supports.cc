@@ -18,6 +18,10 @@ Support accepts(const DeltaNet::Problem& problem) {
   if (problem.num_value_heads > 8 * problem.num_key_heads) {
     return refuse("more than 8 value heads share a key head");
   }
+  if (problem.ring < 1 || problem.ring > DeltaNet::kMaxRing ||
+      (problem.ring & (problem.ring - 1)) != 0) {
+    return refuse("a ring of " + std::to_string(problem.ring) + " tokens is none of 1, 2, 4, 8");
+  }
   for (const int64_t width : {problem.key_dim, problem.value_dim}) {
     if (width % 16 != 0 || width < 16 || width > 128) {
       return refuse("the width of heads, " + std::to_string(width) +
