@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/interactive_program.h"
@@ -386,6 +388,19 @@ TEST_F(Generation, CtrlCEndsTheAnswerAndTheConversationGoesOn) {
   EXPECT_THAT(prompt_tokens(result.err),
               ElementsAre(kTurn + 2 + kPrompt, kTurn + 2 + kAnswer + answer + kTurn + 3 + kPrompt))
       << "what was said before Ctrl-C stays in the conversation";
+}
+
+TEST_F(Generation, CtrlCBetweenAnswersEndsTheChat) {
+  testing::InteractiveProgram program({"chat", model({}), "-n", "12"});
+  program.write("hi\n");
+  EXPECT_NE(program.read_line(), "");
+  // The first may still meet the end of the answer.
+  for (int i = 0; i < 300 && !program.has_ended(); ++i) {
+    program.send_signal(SIGINT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  ASSERT_TRUE(program.has_ended());
+  EXPECT_EQ(program.finish().status, 128 + SIGINT);
 }
 
 }  // namespace

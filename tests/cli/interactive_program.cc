@@ -56,6 +56,11 @@ void InteractiveProgram::close_input() {
 
 void InteractiveProgram::send_signal(int signal) { kill(child_, signal); }
 
+bool InteractiveProgram::has_ended() const {
+  siginfo_t info{};
+  return waitid(P_PID, child_, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == child_;
+}
+
 bool InteractiveProgram::read_byte(char& byte) {
   pollfd ready{.fd = out_, .events = POLLIN, .revents = 0};
   if (poll(&ready, 1, 60000) <= 0) {

@@ -134,6 +134,20 @@ TEST_F(GenerateScript, TextHeldBackForAStopStringComesInTheEnd) {
   check(r, saying("hello STOP it", 2), StopReason::kLength);
 }
 
+TEST_F(GenerateScript, ACharacterThatTheLengthCutsShowsAsSuchInTheEnd) {
+  GenerateRequest r = request(1, 4);
+  std::string streamed;
+  ScriptedModel model = saying("ab\xE2\x82\xAC", 1);
+  const GenerateResult result = generate(model, tokenizer_.get(), r, [&](const std::string& piece) {
+    streamed += piece;
+    return true;
+  });
+  EXPECT_EQ(result.text, "ab\xEF\xBF\xBD");
+  EXPECT_EQ(streamed, result.text);
+  r.stop_strings = {"\xEF\xBF\xBD"};
+  EXPECT_EQ(generate(model, tokenizer_.get(), r).reason, StopReason::kStopString);
+}
+
 TEST_F(GenerateScript, TheContextIsNotTheSameAsTheAskedLength) {
   for (const int64_t asked : {0, 12, 500}) {  // --ctx; the model's own is 20
     const int64_t context = asked == 12 ? 12 : 20;

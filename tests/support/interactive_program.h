@@ -25,6 +25,7 @@ class InteractiveProgram {
   void write(const std::string& text);
   void close_input();
   void send_signal(int signal);
+  bool has_ended() const;
   /// Exactly `bytes` of stdout; less at its end.
   std::string read(size_t bytes);
   /// Up to the next newline, which is left out.
