@@ -28,9 +28,9 @@ __device__ float panel_value(const Panel& panel, int64_t row, int k) {
       return sum;
     }
     case PanelKind::kFp8:
-      return e4m3_to_float(chunk[column]) * panel.row_scale[row];
+      return e4m3_to_float(chunk[e4m3_place(column)]) * panel.row_scale[row];
     case PanelKind::kFp8Block:
-      return e4m3_to_float(chunk[column]) *
+      return e4m3_to_float(chunk[e4m3_place(column)]) *
              panel.block_scale[row / kPanelTileRows * ((panel.chunks + 1) / 2) + k / 128];
     default: {
       const int r = static_cast<int>(row % kPanelTileRows), element = column % 16;

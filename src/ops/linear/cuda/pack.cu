@@ -24,6 +24,14 @@ __global__ void pack_kernel(PackedShape shape, CodeRows rows, int chunks, int64_
       static_cast<uint16_t>(block.scales[0] | (block.scales[1] << 8));
 }
 
+__global__ void order_e4m3_kernel(uint4* words, int64_t count) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const uint4 v = words[i];
+  const auto order = [](uint32_t w) { return __byte_perm(w, 0, 0x3120); };
+  words[i] = make_uint4(order(v.x), order(v.y), order(v.z), order(v.w));
+}
+
 __global__ void find_nan_kernel(const uint4* words, int64_t count, int32_t* found) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
@@ -52,6 +60,13 @@ void pack_fp4(PanelKind kind, const uint8_t* codes, const uint8_t* scales, int64
   const int64_t count = ceil_div(rows, int64_t{kPanelTileRows}) * chunks * 32;
   launch(pack_kernel, {.grid = grid_of(count), .block = dim3(kThreads), .stream = stream}, shape,
          from, chunks, count, out);
+}
+
+void order_e4m3(uint8_t* codes, int64_t count, int32_t* found, cudaStream_t stream) {
+  launch(order_e4m3_kernel,
+         {.grid = grid_of(count / 16), .block = dim3(kThreads), .stream = stream},
+         reinterpret_cast<uint4*>(codes), count / 16);
+  find_e4m3_nan(codes, count, found, stream);
 }
 
 void find_e4m3_nan(const uint8_t* bytes, int64_t count, int32_t* found, cudaStream_t stream) {

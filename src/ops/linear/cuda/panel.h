@@ -20,8 +20,8 @@ inline constexpr int64_t kMaxInputs = 24576;
 
 enum class PanelKind : uint8_t {
   kBf16,      ///< rows of BF16, 64-column chunks of 128 bytes; F16 and F32 in two and three parts
-  kFp8,       ///< rows of E4M3, one scale a row
-  kFp8Block,  ///< rows of E4M3, one scale for each 16 rows and 128 columns
+  kFp8,       ///< rows of E4M3 (e4m3_place()), one scale a row
+  kFp8Block,  ///< the same, one scale for each 16 rows and 128 columns
   kNvfp4,     ///< tiles of 16 rows: for each chunk the words and scales of PackedBlock, 576 bytes
   kMxfp4,     ///< the same; scales are exponents
 };
@@ -46,6 +46,11 @@ MOE4_HOST_DEVICE constexpr int tile_chunk_bytes(PanelKind kind) {
 /// The weights come in tiles of 16 rows, not in rows.
 MOE4_HOST_DEVICE constexpr bool is_tiled(PanelKind kind) {
   return kind == PanelKind::kNvfp4 || kind == PanelKind::kMxfp4;
+}
+/// The byte of a row that has column `k`: of four codes the middle two change places, so that the
+/// two of a bf16x2 are 16 bits apart (e4m3_pair()).
+MOE4_HOST_DEVICE constexpr int64_t e4m3_place(int64_t k) {
+  return k % 4 == 1 || k % 4 == 2 ? k ^ 3 : k;
 }
 /// Chunks of a unit: about 2 KB of a tile of 16 rows.
 MOE4_HOST_DEVICE constexpr int unit_chunks(PanelKind kind) {
