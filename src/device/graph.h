@@ -12,8 +12,9 @@ namespace moe4 {
 /// The memory must outlive it.
 class Graph {
  public:
-  /// Calls record() once, which enqueues on `stream` and waits for nothing. Throws what it throws,
-  /// and Error(kUnavailable) for work that cannot be recorded.
+  /// Calls record() once, which enqueues on `stream` and waits for nothing, and takes the memory
+  /// that launches need of the device. Throws what it throws, and Error(kUnavailable) for work that
+  /// cannot be recorded.
   Graph(const Stream& stream, const std::function<void()>& record);
   ~Graph();
   Graph(Graph&&) noexcept;

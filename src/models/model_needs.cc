@@ -2,6 +2,9 @@
 #include "models/model_needs.h"
 
 #include <algorithm>
+#include <memory>
+
+#include "ops/sample/sample.h"
 
 namespace moe4 {
 namespace {
@@ -70,8 +73,21 @@ ModelNeeds needs_of(const Model& model) {
                    .max_context = model.config().max_position_embeddings,
                    .num_layers = model.config().num_layers};
   add_caches(model.caches(), needs);
-  needs.workspace = [&model](const StepLimits& limits) {
-    return static_cast<int64_t>(model.workspace_size(limits));
+  // A GPU chooses tokens in the same workspace.
+  std::shared_ptr<const Prepared<Sample>> sampler;
+  if (!needs.device.is_cpu()) {
+    sampler = prepare<Sample>({.vocab_size = needs.vocab_size}, {},
+                              {.device = needs.device, .threads = model.stream().threads});
+  }
+  needs.workspace = [&model, sampler](const StepLimits& limits) {
+    size_t bytes = model.workspace_size(limits);
+    if (sampler != nullptr) {
+      const Rows logits =
+          Rows::dense(static_cast<float*>(nullptr), limits.max_logits, model.config().vocab_size);
+      bytes = std::max(bytes, sampler->workspace_size(
+                                  {.logits = logits, .any_sampled = true, .any_truncated = true}));
+    }
+    return static_cast<int64_t>(bytes);
   };
   return needs;
 }

@@ -72,8 +72,9 @@ class GpuModels : public ::testing::TestWithParam<std::string> {
 // BF16 between ops costs 2^-9 a rounding. Where that tips a router, a token takes another expert
 // and is another token from there on, so it is the median token that is held.
 constexpr double kHiddenBound = 5e-2, kLogitsBound = 5e-2;
-// E4M3 keeps 3 bits of a key or a value: 2^-5 on average where 2^-12 are kept of F16.
-constexpr double kFp8CacheBound = 2e-1;
+// E4M3 keeps 3 bits of a key or a value: 2^-5 on average where 2^-12 are kept of F16. Scores of
+// random weights make more of it than those of trained ones.
+constexpr double kFp8CacheBound = 3e-1;
 
 // Relative errors of rows of `width`, in rising order.
 std::vector<double> row_errors(const std::vector<float>& found, const std::vector<float>& expected,
@@ -342,7 +343,7 @@ TEST_P(GpuModels, ASeedGivesTheSameTokensAgain) {
   GenerateRequest request{
       .prompt = make_requests(1, model->config().vocab_size)[0].prompt,
       .max_new_tokens = 32,
-      .sampling = {.temperature = 1.0f, .top_k = 50, .top_p = 0.95f, .seed = 7}};
+      .sampling = {.temperature = 20.0f, .top_k = 50, .top_p = 0.95f, .seed = 7}};
   const std::vector<int32_t> first = generate(*model, nullptr, request).tokens;
   EXPECT_EQ(first.size(), 32u);
   EXPECT_EQ(generate(*model, nullptr, request).tokens, first);
@@ -470,10 +471,9 @@ TEST(GpuFootprint, APlanIsWhatIsTaken) {
     const int64_t before = testing::device_bytes();
     const Engine engine(*model, limits);
     const int64_t taken = testing::device_bytes() - before;
-    // Graphs are the driver's: they are not among cudaMalloc's. The choice of tokens may want more
-    // workspace than a tiny model.
+    // Graphs are the driver's: they are not among cudaMalloc's.
     const auto planned = static_cast<double>(plan.total() - plan.graphs);
-    EXPECT_NEAR(static_cast<double>(taken), planned, 0.03 * planned);
+    EXPECT_NEAR(static_cast<double>(taken), planned, 0.01 * planned);
   }
 }
 

@@ -28,6 +28,8 @@ Graph::Graph(const Stream& stream, const std::function<void()>& record)
   }
   MOE4_CUDA_CHECK(cudaStreamEndCapture(handle, &recorded_->graph));
   MOE4_CUDA_CHECK(cudaGraphInstantiate(&recorded_->exec, recorded_->graph, 0));
+  // Else its memory on the device is taken when it is first launched.
+  MOE4_CUDA_CHECK(cudaGraphUpload(recorded_->exec, handle));
 }
 
 Graph::~Graph() = default;
