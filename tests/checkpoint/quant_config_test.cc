@@ -65,6 +65,37 @@ TEST(QuantConfig, ExactNameBeatsPrefixBeatsExclusionBeatsGeneralRule) {
   EXPECT_TRUE(rules.config.is_excluded_and_listed(module_spellings(kExpert, "model.")));
 }
 
+TEST(QuantConfig, StrategiesOfFp8GroupsSayHowWeightsAndInputsAreScaled) {
+  const auto scheme = [](const std::string& weights, const std::string& inputs) {
+    const Parsed rules = parse(fmt::format(
+        R"({{"quant_method": "compressed-tensors", "config_groups": {{"group_0": {{"targets": ["Linear"],
+            "weights": {{"num_bits": 8, "type": "float", {}}}, "input_activations": {}}}}}}})",
+        weights, inputs));
+    return rules(kExpert);
+  };
+  const auto inputs = [&](const std::string& more) {
+    return scheme(R"("strategy": "tensor")", R"({"num_bits": 8, "type": "float", )" + more + "}");
+  };
+  EXPECT_EQ(inputs(R"("strategy": "tensor", "dynamic": false)"),
+            "W8A8 (fp8 per-tensor static, fp8 per-tensor static)");
+  EXPECT_EQ(inputs(R"("strategy": "tensor")"),
+            "W8A8 (fp8 per-tensor static, fp8 per-tensor static)");
+  for (const std::string word : {"true", "\"local\""}) {
+    EXPECT_EQ(inputs(R"("strategy": "tensor", "dynamic": )" + word),
+              "W8A8 (fp8 per-tensor static, fp8 per-tensor dynamic)");
+  }
+  EXPECT_EQ(inputs(R"("strategy": "token", "dynamic": true)"),
+            "W8A8 (fp8 per-tensor static, fp8 per-token dynamic)");
+  for (const std::string strategy : {"group", "block"}) {
+    EXPECT_EQ(inputs(R"("dynamic": true, "strategy": ")" + strategy + "\""),
+              "W8A8 (fp8 per-tensor static, fp8 block-128 dynamic)");
+  }
+  EXPECT_EQ(scheme(R"("strategy": "tensor")", "null"), "W8A16 (fp8 per-tensor static, none)");
+  EXPECT_EQ(scheme(R"("strategy": "channel")", "null"), "W8A16 (fp8 per-channel static, none)");
+  EXPECT_EQ(scheme(R"("strategy": "block")", "null"), "W8A16 (fp8 block-128 static, none)");
+  EXPECT_THAT(scheme(R"("strategy": "group", "group_size": 32)", "null"), HasSubstr("MXFP8"));
+}
+
 TEST(QuantConfig, AlgorithmBeatsGroupsThatClaimQuantisedInputs) {
   const Parsed rules = parse(R"({"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4",
       "config_groups": {"group_0": {"targets": ["Linear"],
