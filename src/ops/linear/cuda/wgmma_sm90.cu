@@ -33,10 +33,12 @@ constexpr int kResultStride = 20;             // floats between tokens of a warp
 
 enum class Sums { kPrompt, kPromptScaled, kDecode, kDecodeScaled };  // scaled: kFp8Block
 
-/// A block's tile: blocks of 64 rows of a warpgroup, tokens, stages, and the order of sums.
-template <int kBlocks_, int kTokens_, int kStages_, Sums kOrder_>
+/// A block's tile: blocks of 64 rows of a warpgroup, tokens, stages, the order of sums, and how
+/// many blocks an SM has at least.
+template <int kBlocks_, int kTokens_, int kStages_, Sums kOrder_, int kLeastBlocks_ = 1>
 struct TileConfig {
   static constexpr int kBlocks = kBlocks_, kTokens = kTokens_, kStages = kStages_;
+  static constexpr int kLeastBlocks = kLeastBlocks_;
   static constexpr Sums kOrder = kOrder_;
   static constexpr bool kDecode = kOrder == Sums::kDecode || kOrder == Sums::kDecodeScaled;
   static constexpr bool kBlockScales =
@@ -149,14 +151,31 @@ __device__ __forceinline__ void clear(float (&sums)[kCount]) {
   for (int i = 0; i < kCount; ++i) sums[i] = 0.0f;
 }
 
-/// Sums in the order of decode_shares(). `begin_chunk(c)` waits for a chunk and returns its stage,
-/// `end_chunk(c)` asks for another; `tile_of(stage)` is this warp's 16 rows of it,
-/// `descriptor_of(stage)` that of its tokens.
-template <PanelKind kKind, int kSums, class BeginChunk, class EndChunk, class TileOf,
-          class DescriptorOf>
+/// part += 64 columns of this warp's 16 rows times the tokens; asynchronous.
+template <PanelKind kKind, int kSums>
+__device__ __forceinline__ void multiply_halves(const uint8_t* tile, int lane, uint32_t tokens,
+                                                float (&part)[2][kSums]) {
+  uint32_t a[2][8];
+  TileChunk<kKind>::template load<0>(tile, lane, a[0]);
+  TileChunk<kKind>::template load<1>(tile, lane, a[1]);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    asm volatile("" : "+r"(a[0][i]), "+r"(a[1][i]));  // all are decoded before any product
+  }
+  multiply_32_columns(part[0], a[0], tokens);
+  multiply_32_columns(part[1], a[1], tokens + 4);
+}
+
+/// Sums in the order of decode_shares(). `begin_chunks()` waits for chunks c and c + 1,
+/// `end_chunk(c)` asks for another; `tile_of(c)` is this warp's 16 rows of it, `descriptor_of(c)`
+/// that of its tokens. Two chunks of a share at a time, so that warps wait for each other and for
+/// their products half as often.
+template <PanelKind kKind, bool kTogether, int kSums, class BeginChunks, class EndChunk,
+          class TileOf, class DescriptorOf>
 __device__ __forceinline__ void sum_shares(const Panel& panel, const float* block_scales, int lane,
-                                           const BeginChunk& begin_chunk, const EndChunk& end_chunk,
-                                           const TileOf& tile_of, const DescriptorOf& descriptor_of,
+                                           const BeginChunks& begin_chunks,
+                                           const EndChunk& end_chunk, const TileOf& tile_of,
+                                           const DescriptorOf& descriptor_of,
                                            float (&total)[kSums]) {
   constexpr bool kScaled = kKind == PanelKind::kFp8Block;
   constexpr int kUnit = unit_chunks(kKind);
@@ -172,35 +191,35 @@ __device__ __forceinline__ void sum_shares(const Panel& panel, const float* bloc
   };
   clear_share();
   int share = 0, share_end = min(units / shares * kUnit, panel.chunks);
-  uint32_t a[2][8];
-  for (int c = 0; c < panel.chunks; ++c) {
-    const int stage = begin_chunk(c);
-    TileChunk<kKind>::template load<0>(tile_of(stage), lane, a[0]);
-    TileChunk<kKind>::template load<1>(tile_of(stage), lane, a[1]);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      asm volatile("" : "+r"(a[0][i]), "+r"(a[1][i]));  // all are decoded before any product
+  for (int c = 0; c < panel.chunks;) {
+    begin_chunks();
+    // With products pending over the barrier ptxas would serialise them all; the other warpgroups
+    // of the SM multiply meanwhile.
+    if (c + 1 < share_end) {
+      multiply_halves<kKind>(tile_of(c), lane, descriptor_of(c), part);
+      if constexpr (!kTogether) wgmma_wait<0>();
+      multiply_halves<kKind>(tile_of(c + 1), lane, descriptor_of(c + 1), part);
+      end_chunk(c);
+      end_chunk(c + 1);
+      c += 2;
+    } else {
+      multiply_halves<kKind>(tile_of(c), lane, descriptor_of(c), part);
+      end_chunk(c);
+      ++c;
     }
-    multiply_32_columns(part[0], a[0], descriptor_of(stage));
-    multiply_32_columns(part[1], a[1], descriptor_of(stage) + 4);
-    end_chunk(c);
-    // With products pending over the decoding of the next chunk ptxas would serialise them all; the
-    // other warpgroups of the SM multiply meanwhile.
     wgmma_wait<0>();
-    if constexpr (kScaled) {
-      if (c % kUnit == kUnit - 1 || c + 1 == panel.chunks) {
-        const float scale = __ldg(block_scales + c / kUnit);
+    if constexpr (kScaled) {  // shares are whole units of two chunks, but for the last
+      const float scale = __ldg(block_scales + (c - 1) / kUnit);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
+      for (int half = 0; half < 2; ++half) {
 #pragma unroll
-          for (int i = 0; i < kSums; ++i) {
-            scaled[half][i] = fmaf(part[half][i], scale, scaled[half][i]);
-          }
-          clear(part[half]);
+        for (int i = 0; i < kSums; ++i) {
+          scaled[half][i] = fmaf(part[half][i], scale, scaled[half][i]);
         }
+        clear(part[half]);
       }
     }
-    if (c + 1 < share_end) continue;
+    if (c < share_end) continue;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
       float sum = 0;
@@ -258,9 +277,17 @@ __device__ void multiply_panel(const Products& p, int index, uint8_t* shared) {
       int64_t{min(scale_row, panel.rows - 1) / kPanelTileRows} * ((panel.chunks + 1) / 2);
   uint32_t a[2][16];
   if constexpr (Config::kDecode) {
-    sum_shares<kKind>(
-        panel, scales, lane, begin_chunk, end_chunk, [&](int stage) { return tile_of(stage, 0); },
-        [&](int stage) { return b_descriptor(stages + stage); }, acc[0]);
+    const auto begin_chunks = [&] {
+      copy_wait<kStages - 4>();
+      fence_async_proxy();
+      __syncthreads();
+    };
+    const auto stage_of = [](int c) { return c % kStages * kStageBytes; };
+    // Two blocks on an SM have no registers for two chunks, but wait for different things.
+    sum_shares<kKind, Config::kLeastBlocks == 1>(
+        panel, scales, lane, begin_chunks, end_chunk,
+        [&](int c) { return tile_of(stage_of(c), 0); },
+        [&](int c) { return b_descriptor(stages + stage_of(c)); }, acc[0]);
   } else if constexpr (Config::kBlockScales) {
     clear(acc[0]);
     float part[Config::kSums];
@@ -320,7 +347,8 @@ __device__ void multiply_panel(const Products& p, int index, uint8_t* shared) {
 }
 
 template <class Config>
-__global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant__ Products p) {
+__global__ void __launch_bounds__(kThreads, Config::kLeastBlocks)
+    product_kernel(const __grid_constant__ Products p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t memory[];
   uint8_t* shared = memory + (1024 - shared_address(memory) % 1024) % 1024;
@@ -416,6 +444,9 @@ using Middle = TileConfig<1, 64, 6, kOrder>;
 template <Sums kOrder>
 using Narrow = TileConfig<1, 32, 8, kOrder>;
 
+/// Of so many tiles that SMs have two blocks (lm_head).
+using NarrowMany = TileConfig<1, 32, 8, Sums::kDecode, 2>;
+
 template <class... Configs>
 void allow(int bytes) {
   const auto one = [&](auto* kernel) {
@@ -442,7 +473,8 @@ bool has_wgmma_linears() { return true; }
 void allow_wgmma_kernels(int bytes) {
   allow<Wide<Sums::kPrompt>, Middle<Sums::kPrompt>, Narrow<Sums::kPrompt>,
         Wide<Sums::kPromptScaled>, Middle<Sums::kPromptScaled>, Narrow<Sums::kPromptScaled>,
-        Middle<Sums::kDecode>, Narrow<Sums::kDecode>, Narrow<Sums::kDecodeScaled>>(bytes);
+        Middle<Sums::kDecode>, Narrow<Sums::kDecode>, NarrowMany, Narrow<Sums::kDecodeScaled>>(
+      bytes);
 }
 
 void order_tokens(const Rows& x, const Rows& ordered, bool dependent, cudaStream_t stream) {
@@ -464,10 +496,11 @@ void wgmma_linears(const LinearCall& call, bool decode) {
   if (scaled > 0) launch_products<Narrow<Sums::kDecodeScaled>>(call);
   if (scaled == static_cast<int64_t>(call.panels.size())) return;
   if (call.x.rows > Narrow<Sums::kDecode>::kTokens) {
-    launch_products<Middle<Sums::kDecode>>(call);
-  } else {
-    launch_products<Narrow<Sums::kDecode>>(call);
+    return launch_products<Middle<Sums::kDecode>>(call);
   }
+  Products p = products_of(call);
+  if (divide_blocks<NarrowMany>(call, p) > call.sm_count) return launch_products<NarrowMany>(call);
+  launch_products<Narrow<Sums::kDecode>>(call);
 }
 
 }  // namespace moe4::cuda
