@@ -17,8 +17,8 @@ import pytest
 pytest.importorskip("vllm")
 
 MODELS = Path(os.environ.get("MOE4_SHARED_MODELS", "/nonexistent")) / "tiny-qwen3-moe"
-DIALECTS = [f"modelopt-{kind}" for kind in ("nvfp4", "w4a16", "mixed")]
-DIALECTS += [f"compressed-tensors-{kind}" for kind in ("nvfp4", "nvfp4a16")]
+# Not modelopt-mixed: some of its experts are FP8, which vLLM's own class cannot pack on a CPU.
+DIALECTS = ["modelopt-nvfp4", "modelopt-w4a16", "compressed-tensors-nvfp4", "compressed-tensors-nvfp4a16"]
 ENGINE = """
 import json, sys
 import moe4.vllm
