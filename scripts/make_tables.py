@@ -257,6 +257,18 @@ def gpu_peers_table(peers):
     return f"{note}\n\n{markdown(['shape', 'tokens', 'moe4 us'] + [f'{n} us' for n in names], rows)}"
 
 
+def mixers_table(report):
+    """What mixes tokens, alone: bench/gpu_delta_net_bench.cc and bench/gpu_attention_bench.cc."""
+    rows = []
+    for mixer in report["mixers"]:
+        for r in mixer["rows"]:
+            prompt = r["call"].endswith("p")
+            rows.append([mixer["name"], f"`{r['call']}`", f"{r['us']:.1f}", *(["-", "-"] if prompt else
+                        [f"{r['floor_us']:.1f}", f"{r['us'] / r['floor_us']:.2f}"])])
+    note = f"{report['device']}, commit {report['commit']}, {', '.join('`' + m['command'] + '`' for m in report['mixers'])}"
+    return f"{note}\n\n{markdown(['mixer', 'call', 'us', 'floor us', 'x floor'], rows)}"
+
+
 def result(name):
     return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
 
@@ -295,6 +307,8 @@ def table_of(name):
         return requests_table(report) if "together" in report["results"][0] else model_table(report)
     if "model_steps" in report:
         return steps_table(report)
+    if "mixers" in report:
+        return mixers_table(report)
     if "model_runs" in report:
         return model_runs_table(report)
     if "models" in report:
