@@ -226,6 +226,32 @@ TEST(FusedExperts, EveryStyleGivesTheSameExpertsAndBiases) {
   }
 }
 
+TEST(FusedExperts, GateAndUpMayBeStackedApart) {
+  const EditableCheckpoint plain("qwen3-gate-up-scales");
+  EditableCheckpoint stacked = plain;
+  for (int64_t layer = 0; layer < kLayers; ++layer) {
+    const std::string base = fmt::format("model.layers.{}.mlp.experts.", layer);
+    for (const std::string projection : {"gate_proj", "up_proj", "down_proj"}) {
+      for (const std::string suffix : {"weight", "weight_scale", "weight_scale_2", "input_scale"}) {
+        EditableTensor out;
+        for (int64_t expert = 0; expert < kExperts; ++expert) {
+          const auto it =
+              stacked.tensors.find(fmt::format("{}{}.{}.{}", base, expert, projection, suffix));
+          ASSERT_NE(it, stacked.tensors.end()) << projection << suffix;
+          out.dtype = it->second.dtype;
+          out.shape = it->second.shape;
+          out.bytes.insert(out.bytes.end(), it->second.bytes.begin(), it->second.bytes.end());
+          stacked.tensors.erase(it);
+        }
+        if (out.shape.size() < 2) out.shape.clear();  // a scalar each
+        out.shape.insert(out.shape.begin(), kExperts);
+        stacked.tensors[base + projection + "." + suffix] = out;
+      }
+    }
+  }
+  EXPECT_EQ(experts_of(stacked), experts_of(plain));
+}
+
 TEST(FusedExperts, ABiasOfAnotherShapeIsNamed) {
   EditableCheckpoint checkpoint("qwen3-modelopt-nvfp4");
   add_biases(checkpoint);

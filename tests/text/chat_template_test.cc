@@ -134,6 +134,11 @@ TEST(ChatTemplate, ErrorsNameTheConstructAndItsLine) {
   EXPECT_THAT(error_of("{{ [].append(1) }}"), HasSubstr("changes a list"));
   // Python's methods without parameters take none.
   EXPECT_THAT(error_of("{{ 'a'.upper(1) }}"), HasSubstr("argument"));
+  EXPECT_THAT(error_of("{{ {}.copy(1) }}"), HasSubstr("copy takes"));
+  EXPECT_THAT(error_of("{{ y|dictsort }}"), HasSubstr("'y' is undefined"));
+  // A filter's own line, not that of its last argument.
+  EXPECT_THAT(error_of("{{ {}\n|dictsort(\nby=y.z|default('neither')) }}", R"({"y": {"z": "a"}})"),
+              testing::AllOf(HasSubstr("key or value"), HasSubstr("line 2")));
 }
 
 TEST(ChatTemplate, IntReadsPythonsPrefixesOfItsBase) {
