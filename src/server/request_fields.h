@@ -103,7 +103,7 @@ Field<T> ignored_field(const char* name, const char* description) {
 
 /// A field that asks for what moe4 does not do. `neutral` asks for nothing.
 template <typename T>
-Field<T> refused_field(const char* name, JsonValue neutral, const char* why) {
+Field<T> refused_field(const char* name, const JsonValue& neutral, const char* why) {
   return {.name = name, .listed = false, .read = [=](const JsonValue& value, T&) {
             if (value != neutral) refuse_field(name, why);
           }};

@@ -55,7 +55,7 @@ def run_engine(model, rows, **options):
     run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
     log = run.stdout + run.stderr
     lines = [line for line in run.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert lines, log[-5000:]
+    assert lines, log[-50000:]
     return json.loads(lines[0].removeprefix("ANSWER ")), log
 
 
