@@ -64,6 +64,22 @@ def model_runs_table(report):
     return f"{note}\n\n{markdown(['what', 'tokens of context before', 'tok/s', 'command'], rows)}"
 
 
+def memory_table(report):
+    """Loading and memory: `moe4 bench --json` of a checkpoint with its experts in several places."""
+    rows = []
+    for run in report["memory_runs"]:
+        of, r = run["report"], run["report"]["results"][0]
+        rows.append([run["what"], f"{r['load_seconds']:.1f}", f"{of['tensor_bytes'] * 1e-9 / r['load_seconds']:.1f}",
+                     f"{of['peak_host_bytes'] * 1e-9:.2f}", f"{r['peak_device_bytes'] * 1e-9:.2f}", rate(r.get("prompt")),
+                     rate(r.get("generation")), f"`{run['command']}`"])
+    first = report["memory_runs"][0]["report"]
+    note = (f"{report['device_name']}, commit {report['commit']}, `{report['synthetic']}`, {first['tensor_bytes'] * 1e-9:.1f} GB in "
+            f"files that are in the page cache, {first['threads']} threads")
+    header = ["experts", "seconds to load", "GB/s", "most host memory, GB", "most GPU memory, GB",
+              f"prompt of {first['results'][0]['prompt']['tokens']}, tok/s", "generation, tok/s", "command"]
+    return f"{note}\n\n{markdown(header, rows)}"
+
+
 def steps_table(report):
     """Kernels of steps of generated tokens: scripts/kernel_table.py --json of several, with bytes and floor a row."""
     parts = [f"{report['device_name']}, commit {report['commit']}, `{report['synthetic']}`, as released in size"]
@@ -74,7 +90,7 @@ def steps_table(report):
         total = [sum(k.get(key, 0) for k in step["kernels"]) for key in ("launches", "us", "waiting_us", "bytes", "floor_us")]
         rows.append(["all", "", total[0], f"{total[1]:.1f}", f"{total[2]:.1f}", f"{total[3] * 1e-6:.1f}", f"{total[4]:.1f}"])
         parts.append(f"{step['seqs']} {'requests' if step['seqs'] > 1 else 'request'}, {step['context']} tokens of context: "
-                     f"{step['step_us']:.0f} us a step; floors at {step['gbs']:.0f} GB/s, as measured")
+                     f"{step['step_us']:.0f} us a step; floors at {step['gbs']:.0f} GB/s, {report['gbs_from']}")
         parts.append(markdown(["op", "kernel", "launches", "us of the step", "of them waiting", "MB", "floor us"], rows))
     return "\n\n".join(parts)
 
@@ -305,6 +321,8 @@ def table_of(name):
         return peers_table(report)
     if "results" in report:
         return requests_table(report) if "together" in report["results"][0] else model_table(report)
+    if "memory_runs" in report:
+        return memory_table(report)
     if "model_steps" in report:
         return steps_table(report)
     if "mixers" in report:
