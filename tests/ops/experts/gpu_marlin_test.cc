@@ -101,6 +101,33 @@ TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromItsOwnKernels) {
   }
 }
 
+// What the routed experts leave of the multiprocessors is for them: several steps a block, or one.
+TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromExpertsThatEveryTokenTakes) {
+  struct Shape {
+    int64_t intermediate, slots, shared;
+  };
+  for (const auto& [intermediate, slots, shared] :
+       std::vector<Shape>{{512, 9, 1}, {512, 5, 1}, {512, 6, 2}, {768, 8, 2}}) {
+    MoeProblem p = problem(2048, intermediate, 12, slots);
+    p.num_shared = shared;
+    const RandomMoe moe = make_random_moe({.problem = p, .scheme = kW4A16});
+    const auto own = prepare(moe), general = prepare(moe, "experts");
+    for (const bool padding : {false, true}) {
+      HostInput input = make_input(p, 1, RoutingCase::kUniform, 3);
+      for (int64_t s = 0; s < slots; ++s) {
+        int32_t& id = input.routing.ids[s];
+        id = s < slots - shared ? id % static_cast<int32_t>(12 - shared)
+                                : static_cast<int32_t>(12 - slots + s);
+        if (padding) id = -1;
+      }
+      DeviceCall a(*own, input), b(*general, input);
+      a.apply();
+      b.apply();
+      EXPECT_TRUE(same_bits(a.output(), b.output())) << intermediate << ", " << shared;
+    }
+  }
+}
+
 TEST_F(MarlinOnGpu, FourHundredThousandTokensGoThroughInChunks) {
   const RandomMoe moe = make_random_moe({.problem = problem(64, 16, 4, 2)});
   const auto layer = prepare(moe);

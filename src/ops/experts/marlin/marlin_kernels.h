@@ -30,11 +30,10 @@ void launch_fc2_rows(const MarlinParams& params, size_t shared_bytes, cudaStream
                      bool dependent);
 size_t fc2_rows_shared_bytes(const PackedLayerView& layer, int64_t num_pairs, bool bulk_copies);
 
-/// One token: FC1 as straight-line code, for shapes that one_token_tiles() knows, and FC2 likewise.
+/// One token: FC1 as straight-line code, where has_one_token_kernels(), and FC2 likewise.
 void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent);
 void launch_one_token_fc2(const MarlinParams& params, cudaStream_t stream, bool dependent);
-/// m16 tiles a block of the one-token FC1 multiplies; 0: not for this layer.
-int one_token_tiles(const MarlinParams& params);
+bool has_one_token_kernels(const MarlinParams& params);
 
 /// scaled[pair] = bf16(x[token] * weight[pair]), for weight_on_input.
 void launch_scale_input(const MarlinParams& params, const __nv_bfloat16* x, __nv_bfloat16* scaled,

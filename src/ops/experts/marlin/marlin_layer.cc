@@ -163,7 +163,7 @@ void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t nu
     params.sorted_pairs = at.tables.sorted_pairs;
     params.num_tiles = at.tables.tile_offsets + view.num_local_experts;
   }
-  if (num_tokens == 1 && !forced_structure_ && one_token_tiles(params) > 0) {
+  if (num_tokens == 1 && !forced_structure_ && has_one_token_kernels(params)) {
     launch_one_token_fc1(params, stream, dependent);
     launch_one_token_fc2(params, stream, dependent);
     return;

@@ -24,12 +24,9 @@ constexpr int kFc1Split = 8;
 constexpr int kFc1Threads = 32 * kFc1Split;
 constexpr int kMaxFc2Warps = 24;  // at most 80 registers a thread
 
-// Blocks that a multiprocessor holds at once.
-constexpr int fc1_blocks(int tiles) { return tiles <= 2 ? 3 : 2; }
-
-// m16 tiles of an expert's FC1, `kTiles` at a time.
-template <WeightFormat Format, int kTiles>
-__global__ __launch_bounds__(kFc1Threads, fc1_blocks(kTiles)) void one_token_fc1_kernel(
+// m16 tiles of an expert's FC1, `kTiles` at a time; kBlocks of a multiprocessor at once.
+template <WeightFormat Format, int kTiles, int kBlocks>
+__global__ __launch_bounds__(kFc1Threads, kBlocks) void one_token_fc1_kernel(
     const __grid_constant__ MarlinParams p) {
   using Unit = UnitLayout<Format>;
   __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
@@ -146,39 +143,51 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
   p.out[h] = __float2bfloat16(sum);
 }
 
-bool fits(const MarlinParams& p, int tiles, int blocks_an_sm) {
-  return p.layer.fc1_tiles % tiles == 0 &&
-         p.layer.top_k * (p.layer.fc1_tiles / tiles) <= blocks_an_sm * p.sm_count;
+// How FC1 is cut: all blocks live at once.
+struct Fc1Cut {
+  int tiles, blocks;                 // of a block, of a multiprocessor
+  void (*kernels[2])(MarlinParams);  // by format
+
+  bool fits(const MarlinParams& p) const {
+    return p.layer.fc1_tiles % tiles == 0 &&
+           p.layer.top_k * (p.layer.fc1_tiles / tiles) <= blocks * p.sm_count;
+  }
+};
+template <int kTiles, int kBlocks>
+constexpr Fc1Cut fc1_cut() {
+  return {kTiles,
+          kBlocks,
+          {one_token_fc1_kernel<WeightFormat::kNvfp4, kTiles, kBlocks>,
+           one_token_fc1_kernel<WeightFormat::kMxfp4, kTiles, kBlocks>}};
+}
+// In order of preference: the last holds a shared expert beside eight routed ones (H200).
+constexpr Fc1Cut kFc1Cuts[] = {fc1_cut<1, 2>(), fc1_cut<2, 2>(), fc1_cut<3, 2>(), fc1_cut<2, 3>()};
+
+const Fc1Cut* fc1_cut_of(const MarlinParams& p) {
+  for (const Fc1Cut& cut : kFc1Cuts) {
+    if (cut.fits(p)) return &cut;
+  }
+  return nullptr;
 }
 
 }  // namespace
 
-int one_token_tiles(const MarlinParams& p) {
+bool has_one_token_kernels(const MarlinParams& p) {
   const PackedLayerView& layer = p.layer;
-  if (p.fc1_split != kFc1Split || layer.fc1_k_units != kFc1Split) return 0;
-  if (p.fc2_split != layer.fc2_k_units || layer.top_k * layer.fc2_k_units > kMaxFc2Warps) return 0;
-  if (layer.hidden_size / kTileRows > p.sm_count) return 0;
-  for (int tiles = 1; tiles <= 3; ++tiles) {
-    if (fits(p, tiles, 2)) return tiles;
-  }
-  return fits(p, 2, fc1_blocks(2)) ? 2 : 0;
+  return p.fc1_split == kFc1Split && layer.fc1_k_units == kFc1Split &&
+         p.fc2_split == layer.fc2_k_units && layer.top_k * layer.fc2_k_units <= kMaxFc2Warps &&
+         layer.hidden_size / kTileRows <= p.sm_count && fc1_cut_of(p) != nullptr;
 }
 
 void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent) {
-  constexpr auto kNvfp4 = WeightFormat::kNvfp4, kMxfp4 = WeightFormat::kMxfp4;
-  constexpr void (*kKernels[2][3])(MarlinParams) = {
-      {one_token_fc1_kernel<kNvfp4, 1>, one_token_fc1_kernel<kNvfp4, 2>,
-       one_token_fc1_kernel<kNvfp4, 3>},
-      {one_token_fc1_kernel<kMxfp4, 1>, one_token_fc1_kernel<kMxfp4, 2>,
-       one_token_fc1_kernel<kMxfp4, 3>}};
-  const int tiles = one_token_tiles(params);
-  launch(
-      kKernels[params.layer.format == kMxfp4][tiles - 1],
-      {.grid = dim3(static_cast<unsigned>(params.layer.top_k * (params.layer.fc1_tiles / tiles))),
-       .block = dim3(kFc1Threads),
-       .stream = stream,
-       .dependent = dependent},
-      params);
+  const Fc1Cut& cut = *fc1_cut_of(params);
+  launch(cut.kernels[params.layer.format == WeightFormat::kMxfp4],
+         {.grid = dim3(
+              static_cast<unsigned>(params.layer.top_k * (params.layer.fc1_tiles / cut.tiles))),
+          .block = dim3(kFc1Threads),
+          .stream = stream,
+          .dependent = dependent},
+         params);
 }
 
 void launch_one_token_fc2(const MarlinParams& params, cudaStream_t stream, bool dependent) {
