@@ -21,8 +21,19 @@ void open_standard_streams() {
   }
 }
 
+namespace {
+
+[[noreturn]] void fail_to_write() {
+  const std::string why = errno != 0 ? std::strerror(errno) : "an earlier write failed";
+  throw Error(ErrorCode::kUnavailable, "cannot write the results to standard output: " + why);
+}
+
+}  // namespace
+
 void write_streamed(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  errno = 0;
+  // More than a buffer of text is written here, and the reason is known only now.
+  if (std::fwrite(text.data(), 1, text.size(), stdout) < text.size()) fail_to_write();
   flush_results();
 }
 
@@ -30,9 +41,7 @@ void flush_results() {
   errno = 0;
   std::cout.flush();
   const bool flushed = std::fflush(stdout) == 0;
-  if (flushed && std::ferror(stdout) == 0) return;
-  const std::string why = errno != 0 ? std::strerror(errno) : "an earlier write failed";
-  throw Error(ErrorCode::kUnavailable, "cannot write the results to standard output: " + why);
+  if (!flushed || std::ferror(stdout) != 0) fail_to_write();
 }
 
 }  // namespace moe4::cli
