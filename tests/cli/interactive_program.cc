@@ -23,6 +23,7 @@ InteractiveProgram::InteractiveProgram(const std::vector<std::string>& arguments
   argv.push_back(nullptr);
   child_ = fork();
   if (child_ == 0) {
+    signal(SIGINT, SIG_DFL);  // shells have background jobs ignore it
     const int err = open(errors.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     if (dup2(in[0], STDIN_FILENO) < 0 || dup2(out[1], STDOUT_FILENO) < 0 ||
         dup2(err, STDERR_FILENO) < 0)
