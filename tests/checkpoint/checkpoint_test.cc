@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "base/error.h"
 #include "checkpoint/materialise.h"
@@ -22,6 +23,12 @@ TEST(Checkpoint, EmbeddedModelOpensWithoutNotes) {
   EXPECT_EQ(checkpoint->moe_layer(0).scheme, kW4A4);
   EXPECT_EQ(checkpoint->notes().size(), 0u);
   EXPECT_EQ(checkpoint->text_prefix(), "model.");
+  // All of the file but the header and its length, 8 bytes.
+  const fs::path file = checkpoint->file_of("model.embed_tokens.weight");
+  uint64_t header = 0;
+  std::ifstream(file, std::ios::binary).read(reinterpret_cast<char*>(&header), sizeof header);
+  EXPECT_EQ(checkpoint->total_tensor_bytes(),
+            static_cast<int64_t>(fs::file_size(file) - sizeof header - header));
 }
 
 TEST(Checkpoint, AMissingTensorIsSaidWithTheNearestName) {
