@@ -71,8 +71,8 @@ def bytes_of_step(plan, seqs, context):
     memory = plan["memory"]
     if memory["bytes_per_state"] > 0:
         recurrent = "ssm" if "ssm" in moved else "delta_net"
-        # Read every token. Mamba-2 writes it every token, a delta net's ring folds into it every 16th.
-        add(recurrent, (2 if recurrent == "ssm" else 17 / 16) * seqs * memory["bytes_per_state"])
+        # Read every token. Mamba-2 writes it every token, a delta net's ring folds into it every 8th.
+        add(recurrent, (2 if recurrent == "ssm" else 9 / 8) * seqs * memory["bytes_per_state"])
     attention = "latent_attention" if "latent_attention" in moved else "attention"
     add(attention, seqs * context * memory["bytes_per_page"] / 64)
     add("sample", seqs * plan["vocab_size"] * 4)
