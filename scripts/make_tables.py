@@ -95,6 +95,16 @@ def steps_table(report):
     return "\n\n".join(parts)
 
 
+def served_table(report):
+    """`moe4 bench serve --json` at several numbers of clients. Without times to tokens: a synthetic vocabulary has no text to stream."""
+    rows = [[r["max_concurrency"], r["completed"], r["failed"], f"{r['total_input_tokens'] / r['num_prompts']:.0f}",
+             f"{r['total_output_tokens'] / r['num_prompts']:.0f}", f"{r['output_throughput']:.0f}", f"{r['total_token_throughput']:.0f}"]
+            for r in report["served_runs"]]
+    note = f"{report['device_name']}, commit {report['commit']}, `{report['synthetic']}`, `{report['server']}`,\n`{report['command']}`"
+    header = ["clients", "requests", "failed", "tokens of a prompt, mean", "of an answer, mean", "answers, tok/s", "with prompts, tok/s"]
+    return f"{note}\n\n{markdown(header, rows)}"
+
+
 def layer_table(report):
     """`moe4 bench-moe --json`: one layer on the CPU against the ceilings of the same run."""
     ceilings = report["ceilings"]
@@ -323,6 +333,8 @@ def table_of(name):
         return requests_table(report) if "together" in report["results"][0] else model_table(report)
     if "memory_runs" in report:
         return memory_table(report)
+    if "served_runs" in report:
+        return served_table(report)
     if "model_steps" in report:
         return steps_table(report)
     if "mixers" in report:
