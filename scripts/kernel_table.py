@@ -56,7 +56,7 @@ def bytes_of_step(plan, seqs, context):
     moved = {}
     def add(op, count):
         moved[op] = moved.get(op, 0) + count
-    folders = {"linear_group": "linear", "add_norm": "norm", "paged_attention": "attention"}
+    folders = {"linear_group": "linear", "add_norm": "norm", "paged_attention": "attention", "shared_expert": "experts"}
     for group in plan["ops"]:
         for op in group["ops"]:
             weights = op["weight_bytes"] * len(group.get("layers", [0]))

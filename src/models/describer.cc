@@ -119,6 +119,13 @@ std::unique_ptr<RoutedExperts> Describer::experts(const std::string& module,
       experts.bytes += checkpoint().tensor(name).num_bytes();
     }
     sizes_.experts.push_back(experts);
+    // Shared experts among them were asked for since the layer chose so.
+    const auto choice = std::find_if(pending_.begin(), pending_.end(),
+                                     [](const OpChoice& c) { return c.op == "shared_expert"; });
+    if (!shared.empty() && choice != pending_.end()) {
+      sizes_.weight_bytes += op_bytes_;
+      choice->weight_bytes += std::exchange(op_bytes_, 0);
+    }
   } catch (const Error& error) {
     refuse(module, error);
     ask_all_below(checkpoint().layer_name(layer_number(), ""));

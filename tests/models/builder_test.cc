@@ -111,6 +111,12 @@ TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
       const Support& why = choice->verdicts.front().verdict;
       EXPECT_EQ(choice->implementation, why ? "linears" : "experts");
       EXPECT_EQ(choice_of(ops, "shared_down_proj") != nullptr, why.has_value());
+      // Its tensors, where its own linears do not have them.
+      EXPECT_EQ(choice->weight_bytes > 0, !why);
+      for (const OpChoice& op : ops) {
+        if (op.op != "add_norm") continue;
+        EXPECT_LE(op.weight_bytes, checkpoint.config().hidden_size * 4) << folder << " " << op.role;
+      }
       found[folder] = why ? why->message : "";
     }
   });
