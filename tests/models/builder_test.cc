@@ -153,6 +153,7 @@ TEST(Builder, RoutesWhereThePlanSaysSo) {
 
 std::vector<std::string> roles_of(const std::vector<OpChoice>& ops) {
   std::vector<std::string> roles;
+  roles.reserve(ops.size());
   for (const OpChoice& op : ops) roles.push_back(op.role + " by " + std::string(op.implementation));
   return roles;
 }
