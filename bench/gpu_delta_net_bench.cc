@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "device/cuda/describe_device.h"
 #include "device/cuda/device_buffer.h"
+#include "device_rows.h"
 #include "ops/delta_net/delta_net.h"
 #include "ops/experts/bench/cold_read.h"
 #include "ops/experts/bench/timed_graph.h"
@@ -35,25 +36,6 @@ constexpr DeltaNet::Problem kProblem{.num_key_heads = 16,
                                      .value_dim = 128,
                                      .conv_taps = 4,
                                      .ring = DeltaNet::kMaxRing};
-
-template <typename T>
-cuda::DeviceArray<T> on_device(const std::vector<T>& values) {
-  auto array = cuda::allocate_device<T>(static_cast<int64_t>(values.size()));
-  MOE4_CUDA_CHECK(
-      cudaMemcpy(array.get(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
-  return array;
-}
-
-/// Rows of small values.
-struct DeviceRows {
-  DeviceRows(int64_t tokens, int64_t width, RowFormat format)
-      : memory(cuda::allocate_device<std::byte>(tokens * width * element_bytes(format))),
-        rows{memory.get(), format, tokens, width, width} {
-    MOE4_CUDA_CHECK(cudaMemset(memory.get(), 0x3c, tokens * width * element_bytes(format)));
-  }
-  cuda::DeviceArray<std::byte> memory;
-  Rows rows;
-};
 
 struct Measured {
   std::string call;

@@ -1,5 +1,5 @@
-// A few numbers between pinned memory and the device, by a kernel: between two kernels it takes a
-// third of the time that a copy engine takes, mostly for handing over.
+// A few numbers between pinned memory and the device, by a kernel: between two kernels it needs no
+// hand-over to a copy engine and back.
 #include <algorithm>
 
 #include "base/checked_math.h"
