@@ -33,7 +33,8 @@ SchedulerLimits scheduler_limits(const EngineLimits& limits, bool has_state,
           .max_seqs = limits.max_seqs,
           .prompt_chunk = limits.prompt_chunk,
           .scored_tokens = limits.prompt_logits,
-          .num_snapshots = has_state ? std::optional(num_snapshots) : std::nullopt};
+          .num_snapshots = has_state ? std::optional(num_snapshots) : std::nullopt,
+          .gathering = limits.gathering};
 }
 
 }  // namespace

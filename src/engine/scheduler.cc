@@ -40,6 +40,7 @@ RequestId Scheduler::add(int64_t prompt_tokens, int64_t max_tokens, std::vector<
   request.prefix = std::move(prefix);
   request.priority = priority;
   request.scored = scored;
+  request.waits_since = num_steps_;
   waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), id, in_order()), id);
   return id;
 }
@@ -205,8 +206,28 @@ void Scheduler::publish(Request& request) {
   }
 }
 
+// Whether those that wait go on waiting for others, that would share a step with them.
+bool Scheduler::gathers_prompts(const Step& step) const {
+  const PromptGathering& gathering = limits_.gathering;
+  if (gathering.steps == 0) return false;
+  const auto decodes = std::count_if(running_.begin(), running_.end(),
+                                     [&](RequestId id) { return requests_.at(id).decodes(); });
+  if (decodes < gathering.decodes) return false;
+  int64_t tokens = 0;
+  for (const ScheduledPiece& piece : step.pieces) tokens += piece.is_decode ? 0 : piece.tokens;
+  for (const RequestId id : waiting_) {
+    const Request& request = requests_.at(id);
+    // One that was set aside has begun: somebody reads its answer.
+    if (request.saved || num_steps_ - request.waits_since > gathering.steps) return false;
+    tokens += request.known - request.context;
+    if (tokens >= gathering.tokens) return false;
+  }
+  return true;
+}
+
 Step Scheduler::next() {
   Step step;
+  ++num_steps_;
   snapshots_.commit();
   for (const RequestId id : running_) publish(requests_.at(id));
   // A token of every request that generates has its place before any prompt.
@@ -229,6 +250,7 @@ Step Scheduler::next() {
     if (!decodes) budget.take(request, tokens);
   }
   if (!step.copy_out.empty()) return step;  // nobody new where there is no room
+  if (gathers_prompts(step)) return step;
   while (!waiting_.empty()) {
     const Request& request = requests_.at(waiting_.front());
     const int64_t tokens = admit(waiting_.front(), budget.of(request), step);

@@ -15,6 +15,14 @@ namespace moe4 {
 
 using RequestId = int64_t;
 
+/// While many requests generate, new prompts wait for one another: a step with tokens of prompts
+/// reads experts and linears a second time, however few those tokens are, and everybody waits.
+struct PromptGathering {
+  int64_t steps = 0;      ///< that a prompt waits at most; 0: none does
+  int64_t decodes = 32;   ///< it waits only while so many requests or more generate
+  int64_t tokens = 1024;  ///< and until so many tokens of prompts can be computed together
+};
+
 struct SchedulerLimits {
   int64_t max_tokens = 512;  ///< of a step; at least max_seqs + kPageTokens
   int64_t max_seqs = 64;     ///< that take part in a step, and state slots of running requests
@@ -27,6 +35,7 @@ struct SchedulerLimits {
   /// State slots for snapshots, numbered from max_seqs on. Nothing: the model has no recurrent
   /// state, and pages alone are enough to go on from.
   std::optional<int64_t> num_snapshots;
+  PromptGathering gathering;
 };
 
 /// The recurrent state is kept at every multiple of so many tokens of a prompt.
@@ -68,7 +77,7 @@ struct Step {
 /// of kPageTokens of their request or with its prompt, so that how prompts are cut changes no bit.
 /// Out of pages, the youngest running request is preempted: its caches are copied out, and back in
 /// when there is room, rather than computed again. The oldest request is never preempted, so
-/// everyone finishes.
+/// everyone finishes. A new prompt may wait some steps for others (PromptGathering).
 ///
 /// Prompts with an equal beginning share its pages. With a recurrent state that is not enough: a
 /// request goes on from the longest beginning of which a snapshot was kept too. One is kept at the
@@ -118,6 +127,7 @@ class Scheduler {
     int64_t context = 0;  // tokens computed
     int64_t cached = 0;
     int64_t priority = 0;
+    int64_t waits_since = 0;  // step
     bool scored = false;
     std::vector<PageHash> prefix;
     size_t published = 0;  // pages of `prefix` that the pool knows from here
@@ -145,6 +155,7 @@ class Scheduler {
       return of_a < of_b || (of_a == of_b && a < b);
     };
   }
+  bool gathers_prompts(const Step& step) const;
   bool grow(Request& request, int64_t tokens);
   bool grow_or_preempt(RequestId id, int64_t tokens, Step& step);
   void preempt(RequestId id, Step& step);
@@ -162,6 +173,7 @@ class Scheduler {
   BlockPool pool_;
   SnapshotPool snapshots_;
   RequestId next_id_ = 0;
+  int64_t num_steps_ = 0;
   std::map<RequestId, Request> requests_;
   // Both by priority, then in order of arrival: ids rise. "Oldest" is what comes first.
   std::deque<RequestId> waiting_;

@@ -264,6 +264,11 @@ TEST(Scheduler, TenThousandRandomSchedulesKeepEveryRule) {
     }
     const bool recurrent = random.below(2) == 0;
     if (recurrent) limits.num_snapshots = random.below(5);
+    if (random.below(2) == 0) {
+      limits.gathering = {.steps = 1 + random.below(5),
+                          .decodes = 1 + random.below(3),
+                          .tokens = 1 + random.below(200)};
+    }
     Simulation simulation(limits, pages, random.below(2) == 0);
     int64_t arrivals = 2 + random.below(8);
     int64_t idle = 0;
@@ -340,6 +345,87 @@ TEST(Scheduler, ALongPromptDelaysWhoGeneratesByOneChunkAtMost) {
       simulation.scheduler().add_token(step.pieces[0].id);
     }
   }
+}
+
+// Prompts that a step begins, beside `decodes` requests that generate.
+class Gathering : public ::testing::Test {
+ protected:
+  // Begun in the step: their prompts' lengths.
+  std::vector<int64_t> step() {
+    std::vector<int64_t> begun;
+    for (const ScheduledPiece& piece : scheduler_.next().pieces) {
+      if (!piece.is_decode) begun.push_back(piece.tokens);
+      if (piece.wants_logits) scheduler_.add_token(piece.id);
+    }
+    return begun;
+  }
+  void start_two() {
+    for (int i = 0; i < 2; ++i) running_[i] = scheduler_.add(5, 400);
+    ASSERT_THAT(step(), ElementsAre(5, 5)) << "nobody generates yet";
+  }
+
+  RequestId running_[2] = {};
+  Scheduler scheduler_{
+      {.max_tokens = 1000, .max_seqs = 16, .gathering = {.steps = 3, .decodes = 2, .tokens = 100}},
+      200};
+};
+
+TEST_F(Gathering, APromptWaitsForOthersButNotLongerThanItsSteps) {
+  start_two();
+  scheduler_.add(10, 20);
+  EXPECT_THAT(step(), IsEmpty());
+  scheduler_.add(20, 30);
+  EXPECT_THAT(step(), IsEmpty());
+  EXPECT_THAT(step(), IsEmpty());
+  EXPECT_THAT(step(), ElementsAre(10, 20)) << "the younger comes along";
+  scheduler_.add(30, 40);
+  EXPECT_THAT(step(), IsEmpty()) << "the next one waits again";
+}
+
+TEST_F(Gathering, EnoughTokensBeginAtOnce) {
+  start_two();
+  scheduler_.add(60, 70);
+  EXPECT_THAT(step(), IsEmpty());
+  scheduler_.add(40, 50);
+  EXPECT_THAT(step(), ElementsAre(60, 40));
+  scheduler_.add(100, 110);
+  EXPECT_THAT(step(), ElementsAre(100));
+}
+
+TEST_F(Gathering, BesideALongPromptOthersBeginAtOnce) {
+  start_two();
+  scheduler_.add(2500, 2600);
+  EXPECT_THAT(step(), ElementsAre(960));
+  scheduler_.add(10, 20);
+  EXPECT_THAT(step(), ElementsAre(960, 10));
+}
+
+TEST_F(Gathering, NobodyWaitsBesideFewWhoGenerate) {
+  start_two();
+  scheduler_.finish(running_[0]);
+  scheduler_.add(10, 20);
+  EXPECT_THAT(step(), ElementsAre(10));
+}
+
+TEST(Scheduler, WhoWasSetAsideDoesNotWaitForOthers) {
+  // Four pages: the youngest gives way when the older two go on to their second ones.
+  Scheduler scheduler({.max_tokens = 1000,
+                       .max_seqs = 4,
+                       .gathering = {.steps = 100, .decodes = 1, .tokens = 1000}},
+                      4);
+  const RequestId first = scheduler.add(64, 128), second = scheduler.add(64, 128),
+                  third = scheduler.add(10, 20);
+  ASSERT_EQ(scheduler.next().pieces.size(), 3u);
+  for (const RequestId id : {first, second, third}) scheduler.add_token(id);
+  const Step crowded = scheduler.next();
+  ASSERT_EQ(crowded.copy_out.size(), 1u);
+  EXPECT_EQ(crowded.copy_out[0].id, third);
+  scheduler.add_token(first);
+  scheduler.finish(second);
+  const Step step = scheduler.next();
+  ASSERT_EQ(step.copy_in.size(), 1u);
+  EXPECT_EQ(step.copy_in[0].id, third);
+  EXPECT_EQ(step.pieces.size(), 2u);
 }
 
 // Steps until nobody has work.

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <unordered_map>
 
@@ -50,6 +51,19 @@ void synchronised() {
   ++s.calls.synchronisations;
 }
 
+/// What GPUs of another compute capability answer (pretended_sm() in cuda_calls.h).
+void pretend(cudaDeviceAttr attribute, int* value) {
+  const int sm = pretended_sm();
+  if (sm == 0) return;
+  if (attribute == cudaDevAttrComputeCapabilityMajor) *value = sm / 10;
+  if (attribute == cudaDevAttrComputeCapabilityMinor) *value = sm % 10;
+  // CUDA C++ Programming Guide, technical specifications: 163 KB a block on 8.0 and 8.7, 99 KB on
+  // 8.6, 8.9 and 12.x.
+  if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) {
+    *value = std::min(*value, sm == 90 || sm == 100 ? 227 << 10 : sm == 80 ? 163 << 10 : 99 << 10);
+  }
+}
+
 }  // namespace
 
 CudaCalls cuda_calls() {
@@ -60,6 +74,13 @@ CudaCalls cuda_calls() {
   return calls;
 }
 void count_host_allocation() { ++host_allocations; }
+int pretended_sm() {
+  static const int sm = [] {
+    const char* text = std::getenv("MOE4_TEST_SM");
+    return text == nullptr ? 0 : std::atoi(text);
+  }();
+  return sm;
+}
 int64_t device_bytes() {
   const std::lock_guard lock(state().mutex);
   return state().bytes;
@@ -78,6 +99,7 @@ void reset_peak_device_bytes() {
 // NOLINTBEGIN: names are the linker's
 using moe4::testing::allocated;
 using moe4::testing::freed;
+using moe4::testing::pretend;
 using moe4::testing::synchronised;
 
 extern "C" {
@@ -85,6 +107,12 @@ extern "C" {
 cudaError_t __real_cudaMalloc(void** p, size_t bytes);
 cudaError_t __wrap_cudaMalloc(void** p, size_t bytes) {
   return allocated(__real_cudaMalloc(p, bytes), p, bytes, true);
+}
+cudaError_t __real_cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t __wrap_cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  const cudaError_t result = __real_cudaDeviceGetAttribute(value, attribute, device);
+  if (result == cudaSuccess) pretend(attribute, value);
+  return result;
 }
 cudaError_t __real_cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream);
 cudaError_t __wrap_cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream) {

@@ -23,4 +23,9 @@ int64_t device_bytes();
 int64_t peak_device_bytes();
 void reset_peak_device_bytes();
 
+/// Compute capability times ten that the runtime claims for every GPU, with the shared memory of
+/// such a GPU: MOE4_TEST_SM (80, 86, 121, ...); 0 without it. For programs whose kernels were
+/// compiled for it: the code of older or smaller GPUs runs on a newer one (docs/gpu-testing.md).
+int pretended_sm();
+
 }  // namespace moe4::testing
