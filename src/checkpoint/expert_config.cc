@@ -90,7 +90,6 @@ void read_shared_expert(const JsonReader& text, const Family& family, ModelConfi
   } else if (family.is_qwen35 || family.is_qwen3_next) {
     width = 512;
   }
-  config.shared_expert_has_gate = family.shared_expert_gate && width > 0;
 }
 
 void read_scoring(const JsonReader& text, const Family& family, ModelConfig& config) {

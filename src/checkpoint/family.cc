@@ -35,11 +35,6 @@ Family family_of(std::string_view type) {
   family.expert_width_is_intermediate_size =
       is_minimax || is_llama4 ||
       is_any_of(type, {"mixtral", "gpt_oss", "phimoe", "granitemoe", "olmoe"});
-  family.shared_expert_gate = is_hybrid_qwen || type == "qwen2_moe";
-  // Gemma 4 went back to plain weights.
-  family.one_plus_weight_norm = is_hybrid_qwen ||
-                                (type.starts_with("gemma") && !family.is_gemma4) ||
-                                starts_with_any_of(type, {"minimax_m3", "step3p5", "step3p7"});
   family.renormalize =
       !is_llama4 && !is_any_of(type, {"qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v2"});
   family.weight_on_input = is_llama4;
@@ -60,10 +55,6 @@ Family family_of(std::string_view type) {
     family.correction_bias = true;
   } else if (type.starts_with("ernie4_5")) {
     family.correction_bias = true;
-  }
-  if (is_hybrid_qwen) family.partial_rotary_factor = 0.25;
-  if (starts_with_any_of(type, {"glm4_moe"}) && type != "glm4_moe_lite") {
-    family.partial_rotary_factor = 0.5;
   }
   if (type == "mixtral" || type == "phimoe" || is_minimax) {
     family.experts_module = "block_sparse_moe.experts";

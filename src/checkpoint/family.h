@@ -18,15 +18,12 @@ struct Family {
   bool is_deepseek_v4 = false;
   bool needs_experts = false;                      ///< a file without a number of experts is wrong
   bool expert_width_is_intermediate_size = false;  ///< there is no moe_intermediate_size key
-  bool shared_expert_gate = false;
-  bool one_plus_weight_norm = false;
-  bool renormalize = true;  ///< of norm_topk_prob
+  bool renormalize = true;                         ///< of norm_topk_prob
   bool weight_on_input = false;
   bool oai_activation = false;  ///< whatever hidden_act says
   bool correction_bias = false;
   ScoringFunction scoring = ScoringFunction::kSoftmax;
   std::string_view scoring_name = "softmax";
-  double partial_rotary_factor = 1.0;
   std::string_view experts_module = "mlp.experts";
   std::string_view up_projection = "up_proj";
 };

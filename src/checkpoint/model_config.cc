@@ -1,5 +1,6 @@
 // Reads config.json: where the text model is, its general sizes and its attention. Layers are in
 // layer_layout.cc, experts in expert_config.cc, what families mean by absent keys in family.cc.
+// What only a model reads is checked here and not kept: plan and inspect refuse what run would.
 #include "checkpoint/model_config.h"
 
 #include <fmt/format.h>
@@ -18,32 +19,31 @@
 namespace moe4 {
 namespace {
 
-// The first entry of a list with one value a layer (Step), which then is noted as such.
-double number_or_first(const JsonReader& text, const char* key, double fallback, double minimum,
-                       double maximum, bool& per_layer) {
+// A number, or a list with one a layer (Step): whether layers differ.
+bool differs_by_layer(const JsonReader& text, const char* key, double minimum, double maximum) {
   const Json* value = text.get(key);
   if (value == nullptr || !value->is_array()) {
-    return text.number({key}, fallback, minimum, maximum);
+    text.number({key}, minimum, minimum, maximum);
+    return false;
   }
   if (value->empty()) {
     text.fail(key, "configuration value is not usable", "a number, or one a layer",
               "an empty list");
   }
-  per_layer |=
-      std::adjacent_find(value->begin(), value->end(), std::not_equal_to<>()) != value->end();
   for (const Json& item : *value) {
     if (!item.is_number() || !(item.get<double>() >= minimum) || !(item.get<double>() <= maximum)) {
       text.fail(key, "configuration value is not usable",
                 fmt::format("numbers from {} to {}", minimum, maximum), describe(item));
     }
   }
-  return value->front().get<double>();
+  return std::adjacent_find(value->begin(), value->end(), std::not_equal_to<>()) != value->end();
 }
 
 // transformers 4: rope_theta and rope_scaling; 5: rope_parameters, for some models one a layer
 // type.
-void read_rotary(const JsonReader& text, const Family& family, ModelConfig& config) {
-  constexpr double kMaxTheta = 1e15;
+void read_rotary(const JsonReader& text, ModelConfig& config) {
+  constexpr double kMinTheta = 1e-3, kMaxTheta = 1e15;
+  constexpr double kMinFactor = 1e-6, kMaxFactor = 1.0;
   std::optional<JsonReader> rope = text.object("rope_parameters");
   if (rope) {
     for (const char* kind : {"full_attention", "main"}) {
@@ -53,20 +53,13 @@ void read_rotary(const JsonReader& text, const Family& family, ModelConfig& conf
       break;
     }
   }
-  bool& per_layer = config.rope_per_layer;
-  config.rope_theta = number_or_first(text, "rope_theta", 10000.0, 1e-3, kMaxTheta, per_layer);
-  double partial = family.partial_rotary_factor;
-  if (text.has("rotary_dim")) {  // MiniMax
-    partial = std::min(
-        1.0, static_cast<double>(text.size({"rotary_dim"})) / static_cast<double>(config.head_dim));
-  }
-  config.partial_rotary_factor =
-      number_or_first(text, "partial_rotary_factor", partial, 1e-6, 1.0, per_layer);
+  config.rope_per_layer |= differs_by_layer(text, "rope_theta", kMinTheta, kMaxTheta);
+  config.rope_per_layer |= differs_by_layer(text, "partial_rotary_factor", kMinFactor, kMaxFactor);
+  text.size({"rotary_dim"}, 1);  // MiniMax
   config.rope_type = "default";
   if (rope) {
-    config.rope_theta = rope->number({"rope_theta"}, config.rope_theta, 1e-3, kMaxTheta);
-    config.partial_rotary_factor =
-        rope->number({"partial_rotary_factor"}, config.partial_rotary_factor, 1e-6, 1.0);
+    rope->number({"rope_theta"}, kMinTheta, kMinTheta, kMaxTheta);
+    rope->number({"partial_rotary_factor"}, kMinFactor, kMinFactor, kMaxFactor);
     config.rope_type = rope->string({"rope_type", "type"}, "default");
   }
   if (const auto scaling = text.object("rope_scaling")) {
@@ -76,52 +69,48 @@ void read_rotary(const JsonReader& text, const Family& family, ModelConfig& conf
   if (config.rope_type == "mrope") config.rope_type = "default";
   // A second theta for window layers, or for compressed ones.
   for (const char* key : {"rope_local_base_freq", "swa_rope_theta", "compress_rope_theta"}) {
-    per_layer |= text.has(key);
+    config.rope_per_layer |= text.has(key);
   }
 }
 
 void read_attention(const JsonReader& text, const Family& family, ModelConfig& config) {
-  config.num_attention_heads = text.size({"num_attention_heads", "n_head"});
-  config.num_key_value_heads =
-      text.size({"num_key_value_heads", "num_attention_groups"}, config.num_attention_heads);
-  if (config.num_attention_heads % config.num_key_value_heads != 0) {
+  const int64_t num_heads = text.size({"num_attention_heads", "n_head"});
+  const int64_t num_kv_heads =
+      text.size({"num_key_value_heads", "num_attention_groups"}, num_heads);
+  if (num_heads % num_kv_heads != 0) {
     text.fail("num_key_value_heads", "attention heads do not divide",
-              fmt::format("a divisor of num_attention_heads = {}", config.num_attention_heads),
-              std::to_string(config.num_key_value_heads));
+              fmt::format("a divisor of num_attention_heads = {}", num_heads),
+              std::to_string(num_kv_heads));
   }
+  const bool has_width = text.has("head_dim") || text.has("attention_head_dim");
   if (text.has("qk_nope_head_dim") && text.has("qk_rope_head_dim")) {  // MLA
     // A head_dim beside them is 192, 64 or their sum, according to the writer.
     config.is_latent_attention = true;
-    config.head_dim = text.size({"qk_nope_head_dim"}) + text.size({"qk_rope_head_dim"});
-  } else if (text.has("head_dim") || text.has("attention_head_dim")) {
-    config.head_dim = text.size({"head_dim", "attention_head_dim"});
-  } else if (family.is_qwen35 || family.is_qwen3_next) {
-    config.head_dim = 256;
-  } else if (config.hidden_size % config.num_attention_heads == 0) {
-    config.head_dim = config.hidden_size / config.num_attention_heads;
-  } else {
+    text.size({"qk_nope_head_dim"});
+    text.size({"qk_rope_head_dim"});
+  } else if (has_width) {
+    text.size({"head_dim", "attention_head_dim"});
+  } else if (!family.is_qwen35 && !family.is_qwen3_next && config.hidden_size % num_heads != 0) {
     text.fail("num_attention_heads", "attention heads do not divide",
               fmt::format("a divisor of hidden_size = {}, or a head_dim", config.hidden_size),
-              std::to_string(config.num_attention_heads));
+              std::to_string(num_heads));
   }
-
-  read_rotary(text, family, config);
-  config.attention_bias = text.boolean({"attention_bias", "use_qkv_bias"}, false);
-  config.attn_output_gate =
-      text.boolean({"attn_output_gate"}, family.is_qwen35 || family.is_qwen3_next);
+  read_rotary(text, config);
+  text.boolean({"attention_bias", "use_qkv_bias"}, false);
+  text.boolean({"attn_output_gate"}, false);
 }
 
-void read_delta_net(const JsonReader& text, const Family& family, ModelConfig& config) {
+void check_delta_net(const JsonReader& text, const Family& family) {
   if (!family.is_qwen35 && !family.is_qwen3_next) return;
-  config.linear_num_key_heads = text.size({"linear_num_key_heads"}, 16);
-  config.linear_num_value_heads = text.size({"linear_num_value_heads"}, 32);
-  config.linear_key_head_dim = text.size({"linear_key_head_dim"}, 128);
-  config.linear_value_head_dim = text.size({"linear_value_head_dim"}, 128);
-  config.linear_conv_kernel_dim = text.integer({"linear_conv_kernel_dim"}, 1, 64, 4);
-  if (config.linear_num_value_heads % config.linear_num_key_heads != 0) {
+  const int64_t num_key_heads = text.size({"linear_num_key_heads"}, 16);
+  const int64_t num_value_heads = text.size({"linear_num_value_heads"}, 32);
+  text.size({"linear_key_head_dim"}, 128);
+  text.size({"linear_value_head_dim"}, 128);
+  text.integer({"linear_conv_kernel_dim"}, 1, 64, 4);
+  if (num_value_heads % num_key_heads != 0) {
     text.fail("linear_num_value_heads", "delta-net heads do not divide",
-              fmt::format("a multiple of linear_num_key_heads = {}", config.linear_num_key_heads),
-              std::to_string(config.linear_num_value_heads));
+              fmt::format("a multiple of linear_num_key_heads = {}", num_key_heads),
+              std::to_string(num_value_heads));
   }
 }
 
@@ -162,15 +151,11 @@ ModelConfig parse_model_config(const Json& root_json, const std::string& file) {
   config.hidden_size = text.size({"hidden_size", "n_embd"});
   config.vocab_size = text.size({"vocab_size"});
   config.max_position_embeddings = text.size({"max_position_embeddings"}, 2048);
-  config.rms_norm_eps = static_cast<float>(
-      text.number({"rms_norm_eps", "layer_norm_epsilon", "norm_eps"}, 1e-6, 0.0, 1.0));
-  // Wrappers may keep the flag beside text_config; transformers takes the outer one then.
-  config.tie_word_embeddings =
-      root.boolean({"tie_word_embeddings"}, text.boolean({"tie_word_embeddings"}, false));
-  config.one_plus_weight_norm = family.one_plus_weight_norm;
+  text.number({"rms_norm_eps", "layer_norm_epsilon", "norm_eps"}, 1e-6, 0.0, 1.0);
+  root.boolean({"tie_word_embeddings"}, text.boolean({"tie_word_embeddings"}, false));
   read_layers(text, family, config);
   read_attention(text, family, config);
-  read_delta_net(text, family, config);
+  check_delta_net(text, family);
   read_experts(text, family, config);
   read_moe_layers(text, family, config);
   return config;

@@ -31,6 +31,8 @@ std::string_view to_string(LayerKind kind);
 /// Read from the text model: `text_config` when the file nests one, else the top level. Both
 /// spellings of transformers 4 and 5 (num_experts / num_local_experts, rope_theta /
 /// rope_parameters, torch_dtype / dtype). Every size was checked to be positive and below 2^31.
+/// Holds what plans, reports and the engine read. Widths, biases and norms of a block are its
+/// model's to read (models/config_reader.h); wrong values there are refused here too.
 struct ModelConfig {
   std::string model_type;    ///< of the text model: "qwen3_moe", "qwen3_5_moe_text", ...
   std::string architecture;  ///< architectures[0]
@@ -38,39 +40,18 @@ struct ModelConfig {
   int64_t num_layers = 0;
   int64_t vocab_size = 0;
   int64_t max_position_embeddings = 0;
-  float rms_norm_eps = 1e-6f;
-  bool tie_word_embeddings = false;
 
-  // Attention.
-  int64_t num_attention_heads = 0;
-  int64_t num_key_value_heads = 0;
-  int64_t head_dim = 0;
-  double rope_theta = 10000.0;
-  double partial_rotary_factor = 1.0;
-  std::string rope_type = "default";  ///< "yarn", "llama3", ...: scaled rotary embeddings
-  /// Layers differ in theta or in their kind of rotary embedding; the fields above are those of
-  /// full attention.
-  bool rope_per_layer = false;
-  /// Multi-head latent attention; head_dim is then qk_nope_head_dim + qk_rope_head_dim, whatever
-  /// the file's own head_dim says.
-  bool is_latent_attention = false;
-  bool attention_bias = false;
-  bool attn_output_gate = false;  ///< q_proj yields [q | gate] per head (qwen3_5_moe, qwen3_next)
+  // What mixes tokens.
+  std::string rope_type = "default";  ///< of full attention: "yarn", "llama3", ...
+  bool rope_per_layer = false;  ///< layers differ in theta or in their kind of rotary embedding
+  bool is_latent_attention = false;    ///< multi-head latent attention
   std::vector<LayerKind> layer_kinds;  ///< num_layers entries
-
-  // Gated delta net.
-  int64_t linear_num_key_heads = 0;
-  int64_t linear_num_value_heads = 0;
-  int64_t linear_key_head_dim = 0;
-  int64_t linear_value_head_dim = 0;
-  int64_t linear_conv_kernel_dim = 0;
 
   // Feed-forward.
   int64_t dense_intermediate_size = 0;          ///< of layers that are not MoE
   std::vector<bool> is_moe_layer;               ///< num_layers entries
   std::vector<bool> has_feed_forward;           ///< num_layers entries; false: a mixer alone
   int64_t shared_expert_intermediate_size = 0;  ///< 0: no shared expert
-  bool shared_expert_has_gate = false;          ///< sigmoid(shared_expert_gate(x)) multiplies it
   /// num_local_experts == num_experts here. hidden_size is the latent width where experts work on
   /// one (moe_latent_size). What differs by layer is in moe_problem().
   MoeProblem moe;
@@ -90,9 +71,6 @@ struct ModelConfig {
   /// ("up_proj", "w3"); for lookups in metadata when there are no tensors.
   std::string experts_module = "mlp.experts";
   std::string up_projection = "up_proj";
-
-  bool one_plus_weight_norm =
-      false;  ///< RMSNorm multiplies by (1 + w): qwen3_5_moe, qwen3_next, Gemma 2 and 3, Step
 
   /// The routed experts of one layer.
   MoeProblem moe_problem(int64_t layer) const;

@@ -86,6 +86,26 @@ TEST(CommandLine, MistakesExitWithStatus2AndOneLine) {
   }
 }
 
+TEST(CommandLine, ANumberOutOfRangeIsToldTheRange) {
+  const auto error_of = [](std::vector<std::string> arguments, const std::string& flag,
+                           const std::string& value) {
+    arguments.insert(arguments.end(), {flag, value});
+    const ProgramResult result = run_program(arguments);
+    expect_error(result, 2);
+    return result.err;
+  };
+  const std::vector<std::string> run = {"run", kModel, "-p", "a"};
+  const std::vector<std::string> eval = {"eval", kModel, "--text", "a"};
+  // Open to the end of the type, closed, unsigned, and not whole.
+  EXPECT_THAT(error_of(run, "-n", "-1"), HasSubstr("'-1' is not a whole number in [0, 2^63)"));
+  EXPECT_THAT(error_of(run, "-n", "9223372036854775808"), HasSubstr("whole number in [0, 2^63)"));
+  EXPECT_THAT(error_of(run, "-n", "010"), HasSubstr("'010' is not a whole number in [0, 2^63)"));
+  EXPECT_THAT(error_of(eval, "--chunk", "0"),
+              HasSubstr("'0' is not a whole number in [1, 1048576]"));
+  EXPECT_THAT(error_of(run, "--seed", "-1"), HasSubstr("'-1' is not a whole number in [0, 2^64)"));
+  EXPECT_THAT(error_of(run, "--top-p", "1.5"), HasSubstr("'1.5' is not a number in [0, 1]"));
+}
+
 TEST(CommandLine, AMissingModelIsBadInput) {
   for (const std::string command : {"inspect", "plan"})
     expect_error(run_program({command, "/no/such/folder"}), 3);

@@ -18,7 +18,7 @@ InteractiveProgram::InteractiveProgram(const std::vector<std::string>& arguments
     throw std::runtime_error("cannot make pipes");
   fcntl(out[1], F_SETPIPE_SZ, 4096);
   const std::string errors = (folder_ / "err").string();
-  std::vector<char*> argv = {const_cast<char*>(MOE4_PROGRAM)};
+  std::vector<char*> argv = {const_cast<char*>(program_path().c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   child_ = fork();
@@ -28,7 +28,7 @@ InteractiveProgram::InteractiveProgram(const std::vector<std::string>& arguments
     if (dup2(in[0], STDIN_FILENO) < 0 || dup2(out[1], STDOUT_FILENO) < 0 ||
         dup2(err, STDERR_FILENO) < 0)
       _exit(126);
-    execv(MOE4_PROGRAM, argv.data());
+    execv(program_path().c_str(), argv.data());
     _exit(127);
   }
   close(in[0]);

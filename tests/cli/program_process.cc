@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/run_program.h"
+
 namespace moe4::testing {
 
 ProgramProcess::ProgramProcess(const std::vector<std::string>& arguments,
@@ -16,7 +18,7 @@ ProgramProcess::ProgramProcess(const std::vector<std::string>& arguments,
   EXPECT_EQ(pipe2(in, O_CLOEXEC), 0);
   EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
   EXPECT_EQ(pipe2(err, O_CLOEXEC), 0);
-  std::vector<char*> argv = {const_cast<char*>(MOE4_PROGRAM)};
+  std::vector<char*> argv = {const_cast<char*>(program_path().c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   pid_ = fork();
@@ -26,7 +28,7 @@ ProgramProcess::ProgramProcess(const std::vector<std::string>& arguments,
     dup2(err[1], STDERR_FILENO);
     alarm(300);  // a program that hangs is killed
     if (in_child) in_child();
-    execv(MOE4_PROGRAM, argv.data());
+    execv(program_path().c_str(), argv.data());
     _exit(127);
   }
   close(in[0]), close(out[1]), close(err[1]);

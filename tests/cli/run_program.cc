@@ -26,6 +26,12 @@ void redirect(const std::filesystem::path& path, int flags, int target) {
 
 }  // namespace
 
+const std::string& program_path() {
+  static const std::string path =
+      std::filesystem::read_symlink("/proc/self/exe").replace_filename("moe4").string();
+  return path;
+}
+
 ProgramResult run_program(const std::vector<std::string>& arguments,
                           const std::vector<std::string>& environment, const std::string& input) {
   std::string pattern = (std::filesystem::temp_directory_path() / "moe4-cli-XXXXXX").string();
@@ -38,11 +44,11 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
     redirect(folder / "out", O_WRONLY | O_CREAT, STDOUT_FILENO);
     redirect(folder / "err", O_WRONLY | O_CREAT, STDERR_FILENO);
     for (const std::string& pair : environment) putenv(const_cast<char*>(pair.c_str()));
-    std::vector<char*> argv = {const_cast<char*>(MOE4_PROGRAM)};
+    std::vector<char*> argv = {const_cast<char*>(program_path().c_str())};
     for (const std::string& argument : arguments)
       argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
-    execv(MOE4_PROGRAM, argv.data());
+    execv(program_path().c_str(), argv.data());
     _exit(127);
   }
   int status = 0;

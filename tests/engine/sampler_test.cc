@@ -314,6 +314,38 @@ TEST(Sampler, AGreedyChoiceSeesBiasPenaltiesAndForbiddenTokens) {
   EXPECT_EQ(greedy({.forbidden = stop}, {.logit_bias = {{0, 100.0f}}}), 1);
 }
 
+TEST(Sampler, SettingsOutOfRangeAreNamedWithTheirValueAndWhatIsExpected) {
+  const auto error_of = [](const SamplingParams& params) -> std::string {
+    try {
+      check_sampling_params(params, 8);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error_of({.temperature = -0.5f}),
+            "temperature is -0.5: expected a number from 0 (greedy) up");
+  EXPECT_EQ(error_of({.temperature = kInfinity}),
+            "temperature is inf: expected a number from 0 (greedy) up");
+  EXPECT_EQ(error_of({.top_k = -1}), "top_k is -1: expected 0 (off) or a positive number");
+  EXPECT_EQ(error_of({.top_p = 1.5f}), "top_p is 1.5: expected 0 to 1 (off)");
+  EXPECT_EQ(error_of({.min_p = -0.25f}), "min_p is -0.25: expected 0 (off) to 1");
+  EXPECT_EQ(error_of({.repetition_penalty = 0.0f}),
+            "repetition_penalty is 0: expected a positive number, 1 is off");
+  EXPECT_EQ(error_of({.presence_penalty = -kInfinity}),
+            "presence_penalty is -inf: expected a number, 0 is off");
+  EXPECT_EQ(error_of({.frequency_penalty = kInfinity}),
+            "frequency_penalty is inf: expected a number, 0 is off");
+  EXPECT_EQ(error_of({.logit_bias = {{8, 1.0f}}}),
+            "logit_bias names token 8: expected 0 to 7, the model's vocabulary");
+  EXPECT_EQ(error_of({.logit_bias = {{7, kInfinity}}}),
+            "logit_bias of token 7 is inf: expected a number");
+  // The ends of every range are inside.
+  EXPECT_EQ(error_of({.temperature = 0.0f, .top_k = 0, .top_p = 0.0f, .min_p = 0.0f}), "");
+  EXPECT_EQ(error_of({.top_p = 1.0f, .min_p = 1.0f, .logit_bias = {{0, 1.0f}, {7, 1.0f}}}), "");
+}
+
 TEST(Sampler, MinusInfinityIsNeverChosenAndNothingLeftIsAnError) {
   std::mt19937_64 rng(1);
   const std::vector<float> one = {-kInfinity, -5.0f, -kInfinity};

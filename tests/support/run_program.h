@@ -11,6 +11,9 @@ struct ProgramResult {
   std::string out, err;
 };
 
+/// The moe4 of the folder that holds this test program: what was built, or linked, with it.
+const std::string& program_path();
+
 /// `environment`: NAME=VALUE, on top of this process's own. `input` is given on stdin.
 ProgramResult run_program(const std::vector<std::string>& arguments,
                           const std::vector<std::string>& environment = {},
