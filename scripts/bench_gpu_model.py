@@ -126,7 +126,7 @@ def serve(machine, model, preset, synth):
     finally:
         process.terminate()
         process.wait(timeout=60)
-    machine.write("serve", preset, synth, {"server": server, "command": load, "served_runs": runs})
+    machine.write("serve", preset, synth, {"server": server, "command": load, "served_runs": runs, "every_token_streamed": True})
 
 
 def measure(machine, preset):

@@ -38,10 +38,10 @@ std::vector<std::string> synth_presets();
 SynthFormat parse_synth_format(const std::string& name);
 
 /// Writes config.json, hf_quant_config.json where the dialect has one, generation_config.json, a
-/// byte-level tokenizer and the weights in shards of at most 4 GiB. Memory stays bounded by one
-/// small buffer. The folder appears under its own name only when it is complete. Throws
-/// Error(kUsage) for an unknown preset or an existing `out`, Error(kUnavailable) when the disk is
-/// too small.
+/// tokenizer (synth/synth_tokenizer.h) and the weights in shards of at most 4 GiB. Memory stays
+/// bounded by one small buffer. The folder appears under its own name only when it is complete.
+/// Throws Error(kUsage) for an unknown preset or an existing `out`, Error(kUnavailable) when the
+/// disk is too small.
 SynthResult write_synthetic_checkpoint(const std::filesystem::path& out,
                                        const SynthOptions& options);
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "synth/synth_tokenizer.h"
 
 namespace moe4 {
 namespace {
@@ -56,8 +57,9 @@ class PlanBuilder {
     plan_.config_json = config().dump(2);
     if (format_ != SynthFormat::kCompressedTensors)
       plan_.hf_quant_config_json = hf_quant_config().dump(2);
-    plan_.generation_config_json = Json{{"eos_token_id", 257}, {"pad_token_id", 256}}.dump(2);
-    plan_.tokenizer_json = tokenizer().dump(1);
+    plan_.generation_config_json =
+        Json{{"eos_token_id", kSynthEosToken}, {"pad_token_id", kSynthPadToken}}.dump(2);
+    plan_.tokenizer_json = synth_tokenizer_json(p_.vocab);
     plan_.tokenizer_config_json =
         Json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", "<|im_end|>"}}.dump(2);
     return std::move(plan_);
@@ -267,49 +269,6 @@ class PlanBuilder {
     }
     config["quantization_config"] = quantization_config();
     return config;
-  }
-
-  // The 256 bytes and three special tokens: any text encodes, most of the vocabulary stays unnamed.
-  static Json tokenizer() {
-    Json vocab = Json::object();
-    int next_unprintable = 256;
-    for (int byte = 0; byte < 256; ++byte) {
-      // The byte-level alphabet: printable Latin-1 stands for itself, other bytes for code points
-      // from 256 on.
-      const bool printable =
-          (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-      const int code_point = printable ? byte : next_unprintable++;
-      std::string utf8;
-      if (code_point < 128) {
-        utf8 = static_cast<char>(code_point);
-      } else {
-        utf8 += static_cast<char>(0xc0 | (code_point >> 6));
-        utf8 += static_cast<char>(0x80 | (code_point & 0x3f));
-      }
-      vocab[utf8] = byte;
-    }
-    Json added = Json::array();
-    int id = 256;
-    for (const char* token : {"<|endoftext|>", "<|im_end|>", "<|im_start|>"}) {
-      added.push_back({{"id", id++},
-                       {"content", token},
-                       {"single_word", false},
-                       {"lstrip", false},
-                       {"rstrip", false},
-                       {"normalized", false},
-                       {"special", true}});
-    }
-    const Json byte_level = {{"type", "ByteLevel"},
-                             {"add_prefix_space", false},
-                             {"trim_offsets", true},
-                             {"use_regex", true}};
-    return {{"version", "1.0"},
-            {"added_tokens", added},
-            {"normalizer", nullptr},
-            {"pre_tokenizer", byte_level},
-            {"post_processor", nullptr},
-            {"decoder", byte_level},
-            {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
   }
 
   const Preset& p_;

@@ -11,6 +11,8 @@
 
 #include "checkpoint/checkpoint.h"
 #include "moe/dequantize.h"
+#include "synth/synth_tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace moe4 {
 namespace {
@@ -87,6 +89,34 @@ TEST_F(Synth, RefusesUnknownPresetsExistingFoldersAndTooFewExperts) {
   EXPECT_THROW(write_synthetic_checkpoint(folder_, {.preset = "tiny", .num_experts = 3}), Error);
   fs::create_directories(folder_);
   EXPECT_THROW(write_synthetic_checkpoint(folder_, {.preset = "tiny"}), Error);
+}
+
+// Streams of a server are only worth measuring where every token is a piece of text.
+TEST(SynthTokenizer, EveryIdHasATextAndWordsEncodeToTheirIds) {
+  constexpr int64_t kVocab = 20000;  // words of up to four letters
+  const auto tokenizer = Tokenizer::parse(synth_tokenizer_json(kVocab), "tokenizer.json");
+  EXPECT_EQ(tokenizer->vocab_size(), kVocab);
+  EXPECT_EQ(tokenizer->token_bytes(259), " a");
+  EXPECT_EQ(tokenizer->token_bytes(259 + 26), " aa");
+  std::vector<int32_t> words;
+  for (int32_t id = 0; id < kVocab; ++id) {
+    EXPECT_NE(tokenizer->token_bytes(id), "") << id;
+    EXPECT_EQ(tokenizer->is_special(id), id >= 256 && id < 259) << id;
+    if (id >= 259) words.push_back(id);
+  }
+  StreamDecoder stream(*tokenizer);
+  std::string text;
+  for (const int32_t id : words) {
+    const std::string piece = stream.push(id);
+    ASSERT_NE(piece, "") << id;
+    text += piece;
+  }
+  EXPECT_EQ(tokenizer->encode(text), words);
+}
+
+TEST_F(Synth, VocabularyIsThatOfTheModel) {
+  write_synthetic_checkpoint(folder_, {.preset = "tiny", .num_layers = 1});
+  EXPECT_EQ(Tokenizer::load(folder_)->vocab_size(), Checkpoint::open(folder_)->config().vocab_size);
 }
 
 }  // namespace
