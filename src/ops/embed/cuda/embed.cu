@@ -15,6 +15,10 @@ using namespace cuda;
 
 constexpr int kThreads = 256;
 
+__device__ uint8_t e4m3_code(const uint8_t* row, int column) {
+  return packed_e4m3(reinterpret_cast<const uint32_t*>(row)[column / 4], column % 4);
+}
+
 /// Weight (row, k) of a panel as numerics has it: every product but the last is exact.
 __device__ float panel_value(const Panel& panel, int64_t row, int k) {
   const uint8_t* chunk = panel.chunk(row, k / kPanelChunk);
@@ -28,9 +32,9 @@ __device__ float panel_value(const Panel& panel, int64_t row, int k) {
       return sum;
     }
     case PanelKind::kFp8:
-      return e4m3_to_float(chunk[e4m3_place(column)]) * panel.row_scale[row];
+      return e4m3_to_float(e4m3_code(chunk, column)) * panel.row_scale[row];
     case PanelKind::kFp8Block:
-      return e4m3_to_float(chunk[e4m3_place(column)]) *
+      return e4m3_to_float(e4m3_code(chunk, column)) *
              panel.block_scale[row / kPanelTileRows * ((panel.chunks + 1) / 2) + k / 128];
     default: {
       const int r = static_cast<int>(row % kPanelTileRows), element = column % 16;

@@ -13,13 +13,15 @@
 
 namespace moe4::cuda {
 
-/// Codes 2i and 2i + 1 of a word of four as bf16x2, exactly. As bits of a BF16 number, exponent and
-/// mantissa of E4M3 are worth 2^-120 of it, subnormal or not. Codes lie as e4m3_place() says, so
-/// that both pairs need no more than shifts and masks: decoding is bound by logic instructions.
+/// Codes 2i and 2i + 1 of a word of four, pack_e4m3(), as bf16x2, exactly. As bits of a BF16
+/// number, exponent and mantissa of E4M3 are worth 2^-120 of it, subnormal or not. Decoding is
+/// bound by logic instructions: one mask for the first pair, two shifts and two masks for the
+/// second.
 template <int i>
 __device__ __forceinline__ uint32_t e4m3_pair(uint32_t word) {
-  const uint32_t magnitudes = i == 0 ? word << 4 : word >> 4, signs = i == 0 ? word << 8 : word;
-  return multiply_bf16x2((magnitudes & 0x07f007f0u) | (signs & 0x80008000u), 0x7b807b80u);
+  const uint32_t bits =
+      i == 0 ? word & 0x87f087f0u : ((word << 4) & 0x80f080f0u) | ((word >> 4) & 0x07000700u);
+  return multiply_bf16x2(bits, 0x7b807b80u);
 }
 
 /// A chunk of 16 rows as it lies in shared memory.

@@ -57,9 +57,9 @@ void allow_prompt_kernels(int bytes);
 /// on, a chunk of 64 columns after the other, `chunks` of them. Scales of MXFP4 are shifted.
 void pack_fp4(PanelKind kind, const uint8_t* codes, const uint8_t* scales, int64_t rows, int64_t k,
               int exponent_shift, int chunks, uint8_t* out, cudaStream_t stream);
-/// Puts rows of E4M3 codes, a multiple of 16 bytes, into the order of e4m3_place(); sets *found
-/// where one is a NaN.
-void order_e4m3(uint8_t* codes, int64_t count, int32_t* found, cudaStream_t stream);
+/// Makes each four E4M3 codes, of a multiple of 16 bytes, a pack_e4m3(); sets *found where one is a
+/// NaN.
+void pack_e4m3_rows(uint8_t* codes, int64_t count, int32_t* found, cudaStream_t stream);
 /// Sets *found where a byte of a multiple of 16 bytes is an E4M3 NaN.
 void find_e4m3_nan(const uint8_t* bytes, int64_t count, int32_t* found, cudaStream_t stream);
 

@@ -24,12 +24,11 @@ __global__ void pack_kernel(PackedShape shape, CodeRows rows, int chunks, int64_
       static_cast<uint16_t>(block.scales[0] | (block.scales[1] << 8));
 }
 
-__global__ void order_e4m3_kernel(uint4* words, int64_t count) {
+__global__ void pack_e4m3_kernel(uint4* words, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   const uint4 v = words[i];
-  const auto order = [](uint32_t w) { return __byte_perm(w, 0, 0x3120); };
-  words[i] = make_uint4(order(v.x), order(v.y), order(v.z), order(v.w));
+  words[i] = make_uint4(pack_e4m3(v.x), pack_e4m3(v.y), pack_e4m3(v.z), pack_e4m3(v.w));
 }
 
 __global__ void find_nan_kernel(const uint4* words, int64_t count, int32_t* found) {
@@ -62,11 +61,10 @@ void pack_fp4(PanelKind kind, const uint8_t* codes, const uint8_t* scales, int64
          from, chunks, count, out);
 }
 
-void order_e4m3(uint8_t* codes, int64_t count, int32_t* found, cudaStream_t stream) {
-  launch(order_e4m3_kernel,
-         {.grid = grid_of(count / 16), .block = dim3(kThreads), .stream = stream},
-         reinterpret_cast<uint4*>(codes), count / 16);
+void pack_e4m3_rows(uint8_t* codes, int64_t count, int32_t* found, cudaStream_t stream) {
   find_e4m3_nan(codes, count, found, stream);
+  launch(pack_e4m3_kernel, {.grid = grid_of(count / 16), .block = dim3(kThreads), .stream = stream},
+         reinterpret_cast<uint4*>(codes), count / 16);
 }
 
 void find_e4m3_nan(const uint8_t* bytes, int64_t count, int32_t* found, cudaStream_t stream) {

@@ -232,7 +232,7 @@ PackedGroup::PackedGroup(const LinearGroup::Weights& weights, ThreadPool* thread
         upload.send(w.weight, row_bytes, to);
       }
       if (w.scheme.is_fp8()) {
-        order_e4m3(to, member.rows * row_bytes, nan.get() + i, upload.stream());
+        pack_e4m3_rows(to, member.rows * row_bytes, nan.get() + i, upload.stream());
       }
     }
     for (int32_t r = 0; r < member.rows; ++r) {

@@ -20,7 +20,7 @@ inline constexpr int64_t kMaxInputs = 24576;
 
 enum class PanelKind : uint8_t {
   kBf16,      ///< rows of BF16, 64-column chunks of 128 bytes; F16 and F32 in two and three parts
-  kFp8,       ///< rows of E4M3 (e4m3_place()), one scale a row
+  kFp8,       ///< rows of E4M3, each four of them a pack_e4m3(); one scale a row
   kFp8Block,  ///< the same, one scale for each 16 rows and 128 columns
   kNvfp4,     ///< tiles of 16 rows: for each chunk the words and scales of PackedBlock, 576 bytes
   kMxfp4,     ///< the same; scales are exponents
@@ -47,10 +47,24 @@ MOE4_HOST_DEVICE constexpr int tile_chunk_bytes(PanelKind kind) {
 MOE4_HOST_DEVICE constexpr bool is_tiled(PanelKind kind) {
   return kind == PanelKind::kNvfp4 || kind == PanelKind::kMxfp4;
 }
-/// The byte of a row that has column `k`: of four codes the middle two change places, so that the
-/// two of a bf16x2 are 16 bits apart (e4m3_pair()).
-MOE4_HOST_DEVICE constexpr int64_t e4m3_place(int64_t k) {
-  return k % 4 == 1 || k % 4 == 2 ? k ^ 3 : k;
+/// Four E4M3 codes, the first in the lowest byte -> the word that panels hold instead, whose half h
+/// has codes h and 2 + h. The first lies as in a BF16 number, sign at bit 15 and the rest at 10..4;
+/// the second has its sign at 11, its high three bits of the rest at 14..12, its low four at 3..0.
+MOE4_HOST_DEVICE constexpr uint32_t pack_e4m3(uint32_t codes) {
+  uint32_t word = 0;
+  for (int h = 0; h < 2; ++h) {
+    const uint32_t first = codes >> 8 * h & 0xff, second = codes >> (16 + 8 * h) & 0xff;
+    const uint32_t half = (first & 0x80) << 8 | (first & 0x7f) << 4 | (second & 0x80) << 4 |
+                          (second & 0x70) << 8 | (second & 0x0f);
+    word |= half << 16 * h;
+  }
+  return word;
+}
+/// Code `i` of a pack_e4m3().
+MOE4_HOST_DEVICE constexpr uint8_t packed_e4m3(uint32_t word, int i) {
+  const uint32_t half = word >> 16 * (i % 2);
+  return static_cast<uint8_t>(i < 2 ? (half >> 8 & 0x80) | (half >> 4 & 0x7f)
+                                    : (half >> 4 & 0x80) | (half >> 8 & 0x70) | (half & 0x0f));
 }
 /// Chunks of a unit: about 2 KB of a tile of 16 rows.
 MOE4_HOST_DEVICE constexpr int unit_chunks(PanelKind kind) {
