@@ -4,6 +4,7 @@
 #include "ops/conformance.h"
 #include "ops/rotary/rotary_angles.h"
 #include "support/golden.h"
+#include "support/shared_models.h"
 
 namespace moe4 {
 namespace {
@@ -11,8 +12,7 @@ namespace {
 // Far along, the rounding of the angle to float32 moves cos and sin by up to 6e-2: part of what
 // transformers computes.
 TEST(Rotary, AnglesAreFloat32ProductsAtAnyPosition) {
-  const testing::Golden golden(std::filesystem::path(MOE4_TEST_DATA) /
-                               "long_context/golden.safetensors");
+  const testing::Golden golden(testing::test_data() / "long_context/golden.safetensors");
   ThreadPool threads(1);
   const std::vector<float> cos = golden.floats("rotary.cos"), sin = golden.floats("rotary.sin");
   const std::vector<int32_t> positions = golden.ints("rotary.positions");
