@@ -4,7 +4,8 @@
 //   gpu_attention_bench 1x1024,32x1088/4096 attention.json
 //
 // CALLS: sequences x tokens of their contexts / what a graph would be recorded for. A figure is the
-// median of replays of a CUDA graph of dependent calls over caches larger together than the L2. The
+// median of replays of a CUDA graph of dependent calls over caches larger together than the L2; "in
+// a step" is the same, with QkvToCache, between the projections of a layer. The
 // floor is a cold read of as many bytes as the keys and values have.
 #include <fmt/format.h>
 
@@ -19,12 +20,14 @@
 #include <vector>
 
 #include "base/error.h"
+#include "between_linears.h"
 #include "device/cuda/describe_device.h"
 #include "device/cuda/device_buffer.h"
 #include "device_rows.h"
 #include "ops/attention/paged_attention.h"
 #include "ops/experts/bench/cold_read.h"
 #include "ops/experts/bench/timed_graph.h"
+#include "ops/qkv_to_cache/qkv_to_cache.h"
 
 namespace {
 
@@ -35,15 +38,22 @@ constexpr PagedAttention::Problem kProblem{.num_heads = 16,
                                            .head_dim = 256,
                                            .scale = 0.0625f,
                                            .output_gate = OutputGate::kSigmoidBesideQuery};
+constexpr QkvToCache::Problem kQkvProblem{.num_heads = 16,
+                                          .num_kv_heads = 2,
+                                          .head_dim = 256,
+                                          .rotary_dim = 64,
+                                          .output_gate = true,
+                                          .norm = NormSpec{}};
 
 struct Measured {
   std::string call;
   int64_t cache_bytes = 0;
-  double us = 0, spread = 0, floor_us = 0;
+  double us = 0, spread = 0, floor_us = 0, in_step_us = 0;
 };
 
-Measured time_call(const Prepared<PagedAttention>& op, const std::string& call, cudaStream_t stream,
-                   const Device& device) {
+Measured time_call(const Prepared<PagedAttention>& op, const Prepared<QkvToCache>& qkv,
+                   const std::string& call, cudaStream_t stream, const OpOptions& options) {
+  const Stream on{.device = options.device, .handle = stream};
   const size_t x = call.find('x'), bound = call.find('/');
   const int64_t seqs = std::stoll(call), keys = std::stoll(call.substr(x + 1));
   const int64_t longest = bound == std::string::npos ? keys : std::stoll(call.substr(bound + 1));
@@ -80,12 +90,36 @@ Measured time_call(const Prepared<PagedAttention>& op, const std::string& call, 
   const auto memory = cuda::allocate_device<std::byte>(static_cast<int64_t>(workspace_bytes) + 256);
   const std::span<std::byte> workspace{memory.get(), workspace_bytes};
   const int calls = static_cast<int>(copies) * std::max(1, 24 / static_cast<int>(copies));
-  cuda::TimedGraph graph(stream, calls, [&](int i) {
+  const auto run = [&](int i) {
     args.cache.data = cache.get() + i % copies * bytes;
-    op.run(args, workspace, {.device = device, .handle = stream});
-  });
+    op.run(args, workspace, on);
+  };
+  cuda::TimedGraph graph(stream, calls, run);
   const cuda::GraphTime time = graph.time(9);
-  return {call, bytes, time.median, time.spread, 0};
+  const DeviceRows q(seqs, kQkvProblem.q_width(), RowFormat::kBf16);
+  const DeviceRows kv(seqs, kQkvProblem.num_kv_heads * kQkvProblem.head_dim, RowFormat::kBf16);
+  const DeviceRows angles(seqs, kQkvProblem.rotary_dim, RowFormat::kF32);
+  std::vector<int32_t> slots(static_cast<size_t>(seqs));
+  for (int64_t s = 0; s < seqs; ++s) {
+    slots[static_cast<size_t>(s)] = static_cast<int32_t>(s * pages * kPageTokens + keys - 1);
+  }
+  const auto slot = on_device(slots);
+  constexpr int64_t kHidden = 2048;
+  const double in_step =
+      time_between(ColdLinear(kHidden, kQkvProblem.q_width() + 2 * kv.rows.width, seqs, options),
+                   ColdLinear(kProblem.num_heads * kProblem.head_dim, kHidden, seqs, options),
+                   calls, on, [&](int i) {
+                     qkv.run({.q = q.rows,
+                              .k = kv.rows,
+                              .v = kv.rows,
+                              .angles = angles.rows,
+                              .slots = slot.get(),
+                              .cache = {cache.get() + i % copies * bytes, unit, 0},
+                              .queries = queries.rows},
+                             {}, on);
+                     run(i);
+                   });
+  return {call, bytes, time.median, time.spread, 0, in_step};
 }
 
 int run(int argc, char** argv) {
@@ -98,23 +132,30 @@ int run(int argc, char** argv) {
   cudaStream_t stream = nullptr;
   MOE4_CUDA_CHECK(cudaStreamCreate(&stream));
   ThreadPool threads;
-  const auto op = prepare<PagedAttention>(kProblem, {}, {.device = device, .threads = &threads});
+  const OpOptions options{.device = device, .threads = &threads};
+  const auto op = prepare<PagedAttention>(kProblem, {}, options);
+  const std::vector<float> ones(static_cast<size_t>(kQkvProblem.head_dim), 1.0f);
+  const TensorRef norm{
+      "norm", {.data = ones.data(), .dtype = DType::kF32, .shape = {kQkvProblem.head_dim}}};
+  const auto qkv = prepare<QkvToCache>(kQkvProblem, {norm, norm}, options);
   constexpr int64_t kReadMemory = int64_t{2} << 30;
   const auto memory = cuda::allocate_device<std::byte>(kReadMemory);
   std::string json;
-  std::printf("| call | us | spread | floor us | TB/s |\n|---|---|---|---|---|\n");
+  std::printf(
+      "| call | us | spread | in a step us | floor us | TB/s |\n|---|---|---|---|---|---|\n");
   std::istringstream calls(argv[1]);
   for (std::string call; std::getline(calls, call, ',');) {
-    Measured m = time_call(*op, call, stream, device);
+    Measured m = time_call(*op, *qkv, call, stream, options);
     m.floor_us =
         cuda::time_cold_read(memory.get(), kReadMemory, static_cast<size_t>(m.cache_bytes), stream);
-    std::printf("| %s | %.2f | %.3f | %.2f | %.2f |\n", call.c_str(), m.us, m.spread, m.floor_us,
-                static_cast<double>(m.cache_bytes) / m.us * 1e-6);
+    std::printf("| %s | %.2f | %.3f | %.2f | %.2f | %.2f |\n", call.c_str(), m.us, m.spread,
+                m.in_step_us, m.floor_us, static_cast<double>(m.cache_bytes) / m.us * 1e-6);
     std::fflush(stdout);
     json += fmt::format(
-        "{}{{\"call\": \"{}\", \"us\": {:.3f}, \"spread\": {:.4f}, \"floor_us\": {:.3f}, "
+        "{}{{\"call\": \"{}\", \"us\": {:.3f}, \"spread\": {:.4f}, \"in_step_us\": {:.3f}, "
+        "\"floor_us\": {:.3f}, "
         "\"cache_bytes\": {}}}",
-        json.empty() ? "" : ",\n  ", call, m.us, m.spread, m.floor_us, m.cache_bytes);
+        json.empty() ? "" : ",\n  ", call, m.us, m.spread, m.in_step_us, m.floor_us, m.cache_bytes);
   }
   if (argc > 2) std::ofstream(argv[2]) << "[\n  " << json << "\n]\n";
   cudaStreamDestroy(stream);

@@ -4,8 +4,8 @@
 //
 // CALLS: numbers of tokens, "32d" of as many sequences that generate, "8192p" of one prompt. A
 // figure is the median of replays of a CUDA graph of dependent calls over states larger together
-// than the L2. The floor is a cold read of as many bytes as are read and written of states when
-// sequences are at all places of the ring.
+// than the L2; "in a step" is the same between the projections of a layer. The floor is a cold read
+// of as many bytes as are read and written of states when sequences are at all places of the ring.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "between_linears.h"
 #include "device/cuda/describe_device.h"
 #include "device/cuda/device_buffer.h"
 #include "device_rows.h"
@@ -40,11 +41,12 @@ constexpr DeltaNet::Problem kProblem{.num_key_heads = 16,
 struct Measured {
   std::string call;
   int64_t state_bytes = 0;
-  double us = 0, spread = 0, floor_us = 0;
+  double us = 0, spread = 0, floor_us = 0, in_step_us = 0;
 };
 
 Measured time_call(const Prepared<DeltaNet>& op, const std::string& call, cudaStream_t stream,
-                   const Device& device) {
+                   const OpOptions& options) {
+  const Stream on{.device = options.device, .handle = stream};
   const int64_t tokens = std::stoll(call);
   const bool decodes = call.back() == 'd';
   const int64_t seqs = decodes ? tokens : 1, unit = cache_unit_bytes(kProblem.state());
@@ -83,17 +85,24 @@ Measured time_call(const Prepared<DeltaNet>& op, const std::string& call, cudaSt
   const auto memory = cuda::allocate_device<std::byte>(static_cast<int64_t>(workspace_bytes));
   const std::span<std::byte> workspace{memory.get(), workspace_bytes};
   const int calls = static_cast<int>(copies) * std::max(1, 24 / static_cast<int>(copies));
-  cuda::TimedGraph graph(stream, calls, [&](int i) {
+  const auto run = [&](int i) {
     args.cache.data = states.get() + i % copies * seqs * unit;
-    op.run(args, workspace, {.device = device, .handle = stream});
-  });
+    op.run(args, workspace, on);
+  };
+  cuda::TimedGraph graph(stream, calls, run);
   const cuda::GraphTime time = graph.time(9);
+  constexpr int64_t kHidden = 2048;
+  const double in_step =
+      decodes ? time_between(
+                    ColdLinear(kHidden, kProblem.channels() + kProblem.values(), tokens, options),
+                    ColdLinear(kProblem.values(), kHidden, tokens, options), calls, on, run)
+              : 0;
   const int64_t memory_floats = kProblem.state().floats[1], inputs = kProblem.state().floats[0];
   const int64_t of_token = kProblem.ring_floats() / kProblem.ring;
   const int64_t floats = decodes ? 2 * inputs + memory_floats + memory_floats / kProblem.ring +
                                        (kProblem.ring + 1) * of_token / 2
                                  : inputs + memory_floats;
-  return {call, seqs * floats * int64_t{sizeof(float)}, time.median, time.spread, 0};
+  return {call, seqs * floats * int64_t{sizeof(float)}, time.median, time.spread, 0, in_step};
 }
 
 int run(int argc, char** argv) {
@@ -115,25 +124,28 @@ int run(int argc, char** argv) {
              .dtype = DType::kF32,
              .shape = {static_cast<int64_t>(values.size())}}};
   };
-  const auto op =
-      prepare<DeltaNet>(kProblem, {tensor(conv), tensor(heads), tensor(heads), tensor(norm)},
-                        {.device = device, .threads = &threads});
+  const OpOptions options{.device = device, .threads = &threads};
+  const auto op = prepare<DeltaNet>(
+      kProblem, {tensor(conv), tensor(heads), tensor(heads), tensor(norm)}, options);
   constexpr int64_t kReadMemory = int64_t{2} << 30;
   const auto memory = cuda::allocate_device<std::byte>(kReadMemory);
   std::string json;
-  std::printf("| call | us | spread | floor us | TB/s of states |\n|---|---|---|---|---|\n");
+  std::printf(
+      "| call | us | spread | in a step us | floor us | TB/s of states |\n"
+      "|---|---|---|---|---|---|\n");
   std::istringstream calls(argv[1]);
   for (std::string call; std::getline(calls, call, ',');) {
-    Measured m = time_call(*op, call, stream, device);
+    Measured m = time_call(*op, call, stream, options);
     m.floor_us =
         cuda::time_cold_read(memory.get(), kReadMemory, static_cast<size_t>(m.state_bytes), stream);
-    std::printf("| %s | %.2f | %.3f | %.2f | %.2f |\n", call.c_str(), m.us, m.spread, m.floor_us,
-                static_cast<double>(m.state_bytes) / m.us * 1e-6);
+    std::printf("| %s | %.2f | %.3f | %.2f | %.2f | %.2f |\n", call.c_str(), m.us, m.spread,
+                m.in_step_us, m.floor_us, static_cast<double>(m.state_bytes) / m.us * 1e-6);
     std::fflush(stdout);
     json += fmt::format(
-        "{}{{\"call\": \"{}\", \"us\": {:.3f}, \"spread\": {:.4f}, \"floor_us\": {:.3f}, "
+        "{}{{\"call\": \"{}\", \"us\": {:.3f}, \"spread\": {:.4f}, \"in_step_us\": {:.3f}, "
+        "\"floor_us\": {:.3f}, "
         "\"state_bytes\": {}}}",
-        json.empty() ? "" : ",\n  ", call, m.us, m.spread, m.floor_us, m.state_bytes);
+        json.empty() ? "" : ",\n  ", call, m.us, m.spread, m.in_step_us, m.floor_us, m.state_bytes);
   }
   if (argc > 2) std::ofstream(argv[2]) << "[\n  " << json << "\n]\n";
   cudaStreamDestroy(stream);

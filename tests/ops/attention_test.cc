@@ -307,7 +307,7 @@ TEST_P(PagedAttentionBits, ADecodeHasTheSameInStepsOfAnySize) {
   if (!is_judged(problem)) GTEST_SKIP() << "its caches are not of this device";
   ThreadPool threads(2);
   const int64_t width = problem.num_heads * problem.value_dim();
-  for (const int64_t context : {40, 700, 1500}) {
+  for (const int64_t context : {40, 700, 1500, 4500}) {
     AttentionCase alone(problem, {{context, 1}}, 1);
     each_op(alone, threads, [&](const Prepared<PagedAttention>& op) {
       const std::vector<float> expected = alone.run(op, threads);
@@ -323,12 +323,17 @@ TEST_P(PagedAttentionBits, ADecodeHasTheSameInStepsOfAnySize) {
         EXPECT_TRUE(same_bits(std::span(found).first(width), expected))
             << context << " tokens among " << others;
       }
-      AttentionCase far(problem, {{context, 1}, {5000, 1}}, 2);
-      std::copy_n(alone.queries.view().row(0), problem.num_heads * problem.head_dim,
-                  far.queries.view().row(0));
-      for (int64_t i = 0; i < problem.gate_width(); ++i) far.gates.set(0, i, alone.gates.at(0, i));
-      const std::vector<float> found = far.run(op, threads);
-      EXPECT_TRUE(same_bits(std::span(found).first(width), expected)) << context << " beside 5000";
+      for (const int64_t other : {5000, 17000}) {  // more spans than a block merges
+        AttentionCase far(problem, {{context, 1}, {other, 1}}, 2);
+        std::copy_n(alone.queries.view().row(0), problem.num_heads * problem.head_dim,
+                    far.queries.view().row(0));
+        for (int64_t i = 0; i < problem.gate_width(); ++i) {
+          far.gates.set(0, i, alone.gates.at(0, i));
+        }
+        const std::vector<float> found = far.run(op, threads);
+        EXPECT_TRUE(same_bits(std::span(found).first(width), expected))
+            << context << " beside " << other;
+      }
     });
   }
 }

@@ -21,6 +21,10 @@ constexpr int kSpanShifts[] = {10, 8, 6};
 // tokens 6.4 and 13.2.
 constexpr int64_t kMostPages = 64;
 constexpr int64_t kFirstRung = 1024;  // engine/decode_sizes.h
+// Tiles of rows that may be merged by their last block, and spans that are not too many for it: a
+// launch of merge_splits() takes as long as it takes for about 8.
+constexpr int64_t kTickets = 4096;
+constexpr int kMostSpansOfBlock = 16;
 
 class CudaPagedAttention final : public Prepared<PagedAttention> {
  public:
@@ -31,6 +35,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     std::vector<float> sinks = sink_values(problem, weights);
     for (float& sink : sinks) sink = static_cast<float>(static_cast<double>(sink) * kLog2E);
     sinks_ = to_device<float>(sinks);
+    tickets_ = to_device<int32_t>(std::vector<int32_t>(kTickets, 0));
     int max_shared = 0;
     MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&max_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                            options.device.index));
@@ -120,16 +125,17 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
   }
 
   // The longest spans that give every processor a block. In a graph max_context is the bound of a
-  // rung, contexts are a quarter of it or more; and there pages alone would be too many to merge.
+  // rung, contexts are a quarter of it or more; and pages alone may be too many to merge.
   int choose_span(const Batch& batch) const {
     const int64_t likely = std::max(batch.max_context / 4, std::min(batch.max_context, kFirstRung));
     for (const int shift : kSpanShifts) {
+      if (spans(batch, kSpanShifts[2]) > kMostPages && shift == kSpanShifts[1]) return shift;
       if (batch.num_decodes * problem().num_kv_heads * spans(batch, shift, likely) >=
           num_processors_) {
         return shift;
       }
     }
-    return spans(batch, kSpanShifts[2]) > kMostPages ? kSpanShifts[1] : kSpanShifts[2];
+    return kSpanShifts[2];
   }
 
   void run_decodes(const AttentionParams& params, const Batch& batch,
@@ -144,8 +150,12 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const int64_t partials = batch.num_decodes * problem().num_kv_heads * rows * split.num_spans;
     split.values = arena.take<float>(partials * problem().value_dim());
     split.sums = arena.take<float2>(partials);
+    const int64_t tiles = split_row_tiles(rows) * problem().num_kv_heads * batch.num_decodes;
+    const bool by_block = split.span_shift > kSpanShifts[2] &&
+                          split.num_spans <= kMostSpansOfBlock && tiles <= kTickets;
+    if (by_block) split.tickets = tickets_.get();
     attend_split(shape_, params, split, how);
-    merge_splits(params, split, how);
+    if (!by_block) merge_splits(params, split, how);
   }
 
   AttentionParams make_params(const PagedAttention::Args& args) const {
@@ -188,6 +198,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
   }
 
   DeviceArray<float> sinks_;
+  DeviceArray<int32_t> tickets_;
   AttentionShape shape_{}, prompt_shape_{};
   int num_processors_ = 0;
   bool dependent_;

@@ -56,6 +56,9 @@ struct SplitShape {
   // score, sum}
   float* values;
   float2* sums;
+  // Zeros, one for each 16 rows [s, row tile, kv_head], and zeros again behind the launch: who
+  // draws the last one of a tile merges its partial results. Null: merge_splits() does.
+  int32_t* tickets;
 };
 inline constexpr int kAllKeys = 31;  // a block does all keys of its rows
 
@@ -85,7 +88,9 @@ bool prepare_prompts(AttentionShape& shape, int max_shared_bytes);
 /// On a device of SM90. False: this program has no code for it.
 bool prepare_prompts_sm90(const AttentionShape& shape);
 
-/// Writes partial results, or y where there is one span.
+/// Blocks of attend_split() that have so many rows of a sequence and KV head.
+constexpr int64_t split_row_tiles(int64_t rows) { return (rows + 15) / 16; }
+/// Writes y, or partial results where there are several spans and no tickets.
 void attend_split(const AttentionShape& shape, const AttentionParams& params,
                   const SplitShape& split, const KernelLaunch& how);
 /// Merges partial results to y.

@@ -5,12 +5,17 @@
 // and passes over its keys a page at a time: each warp multiplies its part of the 64 keys with the
 // queries, the weights of all meet in shared memory as F16, and each warp multiplies them with its
 // part of the values' columns. Tiles of keys and values alternate in `num_tiles` buffers of shared
-// memory, the next on its way while one is used; latent attention has one tile for both.
+// memory, the next on its way while one is used; latent attention has one tile for both. The first
+// tiles are on their way to the L2 while the kernel in front still runs.
+//
+// Spans of a sequence leave partial results, which the last block to come merges in their order,
+// or, where they are many, merge_kernel().
 //
 // Head_dim 256: 75 KB of shared memory and 128 registers, two blocks an SM. What a block takes for
 // a page is latency (products in chains, four barriers), so it has eight warps.
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/prefetch.cuh"
 #include "ops/attention/cuda/tiles.cuh"
 
 namespace moe4::cuda {
@@ -113,17 +118,69 @@ struct Partial {
   }
 };
 
-// A partial result of one head as a merging thread has it: two columns.
-struct Column {
+// A partial result of one row as a merging thread has it: some columns.
+template <int Count>
+struct Columns {
   Weights weights;
-  float2 values{};
+  float values[Count]{};
 
-  __device__ void add(const Column& next) {
+  __device__ __forceinline__ void add(const Columns& next) {
     const MergeFactors factors = merge(weights, next.weights);
-    values.x = scaled_sum(values.x, next.values.x, factors);
-    values.y = scaled_sum(values.y, next.values.y, factors);
+#pragma unroll
+    for (int i = 0; i < Count; ++i) values[i] = scaled_sum(values[i], next.values[i], factors);
   }
 };
+using Column = Columns<2>;
+
+// Merges the groups or super-groups that all blocks of these rows left and writes y.
+// `first`: where the partial results of row 0 begin.
+template <int Threads>
+__device__ __forceinline__ void merge_rows(const AttentionParams& p, const SplitShape& split,
+                                           const Rows16& rows, int first_span, int64_t first) {
+  constexpr int kColumns = 8, kAhead = 8;  // spans whose loads are on their way
+  const int vectors = p.value_dim / kColumns, spans_of_super = 1 << (10 - split.span_shift);
+  for (int i = static_cast<int>(threadIdx.x); i < rows.count * vectors; i += Threads) {
+    const int row = i / vectors, d = i % vectors * kColumns;
+    const int position = rows.position(p, row);
+    const int begin = first_key(p, position) >> split.span_shift;
+    const int end = (position >> split.span_shift) + 1;
+    const int64_t at = first + static_cast<int64_t>(row) * split.num_spans - first_span;
+    Columns<kColumns> total, super;
+    for (int from = begin; from < end; from += kAhead) {
+      Columns<kColumns> own[kAhead];
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        if (from + j >= end) continue;
+        const int64_t span = at + from + j;
+        const float2 sums = __ldcg(split.sums + span);
+        own[j].weights = {sums.x, sums.y};
+#pragma unroll
+        for (int k = 0; k < kColumns; k += 4) {
+          const float4 x =
+              __ldcg(reinterpret_cast<const float4*>(split.values + span * p.value_dim + d + k));
+          own[j].values[k] = x.x, own[j].values[k + 1] = x.y;
+          own[j].values[k + 2] = x.z, own[j].values[k + 3] = x.w;
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const int span = from + j;
+        if (span >= end) continue;
+        super.add(own[j]);
+        if (span + 1 == end || (span + 1) % spans_of_super == 0) {
+          total.add(super);
+          super = {};
+        }
+      }
+    }
+    const int r = rows.first_row + row;
+    HeadOutput(p, rows.first_token + r / p.group, rows.kv_head * p.group + r % p.group,
+               total.weights)
+        .template write_every<kColumns / 2>(d, 2, [&](int j) {
+          return float2{total.values[2 * j], total.values[2 * j + 1]};
+        });
+  }
+}
 
 template <int Panels, int ValuePanels, int Warps>
 __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
@@ -141,15 +198,14 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   auto* tops = reinterpret_cast<float*>(after + Panels * kQueryPanel + kWeightBytes);
   float* sums = tops + Warps * kRows;
 
-  wait_for_previous_kernel();
-  launch_dependents();
   Rows16 rows;
   rows.sequence = split.first_sequence + static_cast<int>(blockIdx.y);
   const int block_span = static_cast<int>(blockIdx.z);
   // KV heads first: blocks beside each other read the same pages. Spans last: those at the ends of
   // contexts are short.
   rows.kv_head = static_cast<int>(blockIdx.x) % p.num_kv_heads;
-  rows.first_row = static_cast<int>(blockIdx.x) / p.num_kv_heads * kRows;
+  const int row_tile = static_cast<int>(blockIdx.x) / p.num_kv_heads;
+  rows.first_row = row_tile * kRows;
   const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
   // Loads that wait for nothing: the first page too, where no window decides which that is.
   const int64_t guess = int64_t{block_span} << split.span_shift >> 6;
@@ -158,25 +214,38 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   const int tokens = p.query_start[rows.sequence + 1] - rows.first_token;
   rows.start = p.context_len[rows.sequence] - tokens;
   rows.count = min(kRows, tokens * p.group - rows.first_row);
-  if (rows.count <= 0) return;
   // Spans are counted from the one with the first key that the sequence's first token sees.
   const int first_span = first_key(p, rows.start) >> split.span_shift;
   const int64_t span = first_span + block_span;
   const int64_t span_begin = span << split.span_shift;
   const int num_keys = rows.position(p, rows.count - 1) + 1;
-  const int begin =
-      static_cast<int>(max(span_begin, static_cast<int64_t>(first_key(p, rows.position(p, 0)))));
+  const int lowest = first_key(p, rows.position(p, 0));
+  const int begin = static_cast<int>(max(span_begin, static_cast<int64_t>(lowest)));
   const int end = static_cast<int>(
       min(span_begin + (int64_t{1} << split.span_shift), static_cast<int64_t>(num_keys)));
-  if (begin >= end) return;
+  const bool has_keys = rows.count > 0 && begin < end;
   const int first_page = begin / kKeyBlock, last_page = (end - 1) / kKeyBlock;
-
-  // Tiles in order: keys and values of each page in turn, or, latent, keys alone.
   const int64_t head_bytes = int64_t{kKeyBlock} * p.head_dim * p.element_bytes;
   const std::byte* base = p.pages + rows.kv_head * head_bytes;
+  int block = 0;
+  if (has_keys) {
+    block = p.window == 0 ? guessed : blocks[first_page];
+    constexpr int kLine = 128;
+    const std::byte* page = base + block * p.page_bytes;
+    const int bytes =
+        min(kKeyBlock, num_keys - first_page * kKeyBlock) * p.head_dim * p.element_bytes;
+    for (int i = static_cast<int>(threadIdx.x) * kLine; i < bytes; i += kThreads * kLine) {
+      prefetch_l2(page + i);
+      if (!p.latent) prefetch_l2(page + p.values_in_page + i);
+    }
+  }
+  wait_for_previous_kernel();
+  launch_dependents();
+  if (!has_keys) return;
+
+  // Tiles in order: keys and values of each page in turn, or, latent, keys alone.
   const int tiles_of_page = p.latent ? 1 : 2;
   int next_page = first_page, next_tile = 0, next_buffer = 0;
-  int block = p.window == 0 ? guessed : blocks[first_page];
   const auto copy_next = [&] {
     if (next_page <= last_page) {
       const std::byte* from = base + block * p.page_bytes + (next_tile > 0 ? p.values_in_page : 0);
@@ -340,18 +409,22 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     copy_next();
   }
 
+  // Blocks that have keys for these rows.
+  const int num_parts = ((num_keys - 1) >> split.span_shift) - (lowest >> split.span_shift) + 1;
+  const bool is_part = split.tickets != nullptr ? num_parts > 1 : split.num_spans > 1;
+  const int64_t first_partial =
+      ((static_cast<int64_t>(blockIdx.y) * p.num_kv_heads + rows.kv_head) * split.max_tokens *
+           p.group +
+       rows.first_row) *
+      split.num_spans;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = g + 8 * half;
     if (row >= rows.count) continue;
     const int r = rows.first_row + row;
     const int first_column = warp * kValueTiles * 8 + 2 * t;
-    if (split.num_spans > 1) {
-      const int64_t i = ((static_cast<int64_t>(blockIdx.y) * p.num_kv_heads + rows.kv_head) *
-                             split.max_tokens * p.group +
-                         r) *
-                            split.num_spans +
-                        block_span;
+    if (is_part) {
+      const int64_t i = first_partial + static_cast<int64_t>(row) * split.num_spans + block_span;
 #pragma unroll
       for (int tile = 0; tile < kValueTiles; ++tile) {
         const int d = first_column + 8 * tile;
@@ -368,6 +441,18 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
       return float2{super.values[tile][2 * half], super.values[tile][2 * half + 1]};
     });
   }
+  if (!is_part || split.tickets == nullptr) return;
+  auto* const is_last = reinterpret_cast<int*>(tops);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int32_t* ticket = split.tickets + static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    *is_last = atomicAdd(ticket, 1) + 1 == num_parts ? 1 : 0;
+    if (*is_last != 0) *ticket = 0;  // for the next launch
+    __threadfence();
+  }
+  __syncthreads();
+  if (*is_last != 0) merge_rows<kThreads>(p, split, rows, first_span, first_partial);
 }
 
 constexpr int kMergeParts = 4;     // threads that share a column
@@ -375,23 +460,20 @@ constexpr int kMergeColumns = 64;  // pairs of a block
 constexpr int kMergeThreads = kMergeParts * kMergeColumns;
 constexpr int kPartSpans = 4;
 
-// A block has a head of a token and up to 128 of its columns. Sixteen spans at a time: each part
-// reads four and, where they are pages of a group or groups of a super-group, merges them; part 0
-// merges what the parts have, in the order that SplitShape says.
+// Many spans. A block has a head of a token and up to 128 of its columns. Sixteen spans at a time:
+// each part reads four and, where they are pages of a group or groups of a super-group, merges
+// them; part 0 merges what the parts have, in the order that SplitShape says.
 __global__ void __launch_bounds__(kMergeThreads)
     merge_kernel(const __grid_constant__ AttentionParams p,
                  const __grid_constant__ SplitShape split) {
   constexpr int kSpans = kMergeParts * kPartSpans;
   __shared__ float4 merged[kSpans][kMergeColumns];  // {top, sum, values}
-  wait_for_previous_kernel();
-  launch_dependents();
   const int sequence = split.first_sequence + static_cast<int>(blockIdx.z);
   const int head = static_cast<int>(blockIdx.x), kv_head = head / p.group;
   const int first_token = p.query_start[sequence];
   const int tokens = p.query_start[sequence + 1] - first_token;
   const int start = p.context_len[sequence] - tokens;
   const int token = static_cast<int>(blockIdx.y) % split.max_tokens;
-  if (token >= tokens) return;
   const int column = static_cast<int>(threadIdx.x) % kMergeColumns;
   const int part = static_cast<int>(threadIdx.x) / kMergeColumns;
   const int d = (static_cast<int>(blockIdx.y) / split.max_tokens * kMergeColumns + column) * 2;
@@ -404,6 +486,10 @@ __global__ void __launch_bounds__(kMergeThreads)
        row) *
           split.num_spans -
       first_span;
+  // The batch is older than the step's first kernel.
+  wait_for_previous_kernel();
+  launch_dependents();
+  if (token >= tokens) return;
   const float2 gates = element_gates(p, first_token + token, head, d);
   Column total;
   for (int from = begin / kSpans * kSpans; from < end; from += kSpans) {
@@ -413,11 +499,12 @@ __global__ void __launch_bounds__(kMergeThreads)
       const int span = from + part * kPartSpans + i;
       if (span < begin || span >= end || d >= p.value_dim) continue;
       const float2 sums = split.sums[first + span];
-      own[i] = {{sums.x, sums.y},
-                *reinterpret_cast<const float2*>(split.values + (first + span) * p.value_dim + d)};
+      const float2 values =
+          *reinterpret_cast<const float2*>(split.values + (first + span) * p.value_dim + d);
+      own[i] = {{sums.x, sums.y}, {values.x, values.y}};
     }
     const auto put = [&](int i, const Column& x) {
-      merged[i][column] = {x.weights.top, x.weights.sum, x.values.x, x.values.y};
+      merged[i][column] = {x.weights.top, x.weights.sum, x.values[0], x.values[1]};
     };
     const auto get = [&](int i) {
       const float4 x = merged[i][column];
@@ -447,7 +534,8 @@ __global__ void __launch_bounds__(kMergeThreads)
     __syncthreads();
   }
   if (part > 0 || d >= p.value_dim) return;
-  HeadOutput(p, first_token + token, head, total.weights).write(d, total.values, gates);
+  HeadOutput(p, first_token + token, head, total.weights)
+      .write(d, {total.values[0], total.values[1]}, gates);
 }
 
 using SplitKernel = void (*)(AttentionParams, SplitShape, int);
@@ -485,7 +573,7 @@ bool prepare_split(AttentionShape& shape, int max_shared_bytes) {
 
 void attend_split(const AttentionShape& shape, const AttentionParams& params,
                   const SplitShape& split, const KernelLaunch& how) {
-  const int64_t tiles = ceil_div(int64_t{split.max_tokens} * params.group, int64_t{kRows});
+  const int64_t tiles = split_row_tiles(int64_t{split.max_tokens} * params.group);
   launch(split_kernel_of(shape.value_panels),
          {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads),
                        static_cast<unsigned>(split.num_sequences),
