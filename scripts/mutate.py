@@ -1,25 +1,27 @@
 #!/usr/bin/env python3
-"""Breaks one line at a time and says which test notices: mutations of source files, tried in a worktree of their own.
+"""Breaks one line at a time and says which test notices: mutations of source files, tried beside the build tree.
 
 usage: mutate.py --files src/engine,src/cli --count 60 --seed 1 [--ctest-args '-L cpu -E RealModels'] [--out OUT]
        mutate.py --at src/engine/sampler.cc:41 ...      every mutation of these lines
+       mutate.py --these FILE                           those of a file as --list prints them, or written by hand
        mutate.py --list ...                             shows what would be tried
 
 Each mutation is one changed line: an operator, a constant, a condition, a dropped statement, exchanged arguments, a
-misspelt key. For each, the test programs that the file reaches are built and run one after the other, those of the
-file's own folder first, until one fails. OUT.json and OUT.md get a row each: file, line, before, after, verdict:
+misspelt key. What the line's file is compiled into is compiled once more and linked with the rest of the build tree as
+it is; the programs so changed run their tests, those of the file's own folder first, until one fails. OUT.json and
+OUT.md get a row each: file, line, before, after, verdict:
 
   killed           by the test (or the time limit of the program) that is named
   survived         every test that the file reaches passes
-  same code        the compiler made the same object file of it: no test can tell
-  did not compile  and so, like the one above, does not count towards --count
+  same code        the compiler made the same object files of it: no test can tell
+  did not compile  and so, like the one above and "not compiled" (CUDA's files), does not count towards --count
 
-A second run with the same OUT continues where the first one ended. The worktree (--worktree, default build/mutate) holds
-the commit that is checked out, and its own build; ccache, where it is installed, makes the way back cheap. Tests are the
-ones that ctest lists with --ctest-args; those that fail without any mutation are left out, by name.
+--jobs mutations are tried at a time. A second run with the same OUT continues where the first one ended. Neither the
+sources nor the build tree (--build, default build/mutate, made when it is missing) are changed. Tests are those that
+ctest lists with --ctest-args; a test that fails without any mutation is left out, by name, and the end says so again.
 """
 import argparse
-import hashlib
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -30,6 +32,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -157,7 +161,23 @@ def source_files(names):
     return files
 
 
+def read_mutations(path):
+    """Blocks of three lines: `FILE:LINE: KIND`, `-BEFORE`, `+AFTER`; lines with # and empty ones stand for themselves.
+    LINE is where BEFORE stood: the nearest line that reads so is taken."""
+    lines = [line for line in pathlib.Path(path).read_text().splitlines() if line.strip() and not line.startswith("#")]
+    for place, before, after in zip(lines[::3], lines[1::3], lines[2::3]):
+        match = re.fullmatch(r"(\S+):(\d+): (.*)", place)
+        if not match or before[:1] != "-" or after[:1] != "+":
+            sys.exit(f"error: {path}: expected FILE:LINE: KIND, -BEFORE, +AFTER; found: {place}")
+        found = [i for i, line in enumerate((ROOT / match[1]).read_text().split("\n"), 1) if line.strip() == before[1:].strip()]
+        if not found:
+            sys.exit(f"error: {path}: {match[1]} has no line {before[1:].strip()}")
+        yield match[1], min(found, key=lambda i: abs(i - int(match[2]))), match[3], before[1:], after[1:]
+
+
 def choose(arguments):
+    if arguments.these:
+        return list(read_mutations(arguments.these))
     if arguments.at:
         places = [(file, int(line)) for file, line in (place.rsplit(":", 1) for place in arguments.at)]
         files = list(dict.fromkeys(file for file, _ in places))
@@ -179,185 +199,276 @@ def choose(arguments):
     return chosen
 
 
-class Worktree:
+class Build:
+    """The build tree: what is made of what, by which command, and the tests with the programs behind them."""
+
     def __init__(self, arguments):
-        self.path = pathlib.Path(arguments.worktree).resolve()
-        self.build = self.path / "build" / "release"
+        self.path = pathlib.Path(arguments.build).resolve()
         self.jobs = arguments.jobs
-        self.ctest_args = shlex.split(arguments.ctest_args)
-        self.limit = arguments.limit
-        self.wanted = arguments.programs.split(",") if arguments.programs else []
-        commit = self.git("rev-parse", "HEAD", where=ROOT)
-        if self.path.exists():
-            self.git("checkout", "-q", "--force", "--detach", commit)
-        else:
-            self.git("worktree", "add", "-q", "--force", "--detach", str(self.path), commit, where=ROOT)
-        # Paths of this worktree stand for those of any other: what was compiled there need not be compiled again.
-        os.environ.setdefault("CCACHE_BASEDIR", str(self.path))
-        os.environ.setdefault("CCACHE_NOHASHDIR", "1")
-        launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
-        self.call(["cmake", "-S", str(self.path), "-B", str(self.build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-                   "-DMOE4_BUILD_BENCH=OFF", *launcher, *shlex.split(arguments.cmake_args)])
-        targets = ["--target", *self.wanted] if self.wanted else []
-        self.call(["cmake", "--build", str(self.build), "-j", str(self.jobs), *targets])
-        self.objects = {}
-        for entry in json.loads((self.build / "compile_commands.json").read_text()):
+        if not (self.path / "build.ninja").exists():
+            launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+            call(["cmake", "-S", str(ROOT), "-B", str(self.path), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+                  "-DMOE4_BUILD_BENCH=OFF", *launcher, *shlex.split(arguments.cmake_args)])
+        call(["ninja", "-C", str(self.path), f"-j{self.jobs}"])
+        self.compile = {}
+        for entry in json.loads((self.path / "compile_commands.json").read_text()):
             words = shlex.split(entry["command"])
-            self.objects.setdefault(entry["file"], self.build / words[words.index("-o") + 1])
-        self.programs = self.list_tests()
+            self.compile[words[words.index("-o") + 1]] = (entry["file"], words)
+        self.read_dependencies()
+        self.read_links()
+        self.tests = self.list_tests(shlex.split(arguments.ctest_args))
 
-    def git(self, *args, where=None):
-        return subprocess.run(["git", "-C", str(where or self.path), *args], check=True, capture_output=True,
-                              text=True).stdout.strip()
+    def ninja(self, *arguments):
+        return call(["ninja", "-C", str(self.path), *arguments]).splitlines()
 
-    def call(self, command):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"error: {' '.join(command)}:\n{(done.stdout + done.stderr)[-3000:]}")
+    def read_dependencies(self):
+        """self.dependents: source or header of this repository -> objects compiled from it."""
+        self.dependents, target = {}, ""
+        for line in self.ninja("-t", "deps"):
+            if line.startswith(" "):
+                path = pathlib.Path(self.path, line.strip()).resolve()
+                if target in self.compile and path.is_relative_to(ROOT):
+                    self.dependents.setdefault(str(path.relative_to(ROOT)), []).append(target)
+            else:
+                target = line.split(":")[0]
 
-    def list_tests(self):
-        """[{command, target, tests, room, seconds}] of the programs behind ctest's tests, checked without any mutation."""
-        listed = json.loads(subprocess.run(["ctest", "--show-only=json-v1", *self.ctest_args], cwd=self.build, check=True,
-                                           capture_output=True, text=True).stdout)
-        programs, rooms = {}, self.rooms()
-        for test in listed["tests"]:
-            command = test.get("command")
-            # What --programs leaves out is missing, or holds the mutation that an earlier run tried last.
-            if not command or not pathlib.Path(command[0]).exists():
-                continue
-            if self.wanted and pathlib.Path(command[0]).name not in self.wanted:
+    def read_links(self):
+        """self.inputs: archive, library or program -> what it is made of; self.runs: program -> programs it needs beside it."""
+        linked = [line.split(": ")[0] for line in self.ninja("-t", "targets", "all")
+                  if ".cmake: " not in line and re.search(r": C(XX)?_(STATIC_LIBRARY|SHARED_LIBRARY|EXECUTABLE)_LINKER", line)]
+        self.inputs, self.runs, self.commands = {}, {}, {}
+        target = ""
+        for line in self.ninja("-t", "query", *linked):
+            name = re.sub(r"^\|* *", "", line.strip())
+            if not line.startswith(" "):
+                target = line.rstrip(":")
+                self.inputs[target], self.runs[target], reading = [], [], False
+            elif line.startswith("  input"):
+                reading = True
+            elif line.startswith("  outputs"):
+                reading = False
+            elif reading and "||" not in line:
+                self.inputs[target].append(name)
+            elif reading and name.startswith("bin/"):
+                self.runs[target].append(name)
+        for target in linked:
+            # What follows the link lists the tests of a program by running it.
+            command = self.ninja("-t", "commands", "-s", target)[-1].removeprefix(": && ")
+            self.commands[target] = re.split(r" && (?:cd |:)", command)[0]
+
+    def list_tests(self, ctest_args):
+        """The tests that ctest lists, one entry a program."""
+        listed = json.loads(call(["ctest", "--test-dir", str(self.path), "--show-only=json-v1", *ctest_args]))
+        tests, rooms = {}, rooms_of_tests()
+        for entry in listed["tests"]:
+            command = entry.get("command", [])
+            names = [name for name in self.inputs if str(self.path / name) in command]
+            if not names:
                 continue
             gtest = len(command) > 1 and command[1].startswith("--gtest_filter=")
-            key = command[0] if gtest else " ".join(command)
-            program = programs.setdefault(key, {"command": command[:1] if gtest else command, "tests": [] if gtest else None,
-                                                "target": pathlib.Path(command[0]).name, "name": test["name"]})
+            key = command[0] if gtest else entry["name"]
+            target = names[0]
+            test = tests.setdefault(key, {
+                "name": pathlib.Path(target).name if gtest else entry["name"], "command": command[:1] if gtest else command,
+                "needs": [target, *self.runs[target]], "cases": [] if gtest else None, "left_out": [], "usable": True,
+                "seconds": 0.0, "room": rooms.get(pathlib.Path(target).name, "")})
             if gtest:
-                program["tests"].append(command[1].removeprefix("--gtest_filter="))
-        usable = []
-        for program in programs.values():
-            # A script's program is not a target of the build; what it tests is not what a mutation changes.
-            if program["target"] not in rooms:
-                continue
-            program["room"] = rooms[program["target"]]
-            begin = time.time()
-            failed = self.run(program, 900)
-            program["seconds"] = time.time() - begin
-            print(f"  {program['target']}: {program['seconds']:.1f} s" + (f", left out: {failed}" if failed else ""), flush=True)
-            if failed is None:
-                usable.append(program)
-        if not usable:
-            sys.exit("error: no test of ctest's list passes without a mutation; see --ctest-args")
-        return usable
+                test["cases"].append(command[1].removeprefix("--gtest_filter="))
+        return list(tests.values())
 
-    def rooms(self):
-        """Test target -> folder under tests/."""
-        found = {}
-        for path in sorted((self.path / "tests").glob("*/CMakeLists.txt")):
-            for target in re.findall(r"(?:moe4_test|add_executable)\((\w+)", path.read_text()):
-                found[target] = path.parent.name
+    def reaches(self, files):
+        """Archives, libraries and programs that hold something compiled from one of the files."""
+        found = {name for file in files for name in self.dependents.get(file, [])}
+        grown = True
+        while grown:
+            more = {target for target, inputs in self.inputs.items() if target not in found and found.intersection(inputs)}
+            found, grown = found | more, bool(more)
         return found
 
-    def run(self, program, limit):
-        """None when it passes, else what failed."""
-        shards = self.jobs if program["tests"] is not None and len(program["tests"]) >= 4 else 1
-        command = list(program["command"])
-        if program["tests"] is not None:
-            command += ["--gtest_brief=1", "--gtest_fail_fast", "--gtest_filter=" + ":".join(program["tests"])]
-        running = []
-        for shard in range(shards):
-            environment = {**os.environ, "GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(shard)}
-            log = open(self.build / f"mutate.{shard}.log", "w+")
-            running.append((subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                             cwd=self.build, env=environment, start_new_session=True), log))
-        deadline, failed = time.time() + limit, None
-        waiting = list(running)
-        while waiting and failed is None:
-            time.sleep(0.02)
-            for process, log in list(waiting):
-                code = process.poll()
-                if code is None:
-                    if time.time() > deadline:
-                        failed = f"time limit of {program['target']}"
-                    continue
-                waiting.remove((process, log))
-                if code != 0:
-                    log.seek(0)
-                    names = re.findall(r"\[  FAILED  \] ([\w/.]+)", log.read())
-                    failed = names[0] if names else f"{program['name'] if program['tests'] is None else program['target']}"
-                    if code < 0:
-                        failed += f" ({signal.Signals(-code).name})"
-                    break
-        for process, log in running:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    def check_tests(self, files):
+        """Keeps the tests that the files reach; measures them, and leaves out by name what fails without any mutation."""
+        reached = self.reaches(files)
+        self.tests = [test for test in self.tests if reached.intersection(test["needs"])]
+        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(self.check_test, self.tests))
+        if not any(test["usable"] for test in self.tests):
+            sys.exit("error: no test of ctest's list reaches these files; see --ctest-args")
+
+    def check_test(self, test):
+        # What fails may differ from run to run: three times, then the whole program cannot be used.
+        for _ in range(3):
+            begin = time.time()
+            failed, log = run_test(test, self.path, self.path / "bin", 900, fail_fast=False)
+            test["seconds"] = time.time() - begin
+            names = set(re.findall(r"\[  FAILED  \] ([\w/.]+)", log)) if test["cases"] is not None else set()
+            if failed is None or not names - set(test["left_out"]):
+                break
+            test["left_out"] = sorted(names.union(test["left_out"]))
+        if failed is not None:
+            test["left_out"] = [f"all of it, {failed}"]
+            test["usable"] = False
+            print(log[-2000:], file=sys.stderr)
+        print(f"  {test['name']}: {test['seconds']:.1f} s", *left_out([test]), flush=True)
+
+
+def left_out(tests):
+    return [f"WARNING: {test['name']}: {', '.join(test['left_out'])} fails without any mutation and is left out"
+            for test in tests if test["left_out"]]
+
+
+def call(command, where=None):
+    done = subprocess.run(command, capture_output=True, text=True, cwd=where)
+    if done.returncode != 0:
+        sys.exit(f"error: {' '.join(command)}:\n{(done.stdout + done.stderr)[-3000:]}")
+    return done.stdout
+
+
+def rooms_of_tests():
+    """Test target -> folder under tests/."""
+    return {target: path.relative_to(ROOT / "tests").parts[0]
+            for path in sorted((ROOT / "tests").glob("*/**/CMakeLists.txt"))
+            for target in re.findall(r"(?:moe4_test|add_executable)\((\w+)", path.read_text())}
+
+
+def run_test(test, build, programs, limit, fail_fast=True):
+    """Runs one test with the programs of a folder: (None when it passes, else what failed; what it printed)."""
+    moved = {str(build / name): str(programs / pathlib.Path(name).name) for name in test["needs"]}
+    command = [moved.get(word, word) for word in test["command"]]
+    where = programs.parent / "run"
+    where.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="moe4-mutate-") as folder:
+        if test["cases"] is not None:
+            flags = pathlib.Path(folder, "flags")
+            flags.write_text("--gtest_filter=" + ":".join(c for c in test["cases"] if c not in test["left_out"]) + "\n")
+            command += ["--gtest_brief=1", f"--gtest_flagfile={flags}"] + (["--gtest_fail_fast"] if fail_fast else [])
+        with open(pathlib.Path(folder, "log"), "w+", errors="replace") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=where,
+                                       env={**os.environ, "TMPDIR": folder}, start_new_session=True)
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+                except ProcessLookupError:
+                    pass
                 process.wait()
-            log.close()
-        return failed
+            log.seek(0)
+            text = log.read()
+    if code is None:
+        return f"time limit of {test['name']}", text
+    if code == 0:
+        return None, text
+    names = re.findall(r"\[  FAILED  \] ([\w/.]+)", text) if test["cases"] is not None else []
+    return (names[0] if names else test["name"]) + (f" ({signal.Signals(-code).name})" if code < 0 else ""), text
 
-    def ninja(self, *args):
-        return subprocess.run(["ninja", "-C", str(self.build), f"-j{self.jobs}", *args], capture_output=True, text=True)
 
-    def digest(self, file):
-        path = self.objects.get(str(self.path / file))
-        if path is None or self.ninja(str(path.relative_to(self.build))).returncode != 0:
-            return None
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+class Worker:
+    """Compiles and links mutants in a folder of its own; neither the sources nor the build tree change."""
 
-    def affinity(self, program, file):
-        """Small numbers first: the room's own tests, then whatever is quick."""
-        room = pathlib.Path(file).parts[1] if file.startswith("src/") else ""
-        named = pathlib.Path(file).stem.split("_")[0] in program["target"]
-        return (program["room"] != room, not named, program["seconds"])
+    def __init__(self, build, number, limit):
+        self.build, self.limit = build, limit
+        self.folder = build.path / "mutants" / str(number)
 
     def try_one(self, file, number, after):
         """(verdict, by)."""
-        path = self.path / file
-        original = path.read_text()
-        before = self.digest(file)
-        lines = original.split("\n")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        overlay = self.folder / "overlay" / file
+        overlay.parent.mkdir(parents=True)
+        lines = (ROOT / file).read_text().split("\n")
         lines[number - 1] = after
-        try:
-            path.write_text("\n".join(lines))
-            if before is not None:
-                changed = self.digest(file)
-                if changed is None:
-                    return "did not compile", ""
-                if changed == before:
-                    return "same code", ""
-            reached = 0
-            for program in sorted(self.programs, key=lambda p: self.affinity(p, file)):
-                if "no work to do" in self.ninja("-n", program["target"]).stdout:
-                    continue
-                built = self.ninja(program["target"])
-                # The build lists the tests of a program by running it.
-                if "Error running test executable" in built.stdout:
-                    return "killed", f"start of {program['target']}"
-                if built.returncode != 0:
-                    return "did not compile", ""
-                reached += 1
-                failed = self.run(program, self.limit + 4 * program["seconds"])
-                if failed is not None:
-                    return "killed", failed
-            return "survived", "" if reached else "no test program reaches the file"
-        finally:
-            path.write_text(original)
+        overlay.write_text("\n".join(lines))
+        self.made, self.seen = {}, set()  # of the build tree -> of this folder; what link() has looked at
+        for target in self.build.dependents.get(file, []):
+            made = self.compile(target, file)
+            if made is None:
+                return "did not compile", ""
+            if made.read_bytes() != (self.build.path / target).read_bytes():
+                self.made[target] = made
+        if not self.made:
+            return ("same code" if file in self.build.dependents else "not compiled"), ""
+        reached = False
+        for test in sorted(self.build.tests, key=lambda test: affinity(test, file)):
+            if not test["usable"]:
+                continue
+            try:
+                changed = [self.link(name) for name in test["needs"]]
+            except subprocess.CalledProcessError:
+                return "did not compile", ""
+            if not any(changed):
+                continue
+            reached = True
+            failed, _ = run_test(test, self.build.path, self.folder / "bin", self.limit + 4 * test["seconds"])
+            if failed is not None:
+                return "killed", failed
+        return "survived", "" if reached else "no test program reaches the file"
+
+    def compile(self, target, file):
+        source, words = self.build.compile[target]
+        made = self.folder / target
+        made.parent.mkdir(parents=True, exist_ok=True)
+        overlay = self.folder / "overlay"
+        words = [str(made) if word == target else word for word in words]
+        if source == str(ROOT / file):
+            words = [str(overlay / file) if word == source else word for word in words]
+            words += [f"-iquote{pathlib.Path(source).parent}"]
+        # Headers of the overlay come first; __FILE__ stays what it is in the build.
+        compiler = next(i for i, word in enumerate(words) if word.startswith("-"))
+        words[compiler:compiler] = [f"-I{overlay / part}" for part in ("src", "include", "tests")]
+        words += [f"-fmacro-prefix-map={overlay}={ROOT}", "-w"]
+        done = subprocess.run(words, cwd=self.build.path, capture_output=True)
+        return made if done.returncode == 0 else None
+
+    def link(self, target):
+        """Whether the mutation changes the target, which is then made in this folder. Programs are put there in any case."""
+        if target in self.seen:
+            return target in self.made
+        self.seen.add(target)
+        made = self.folder / target
+        changed = [name for name in self.build.inputs.get(target, []) if name in self.made or
+                   (name in self.build.inputs and self.link(name))]
+        made.parent.mkdir(parents=True, exist_ok=True)
+        if changed:
+            words = [str(made) if word == target else str(self.made.get(word, word))
+                     for word in self.build.commands[target].split(" ")]
+            for name in changed:  # shared libraries
+                words = [word.replace(str((self.build.path / name).parent), str(self.made[name].parent))
+                         if word.startswith("-Wl,-rpath") else word for word in words]
+            subprocess.run(" ".join(words), shell=True, cwd=self.build.path, check=True, capture_output=True)
+            if made.read_bytes() != (self.build.path / target).read_bytes():
+                self.made[target] = made
+                for alias in (self.build.path / target).parent.glob("*.so*"):
+                    if alias.is_symlink():
+                        (made.parent / alias.name).symlink_to(os.readlink(alias))
+                return True
+        elif target.startswith("bin/"):
+            os.link(self.build.path / target, made)
+        return False
+
+
+def affinity(test, file):
+    """Small numbers first: the room's own tests, then whatever is quick."""
+    room = pathlib.Path(file).parts[1] if file.startswith("src/") else ""
+    named = pathlib.Path(file).stem.split("_")[0] in test["name"]
+    return (test["room"] != room, not named, test["seconds"])
 
 
 def cell(text):
     return "`" + text.strip().replace("|", "\\|").replace("`", "'") + "`"
 
 
-def write_results(out, rows):
+def write_results(out, rows, notes):
     pathlib.Path(out + ".json").write_text(json.dumps(rows, indent=1) + "\n")
     counts = {}
     for row in rows:
         counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
     summary = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
-    lines = [f"{len(rows)} mutations: {summary}.", "", "| file:line | before | after | verdict | by |", "|---|---|---|---|---|"]
+    lines = [f"{len(rows)} mutations: {summary}.", *notes, "", "| file:line | before | after | verdict | by |", "|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda r: (r["verdict"] != "survived", r["file"], r["line"])):
         lines.append(f"| {row['file']}:{row['line']} | {cell(row['before'])} | {cell(row['after'])} | {row['verdict']} | {row['by']} |")
     pathlib.Path(out + ".md").write_text("\n".join(lines) + "\n")
-    return summary
+    return "\n".join([summary, *notes])
 
 
 def noticeable(rows):
@@ -365,49 +476,65 @@ def noticeable(rows):
     return sum(row["verdict"] in ("killed", "survived") for row in rows)
 
 
+def try_all(build, todo, rows, arguments):
+    """Takes from `todo` until it is empty or enough are noticeable; rows are written as they come."""
+    lock, notes = threading.Lock(), left_out(build.tests)
+
+    def work(number):
+        worker = Worker(build, number, arguments.limit)
+        while True:
+            with lock:
+                if not todo or (arguments.random and noticeable(rows) >= arguments.count):
+                    return
+                file, line, kind, before, after = todo.pop(0)
+            begin = time.time()
+            verdict, by = worker.try_one(file, line, after)
+            with lock:
+                rows.append({"file": file, "line": line, "kind": kind, "before": before, "after": after, "verdict": verdict,
+                             "by": by, "seconds": round(time.time() - begin, 1)})
+                write_results(arguments.out, rows, notes)
+                print(f"[{noticeable(rows)}] {file}:{line} {kind}: {verdict} {by} ({rows[-1]['seconds']} s)", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for done in [pool.submit(work, number) for number in range(arguments.jobs)]:
+            done.result()
+    return notes
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", default="src", help="files and folders, with commas between")
     parser.add_argument("--at", nargs="+", metavar="FILE:LINE", help="these lines instead of random ones")
+    parser.add_argument("--these", metavar="FILE", help="the mutations that a file lists")
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--out", default="mutations", help="OUT.json and OUT.md")
     parser.add_argument("--ctest-args", default="-L cpu", help="which tests may notice")
-    parser.add_argument("--programs", default="", help="only these test programs are built and run, e.g. engine_test,text_test")
-    parser.add_argument("--cmake-args", default="", help="for the worktree's build, e.g. -DMOE4_SHARED_MODELS=DIR")
-    parser.add_argument("--worktree", default=str(ROOT / "build" / "mutate"))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--cmake-args", default="", help="for a new build tree, e.g. -DMOE4_SHARED_MODELS=DIR")
+    parser.add_argument("--build", default=str(ROOT / "build" / "mutate"), help="an existing build tree of Ninja's, or a new one")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutations that are tried at a time")
     parser.add_argument("--limit", type=float, default=30, help="seconds a program may take on top of four times its usual ones")
     arguments = parser.parse_args()
+    arguments.random = not arguments.at and not arguments.these
     chosen = choose(arguments)
     if not chosen:
         sys.exit("error: nothing to mutate there")
     if arguments.list:
-        for file, number, kind, before, after in chosen if arguments.at else chosen[:arguments.count]:
+        for file, number, kind, before, after in chosen[:arguments.count] if arguments.random else chosen:
             print(f"{file}:{number}: {kind}\n-{before}\n+{after}")
         return
     done = pathlib.Path(arguments.out + ".json")
     rows = json.loads(done.read_text()) if done.exists() else []
     known = {(row["file"], row["line"], row["before"], row["after"]) for row in rows}
     todo = [m for m in chosen if (m[0], m[1], m[3], m[4]) not in known]
-    if not arguments.at and noticeable(rows) >= arguments.count:
-        todo = []
-    print(f"{len(chosen)} mutations to choose from; building", flush=True)
-    if todo:
-        tree = Worktree(arguments)
-        for file, number, kind, before, after in todo:
-            if not arguments.at and noticeable(rows) >= arguments.count:
-                break
-            if (tree.path / file).read_text().split("\n")[number - 1] != before:
-                sys.exit(f"error: {file}:{number} differs from the commit that is checked out: commit first")
-            begin = time.time()
-            verdict, by = tree.try_one(file, number, after)
-            rows.append({"file": file, "line": number, "kind": kind, "before": before, "after": after, "verdict": verdict,
-                         "by": by, "seconds": round(time.time() - begin, 1)})
-            write_results(arguments.out, rows)
-            print(f"[{noticeable(rows)}] {file}:{number} {kind}: {verdict} {by} ({rows[-1]['seconds']} s)", flush=True)
-    print(write_results(arguments.out, rows))
+    notes = []
+    print(f"{len(todo)} mutations to choose from; building", flush=True)
+    if todo and not (arguments.random and noticeable(rows) >= arguments.count):
+        build = Build(arguments)
+        build.check_tests({m[0] for m in todo})
+        notes = try_all(build, todo, rows, arguments)
+    print(write_results(arguments.out, rows, notes))
 
 
 if __name__ == "__main__":

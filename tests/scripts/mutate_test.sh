@@ -23,6 +23,8 @@ for place, before in zip(listing[::3], listing[1::3]):
     assert (root / file).read_text().split("\n")[int(line) - 1] == before[1:], place
 assert len(kinds) >= 6, kinds
 END
+python3 "$root/scripts/mutate.py" --list --these "$root/tests/scripts/once_unseen.mutations" >"$work/out" 2>&1 ||
+  { echo "FAILED: the list does not fit the sources: $(cat "$work/out")"; exit 1; }
 status=0
 python3 "$root/scripts/mutate.py" --list --files src/nowhere >"$work/out" 2>&1 || status=$?
 [ "$status" = 1 ] && grep -q 'src/nowhere: no such' "$work/out" || { echo "FAILED: a missing folder"; exit 1; }
