@@ -49,6 +49,11 @@ class CallFormat : public DialogFormat {
   bool after_tag_ = false;  // space_ began right after a tag
 };
 
+enum class Thinking { kUnknown, kBegun, kOver };
+
+/// What the end of a prompt says of the answer's <think>.
+Thinking thinking_after(std::string_view prompt);
+
 /// All is content.
 std::unique_ptr<DialogFormat> make_plain_format();
 std::unique_ptr<DialogFormat> make_hermes_format();

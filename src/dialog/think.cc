@@ -15,9 +15,9 @@ class ThinkFormat : public DialogFormat {
  public:
   ThinkFormat(bool now, std::string_view prompt, std::unique_ptr<DialogFormat> rest)
       : now_(now), rest_(std::move(rest)) {
-    prompt = prompt.substr(0, prompt.find_last_not_of(kDialogSpace) + 1);
-    if (prompt.ends_with(kOpen)) now_ = true;
-    if (prompt.ends_with(kClose.front())) state_ = State::kRest;
+    const Thinking thinking = thinking_after(prompt);
+    if (thinking == Thinking::kBegun) now_ = true;
+    if (thinking == Thinking::kOver) state_ = State::kRest;
   }
 
   void read(TextReader& reader, DialogOutput& output) override {
@@ -74,6 +74,12 @@ class ThinkFormat : public DialogFormat {
 };
 
 }  // namespace
+
+Thinking thinking_after(std::string_view prompt) {
+  prompt = prompt.substr(0, prompt.find_last_not_of(kDialogSpace) + 1);
+  if (prompt.ends_with(kOpen)) return Thinking::kBegun;
+  return prompt.ends_with(kClose.front()) ? Thinking::kOver : Thinking::kUnknown;
+}
 
 std::unique_ptr<DialogFormat> make_think_format(bool now, std::string_view prompt,
                                                 std::unique_ptr<DialogFormat> rest) {

@@ -87,6 +87,41 @@ RuleId AutomatonBuilder::add_language(const Dfa& dfa) {
   return static_cast<RuleId>(rules_.size() - 1);
 }
 
+RuleId AutomatonBuilder::add_automaton(const Automaton& automaton) {
+  const auto first_state = static_cast<StateId>(states_.size());
+  const auto first_rule = static_cast<RuleId>(rules_.size());
+  const auto count = static_cast<StateId>(automaton.num_states());
+  const ByteClasses& classes = automaton.classes();
+  for (StateId s = 0; s < count; ++s) {
+    if (automaton.accepts(s))
+      accept(add_state());
+    else
+      add_state();
+  }
+  for (StateId s = 0; s < count; ++s) {
+    const StateId from = first_state + s;
+    for (size_t b = 0; b < 256 && automaton.has_bytes(s);) {
+      const StateId to = automaton.next(s, classes.of[b]);
+      size_t end = b + 1;
+      while (end < 256 && automaton.next(s, classes.of[end]) == to) ++end;
+      if (to != Automaton::kNone) {
+        add_bytes(from, static_cast<uint8_t>(b), static_cast<uint8_t>(end - 1), first_state + to);
+      }
+      b = end;
+    }
+    for (const Call& call : automaton.calls(s)) {
+      add_call(from, first_rule + call.rule, first_state + call.then);
+    }
+    for (const StateId to : automaton.empty_edges(s)) add_empty(from, first_state + to);
+  }
+  // Rules that nothing comes back from were left out, and nobody calls them.
+  for (const StateId start : automaton.rule_starts()) {
+    rules_.push_back(start == Automaton::kNone ? first_state : first_state + start);
+  }
+  rules_.push_back(first_state + automaton.start());
+  return static_cast<RuleId>(rules_.size() - 1);
+}
+
 // Those from which their rule can be ended.
 std::vector<uint8_t> AutomatonBuilder::useful_states() const {
   const size_t n = states_.size();

@@ -33,6 +33,8 @@ class Automaton {
   /// The root rule's.
   StateId start() const { return start_; }
   StateId rule_start(RuleId rule) const { return rules_[rule]; }
+  /// Of all rules; kNone for those that nothing comes back from.
+  std::span<const StateId> rule_starts() const { return rules_; }
 
   StateId next(StateId state, uint8_t byte_class) const {
     const uint32_t row = rows_[state];
@@ -83,6 +85,8 @@ class AutomatonBuilder {
   void add_empty(StateId from, StateId to);
   /// A rule of its own. An empty language is a rule that nothing comes back from.
   RuleId add_language(const Dfa& dfa);
+  /// A rule whose texts are those of a whole automaton.
+  RuleId add_automaton(const Automaton& automaton);
 
   size_t num_states() const { return states_.size(); }
 

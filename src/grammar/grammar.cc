@@ -81,9 +81,42 @@ std::shared_ptr<const Grammar> compile_tagged_answer(const TaggedAnswer& answer)
     }
     return grammar::add_tagged_text(builder, tags,
                                     {.trigger = answer.trigger,
+                                     .before = answer.before,
                                      .separator = answer.separator,
+                                     .after = answer.after,
                                      .needs_tag = answer.needs_call,
                                      .allows_more = answer.allows_more});
+  });
+}
+
+std::string special_token_text(std::string_view name) { return "\xff" + std::string(name); }
+
+std::shared_ptr<const Grammar> compile_reasoned_answer(const ReasonedAnswer& reasoned,
+                                                       const Grammar& answer) {
+  return compile("reasoning before the answer", [&](AutomatonBuilder& builder) {
+    const RuleId body = builder.add_automaton(answer.automaton());
+    const RuleId rule = builder.add_rule();
+    const auto start = builder.start(rule);
+    const auto done = builder.add_state();
+    builder.accept(done);
+    // States of their own: the answer's texts may begin as the reasoning or with line breaks.
+    const auto add_answer = [&](grammar::StateId from) {
+      const auto begin = builder.add_state();
+      builder.add_empty(from, begin);
+      builder.add_call(builder.add_text(begin, reasoned.answer_begin), body, done);
+    };
+    if (reasoned.is_optional) add_answer(start);
+    const auto reasoning = builder.add_state();
+    builder.add_empty(builder.add_text(start, reasoned.begin), reasoning);
+    auto at = grammar::add_free_text(builder, reasoned.end, reasoning, /*may_end=*/false);
+    add_answer(at);
+    // Models part the two by an empty line.
+    constexpr int kMaxLineBreaks = 2;
+    for (int i = 0; reasoned.has_line_breaks && i < kMaxLineBreaks; ++i) {
+      at = builder.add_text(at, "\n");
+      add_answer(at);
+    }
+    return rule;
   });
 }
 

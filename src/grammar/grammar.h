@@ -38,6 +38,10 @@ class Grammar {
 std::shared_ptr<const Grammar> compile_json_schema(std::string_view schema);
 /// Any JSON object.
 std::shared_ptr<const Grammar> compile_json_object();
+/// How grammars spell a special token: its name behind a byte that no UTF-8 text has. So JSON,
+/// patterns and free text hold none, and what wants one says so.
+std::string special_token_text(std::string_view name);
+
 /// A call of a tool inside of an answer: `begin`, JSON of the schema, `end`.
 struct TaggedJson {
   std::string begin;
@@ -51,11 +55,25 @@ struct TaggedAnswer {
   /// Where free text ends: once it has this, one of the tags must follow, all of which begin with
   /// it. Empty: there is no free text.
   std::string trigger;
-  std::string separator;  ///< between two calls where there is no free text
+  // Where there is no free text:
+  std::string before;     ///< the first call
+  std::string separator;  ///< between two calls
+  std::string after;      ///< the last call
   bool needs_call = false;
   bool allows_more = true;  ///< than one call; without it the first call ends the answer
 };
 std::shared_ptr<const Grammar> compile_tagged_answer(const TaggedAnswer& answer);
+
+/// An answer that reasoning may stand before: `begin`, any text, `end`, `answer_begin`, the answer.
+struct ReasonedAnswer {
+  std::string begin;             ///< empty: the reasoning has begun already
+  std::string end;               ///< of the reasoning, in which it does not occur; not empty
+  std::string answer_begin;      ///< with or without reasoning
+  bool is_optional = false;      ///< the reasoning
+  bool has_line_breaks = false;  ///< up to two may follow `end`
+};
+std::shared_ptr<const Grammar> compile_reasoned_answer(const ReasonedAnswer& reasoned,
+                                                       const Grammar& answer);
 
 /// Texts that match as a whole.
 std::shared_ptr<const Grammar> compile_regex(std::string_view pattern);

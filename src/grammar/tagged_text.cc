@@ -1,23 +1,31 @@
 // The search for a trigger as states, and what follows it.
 #include "grammar/tagged_text.h"
 
-#include <string_view>
-
 #include "base/error.h"
 
 namespace moe4::grammar {
 namespace {
 
-// Adds texts that do not have the trigger, from `from` on; returns where they have it for the first
-// time. Knuth, Morris and Pratt's automaton: a state for every prefix.
+constexpr uint8_t kSpecial = 0xff;
+
+}  // namespace
+
+// Knuth, Morris and Pratt's automaton: a state for every prefix of the trigger.
 StateId add_free_text(AutomatonBuilder& builder, std::string_view trigger, StateId from,
                       bool may_end) {
+  MOE4_CHECK(!trigger.empty());
+  if (static_cast<uint8_t>(trigger.front()) == kSpecial) {
+    // A token of its own, so nothing but all of it can follow its first byte.
+    if (may_end) builder.accept(from);
+    builder.add_bytes(from, 0, kSpecial - 1, from);
+    return builder.add_text(from, trigger);
+  }
   std::vector<StateId> states = {from};
   while (states.size() <= trigger.size()) states.push_back(builder.add_state());
   for (size_t i = 0; i < trigger.size(); ++i) {
     if (may_end) builder.accept(states[i]);
-    std::vector<size_t> next(256);
-    for (size_t b = 0; b < 256; ++b) {
+    std::vector<size_t> next(kSpecial);
+    for (size_t b = 0; b < kSpecial; ++b) {
       size_t length = i;
       while (true) {
         if (static_cast<uint8_t>(trigger[length]) == b) {
@@ -34,9 +42,9 @@ StateId add_free_text(AutomatonBuilder& builder, std::string_view trigger, State
         length = shorter;
       }
     }
-    for (size_t b = 0; b < 256;) {
+    for (size_t b = 0; b < kSpecial;) {
       size_t end = b + 1;
-      while (end < 256 && next[end] == next[b]) ++end;
+      while (end < kSpecial && next[end] == next[b]) ++end;
       builder.add_bytes(states[i], static_cast<uint8_t>(b), static_cast<uint8_t>(end - 1),
                         states[next[b]]);
       b = end;
@@ -44,8 +52,6 @@ StateId add_free_text(AutomatonBuilder& builder, std::string_view trigger, State
   }
   return states.back();
 }
-
-}  // namespace
 
 RuleId add_tagged_text(AutomatonBuilder& builder, const std::vector<Tag>& tags,
                        const TaggedTextOptions& options) {
@@ -62,10 +68,13 @@ RuleId add_tagged_text(AutomatonBuilder& builder, const std::vector<Tag>& tags,
     }
   }
   const bool has_text = !options.trigger.empty();
+  if (has_text && !(options.before + options.after).empty()) {
+    refuse("what is before and after all tags cannot be told from free text");
+  }
   const RuleId rule = builder.add_rule();
   const StateId start = builder.start(rule);
   const StateId done = builder.add_state();  // after a tag
-  builder.accept(done);
+  builder.accept(builder.add_text(done, options.after));
   // From a place behind the trigger, one of the tags.
   const auto add_tags = [&](StateId from) {
     for (const Tag& tag : tags) {
@@ -77,7 +86,8 @@ RuleId add_tagged_text(AutomatonBuilder& builder, const std::vector<Tag>& tags,
     }
   };
   if (!options.needs_tag) builder.accept(start);
-  add_tags(has_text ? add_free_text(builder, options.trigger, start, !options.needs_tag) : start);
+  add_tags(has_text ? add_free_text(builder, options.trigger, start, !options.needs_tag)
+                    : builder.add_text(start, options.before));
   if (!options.allows_more) return rule;
   if (has_text) {
     const StateId text = builder.add_state();

@@ -57,7 +57,7 @@ Vocabulary::Vocabulary(std::vector<std::string> bytes) : bytes_(std::move(bytes)
 }
 
 Vocabulary::Vocabulary(const Tokenizer& tokenizer)
-    : Vocabulary(grammar::ordinary_token_bytes(tokenizer)) {}
+    : Vocabulary(grammar::grammar_token_bytes(tokenizer)) {}
 
 TokenMasks::TokenMasks(std::shared_ptr<const Grammar> grammar,
                        std::shared_ptr<const Vocabulary> vocabulary)

@@ -18,7 +18,7 @@
 
 namespace moe4 {
 
-/// The ordinary tokens of a tokenizer, sorted for masks. Takes a moment to make at 250,000 tokens:
+/// The tokens of a tokenizer, sorted for masks. Takes a moment to make at 250,000 tokens:
 /// once a model, shared by all requests.
 class Vocabulary {
  public:

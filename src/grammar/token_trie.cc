@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "grammar/grammar.h"
+
 namespace moe4::grammar {
 
 TokenTrie::TokenTrie(const std::vector<std::string>& bytes, size_t least, size_t most) {
@@ -46,11 +48,12 @@ TokenTrie::TokenTrie(const std::vector<std::string>& bytes, size_t least, size_t
   nodes_.push_back({.end = static_cast<uint32_t>(nodes_.size()), .first_token = count});
 }
 
-std::vector<std::string> ordinary_token_bytes(const Tokenizer& tokenizer) {
+std::vector<std::string> grammar_token_bytes(const Tokenizer& tokenizer) {
   std::vector<std::string> bytes(static_cast<size_t>(tokenizer.vocab_size()));
   for (size_t id = 0; id < bytes.size(); ++id) {
     const auto token = static_cast<int32_t>(id);
-    if (!tokenizer.is_special(token)) bytes[id] = tokenizer.token_bytes(token);
+    bytes[id] = tokenizer.token_bytes(token);
+    if (tokenizer.is_special(token)) bytes[id] = special_token_text(bytes[id]);
   }
   return bytes;
 }

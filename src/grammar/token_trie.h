@@ -39,7 +39,7 @@ class TokenTrie {
   std::vector<int32_t> tokens_;
 };
 
-/// Bytes of a tokenizer's tokens; special tokens have none here.
-std::vector<std::string> ordinary_token_bytes(const Tokenizer& tokenizer);
+/// Bytes of a tokenizer's tokens; of special ones special_token_text().
+std::vector<std::string> grammar_token_bytes(const Tokenizer& tokenizer);
 
 }  // namespace moe4::grammar

@@ -1,7 +1,6 @@
 // Takes an answer's text apart into content, reasoning and tool calls, as its request asks for it.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,17 +12,18 @@ namespace moe4::server {
 /// What an answer is.
 enum class AnswerForm {
   kDialog,     ///< what the model likes to say; a DialogParser finds calls in it
-  kText,       ///< content, all of it: it has a form of its own
+  kText,       ///< content: it has a form of its own
   kArguments,  ///< the arguments of one call
   kCalls,      ///< a list of {"name", "parameters"}
 };
 
 class AnswerReader {
  public:
-  explicit AnswerReader(const DialogOptions& options) : parser_(DialogParser(options)) {}
-  /// `function`: the name of the call, with kArguments.
-  explicit AnswerReader(AnswerForm form, std::string function = {})
-      : form_(form), function_(std::move(function)) {}
+  /// Forms other than kDialog are those of the content that `options` find: what comes after the
+  /// reasoning. `function`: the name of the call, with kArguments.
+  explicit AnswerReader(const DialogOptions& options, AnswerForm form = AnswerForm::kDialog,
+                        std::string function = {})
+      : parser_(options), form_(form), function_(std::move(function)) {}
 
   std::vector<Delta> feed(std::string_view piece);
   std::vector<Delta> finish();
@@ -31,10 +31,13 @@ class AnswerReader {
   int64_t complete_calls() const;
 
  private:
-  std::vector<Delta> read_calls();
+  // Appends to `deltas` what the content makes of itself.
+  void feed_form(std::string content, std::vector<Delta>& deltas);
+  void read_calls(std::vector<Delta>& deltas);
+  std::vector<Delta> in_form(std::vector<Delta> parsed);
 
-  AnswerForm form_ = AnswerForm::kDialog;
-  std::optional<DialogParser> parser_;  // of kDialog
+  DialogParser parser_;
+  AnswerForm form_;
   std::string function_;
   std::string text_;  // of kCalls and kArguments, all of it
   int64_t calls_ = 0;

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "dialog/written_form.h"
 #include "server/prompt_text.h"
 
 namespace moe4::server {
@@ -13,6 +14,11 @@ JsonValue parameters_of(const JsonValue& function) {
   const auto found = function.find("parameters");
   if (found != function.end() && !found->is_null()) return *found;
   return {{"type", "object"}, {"properties", JsonValue::object()}, {"additionalProperties", false}};
+}
+
+std::string spelled_text(const Serving& serving, const std::string& text) {
+  return grammar_text(serving.tokenizer,
+                      format_tags(serving.formats.tools, serving.formats.reasoning), text);
 }
 
 // A list of calls, each of one of the functions.
@@ -32,34 +38,89 @@ JsonValue calls_schema(const ConversationRequest& conversation) {
   return schema;
 }
 
+// Calls as the model writes them, or nothing where it writes arguments in another way than JSON.
+std::optional<TaggedAnswer> own_calls(const Serving& serving,
+                                      const ConversationRequest& conversation,
+                                      const std::vector<JsonValue>& functions) {
+  std::vector<std::string> names;
+  for (const JsonValue& function : functions) names.push_back(function["name"].get<std::string>());
+  const std::optional<CallsWords> words = calls_words(serving.formats.tools, names);
+  if (!words) return std::nullopt;
+  const auto spelled = [&](const std::string& text) { return spelled_text(serving, text); };
+  TaggedAnswer answer{.before = spelled(words->before),
+                      .separator = spelled(words->separator),
+                      .after = spelled(words->after),
+                      .needs_call = true,
+                      .allows_more = words->allows_more && conversation.parallel_tool_calls};
+  for (size_t i = 0; i < functions.size(); ++i) {
+    answer.tags.push_back({.begin = spelled(words->of_functions[i].begin),
+                           .schema = dump(parameters_of(functions[i])),
+                           .end = spelled(words->of_functions[i].end)});
+  }
+  return answer;
+}
+
 // How an answer is to be read, and what it must be for that.
 struct Form {
   AnswerForm form = AnswerForm::kDialog;
+  bool has_calls = false;  // written as the model does
   std::string function;
   StructureRequest structure;
 };
 
-Form form_of(const SamplingRequest& sampling, const ConversationRequest& conversation) {
+// Of an answer that has to call.
+Form form_of_calls(const Serving& serving, const ConversationRequest& conversation) {
   const JsonValue& choice = conversation.tool_choice;
-  const bool is_plain = choice == "auto" || choice == "none";
-  if (conversation.tools.is_null() || is_plain) {
-    const bool has_form = sampling.structure.kind != StructureRequest::Kind::kNone;
-    return {.form = has_form ? AnswerForm::kText : AnswerForm::kDialog,
-            .structure = sampling.structure};
+  const std::string chosen = choice == "required" ? "" : chosen_function(choice);
+  std::vector<JsonValue> functions;
+  for (const JsonValue& tool : conversation.tools) {
+    if (chosen.empty() || tool["function"]["name"] == chosen) functions.push_back(tool["function"]);
+  }
+  if (auto calls = own_calls(serving, conversation, functions)) {
+    if (!chosen.empty()) calls->allows_more = false;
+    return {
+        .has_calls = true,
+        .structure = {
+            .kind = StructureRequest::Kind::kCalls, .calls = std::move(*calls), .field = "tools"}};
   }
   Form form{.structure = {.kind = StructureRequest::Kind::kJsonSchema, .field = "tools"}};
-  if (choice == "required") {
-    form.form = AnswerForm::kCalls;
-    form.structure.text = dump(calls_schema(conversation));
-    return form;
-  }
-  form.form = AnswerForm::kArguments;
-  form.function = chosen_function(choice);
-  for (const JsonValue& tool : conversation.tools) {
-    if (tool["function"]["name"] != form.function) continue;
-    form.structure.text = dump(parameters_of(tool["function"]));
-  }
+  form.form = chosen.empty() ? AnswerForm::kCalls : AnswerForm::kArguments;
+  form.function = chosen;
+  form.structure.text =
+      dump(chosen.empty() ? calls_schema(conversation) : parameters_of(functions.front()));
   return form;
+}
+
+Form form_of(const Serving& serving, const SamplingRequest& sampling,
+             const ConversationRequest& conversation) {
+  const JsonValue& choice = conversation.tool_choice;
+  if (!conversation.tools.is_null() && choice != "auto" && choice != "none") {
+    return form_of_calls(serving, conversation);
+  }
+  if (sampling.structure.kind != StructureRequest::Kind::kNone) {
+    return {.form = AnswerForm::kText, .structure = sampling.structure};
+  }
+  if (conversation.tools.is_null() || choice == "none") return {};
+  if (serving.formats.tools == ToolFormat::kNone) {
+    refuse_field("tools",
+                 "how this model calls tools is not known: the server's "
+                 "--tool-call-parser says it");
+  }
+  return {.has_calls = true};
+}
+
+// Reasoning that the answer may begin with.
+void add_reasoning(const Serving& serving, const std::string& prompt, Form& form) {
+  if (form.structure.kind == StructureRequest::Kind::kNone) return;
+  const std::optional<ReasoningWords> words = reasoning_words(serving.formats.reasoning, prompt);
+  if (!words) return;
+  const auto spelled = [&](const std::string& text) { return spelled_text(serving, text); };
+  form.structure.reasoned = {.begin = spelled(words->begin),
+                             .end = spelled(words->end),
+                             // Calls have their own.
+                             .answer_begin = form.has_calls ? "" : spelled(words->answer_begin),
+                             .is_optional = words->is_optional,
+                             .has_line_breaks = words->has_line_breaks};
 }
 
 }  // namespace
@@ -67,21 +128,15 @@ Form form_of(const SamplingRequest& sampling, const ConversationRequest& convers
 ConversationAnswers conversation_answers(const Serving& serving, const SamplingRequest& sampling,
                                          const ConversationRequest& conversation,
                                          std::optional<int64_t> max_tokens) {
-  const Form form = form_of(sampling, conversation);
-  const bool calls_tools = !conversation.tools.is_null() && conversation.tool_choice == "auto" &&
-                           form.form == AnswerForm::kDialog;
-  if (calls_tools && serving.formats.tools == ToolFormat::kNone) {
-    refuse_field("tools",
-                 "how this model calls tools is not known: the server's "
-                 "--tool-call-parser says it");
-  }
+  Form form = form_of(serving, sampling, conversation);
   const std::string prompt = render_conversation(serving, conversation);
   const std::vector<int32_t> ids = serving.tokenizer.encode(prompt);
   ConversationAnswers made{.prompt_tokens = static_cast<int64_t>(ids.size())};
   const int64_t most = tokens_to_generate(serving.max_model_len, made.prompt_tokens, max_tokens,
                                           std::nullopt, "messages");
   nlohmann::json tools;
-  if (calls_tools) tools = nlohmann::json::parse(dump(conversation.tools));
+  if (form.has_calls) tools = nlohmann::json::parse(dump(conversation.tools));
+  add_reasoning(serving, prompt, form);
   const auto masks = serving.structures.masks(form.structure);
   const uint64_t seed = random_seed();
   for (int64_t i = 0; i < sampling.n; ++i) {
@@ -96,16 +151,13 @@ ConversationAnswers conversation_answers(const Serving& serving, const SamplingR
     generate.visible_tokens = serving.visible_tokens;
     generate.sampling.seed += static_cast<uint64_t>(i);
     made.answers.push_back(std::move(answer));
-    if (form.form != AnswerForm::kDialog) {
-      made.readers.emplace_back(form.form, form.function);
-      continue;
-    }
     made.readers.emplace_back(
-        DialogOptions{.tools = calls_tools ? serving.formats.tools : ToolFormat::kNone,
+        DialogOptions{.tools = form.has_calls ? serving.formats.tools : ToolFormat::kNone,
                       .reasoning = serving.formats.reasoning,
                       .prompt = prompt,
-                      .tool_list = calls_tools ? &tools : nullptr,
-                      .stream_calls = sampling.stream});
+                      .tool_list = form.has_calls ? &tools : nullptr,
+                      .stream_calls = sampling.stream},
+        form.form, form.function);
   }
   return made;
 }

@@ -27,32 +27,76 @@ std::string schema_text(const JsonValue& value, const std::string& field) {
   return dump(value);
 }
 
+std::shared_ptr<const Grammar> compile_form(const StructureRequest& request) {
+  switch (request.kind) {
+    case Kind::kJsonObject:
+      return compile_json_object();
+    case Kind::kJsonSchema:
+      return compile_json_schema(request.text);
+    case Kind::kRegex:
+      return compile_regex(request.text);
+    case Kind::kCalls:
+      return compile_tagged_answer(request.calls);
+    default:
+      return compile_choice(request.choices);
+  }
+}
+
 std::shared_ptr<const Grammar> compile(const StructureRequest& request) {
   try {
-    switch (request.kind) {
-      case Kind::kJsonObject:
-        return compile_json_object();
-      case Kind::kJsonSchema:
-        return compile_json_schema(request.text);
-      case Kind::kRegex:
-        return compile_regex(request.text);
-      default:
-        return compile_choice(request.choices);
-    }
+    const auto form = compile_form(request);
+    return request.reasoned ? compile_reasoned_answer(*request.reasoned, *form) : form;
   } catch (const Error& error) {
     refuse_field(request.field, error.what());
   }
 }
 
+// All that makes the grammar, each text with its length before it.
 std::string key_of(const StructureRequest& request) {
-  std::string key = std::to_string(static_cast<int>(request.kind)) + request.text;
-  for (const std::string& choice : request.choices) {
-    key += std::to_string(choice.size()) + ":" + choice;
+  std::string key = std::to_string(static_cast<int>(request.kind));
+  const auto add = [&key](const std::string& text) {
+    key += " " + std::to_string(text.size()) + ":" + text;
+  };
+  add(request.text);
+  for (const std::string& choice : request.choices) add(choice);
+  const TaggedAnswer& calls = request.calls;
+  for (const TaggedJson& call : calls.tags) {
+    for (const std::string* text : {&call.begin, &call.schema, &call.end}) add(*text);
   }
+  for (const std::string* text : {&calls.trigger, &calls.before, &calls.separator, &calls.after}) {
+    add(*text);
+  }
+  key += calls.needs_call ? " needed" : "";
+  key += calls.allows_more ? " more" : "";
+  if (!request.reasoned) return key;
+  const ReasonedAnswer& reasoned = *request.reasoned;
+  for (const std::string* text : {&reasoned.begin, &reasoned.end, &reasoned.answer_begin}) {
+    add(*text);
+  }
+  key += reasoned.is_optional ? " optional" : "";
+  key += reasoned.has_line_breaks ? " lines" : "";
   return key;
 }
 
 }  // namespace
+
+std::string grammar_text(const Tokenizer& tokenizer, const std::vector<std::string>& tags,
+                         std::string_view text) {
+  std::string spelled;
+  while (!text.empty()) {
+    size_t length = 1;
+    for (const std::string& tag : tags) {
+      const auto id = text.starts_with(tag) ? tokenizer.token_id(tag) : std::nullopt;
+      if (!id || !tokenizer.is_special(*id)) continue;
+      length = tag.size();
+      break;
+    }
+    const std::string_view piece = text.substr(0, length);
+    spelled += length > 1 ? special_token_text(piece) : std::string(piece);
+    text.remove_prefix(length);
+  }
+  return spelled;
+}
 
 void read_guided(const char* kind, const JsonValue& value, const std::string& field,
                  StructureRequest& request) {

@@ -4,11 +4,14 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "grammar/grammar.h"
 #include "grammar/token_masks.h"
 #include "server/json_body.h"
 
@@ -16,12 +19,18 @@ namespace moe4::server {
 
 /// What a request asks an answer to be.
 struct StructureRequest {
-  enum class Kind { kNone, kJsonObject, kJsonSchema, kRegex, kChoice };
+  enum class Kind { kNone, kJsonObject, kJsonSchema, kRegex, kChoice, kCalls };
   Kind kind = Kind::kNone;
-  std::string text;                  ///< schema or regular expression
-  std::vector<std::string> choices;  ///< of kChoice
-  std::string field;                 ///< that asks for it, for errors
+  std::string text;                        ///< schema or regular expression
+  std::vector<std::string> choices;        ///< of kChoice
+  TaggedAnswer calls;                      ///< of kCalls
+  std::optional<ReasonedAnswer> reasoned;  ///< what may stand before it
+  std::string field;                       ///< that asks for it, for errors
 };
+
+/// `text` as grammars have it: each of `tags` that is a special token spelled as one.
+std::string grammar_text(const Tokenizer& tokenizer, const std::vector<std::string>& tags,
+                         std::string_view text);
 
 /// Read `response_format`, `structured_outputs` and the guided_* fields into `request`. Throw
 /// ApiError(400) for what is wrong, or a second form beside the first.

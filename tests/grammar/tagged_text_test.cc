@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "grammar/grammar.h"
@@ -53,6 +54,26 @@ TEST(TaggedAnswer, ACallCanBeDemandedAndTextForbidden) {
   answer.separator = "\n";
   EXPECT_TRUE(compile_tagged_answer(answer)->accepts(std::string(kNow) + "\n" + kAdd));
   EXPECT_FALSE(compile_tagged_answer(answer)->accepts(std::string(kNow) + kAdd));
+}
+
+TEST(TaggedAnswer, AllCallsCanHaveAFrame) {
+  TaggedAnswer answer = two_tools();
+  answer.trigger = "";
+  answer.before = "<calls>";
+  answer.separator = ",";
+  answer.after = "</calls>";
+  answer.needs_call = true;
+  const auto grammar = compile_tagged_answer(answer);
+  const std::string now = kNow;
+  EXPECT_TRUE(grammar->accepts("<calls>" + now + "</calls>"));
+  EXPECT_TRUE(grammar->accepts("<calls>" + now + "," + kAdd + "</calls>"));
+  const std::vector<std::string> wrong = {now, "<calls>" + now, "<calls></calls>", now + "</calls>",
+                                          "<calls>" + now + "</calls>" + now};
+  for (const std::string& bad : wrong) {
+    EXPECT_FALSE(grammar->accepts(bad)) << bad;
+  }
+  answer.trigger = "<tool_call>";
+  EXPECT_THROW(compile_tagged_answer(answer), Error);
 }
 
 TEST(TaggedAnswer, OverlappingTriggersAreFound) {
