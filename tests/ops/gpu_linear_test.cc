@@ -104,6 +104,33 @@ TEST(CudaLinearGroup, DozensOfGeneratedTokensGiveTheBitsOfAFew) {
   }
 }
 
+// So many rows that a warp has tiles of its own.
+TEST(CudaLinearGroup, HeadsGiveTheBitsOfManyTokens) {
+  ThreadPool threads(2);
+  for (const size_t format : {size_t{3}, size_t{9}}) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{150003, 96}, {136000, 576}}) {
+      if (k > 96 && format != 3) continue;
+      SCOPED_TRACE(std::string(kLinearFormats[format].name) + " " + std::to_string(n) + " x " +
+                   std::to_string(k));
+      RandomMoe memory;
+      const LinearCase group = one_linear(make_linear(memory, kLinearFormats[format], n, k), {});
+      const OwnedRows x = linear_inputs(33, k);
+      each_implementation<LinearGroup>(
+          group.problem(),
+          [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare(group.problem(), group.weights, options);
+            const auto many = run_linears(*op, x, threads, x.rows)[0];
+            for (const int64_t tokens : {1, 3, 8, 9, 16}) {
+              const auto few = run_linears(*op, some_rows(x, 0, tokens), threads, tokens)[0];
+              EXPECT_TRUE(same_bits(few, std::span(many).first(static_cast<size_t>(tokens * n))))
+                  << tokens << " tokens";
+            }
+          },
+          threads);
+    }
+  }
+}
+
 // More inputs than leave room for a full ring or several tokens a pass.
 TEST(CudaLinearGroup, LongRowsEqualTheExactSum) {
   ThreadPool threads(1);

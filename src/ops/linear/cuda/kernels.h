@@ -29,6 +29,10 @@ void decode_linears(const LinearCall& call);
 /// its memory: false, and nothing done, for others.
 bool few_linears(const LinearCall& call);
 void allow_few_kernels(int bytes);
+/// The same for 4 to 16 tokens on SM90 and later, where a group has a great many rows that come in
+/// tiles (heads): false, and nothing done, for others.
+bool head_linears(const LinearCall& call);
+void allow_head_kernels(int bytes);
 /// Prompts: x is BF16 with rows 16-byte aligned; otherwise as decode_linears(), in another order of
 /// sums.
 void prompt_linears(const LinearCall& call);

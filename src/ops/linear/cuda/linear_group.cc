@@ -20,13 +20,16 @@ int shared_memory(int sm) {
   MOE4_CUDA_CHECK(cudaGetDevice(&device));
   MOE4_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   cuda::allow_decode_kernels(bytes);
-  if (sm >= 90) cuda::allow_few_kernels(bytes);
+  if (sm >= 90) {
+    cuda::allow_few_kernels(bytes);
+    cuda::allow_head_kernels(bytes);
+  }
   cuda::allow_prompt_kernels(bytes);
   cuda::allow_wgmma_kernels(bytes);
   return bytes;
 }
 
-// Up to so many generated tokens few_linears() is fastest.
+// Up to so many generated tokens few_linears() is fastest, and head_linears() of heads.
 constexpr int64_t kFewTokens = 16;
 
 // From so many generated tokens on wgmma is faster than reading the weights in passes (H200: 146
@@ -89,7 +92,7 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   const bool shared =
       decodes >= kShareDecodes && num_rows <= kMostShareRows && cuda::share_linears(generated);
   const bool few = !shared && device_.sm >= 90 && decodes > 0 && decodes <= kFewTokens &&
-                   cuda::few_linears(generated);
+                   (cuda::head_linears(generated) || cuda::few_linears(generated));
   const bool by_wgmma = !shared && !few && has_wgmma(device_) && decodes >= many_decodes(num_rows);
   if (decodes > 0 && !shared && !few && !by_wgmma) cuda::decode_linears(generated);
   const int64_t first = by_wgmma ? 0 : decodes, prompts = args.x.rows - decodes;
