@@ -29,6 +29,7 @@ namespace {
 // A step of a GPU with a few prompt tokens takes half as long again as one without: prompts of
 // eight steps together cost little, and nobody waits for long.
 constexpr int64_t kGpuPromptWaitSteps = 8;
+constexpr int64_t kGpuLeastSnapshot = 512;
 constexpr int64_t kMaxTemplateBytes = int64_t{4} << 20;
 
 struct ServeFlags {
@@ -124,6 +125,7 @@ void serve(ServeFlags& flags) {
   const bool on_gpu = !session.model->stream().device.is_cpu();
   options.limits.gathering.steps =
       flags.prompt_wait_steps.value_or(on_gpu ? kGpuPromptWaitSteps : 0);
+  options.limits.least_snapshot = on_gpu ? kGpuLeastSnapshot : 0;
   const bool quiet = flags.machine.quiet;
   options.say = [quiet](const std::string& line) {
     if (!quiet) fmt::print(stderr, "{}\n", line);
@@ -184,7 +186,7 @@ void add_http_flags(CLI::App& command, ServeFlags& flags) {
                ->check(whole_number(0, 1000000)));
   with_env(command
                .add_option("--prompt-wait-steps", flags.prompt_wait_steps,
-                           "While 32 or more requests generate, new ones wait up to so many steps "
+                           "While 16 or more requests generate, new ones wait up to so many steps "
                            "to begin together; default 8 on a GPU, 0 on a CPU")
                ->check(whole_number(0, 1000)));
   with_env(command.add_option("--max-body-mib", flags.max_body_mib, "Largest body of a request")

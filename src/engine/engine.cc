@@ -34,6 +34,7 @@ SchedulerLimits scheduler_limits(const EngineLimits& limits, bool has_state,
           .prompt_chunk = limits.prompt_chunk,
           .scored_tokens = limits.prompt_logits,
           .num_snapshots = has_state ? std::optional(num_snapshots) : std::nullopt,
+          .least_snapshot = limits.least_snapshot,
           .gathering = limits.gathering};
 }
 

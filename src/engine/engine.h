@@ -32,6 +32,7 @@ struct EngineLimits {
   /// Room for the logits of so many tokens of prompts a step, which EngineRequest::prompt_logits
   /// needs: at least a page, or prompt_chunk where that is smaller. 0: none can have them.
   int64_t prompt_logits = 0;
+  int64_t least_snapshot = 0;  ///< as in SchedulerLimits
   PromptGathering gathering;
 };
 

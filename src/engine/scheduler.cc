@@ -107,9 +107,9 @@ bool Scheduler::wants_snapshot(const Request& request, int64_t end) const {
   if (snapshots_.num_slots() == 0 || end % kPageTokens != 0) return false;
   const int64_t page = end / kPageTokens;
   if (page > static_cast<int64_t>(request.prefix.size())) return false;
-  const bool is_point = end == (request.prompt - 1) / kPageTokens * kPageTokens ||
-                        end == request.parting || end % kSnapshotTokens == 0 ||
-                        end > request.prompt;
+  const bool is_last = end == (request.prompt - 1) / kPageTokens * kPageTokens;
+  const bool is_point = (is_last && end >= limits_.least_snapshot) || end == request.parting ||
+                        end % kSnapshotTokens == 0 || end > request.prompt;
   return is_point && !snapshots_.has(request.prefix[page - 1]);
 }
 

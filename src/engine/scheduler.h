@@ -19,7 +19,7 @@ using RequestId = int64_t;
 /// reads experts and linears a second time, however few those tokens are, and everybody waits.
 struct PromptGathering {
   int64_t steps = 0;      ///< that a prompt waits at most; 0: none does
-  int64_t decodes = 32;   ///< it waits only while so many requests or more generate
+  int64_t decodes = 16;   ///< it waits only while so many requests or more generate
   int64_t tokens = 1024;  ///< and until so many tokens of prompts can be computed together
 };
 
@@ -35,6 +35,9 @@ struct SchedulerLimits {
   /// State slots for snapshots, numbered from max_seqs on. Nothing: the model has no recurrent
   /// state, and pages alone are enough to go on from.
   std::optional<int64_t> num_snapshots;
+  /// Prompts that end before have their state kept only where they leave what others had computed:
+  /// a piece that ends there costs a step more, and so few tokens are soon computed again.
+  int64_t least_snapshot = 0;
   PromptGathering gathering;
 };
 
