@@ -16,6 +16,7 @@
 #include "cli/number_flags.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/random_load.h"
 #include "text/tokenizer.h"
 
 namespace moe4::cli {
@@ -27,9 +28,7 @@ struct BenchServeFlags {
   std::string tokenizer;
   std::string dataset = "random";
   std::string request_rate = "inf";
-  int64_t num_prompts = 1000;
-  int64_t input_tokens = 1024, output_tokens = 128;
-  double range_ratio = 0;
+  RandomLoadFlags random;
   bool json = false;
   ServeLoad load;
 };
@@ -43,34 +42,19 @@ std::vector<int32_t> plain_ids(const std::string& folder) {
     for (int32_t id = kFirstPlainId; id <= kLastPlainId; ++id) ids.push_back(id);
     return ids;
   }
-  const auto tokenizer = Tokenizer::load(folder);
-  for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) {
-    if (!tokenizer->is_special(id) && !tokenizer->token_bytes(id).empty()) ids.push_back(id);
-  }
+  ids = text_ids(*Tokenizer::load(folder));
   if (ids.empty()) {
     throw_bad_input({.what = "the tokenizer has no tokens but special ones", .file = folder});
   }
   return ids;
 }
 
-// Of each request: `mean` plus or minus at most --random-range-ratio of it, at least one.
-std::vector<int64_t> lengths(const BenchServeFlags& flags, int64_t mean, std::mt19937_64& random) {
-  const auto most = static_cast<int64_t>(static_cast<double>(mean) * flags.range_ratio);
-  std::vector<int64_t> lengths(static_cast<size_t>(flags.num_prompts), mean);
-  if (most == 0) return lengths;
-  for (int64_t& length : lengths) {
-    const auto offset = static_cast<int64_t>(random() % static_cast<uint64_t>(2 * most + 1));
-    length = std::max<int64_t>(1, length - most + offset);
-  }
-  return lengths;
-}
-
-// Prompts with nothing in common. Those of chats are words: their number of tokens is what the
-// server says.
+// Those of chats are words: their number of tokens is what the server says.
 void make_prompts(const BenchServeFlags& flags, ServeLoad* load) {
   std::mt19937_64 random(load->seed);
-  const std::vector<int64_t> inputs = lengths(flags, flags.input_tokens, random);
-  load->output_tokens = lengths(flags, flags.output_tokens, random);
+  const std::vector<int64_t> inputs =
+      random_lengths(flags.random, flags.random.input_tokens, random);
+  load->output_tokens = random_lengths(flags.random, flags.random.output_tokens, random);
   if (load->chat) {
     static constexpr std::string_view kWords[] = {
         "river", "stone", "light", "seven", "under", "green", "music", "paper",
@@ -83,11 +67,7 @@ void make_prompts(const BenchServeFlags& flags, ServeLoad* load) {
     }
     return;
   }
-  const std::vector<int32_t> ids = plain_ids(flags.tokenizer);
-  for (const int64_t input : inputs) {
-    std::vector<int32_t>& prompt = load->prompts.emplace_back();
-    for (int64_t token = 0; token < input; ++token) prompt.push_back(ids[random() % ids.size()]);
-  }
+  load->prompts = random_prompts(inputs, plain_ids(flags.tokenizer), random);
 }
 
 double parse_rate(const std::string& text) {
@@ -120,12 +100,12 @@ void try_one(const ServeLoad& load) {
 void print_json(const BenchServeFlags& flags, const ServeLoad& load, const ServeReport& report) {
   nlohmann::ordered_json json = {{"backend", flags.backend},
                                  {"model_id", load.model},
-                                 {"num_prompts", flags.num_prompts},
+                                 {"num_prompts", flags.random.num_prompts},
                                  {"request_rate", flags.request_rate},
                                  {"max_concurrency", nullptr},
-                                 {"random_input_len", flags.input_tokens},
-                                 {"random_output_len", flags.output_tokens},
-                                 {"random_range_ratio", flags.range_ratio},
+                                 {"random_input_len", flags.random.input_tokens},
+                                 {"random_output_len", flags.random.output_tokens},
+                                 {"random_range_ratio", flags.random.range_ratio},
                                  {"seed", load.seed}};
   if (load.max_concurrency > 0) json["max_concurrency"] = load.max_concurrency;
   json.update(nlohmann::ordered_json::parse(report_json(report)));
@@ -134,6 +114,7 @@ void print_json(const BenchServeFlags& flags, const ServeLoad& load, const Serve
 
 void bench_serve(const BenchServeFlags& flags) {
   ServeLoad load = flags.load;
+  load.seed = flags.random.seed;
   load.base = parse_base_url(flags.base_url);
   load.chat = flags.backend == "openai-chat";
   load.request_rate = parse_rate(flags.request_rate);
@@ -143,7 +124,7 @@ void bench_serve(const BenchServeFlags& flags) {
   ServedLoad result;
   {
     Progress progress("requests");
-    result = run_load(load, [&](int64_t done) { progress.update(done, flags.num_prompts); });
+    result = run_load(load, [&](int64_t done) { progress.update(done, flags.random.num_prompts); });
   }
   const ServeReport report = summarise(result);
   for (const ServedRequest& request : result.requests) {
@@ -175,16 +156,7 @@ void add_bench_serve(CLI::App& app) {
   command->add_option("--tokenizer", flags->tokenizer,
                       "Checkpoint folder whose tokens prompts are made of");
   command->add_option("--dataset-name", flags->dataset, "random")->check(CLI::IsMember({"random"}));
-  command->add_option("--random-input-len", flags->input_tokens, "Tokens of a prompt")
-      ->check(whole_number(1, 1 << 24));
-  command->add_option("--random-output-len", flags->output_tokens, "Tokens of an answer")
-      ->check(whole_number(1, 1 << 24));
-  command
-      ->add_option("--random-range-ratio", flags->range_ratio,
-                   "Lengths of both differ from these by up to this share, at random")
-      ->check(number_between(0, 1));
-  command->add_option("--num-prompts", flags->num_prompts, "Requests")
-      ->check(whole_number(1, 1'000'000));
+  add_random_load_flags(*command, flags->random);
   command->add_option("--request-rate", flags->request_rate,
                       "Requests a second, at random intervals; inf: all at once");
   command
@@ -194,8 +166,6 @@ void add_bench_serve(CLI::App& app) {
   command->add_flag("--ignore-eos", flags->load.ignore_eos, "Answers go on past their end");
   command->add_option("--temperature", flags->load.temperature, "Of the sampling")
       ->check(number_between(0, 2));
-  command->add_option("--seed", flags->load.seed, "Of prompts and intervals")
-      ->check(whole_number_64());
   command
       ->add_option("--timeout", flags->load.timeout_seconds,
                    "Seconds without a byte after which a request has failed")

@@ -16,6 +16,7 @@
 #include "cli/options.h"
 #include "cli/plan_report.h"
 #include "cli/sampling_flags.h"
+#include "cli/serving_limits.h"
 #include "cli/session.h"
 #include "dialog/formats.h"
 #include "engine/memory_plan.h"
@@ -26,10 +27,6 @@
 namespace moe4::cli {
 namespace {
 
-// A step of a GPU with a few prompt tokens takes half as long again as one without: prompts of
-// eight steps together cost little, and nobody waits for long.
-constexpr int64_t kGpuPromptWaitSteps = 8;
-constexpr int64_t kGpuLeastSnapshot = 512;
 constexpr int64_t kMaxTemplateBytes = int64_t{4} << 20;
 
 struct ServeFlags {
@@ -117,15 +114,8 @@ void serve(ServeFlags& flags) {
   reload_model(session, flags.machine, {.flags = flags.engine});
   options.plan_json = plan_json(group_plan(session.model->moe_plan()));
   std::vector<std::string> notes;
-  if (!session.needs) {
-    session.needs = needs_of(*session.model);
-    session.room = room_now(flags.machine.memory, session.model->stream().device);
-  }
-  options.limits = fit_engine(*session.needs, flags.engine, session.room, notes);
-  const bool on_gpu = !session.model->stream().device.is_cpu();
-  options.limits.gathering.steps =
-      flags.prompt_wait_steps.value_or(on_gpu ? kGpuPromptWaitSteps : 0);
-  options.limits.least_snapshot = on_gpu ? kGpuLeastSnapshot : 0;
+  options.limits =
+      serving_limits(session, flags.machine, flags.engine, flags.prompt_wait_steps, notes);
   const bool quiet = flags.machine.quiet;
   options.say = [quiet](const std::string& line) {
     if (!quiet) fmt::print(stderr, "{}\n", line);
@@ -184,11 +174,7 @@ void add_http_flags(CLI::App& command, ServeFlags& flags) {
                .add_option("--max-queued-requests", flags.max_queued,
                            "Requests that may wait; more are answered with 429")
                ->check(whole_number(0, 1000000)));
-  with_env(command
-               .add_option("--prompt-wait-steps", flags.prompt_wait_steps,
-                           "While 16 or more requests generate, new ones wait up to so many steps "
-                           "to begin together; default 8 on a GPU, 0 on a CPU")
-               ->check(whole_number(0, 1000)));
+  add_prompt_wait_flag(command, flags.prompt_wait_steps);
   with_env(command.add_option("--max-body-mib", flags.max_body_mib, "Largest body of a request")
                ->check(whole_number(1, 1024)));
 }

@@ -19,6 +19,7 @@ void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_bench_moe(CLI::App& app);
 void add_bench_serve(CLI::App& app);
+void add_bench_throughput(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_template(CLI::App& app);

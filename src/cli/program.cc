@@ -52,13 +52,16 @@ int run(CLI::App& app, int argc, char** argv) {
   moe4::cli::add_bench(app);
   moe4::cli::add_bench_moe(app);
   moe4::cli::add_bench_serve(app);
+  moe4::cli::add_bench_throughput(app);
   moe4::cli::add_synth(app);
   moe4::cli::add_serve(app);
-  // "bench serve" is known from vLLM; a model that is called serve is ./serve.
+  // "bench serve" and "bench throughput" are known from vLLM; a model that is called serve is
+  // ./serve.
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
-  if (arguments.size() > 1 && arguments[0] == "bench" && arguments[1] == "serve") {
+  if (arguments.size() > 1 && arguments[0] == "bench" &&
+      (arguments[1] == "serve" || arguments[1] == "throughput")) {
     arguments.erase(arguments.begin());
-    arguments[0] = "bench-serve";
+    arguments[0] = "bench-" + arguments[0];
   }
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   int status = 0;

@@ -87,6 +87,27 @@ TEST(BenchServe, LengthsDifferByUpToTheRangeRatio) {
   EXPECT_GE(outputs.size(), 10U);
 }
 
+TEST(BenchThroughput, RunsEveryRequestToItsLength) {
+  const std::string model = std::string(MOE4_EMBEDDED_MODELS) + "/tiny-qwen3_5-moe-nvfp4";
+  const ProgramResult result =
+      run_program({"bench", "throughput", model, "--num-prompts", "6", "--random-input-len", "9",
+                   "--random-output-len", "5", "--max-concurrency", "3", "--max-model-len", "64",
+                   "--max-num-seqs", "4", "-q", "--json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json report = json::parse(result.out);
+  EXPECT_EQ(report["num_requests"], 6);
+  EXPECT_EQ(report["total_input_tokens"], 54);
+  EXPECT_EQ(report["total_output_tokens"], 30);
+  EXPECT_EQ(report["max_concurrency"], 3);
+  EXPECT_NEAR(
+      report["output_tokens_per_second"].get<double>() * report["elapsed_time"].get<double>(), 30,
+      1e-6);
+  EXPECT_GE(report["steps"], 10) << "three at once";
+  const ProgramResult wrong =
+      run_program({"bench-throughput", model, "--random-input-len", "70", "--max-model-len", "64"});
+  EXPECT_EQ(wrong.status, 2) << wrong.err;
+}
+
 TEST(BenchServe, WhatIsWrongIsOneLine) {
   FakeOpenAiServer refusing([](const auto&, const auto& out) {
     out.reply(400, R"({"error": {"message": "token 4711 is not in the vocabulary"}})");

@@ -20,8 +20,9 @@ using ::testing::StartsWith;
 
 const std::string kModel = std::string(MOE4_EMBEDDED_MODELS) + "/tiny-qwen3_5-moe-nvfp4";
 const std::vector<std::string> kCommands = {
-    "inspect", "plan",      "run",         "chat",    "eval",  "forward", "experts",
-    "bench",   "bench-moe", "bench-serve", "compare", "synth", "template"};
+    "inspect",          "plan",    "run",   "chat",      "eval",
+    "forward",          "experts", "bench", "bench-moe", "bench-serve",
+    "bench-throughput", "compare", "synth", "template"};
 
 // The first line says everything and nothing follows on stdout.
 void expect_error(const ProgramResult& result, int status) {
