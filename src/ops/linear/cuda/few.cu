@@ -1,4 +1,4 @@
-// Products of 1 to 32 generated tokens on SM90 and later: y[t] = x[t] W^T, bound by latency.
+// Products of 1 to 16 generated tokens on SM90 and later: y[t] = x[t] W^T, bound by latency.
 //
 // A decode step of one token is a chain of kernels of a few microseconds, so what counts beside the
 // weights' bytes is instructions between the end of the kernel in front and the last store. A block
@@ -32,7 +32,7 @@ constexpr int kMultipliers = 32 * kWarps;
 constexpr int kThreads = kMultipliers + 32;  // and one that copies
 constexpr int kMostRoundTiles = 8;
 constexpr int kMostStages = 16;
-constexpr int kMostTokens = 32;
+constexpr int kMostTokens = 16;
 
 /// Bytes between rows of a piece, beyond the row's own.
 constexpr int row_padding(PanelKind kind) { return kind == PanelKind::kBf16 ? 16 : 64; }
@@ -388,7 +388,6 @@ void allow_few_kernels(int bytes) {
   };
   allow(few_kernel<1>);
   allow(few_kernel<2>);
-  allow(few_kernel<4>);
 }
 
 bool few_linears(const LinearCall& call) {
@@ -449,13 +448,7 @@ bool few_linears(const LinearCall& call) {
             .dependent = call.dependent},
            p, layout);
   };
-  if (tokens <= 8) {
-    start(few_kernel<1>);
-  } else if (tokens <= 16) {
-    start(few_kernel<2>);
-  } else {
-    start(few_kernel<4>);
-  }
+  start(tokens <= 8 ? few_kernel<1> : few_kernel<2>);
   return true;
 }
 

@@ -8,8 +8,8 @@
 // tiles end together to within a few microseconds.
 //
 // A warp brings its units of 2 KB, which follow each other in memory within a tile, with bulk
-// copies into a ring of its own, of kStages units: 110 KB an SM are on their way. All tokens are in
-// shared memory, rows 16 bytes apart more than whole chunks.
+// copies into a ring of its own, of kStages units. All tokens are in shared memory, rows 16 bytes
+// apart more than whole chunks.
 #include <algorithm>
 
 #include "device/cuda/launch.h"
@@ -19,7 +19,6 @@
 #include "device/cuda/ptx/warp.cuh"
 #include "ops/linear/cuda/fragments.cuh"
 #include "ops/linear/cuda/products.cuh"
-#include "ops/linear/cuda/ring_stage.cuh"
 
 namespace moe4::cuda {
 
@@ -28,26 +27,25 @@ namespace linear_head {
 
 constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kStages = 3;
+constexpr int kStages = 4;  // a power of two
 constexpr int kUnit = unit_chunks(PanelKind::kNvfp4);
 constexpr int kChunkBytes = tile_chunk_bytes(PanelKind::kNvfp4);
 constexpr int kStageBytes = kUnit * kChunkBytes;
 constexpr int kRingBytes = kWarps * kStages * kStageBytes;
-// With fewer, decode.cu is faster, whose blocks read from fewer places at once (one token of
-// 248,320 rows on an H200: 74 against 80 us; four 85 both, eight 102 against 89, sixteen 147
-// against 97).
-constexpr int kLeastTokens = 4, kMostTokens = 16;
+constexpr int kMostTokens = 16;
 static_assert(unit_chunks(PanelKind::kMxfp4) == kUnit);
 
-/// The ring of a warp: the units of its tiles in order. All lanes call everything.
+/// The ring of a warp: the units of its tiles in order. All lanes call everything. Instructions at
+/// every unit show in the speed of the whole kernel, so it only counts.
 class UnitRing {
  public:
-  __device__ UnitRing(const Panel& panel, int first_tile, int tile_step, uint8_t* stages,
+  __device__ UnitRing(const Panel& panel, int first_tile, int tile_step, int tiles, uint8_t* stages,
                       uint64_t* barriers)
-      : panel_(panel),
-        tiles_((panel.rows + kPanelTileRows - 1) / kPanelTileRows),
-        tile_step_(tile_step),
-        tile_(first_tile),
+      : from_(panel.weights + int64_t{first_tile} * panel.chunks * kChunkBytes),
+        tile_skip_(int64_t{tile_step - 1} * panel.chunks * kChunkBytes),
+        tile_bytes_(panel.chunks * kChunkBytes),
+        left_(tile_bytes_),
+        tiles_left_(first_tile < tiles ? (tiles - 1 - first_tile) / tile_step + 1 : 0),
         stages_(shared_address(stages)),
         barriers_(shared_address(barriers)) {
     if (lane_id() == 0) {
@@ -55,46 +53,43 @@ class UnitRing {
       fence_barrier_init();
     }
     __syncwarp();
-    for (int i = 0; i < kStages; ++i) fetch();
+    for (int i = 0; i < kStages; ++i) fetch(i);
   }
   /// Waits for the next unit: its stage.
   __device__ int next() {
-    barrier_wait(barriers_ + 8 * read_.index(), read_.parity());
-    return read_.index();
+    const int stage = unit_ % kStages;
+    barrier_wait(barriers_ + 8 * stage, unit_ / kStages & 1);
+    return stage;
   }
   /// All lanes have used it.
   __device__ void release() {
     __syncwarp();
-    read_.next();
-    fetch();
+    fetch(unit_ % kStages);
+    ++unit_;
   }
 
  private:
-  __device__ void fetch() {
-    if (tile_ < tiles_) {
-      if (lane_id() == 0) {
-        const uint32_t barrier = barriers_ + 8 * write_;
-        const uint32_t bytes = min(kUnit, panel_.chunks - chunk_) * kChunkBytes;
-        barrier_expect(barrier, bytes);
-        bulk_copy(stages_ + write_ * kStageBytes,
-                  panel_.weights + (int64_t{tile_} * panel_.chunks + chunk_) * kChunkBytes, bytes,
-                  barrier);
-      }
-      chunk_ += kUnit;
-      if (chunk_ >= panel_.chunks) {
-        chunk_ = 0;
-        tile_ += tile_step_;
-      }
+  __device__ void fetch(int stage) {
+    if (tiles_left_ == 0) return;
+    const int bytes = min(kStageBytes, left_);
+    if (elect_one()) {
+      barrier_expect(barriers_ + 8 * stage, bytes);
+      bulk_copy(stages_ + stage * kStageBytes, from_, bytes, barriers_ + 8 * stage);
     }
-    write_ = write_ + 1 == kStages ? 0 : write_ + 1;
+    from_ += bytes;
+    left_ -= bytes;
+    if (left_ > 0) return;
+    left_ = tile_bytes_;
+    from_ += tile_skip_;
+    --tiles_left_;
   }
 
-  const Panel& panel_;
-  const int tiles_, tile_step_;
-  int tile_, chunk_ = 0;  // of the next fetch
-  uint32_t stages_, barriers_;
-  int write_ = 0;
-  RingStage read_{kStages};
+  const uint8_t* from_;  // of the next fetch
+  const int64_t tile_skip_;
+  const int tile_bytes_;
+  int left_, tiles_left_;  // bytes of the tile, and tiles with it
+  const uint32_t stages_, barriers_;
+  uint32_t unit_ = 0;
 };
 
 template <int kTokenTiles>
@@ -124,13 +119,15 @@ template <PanelKind kKind, int kTokenTiles>
 __device__ __forceinline__ void multiply_panel(const Products& p, int index, int chunks,
                                                uint8_t* shared, uint64_t* barriers) {
   const Panel& panel = p.panels[index];
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = lane_id();
+  const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = lane_id();
   const int g = lane / 4, t = lane % 4;
   const int blocks = p.first_block[index + 1] - p.first_block[index];
   const int block = static_cast<int>(blockIdx.x) - p.first_block[index];
+  const int tiles = (panel.rows + kPanelTileRows - 1) / kPanelTileRows;
   const int first_tile = warp * blocks + block, tile_step = kWarps * blocks;
   uint8_t* stages = shared + warp * kStages * kStageBytes;
-  UnitRing ring(panel, first_tile, tile_step, stages, barriers + warp * kStages);
+  UnitRing ring(panel, first_tile, tile_step, tiles, stages, barriers + warp * kStages);
 
   uint8_t* x = shared + kRingBytes;
   const int token_stride = chunks * kPanelChunk * 2 + 16;
@@ -151,39 +148,39 @@ __device__ __forceinline__ void multiply_panel(const Products& p, int index, int
   }
 
   const int units = (panel.chunks + kUnit - 1) / kUnit, shares = decode_shares(units);
-  for (int64_t row = int64_t{first_tile} * kPanelTileRows; row < panel.rows;
-       row += int64_t{tile_step} * kPanelTileRows) {
-    const int tile_row = static_cast<int>(row) + g;
+  for (int tile = first_tile; tile < tiles; tile += tile_step) {
+    const int tile_row = tile * kPanelTileRows + g;
     const OutputRow outputs[2] = {OutputRow(p, index, tile_row), OutputRow(p, index, tile_row + 8)};
-    float sums[kTokenTiles][4];
-    int unit = 0;
-    for (int share = 0; share < shares; ++share) {
-      ChunkSums<kTokenTiles> of_share;
-      for (const int end = units * (share + 1) / shares; unit < end; ++unit) {
-        const uint8_t* stage = stages + ring.next() * kStageBytes;
-        const int x_offset = unit * kUnit * kPanelChunk * 2, left = panel.chunks - unit * kUnit;
-        if (left >= kUnit) {  // without branches between chunks
+    float sums[kTokenTiles][4] = {};
+    ChunkSums<kTokenTiles> of_share;
+    int share = 0, share_end = units / shares;
+#pragma unroll 1
+    for (int unit = 0; unit < units; ++unit) {
+      const uint8_t* stage = stages + ring.next() * kStageBytes;
+      const int x_offset = unit * kUnit * kPanelChunk * 2, left = panel.chunks - unit * kUnit;
+      if (left >= kUnit) {  // without branches between chunks
 #pragma unroll
-          for (int c = 0; c < kUnit; ++c) {
-            multiply_chunk<kKind>(stage + c * kChunkBytes, x_offset + c * 128, tokens, lane,
-                                  of_share);
-          }
-        } else {
-          for (int c = 0; c < left; ++c) {
-            multiply_chunk<kKind>(stage + c * kChunkBytes, x_offset + c * 128, tokens, lane,
-                                  of_share);
-          }
+        for (int c = 0; c < kUnit; ++c) {
+          multiply_chunk<kKind>(stage + c * kChunkBytes, x_offset + c * 128, tokens, lane,
+                                of_share);
         }
-        ring.release();
+      } else {
+#pragma unroll 1
+        for (int c = 0; c < left; ++c) {
+          multiply_chunk<kKind>(stage + c * kChunkBytes, x_offset + c * 128, tokens, lane,
+                                of_share);
+        }
       }
+      ring.release();
+      if (unit + 1 < share_end) continue;
 #pragma unroll
       for (int n = 0; n < kTokenTiles; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float sum = of_share.half[0][n][i] + of_share.half[1][n][i];
-          sums[n][i] = share == 0 ? sum : sums[n][i] + sum;
-        }
+        for (int i = 0; i < 4; ++i) sums[n][i] += of_share.half[0][n][i] + of_share.half[1][n][i];
       }
+      of_share = {};
+      ++share;
+      share_end = units * (share + 1) / shares;
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -239,7 +236,7 @@ bool head_linears(const LinearCall& call) {
   }
   const auto chunks = static_cast<int>(ceil_div(call.x.width, int64_t{kPanelChunk}));
   const int64_t bytes = kRingBytes + int64_t{tokens} * (chunks * kPanelChunk * 2 + 16);
-  if (tokens < kLeastTokens || tokens > kMostTokens || bytes > call.shared_bytes - kReservedBytes ||
+  if (tokens == 0 || tokens > kMostTokens || bytes > call.shared_bytes - kReservedBytes ||
       tiles < int64_t{kLeastTiles} * kWarps * call.sm_count) {
     return false;
   }

@@ -25,11 +25,11 @@ struct LinearCall {
 /// Generated tokens: as fast as weights can be read for a few, more in passes. A row's bits depend
 /// on its member and its token alone.
 void decode_linears(const LinearCall& call);
-/// The same for up to 32 tokens on SM90 and later, where a block has few rows and the tokens fit
+/// The same for up to 16 tokens on SM90 and later, where a block has few rows and the tokens fit
 /// its memory: false, and nothing done, for others.
 bool few_linears(const LinearCall& call);
 void allow_few_kernels(int bytes);
-/// The same for 4 to 16 tokens on SM90 and later, where a group has a great many rows that come in
+/// The same for up to 16 tokens on SM90 and later, where a group has a great many rows that come in
 /// tiles (heads): false, and nothing done, for others.
 bool head_linears(const LinearCall& call);
 void allow_head_kernels(int bytes);
