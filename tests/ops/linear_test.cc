@@ -94,6 +94,54 @@ TEST(LinearGroup, ATokenHasTheSameBitsInAnyBatchOfItsPhaseOnAnyNumberOfThreads) 
   }
 }
 
+TEST(LinearGroup, ManyGeneratedTokensHaveTheBitsOfAFewOnAGpu) {
+  constexpr int64_t tokens = 256, few = 8;
+  ThreadPool threads(2);
+  if (std::ranges::all_of(op_options(threads), [](auto& o) { return o.device.is_cpu(); })) {
+    GTEST_SKIP() << "no GPU";
+  }
+  const LinearFormat *bf16 = &kLinearFormats[0], *nvfp4 = &kLinearFormats[3],
+                     *fp8 = &kLinearFormats[4], *fp8_block = &kLinearFormats[6];
+  struct Shape {
+    int64_t rows, k, bf16_rows;
+  };
+  // Tiles that SMs share, several for each of them, and long rows in shares.
+  for (const Shape& shape : {Shape{10300, 1088, 0}, {26000, 1088, 40}, {600, 4096, 40}}) {
+    for (const LinearFormat* format : {fp8, nvfp4, fp8_block}) {
+      SCOPED_TRACE(std::string(format->name) + " " + std::to_string(shape.rows));
+      RandomMoe memory;
+      LinearCase group = one_linear(make_linear(memory, *format, shape.rows, shape.k), {});
+      if (shape.bf16_rows > 0) {
+        group.weights.members.push_back(make_linear(memory, *bf16, shape.bf16_rows, shape.k));
+        group.options.emplace_back();
+      }
+      each_implementation<LinearGroup>(
+          group.problem(),
+          [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+            if (options.device.is_cpu()) return;
+            const OwnedRows x = linear_inputs(tokens, shape.k);
+            const auto op = implementation.prepare(group.problem(), group.weights, options);
+            std::vector<std::vector<float>> expected(group.options.size());
+            for (int64_t t = 0; t < tokens; t += few) {
+              const auto y = run_linears(*op, some_rows(x, t, few), threads, few);
+              for (size_t i = 0; i < y.size(); ++i) {
+                expected[i].insert(expected[i].end(), y[i].begin(), y[i].end());
+              }
+            }
+            for (const int64_t count : {9, 17, 32, 33, 64, 70, 128, 130, 200, 256}) {
+              const RowFormat in = count % 2 == 0 ? RowFormat::kBf16 : RowFormat::kF32;
+              const auto y = run_linears(*op, some_rows(x, 0, count).as(in), threads, count);
+              for (size_t i = 0; i < y.size(); ++i) {
+                EXPECT_TRUE(same_bits(y[i], std::span(expected[i]).first(y[i].size())))
+                    << "member " << i << ", " << count << " tokens";
+              }
+            }
+          },
+          threads);
+    }
+  }
+}
+
 TEST(LinearGroup, MembersGiveTheBitsThatTheyGiveAlone) {
   RandomMoe memory;
   const LinearFormat *bf16 = &kLinearFormats[0], *nvfp4 = &kLinearFormats[3],

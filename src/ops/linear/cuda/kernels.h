@@ -47,6 +47,13 @@ void order_tokens(const Rows& x, const Rows& ordered, bool dependent, cudaStream
 /// `decode`.
 void wgmma_linears(const LinearCall& call, bool decode);
 void allow_wgmma_kernels(int bytes);
+/// Many generated tokens of a great many rows, x as it is: bits are those of decode_linears().
+/// `tiles`: memory for tiled_token_rows() rows of x in whole chunks of BF16, at a multiple of 16
+/// bytes. False, and nothing done, where it has no kernel for a panel.
+bool wide_linears(const LinearCall& call, void* tiles);
+void allow_wide_kernels(int bytes);
+/// Rows that wide_linears() makes of so many tokens.
+constexpr int64_t tiled_token_rows(int64_t tokens) { return round_up(tokens, int64_t{8}); }
 /// More than a few generated tokens of rows long enough, x as it is: bits are those of
 /// decode_linears(). False, and nothing done, where it has no kernel for a panel.
 bool share_linears(const LinearCall& call);

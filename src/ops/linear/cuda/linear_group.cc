@@ -26,6 +26,7 @@ int shared_memory(int sm) {
   }
   cuda::allow_prompt_kernels(bytes);
   cuda::allow_wgmma_kernels(bytes);
+  cuda::allow_wide_kernels(bytes);
   return bytes;
 }
 
@@ -41,6 +42,14 @@ int64_t many_decodes(int64_t out_features) { return out_features >= kManyRows ? 
 // From so many tokens on share_linears() is faster than all others, but of more rows (H200:
 // 12,352), whose sums go from block to block there, it is not.
 constexpr int64_t kShareDecodes = 9, kMostShareRows = 10240;
+
+// wide_linears() is faster than wgmma_linears() from so many rows on, and than all others from so
+// many tokens on where no small panel keeps the large one waiting.
+constexpr int64_t kWideRows = 16384, kWideDecodes = 65;
+bool takes_wide(std::span<const cuda::Panel> panels, int64_t num_rows, int64_t decodes) {
+  return num_rows >= kWideRows ||
+         (num_rows >= kManyRows && decodes >= kWideDecodes && panels.size() == 1);
+}
 
 bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_wgmma_linears(); }
 
@@ -67,7 +76,9 @@ CudaLinearGroup::CudaLinearGroup(const LinearGroup::Problem& problem,
 size_t CudaLinearGroup::workspace_size(const LinearGroup::Args& bound) const {
   if (takes_rows_as_they_are(device_, bound.x)) return 0;
   const Rows rows = prepared_rows(device_, bound.x, nullptr);
-  return static_cast<size_t>(rows.rows * rows.stride * element_bytes(rows.format));
+  // Tokens that wide_linears() tiles are a few more.
+  return static_cast<size_t>(cuda::tiled_token_rows(rows.rows + 7) * rows.stride *
+                             element_bytes(rows.format));
 }
 
 void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> workspace,
@@ -89,17 +100,26 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   int64_t num_rows = 0;
   for (const LinearGroup::Member& member : problem().members) num_rows += member.out_features;
   const cuda::LinearCall generated = call(args.x.slice(0, decodes), 0, decodes);
-  const bool shared =
-      decodes >= kShareDecodes && num_rows <= kMostShareRows && cuda::share_linears(generated);
-  const bool few = !shared && device_.sm >= 90 && decodes > 0 && decodes <= kFewTokens &&
+  std::byte* memory = workspace.data();
+  const bool wide = has_wgmma(device_) && decodes > kFewTokens &&
+                    takes_wide(packed_.panels(), num_rows, decodes) &&
+                    cuda::wide_linears(generated, memory);
+  if (wide) {
+    memory += cuda::tiled_token_rows(decodes) * round_up(args.x.width, int64_t{cuda::kPanelChunk}) *
+              element_bytes(RowFormat::kBf16);
+  }
+  const bool shared = !wide && decodes >= kShareDecodes && num_rows <= kMostShareRows &&
+                      cuda::share_linears(generated);
+  const bool few = !wide && !shared && device_.sm >= 90 && decodes > 0 && decodes <= kFewTokens &&
                    (cuda::head_linears(generated) || cuda::few_linears(generated));
-  const bool by_wgmma = !shared && !few && has_wgmma(device_) && decodes >= many_decodes(num_rows);
-  if (decodes > 0 && !shared && !few && !by_wgmma) cuda::decode_linears(generated);
+  const bool done = wide || shared || few;
+  const bool by_wgmma = !done && has_wgmma(device_) && decodes >= many_decodes(num_rows);
+  if (decodes > 0 && !done && !by_wgmma) cuda::decode_linears(generated);
   const int64_t first = by_wgmma ? 0 : decodes, prompts = args.x.rows - decodes;
   if (first == args.x.rows) return;
   const Rows x = args.x.slice(first, args.x.rows - first);
   if (takes_rows_as_they_are(device_, x)) return cuda::prompt_linears(call(x, decodes, prompts));
-  const Rows prepared = prepared_rows(device_, x, workspace.data());
+  const Rows prepared = prepared_rows(device_, x, memory);
   const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
   if (!has_wgmma(device_)) {
     cuda::round_rows(x, prepared, device_.sm >= 90, cuda_stream);

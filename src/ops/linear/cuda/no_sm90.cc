@@ -10,5 +10,7 @@ void order_tokens(const Rows&, const Rows&, bool, cudaStream_t) { MOE4_CHECK(fal
 bool share_linears(const LinearCall&) { return false; }
 int allow_share_kernels(int) { return 0; }
 void wgmma_linears(const LinearCall&, bool) { MOE4_CHECK(false); }
+void allow_wide_kernels(int) {}
+bool wide_linears(const LinearCall&, void*) { return false; }
 
 }  // namespace moe4::cuda

@@ -102,25 +102,38 @@ class OutputRow {
     bias_ = __ldg(p.panels[panel].bias + row);
     y_ = o.y;
     column_ = row - o.first_row;
+    rows_ = o.rows;
     stride_ = o.stride;
     is_bf16_ = o.is_bf16 != 0;
   }
   /// False for a row between two members.
   __device__ bool is_stored() const { return y_ != nullptr; }
+  __device__ float value(float sum) const { return sum * scale_ + bias_; }
   __device__ void store(int64_t token, float sum) const {
-    const float value = sum * scale_ + bias_;
     const int64_t at = token * stride_ + column_;
     if (is_bf16_) {
-      static_cast<__nv_bfloat16*>(y_)[at] = __float2bfloat16_rn(value);
+      static_cast<__nv_bfloat16*>(y_)[at] = __float2bfloat16_rn(value(sum));
     } else {
-      static_cast<float*>(y_)[at] = value;
+      static_cast<float*>(y_)[at] = value(sum);
     }
+  }
+  /// Whether `row`, which this is, and the one with which it shares an even number's half go to
+  /// neighbouring BF16 results at a multiple of 4 bytes.
+  __device__ bool is_half_of_pair(int row) const {
+    return is_bf16_ && ((column_ ^ row) & 1) == 0 && (column_ ^ 1) < rows_ && stride_ % 2 == 0 &&
+           reinterpret_cast<uintptr_t>(y_) % 4 == 0;
+  }
+  /// Both values of such a pair.
+  __device__ void store_pair(int64_t token, float even, float odd) const {
+    auto* y = static_cast<__nv_bfloat16*>(y_) + (token * stride_ + (column_ & ~1));
+    *reinterpret_cast<__nv_bfloat162*>(y) = __floats2bfloat162_rn(even, odd);
   }
 
  private:
   float scale_ = 0, bias_ = 0;
   void* y_ = nullptr;
-  int64_t column_ = 0, stride_ = 0;
+  int32_t column_ = 0, rows_ = 0;
+  int64_t stride_ = 0;
   bool is_bf16_ = false;
 };
 

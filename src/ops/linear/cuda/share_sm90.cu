@@ -25,9 +25,11 @@
 #include "device/cuda/ptx/copy.cuh"
 #include "device/cuda/ptx/launch.cuh"
 #include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/multicast.cuh"
 #include "device/cuda/ptx/wgmma_sm90.cuh"
 #include "ops/linear/cuda/fragments.cuh"
 #include "ops/linear/cuda/products.cuh"
+#include "ops/linear/cuda/unit_ring.cuh"
 
 namespace moe4::cuda {
 
@@ -58,8 +60,6 @@ struct Layout {
   int32_t stage_bytes = 0;
 };
 
-constexpr int stage_bytes(PanelKind kind) { return unit_chunks(kind) * tile_chunk_bytes(kind); }
-
 /// The share of a block, in units and in chunks.
 struct Share {
   int unit_begin, unit_end, chunk_begin, chunk_end;
@@ -75,93 +75,6 @@ __device__ __forceinline__ Share share_of(const Panel& panel, int rank) {
   s.chunk_end = min(s.unit_end * kUnit, panel.chunks);
   return s;
 }
-
-/// Brings this warp's 16 rows of tiles first, first + kGroups, ..., unit after unit.
-template <PanelKind kKind, class Config>
-class UnitRing {
- public:
-  __device__ UnitRing(const Panel& panel, const Share& share, int tile, int tile_end,
-                      uint32_t stages, const uint8_t* stage_memory, int warp, int lane)
-      : panel_(panel), share_(share), stages_(stages), memory_(stage_memory), lane_(lane) {
-    row_ = tile * kTileRows + warp * kPanelTileRows;
-    row_end_ = min(panel.rows, tile_end * kTileRows);
-    if constexpr (is_tiled(kKind)) {
-      from_ = panel.chunk(row_, share.chunk_begin) + lane * 16;
-      to_ = lane * 16;
-      tile_step_ = int64_t{panel.chunks} * kTileChunkBytes * (kRowStep / kPanelTileRows);
-    } else {
-      constexpr int kChunkPieces = kPieces / kChunks;
-      const int piece = lane % kPieces, row = lane / kPieces;
-      row_bytes_ = panel.chunks * (kTileChunkBytes / kPanelTileRows);
-      from_ = panel.chunk(row_ + row, share.chunk_begin) + piece * 16;
-      chunk_ = piece / kChunkPieces;
-      // Rows 4 further lie 4 rows further: the order of pieces follows the parity of the row.
-      to_ = chunk_ * kTileChunkBytes + TileChunk<kKind>::piece_at(row, piece % kChunkPieces);
-      tile_step_ = int64_t{row_bytes_} * kRowStep;
-    }
-    unit_ = share.unit_begin;
-#pragma unroll
-    for (int i = 0; i < Config::kStages; ++i) fetch();
-  }
-  /// Waits for the next unit.
-  __device__ __forceinline__ const uint8_t* next() {
-    copy_wait<Config::kStages - 1>();
-    __syncwarp();
-    return memory_ + read_ * kStageBytes;
-  }
-  /// All lanes are done with it.
-  __device__ __forceinline__ void release() {
-    __syncwarp();
-    read_ = read_ + 1 == Config::kStages ? 0 : read_ + 1;
-    fetch();
-  }
-
- private:
-  static constexpr int kChunks = unit_chunks(kKind);
-  static constexpr int kTileChunkBytes = tile_chunk_bytes(kKind);
-  static constexpr int kStageBytes = stage_bytes(kKind);
-  static constexpr int kRowStep = kTileRows * Config::kGroups;  // to this warpgroup's next tile
-  static constexpr int kPieces = 8;                             // of 16 bytes in a row of a unit
-  static constexpr int kUnitStep = is_tiled(kKind) ? kChunks * kTileChunkBytes : kPieces * 16;
-
-  __device__ __forceinline__ void fetch() {
-    const uint32_t stage = stages_ + write_ * kStageBytes;
-    const uint8_t* from = from_ + (unit_ - share_.unit_begin) * kUnitStep;
-    const int chunks = panel_.chunks - unit_ * kChunks, rows = row_end_ - row_;
-    if constexpr (is_tiled(kKind)) {
-      const int pieces = rows > 0 ? min(kChunks, chunks) * (kTileChunkBytes / 16) : 0;
-#pragma unroll
-      for (int i = 0; i < (kChunks * kTileChunkBytes / 16 + 31) / 32; ++i) {
-        copy16_if(i * 32 + lane_ < pieces, stage + to_ + i * 512, from + i * 512);
-      }
-    } else {
-      const int rows_left = chunk_ < chunks ? rows - lane_ / kPieces : 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        copy16_if(i * 4 < rows_left, stage + to_ + i * 4 * (kTileChunkBytes / kPanelTileRows),
-                  from + int64_t{i * 4} * row_bytes_);
-      }
-    }
-    if (++unit_ == share_.unit_end) {
-      unit_ = share_.unit_begin;
-      row_ += kRowStep;
-      from_ += tile_step_;
-    }
-    write_ = write_ + 1 == Config::kStages ? 0 : write_ + 1;
-    copy_commit();
-  }
-
-  const Panel& panel_;
-  const Share& share_;
-  uint32_t stages_;
-  const uint8_t* memory_;
-  int lane_;
-  const uint8_t* from_;  // of this lane, at the tile's first unit
-  int64_t tile_step_;    // bytes
-  int row_bytes_ = 0, to_, chunk_ = 0;
-  int row_, row_end_, unit_;  // of the next fetch
-  int read_ = 0, write_ = 0;
-};
 
 /// Tokens [first, first + kTokens) of the share's chunks to shared memory, [chunk][token][128
 /// bytes]; zeros past the last token.
@@ -286,7 +199,8 @@ class SumExchange {
     asm volatile("bar.sync %0, %1;" ::"r"(group_ + 1), "n"(kGroupThreads) : "memory");
     if (thread_ == 0) barrier_expect(full_ + slot * 8, Config::kSlotBytes);
     __syncwarp();
-    if (thread_ < kShares) arrive_in_block(address_in_block(free_ + slot * 8, thread_));
+    // What they had here has been read; nothing was written that they must see.
+    if (thread_ < kShares) tell_block(address_in_block(free_ + slot * 8, thread_));
   }
 
  private:
@@ -346,8 +260,13 @@ __device__ void multiply_panel(const Products& p, const Layout& layout, int inde
   const uint32_t full = barriers + group * Config::kSlots * 16, free = full + Config::kSlots * 8;
 
   ring_memory += (group * 4 + warp) * Config::kStages * layout.stage_bytes;
-  UnitRing<kKind, Config> ring(panel, share, tile_begin, tile_end, shared_address(ring_memory),
-                               ring_memory, warp, lane);
+  UnitRing<kKind, Config::kStages> ring(panel,
+                                        {.row = tile_begin * kTileRows + warp * kPanelTileRows,
+                                         .row_end = min(panel.rows, tile_end * kTileRows),
+                                         .row_step = kTileRows * Config::kGroups,
+                                         .unit_begin = share.unit_begin,
+                                         .unit_end = share.unit_end},
+                                        ring_memory, lane);
   if (thread == 0) {
 #pragma unroll
     for (int slot = 0; slot < Config::kSlots; ++slot) {
@@ -399,7 +318,7 @@ __device__ void multiply_panel(const Products& p, const Layout& layout, int inde
           wgmma_wait<0>();
         }
       }
-      ring.release();
+      ring.release(lane);
       wgmma_wait<0>();
     }
 #pragma unroll
@@ -473,7 +392,7 @@ bool launch_shares(const LinearCall& call) {
   for (const Panel& panel : call.panels) {
     layout.token_bytes =
         std::max(layout.token_bytes, share_chunks(panel) * Config::kTokens * kTokenBytes);
-    layout.stage_bytes = std::max(layout.stage_bytes, stage_bytes(panel.kind));
+    layout.stage_bytes = std::max(layout.stage_bytes, unit_bytes(panel.kind));
   }
   const int bytes = 1024 + layout.token_bytes +
                     Config::kGroups * Config::kSlots * Config::kSlotBytes +
@@ -499,6 +418,7 @@ using Tokens32 = ShareConfig<32, 4, 3, 2>;
 using Tokens64 = ShareConfig<64, 3, 3, 2>;
 using Tokens64Deep = ShareConfig<64, 3, 4, 1>;  // of long shares
 using Tokens128 = ShareConfig<128, 2, 4, 1>;
+using Tokens128Deep = ShareConfig<128, 2, 2, 1>;
 
 template <class Config>
 void allow(int bytes) {
@@ -516,6 +436,7 @@ int allow_share_kernels(int bytes) {
   allow<Tokens64>(bytes);
   allow<Tokens64Deep>(bytes);
   allow<Tokens128>(bytes);
+  allow<Tokens128Deep>(bytes);
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = kShares;
@@ -542,6 +463,7 @@ bool share_linears(const LinearCall& call) {
   if (call.clusters == 0) return false;
   const int64_t tokens = call.x.rows;
   return (tokens > 64 && launch_shares<Tokens128>(call)) ||
+         (tokens > 128 && launch_shares<Tokens128Deep>(call)) ||
          (tokens > 32 && (launch_shares<Tokens64>(call) || launch_shares<Tokens64Deep>(call))) ||
          (tokens > 16 && launch_shares<Tokens32>(call)) || launch_shares<Tokens16>(call);
 }
