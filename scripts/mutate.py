@@ -112,7 +112,7 @@ def mutations_of(line, previous):
         end = min((i for i in (masked.find(c, colon) for c in ";,") if i > 0), default=-1)
         if colon > 0 and end > 0 and matching("(" + masked[match.end():end] + ")", 0) == end - match.end() + 1:
             put("branches", match.end(), end, f"{line[colon + 3:end]} : {line[match.end():colon]}")
-    for match in re.finditer(r"\w\(", masked):
+    for match in re.finditer(r"(?<!std::min)(?<!std::max)(?<=\w)\(", masked):
         end = matching(masked, match.end() - 1)
         spans = split_arguments(masked[match.end():end]) if end > 0 else []
         for (a, b), (c, d) in zip(spans, spans[1:]):

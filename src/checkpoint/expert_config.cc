@@ -96,13 +96,8 @@ void read_scoring(const JsonReader& text, const Family& family, ModelConfig& con
   config.router_scoring =
       text.string({"scoring_func", "score_func", "score_function", "moe_router_activation"},
                   std::string(family.scoring_name));
-  config.router.scoring = family.scoring;
-  if (config.router_scoring == "softmax" &&
-      family.scoring != ScoringFunction::kSoftmaxOverSelected) {
-    config.router.scoring = ScoringFunction::kSoftmax;
-  } else if (config.router_scoring == "sigmoid") {
-    config.router.scoring = ScoringFunction::kSigmoid;
-  }
+  config.router.scoring =
+      config.router_scoring == "sigmoid" ? ScoringFunction::kSigmoid : family.scoring;
 }
 
 void read_router(const JsonReader& text, const Family& family, ModelConfig& config) {

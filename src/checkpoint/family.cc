@@ -41,11 +41,9 @@ Family family_of(std::string_view type) {
   family.oai_activation = family.is_gpt_oss || type.starts_with("minimax_m3");
   if (starts_with_any_of(type, {"deepseek_v3", "kimi", "glm4_moe", "glm_moe", "minimax_m", "step3",
                                 "nemotron_h", "mimo", "laguna", "hy_v3", "dots1"})) {
-    family.scoring = ScoringFunction::kSigmoid;
     family.scoring_name = "sigmoid";
     family.correction_bias = true;
   } else if (is_llama4) {
-    family.scoring = ScoringFunction::kSigmoid;
     family.scoring_name = "sigmoid";
   } else if (family.is_gpt_oss) {
     family.scoring = ScoringFunction::kSoftmaxOverSelected;

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -18,35 +17,35 @@ using Notes = std::vector<CheckpointNote>;
 
 constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
 
-// Settings that change which tokens come and that moe4 does not apply, with the values (besides
-// null) that ask for nothing.
+// Settings that change which tokens come and that moe4 does not apply, with the number that asks
+// for nothing, as null, false and what is empty do.
 struct NotApplied {
   const char* key;
-  std::array<double, 2> neutral;
+  double neutral;
 };
 constexpr NotApplied kNotApplied[] = {
-    {"num_beams", {1, 1}},
-    {"num_beam_groups", {1, 1}},
-    {"penalty_alpha", {0, 0}},
-    {"typical_p", {1, 1}},
-    {"epsilon_cutoff", {0, 0}},
-    {"eta_cutoff", {0, 0}},
-    {"guidance_scale", {1, 1}},
-    {"no_repeat_ngram_size", {0, 0}},
-    {"encoder_repetition_penalty", {1, 1}},
-    {"encoder_no_repeat_ngram_size", {0, 0}},
-    {"min_length", {0, 0}},
-    {"min_new_tokens", {0, 0}},
-    {"presence_penalty", {0, 0}},
-    {"frequency_penalty", {0, 0}},
-    {"bad_words_ids", {0, 0}},
-    {"suppress_tokens", {0, 0}},
-    {"begin_suppress_tokens", {0, 0}},
-    {"forced_bos_token_id", {-1, -1}},
-    {"forced_eos_token_id", {-1, -1}},
-    {"sequence_bias", {0, 0}},
-    {"exponential_decay_length_penalty", {0, 0}},
-    {"stop_strings", {0, 0}},
+    {"num_beams", 1},
+    {"num_beam_groups", 1},
+    {"penalty_alpha", 0},
+    {"typical_p", 1},
+    {"epsilon_cutoff", 0},
+    {"eta_cutoff", 0},
+    {"guidance_scale", 1},
+    {"no_repeat_ngram_size", 0},
+    {"encoder_repetition_penalty", 1},
+    {"encoder_no_repeat_ngram_size", 0},
+    {"min_length", 0},
+    {"min_new_tokens", 0},
+    {"presence_penalty", 0},
+    {"frequency_penalty", 0},
+    {"bad_words_ids", 0},
+    {"suppress_tokens", 0},
+    {"begin_suppress_tokens", 0},
+    {"forced_bos_token_id", -1},
+    {"forced_eos_token_id", -1},
+    {"sequence_bias", 0},
+    {"exponential_decay_length_penalty", 0},
+    {"stop_strings", 0},
 };
 
 void note(Notes& notes, const fs::path& file, const std::string& message) {
@@ -99,8 +98,7 @@ bool asks_for_nothing(const Json& value, const NotApplied& setting) {
   if (value.is_null() || (value.is_structured() && value.empty())) return true;
   if (value.is_boolean()) return !value.get<bool>();
   if (!value.is_number()) return false;
-  const auto number = value.get<double>();
-  return number == setting.neutral[0] || number == setting.neutral[1];
+  return value.get<double>() == setting.neutral;
 }
 
 }  // namespace

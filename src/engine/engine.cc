@@ -149,7 +149,6 @@ EngineStats Engine::stats() const {
 }
 
 Engine::Flight Engine::begin_pieces(const Step& step, Observer* observer) {
-  step_tokens_ = 0;
   pieces_.clear();
   choices_.assign(step.pieces.size(), {});
   Flight flight{.pieces = step.pieces, .all_chosen = true};

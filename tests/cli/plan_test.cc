@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "support/editable_checkpoint.h"
 #include "support/run_program.h"
 #include "support/temp_dir.h"
 
@@ -388,6 +389,29 @@ TEST(Inspect, LayersHaveTheirOwnMixersAndMayHaveNoFeedForward) {
   EXPECT_EQ(groups[1]["attention"], "none");
   EXPECT_EQ(groups[1]["feed_forward"], "dense, width 128");
   EXPECT_EQ(groups[2]["attention"], "full attention");
+}
+
+TEST(Inspect, TensorsBelongToTheirPartOfTheModel) {
+  testing::EditableCheckpoint checkpoint("qwen3-modelopt-nvfp4");
+  // Names of which no part is known, inside a layer and outside the text model.
+  checkpoint.add("model.layers.0.layer_scalar", {1}, {1.0f});
+  checkpoint.add("speech.adapter.weight", {2}, {1.0f, 1.0f});
+  checkpoint.add("visual.patch_embed.weight", {4}, std::vector<float>(4));
+  checkpoint.add("model.layers.9.mlp.up_proj.weight", {8}, std::vector<float>(8));
+  const testing::TempDir folder;
+  checkpoint.write(folder.path());
+  const ProgramResult result = run_program({"inspect", folder.path().string(), "--json"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json report = json::parse(result.out);
+  std::map<std::string, int64_t> parameters;
+  for (const json& component : report["components"]) {
+    parameters[component["name"]] = component["parameters"].get<int64_t>();
+  }
+  EXPECT_EQ(parameters["other"], 1 + 2);
+  EXPECT_EQ(parameters["vision"], 4);
+  EXPECT_EQ(parameters["draft layers (mtp)"], 8);
+  for (const char* name : {"routed experts", "routers", "norms", "attention", "embedding"})
+    EXPECT_GT(parameters[name], 0) << name;
 }
 
 TEST(Inspect, SaysWhatATokenReads) {

@@ -158,6 +158,30 @@ TEST_P(Engines, RandomArrivalsAbortsAndPreemptionsChangeNoBitOfAnyRequest) {
   }
 }
 
+TEST_P(Engines, StatsSayHowManyTokensTheLastStepComputed) {
+  ThreadPool threads(1);
+  const auto model = load(GetParam(), threads);
+  Engine engine(*model, {.max_tokens = 80, .max_seqs = 2, .max_context = 200, .cache_tokens = 200});
+  Random random(3);
+  const auto submit = [&](int64_t prompt) {
+    engine.submit(
+        {.prompt = family_ids(random, prompt),
+         .max_new_tokens = 3,
+         .next_token = [](std::span<float> logits) { return std::optional(best(logits)); }});
+  };
+  EXPECT_EQ(engine.stats().step_tokens, 0);
+  submit(5);
+  engine.step();
+  EXPECT_EQ(engine.stats().step_tokens, 5);
+  submit(7);
+  engine.step();
+  EXPECT_EQ(engine.stats().step_tokens, 1 + 7);
+  engine.step();  // ends the first, whose last token is only sampled
+  EXPECT_EQ(engine.stats().step_tokens, 2);
+  engine.step();
+  EXPECT_EQ(engine.stats().step_tokens, 1);
+}
+
 TEST_P(Engines, AnEqualBeginningIsComputedOnceAndChangesNoBit) {
   ThreadPool threads(2);
   const auto model = load(GetParam(), threads);

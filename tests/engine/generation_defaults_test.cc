@@ -245,5 +245,44 @@ TEST(GenerationConfig, SettingsThatAreNotAppliedAreNamedUnlessTheyAskForNothing)
   EXPECT_THAT(neutral.notes, IsEmpty());
 }
 
+TEST(GenerationConfig, EachSettingThatIsNotAppliedHasOneNumberThatAsksForNothing) {
+  const std::vector<std::pair<const char*, int>> settings = {
+      {"num_beams", 1},
+      {"num_beam_groups", 1},
+      {"penalty_alpha", 0},
+      {"typical_p", 1},
+      {"epsilon_cutoff", 0},
+      {"eta_cutoff", 0},
+      {"guidance_scale", 1},
+      {"no_repeat_ngram_size", 0},
+      {"encoder_repetition_penalty", 1},
+      {"encoder_no_repeat_ngram_size", 0},
+      {"min_length", 0},
+      {"min_new_tokens", 0},
+      {"presence_penalty", 0},
+      {"frequency_penalty", 0},
+      {"bad_words_ids", 0},
+      {"suppress_tokens", 0},
+      {"begin_suppress_tokens", 0},
+      {"forced_bos_token_id", -1},
+      {"forced_eos_token_id", -1},
+      {"sequence_bias", 0},
+      {"exponential_decay_length_penalty", 0},
+      {"stop_strings", 0},
+  };
+  const auto notes_of = [](const char* key, int value) {
+    return read({{kGeneration, "{\"" + std::string(key) + "\": " + std::to_string(value) + "}"}})
+        .notes;
+  };
+  for (const auto& [key, neutral] : settings) {
+    EXPECT_THAT(notes_of(key, neutral), IsEmpty()) << key;
+    for (const int other : {neutral - 1, neutral + 1}) {
+      const auto notes = notes_of(key, other);
+      ASSERT_EQ(notes.size(), 1u) << key << " " << other;
+      EXPECT_NE(notes[0].message.find(key), std::string::npos) << notes[0].message;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moe4

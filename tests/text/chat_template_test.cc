@@ -163,6 +163,11 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
     for (int i = 0; i < count; ++i) out += text;
     return out;
   };
+  const auto keys = [](int count) {
+    std::string out = "k0=0";
+    for (int i = 1; i < count; ++i) out += ", k" + std::to_string(i) + "=1";
+    return out;
+  };
   EXPECT_THAT(error_of(repeat_100k + repeat_100k + "{% endfor %}{% endfor %}"),
               HasSubstr("too long"));
   EXPECT_THAT(error_of("{{ range(100001) }}"), HasSubstr("range"));
@@ -192,6 +197,13 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
                        "{% set n.x = n.x * n.x %}{% endfor %}"),
               HasSubstr("16384 bits"));
   EXPECT_THAT(error_of("{{ 1" + repeat("0", 5000) + " }}"), HasSubstr("4300 digits"));
+  // Much is read for a short text.
+  EXPECT_THAT(error_of("{% set many = range(1000)|list %}" + repeat_100k +
+                       "{% set text = '%.1s' % many %}{% endfor %}"),
+              HasSubstr("runs for too long"));
+  EXPECT_THAT(error_of("{% set many = dict(" + keys(300) + ") %}" + repeat_100k +
+                       "{% set text = 'a'.format_map(many) %}{% endfor %}"),
+              HasSubstr("runs for too long"));
   for (const char* source :
        {"{{ '%1000000000d' % 1 }}", "{{ '%99999999999999999999d' % 1 }}",
         "{{ '%*d' % (10**9, 1) }}", "{{ '%.1000000000f' % 1 }}", "{{ '%.1000000000d' % 1 }}",

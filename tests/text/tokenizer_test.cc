@@ -233,6 +233,11 @@ TEST(Tokenizer, UnknownConstructsAreNamed) {
   EXPECT_THAT(error_of_patch(regex("a{1,3}+")), HasSubstr("{n,m}+"));
   EXPECT_THAT(error_of_patch(regex("(*LIMIT_MATCH=1)a")), HasSubstr("(*"));
   EXPECT_THAT(error_of_patch(regex("(a")), HasSubstr("offset"));
+  EXPECT_THAT(error_of_patch(regex("(a")), HasSubstr("pre_tokenizer)"));
+  for (const char* pattern : {"[]a]", "[^]a]", "[a&&[]b]]", "[a&&[^]b]]"}) {
+    EXPECT_THAT(error_of_patch(regex(pattern)), HasSubstr("a ] that opens a character class"))
+        << pattern;
+  }
   EXPECT_THAT(error_of_patch(regex("\\p{Klingon}")), HasSubstr("Klingon"));
 }
 
