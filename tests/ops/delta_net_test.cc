@@ -244,9 +244,10 @@ TEST(DeltaNet, ASequenceHasTheSameBitsHoweverItIsCutAndWhoeverIsBesideIt) {
   ThreadPool threads(1);
   expect_same_bits_however_cut(kProblems[0], true, {1, 2, 3, 30, 33, 1});
   for (const DeltaNet::Problem& problem : problems(threads)) {
-    // Few and many sequences are different kernels on a GPU.
+    // Few, some and many sequences are different kernels on a GPU.
     expect_same_bits_however_cut(problem, true, {1, 2, 3, 1, 1, 9});
     expect_same_bits_however_cut(problem, true, {1, 1, 3, 2, 2, 8}, 6);
+    expect_same_bits_however_cut(problem, true, {1, 2, 2, 3, 1, 8}, 40);
   }
   for (const DeltaNet::Problem& problem : problems(threads)) {
     expect_same_bits_however_cut(problem, false, {64, 128, 64, 9});

@@ -83,7 +83,7 @@ struct StatePart {
 };
 
 /// The convolution of up to kSlots channels a thread, their inputs of the past in registers.
-template <int kSlots>
+template <int kSlots, bool kHasBias = true>
 struct ChannelConv {
   static constexpr int kTaps = DeviceConv::kMaxTaps;
   int channel[kSlots];  ///< -1: none
@@ -93,7 +93,7 @@ struct ChannelConv {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       if (channel[i] < 0) continue;
-      if (conv.bias != nullptr) bias[i] = conv.bias[channel[i]];
+      if (kHasBias && conv.bias != nullptr) bias[i] = conv.bias[channel[i]];
 #pragma unroll
       for (int j = 0; j < kTaps; ++j) {
         if (j < conv.taps) weight[i][j] = conv.weight[j * conv.channels + channel[i]];
@@ -130,10 +130,10 @@ struct ChannelConv {
   }
   /// Slot i after the input `x` of the next token.
   __device__ __forceinline__ float next(int i, const DeviceConv& conv, float x) {
-    float sum = bias[i] + x * weight[i][0];
+    float sum = fmaf(x, weight[i][0], bias[i]);
 #pragma unroll
     for (int j = kTaps - 1; j > 0; --j) {
-      if (j < conv.taps) sum += past[i][j - 1] * weight[i][j];
+      if (j < conv.taps) sum = fmaf(past[i][j - 1], weight[i][j], sum);
       if (j > 1) past[i][j - 1] = past[i][j - 2];
     }
     past[i][0] = x;

@@ -5,8 +5,10 @@
 // blocks that share a key head: they tell each other their sums of squares, and the cluster's
 // barrier separates those who read the convolution's past from the one who writes it. States are
 // fetched into the L2 before the kernel waits for the one before it, which does not write them but
-// may be one that does.
+// may be one that does. Behind that wait all loads leave at once, in the order in which they are
+// wanted.
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/copy.cuh"
 #include "device/cuda/ptx/launch.cuh"
 #include "device/cuda/ptx/prefetch.cuh"
 #include "ops/delta_net/cuda/decode_step.cuh"
@@ -15,19 +17,22 @@ namespace moe4::cuda {
 namespace {
 
 constexpr int kMaxColumnBlocks = kStateRows / kUnitColumns;
+constexpr int kResultWarp = 0, kFactorWarp = kUnitWarps - 1;
 
 struct alignas(16) Shared {
   MixedInputs mixed;  // of v this block's columns
   // Of tokens that S does not know: this block's columns of u.
   float keys[kMaxRing][kStateRows];
   float values[kMaxRing][kUnitColumns];
-  RingFactors ring;
+  float decays[kMaxRing];
+  TokenFactors factors;
   float sums[kUnitWarps][2][kUnitColumns];
   float squares[2][kMaxColumnBlocks];  // of o, from all blocks of the head
+  float norm[kUnitColumns];
 };
 
 template <typename In, typename Y>
-__global__ void __launch_bounds__(kUnitThreads, 4)
+__global__ void __launch_bounds__(kUnitThreads, 3)
     decode_few_kernel(const DeltaDecode<In, Y> p, int column_blocks) {
 #if __CUDA_ARCH__ >= 900
   constexpr int kSlots = conv_slots(1), kRingRounds = kMaxRing / kUnitWarps;
@@ -42,105 +47,134 @@ __global__ void __launch_bounds__(kUnitThreads, 4)
 
   const RecurrentSequence sequence = p.batch.sequence(static_cast<int>(blockIdx.z));
   float* const memory = p.memory(sequence, head) + column;
+  float* const ring_keys = p.ring.keys_of(sequence, key_head) + lane * 4;
+  float* const ring_values = p.ring.values_of(sequence, head) + column;
+  float* const ring_decays = p.ring.decays_of(sequence, head);
+  int n = p.ring.unknown(sequence.start);  // tokens that S does not know
   const bool goes_on = sequence.tokens > 0 && !sequence.fresh;
   if (goes_on && tid < p.key_dim) {
     prefetch_l2(p.memory(sequence, head) + first_column + tid * p.value_dim);
   }
-  ChannelConv<kSlots> conv;
+  if (goes_on && lane % 8 == 0) {
+    for (int j = warp; j < n; j += kUnitWarps) {
+      if (has_row) prefetch_l2(ring_keys + j * p.key_dim);
+      if (lane == 0 && has_column) prefetch_l2(ring_values + j * p.value_dim);
+    }
+  }
+  ChannelConv<kSlots, false> conv;
   float* const mixed = shared.mixed.q;
 #pragma unroll
   for (int i = 0; i < kSlots; ++i) {
-    const int n = i * kUnitThreads + tid, value = n - 2 * kStateRows, part = n / kStateRows;
+    const int slot = i * kUnitThreads + tid, part = slot / kStateRows;
+    const int value = slot - 2 * kStateRows;
     conv.channel[i] = -1;
     if (value < 0) {
-      if (n % kStateRows < p.key_dim) {
-        conv.channel[i] = (part * p.num_key_heads + key_head) * p.key_dim + n % kStateRows;
+      if (slot % kStateRows < p.key_dim) {
+        conv.channel[i] = (part * p.num_key_heads + key_head) * p.key_dim + slot % kStateRows;
       }
     } else if (value < kUnitColumns && first_column + value < p.value_dim) {
       conv.channel[i] = 2 * p.num_key_heads * p.key_dim + head * p.value_dim + first_column + value;
     }
-    if (n < 2 * kStateRows + kUnitColumns) mixed[n] = 0.0f;
+    if (slot < 2 * kStateRows + kUnitColumns) mixed[slot] = 0.0f;
   }
   conv.load_weights(p.conv);
   if (goes_on && lane == 0) conv.prefetch_past(p.conv, sequence);
   if (tid < 2 * kMaxColumnBlocks) shared.squares[0][tid] = 0.0f;
   const float decay_rate = p.decay_rate[head], dt_bias = p.dt_bias[head];
-  const float4 norm = has_column ? load4(p.norm + column) : float4{};
+  if (tid < kUnitColumns && first_column + tid < p.value_dim) {
+    shared.norm[tid] = p.norm[first_column + tid];
+  }
+#pragma unroll
+  for (int i = 0; i < kRingRounds; ++i) {
+    store4(&shared.keys[i * kUnitWarps + warp][lane * 4], {});
+  }
+  if (tid < kMaxRing * kUnitColumns / 4) store4(&shared.values[0][tid * 4], {});
+  __syncthreads();
   arrive_in_cluster_releasing();
   wait_for_previous_kernel();
   launch_dependents();
 
-  wait_for_cluster();  // its blocks have begun
-  if (sequence.tokens <= 0) return;
-  float* const ring_keys = p.ring.keys_of(sequence, key_head) + lane * 4;
-  float* const ring_values = p.ring.values_of(sequence, head) + column;
-  int n = p.ring.unknown(sequence.start);  // tokens that S does not know
-  StatePart state;
-  conv.load_past(p.conv, sequence, p.qkv);
-  state.load(memory, p.key_dim, p.value_dim, !sequence.fresh && has_column);
-  {
-    float4 keys[kRingRounds] = {}, values = {};
-    float decays = 0;
-#pragma unroll
-    for (int i = 0; i < kRingRounds; ++i) {
-      const int j = i * kUnitWarps + warp;
-      if (j < n && has_row) keys[i] = load4(ring_keys + j * p.key_dim);
-    }
-    const int j = tid / (kUnitColumns / 4);
-    if (j < n && has_column) values = load4(ring_values + j * p.value_dim);
-    if (tid < n) decays = p.ring.decays_of(sequence, head)[tid];
-#pragma unroll
-    for (int i = 0; i < kRingRounds; ++i) {
-      store4(&shared.keys[i * kUnitWarps + warp][lane * 4], keys[i]);
-    }
-    if (j < kMaxRing) store4(&shared.values[j][StatePart::column()], values);
-    if (tid < kMaxRing) shared.ring.decays[tid] = decays;
-  }
-
-  for (int t = 0; t < sequence.tokens; ++t) {
-    const int64_t token = sequence.first + t;
-    const bool writes = warp == 0 && lane < kUnitColumns / 4 && has_column;
-    In inputs[kSlots] = {};
+  const bool has_output = warp == kResultWarp && lane < kUnitColumns / 4 && has_column;
+  In inputs[kSlots] = {};
+  float a = 0, b = 0;
+  Stored4<In> z;
+  const auto load_inputs = [&](int64_t token) {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       if (conv.channel[i] >= 0) inputs[i] = p.qkv.row(token)[conv.channel[i]];
     }
-    const float a = p.a.row(token)[head], b = p.b.row(token)[head];
-    Stored4<In> z;
-    z.fetch_if(writes, p.z.row(token) + head * p.value_dim + column);
+    if (warp == kFactorWarp) a = p.a.row(token)[head], b = p.b.row(token)[head];
+    z.fetch_if(has_output, p.z.row(token) + head * p.value_dim + column);
+  };
+  StatePart state;
+  if (sequence.tokens > 0) {
+    load_inputs(sequence.first);
+    conv.load_past(p.conv, sequence, p.qkv);
+#pragma unroll
+    for (int i = 0; i < kRingRounds; ++i) {
+      const int j = i * kUnitWarps + warp;
+      if (j < n && has_row) {
+        copy16(shared_address(&shared.keys[j][lane * 4]), ring_keys + j * p.key_dim, 16);
+      }
+    }
+    const int j = tid / (kUnitColumns / 4);
+    if (j < n && has_column) {
+      copy16(shared_address(&shared.values[j][StatePart::column()]), ring_values + j * p.value_dim,
+             16);
+    }
+    if (warp == kFactorWarp && lane < n) {
+      copy4(shared_address(&shared.decays[lane]), ring_decays + lane, true);
+    }
+    copy_commit();
+    state.load(memory, p.key_dim, p.value_dim, !sequence.fresh && has_column);
+  }
+  wait_for_cluster();  // its blocks have begun
+  if (sequence.tokens <= 0) return;
+
+  for (int t = 0; t < sequence.tokens; ++t) {
+    const int64_t token = sequence.first + t;
+    if (t > 0) load_inputs(token);
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       if (conv.channel[i] < 0) continue;
       mixed[i * kUnitThreads + tid] = conv.next(i, p.conv, to_float(inputs[i]));
     }
+    copy_wait<0>();
     __syncthreads();
 
+#pragma unroll
+    for (int i = 0; i < kRingRounds; ++i) {
+      const int j = i * kUnitWarps + warp;
+      if (j >= n) continue;
+      const float2 dots = ring_dots(shared.mixed, load4(&shared.keys[j][lane * 4]));
+      if (lane == 0) shared.factors.dots[j][0] = dots.x, shared.factors.dots[j][1] = dots.y;
+    }
+    if (warp == kFactorWarp) {
+      const float4 k = put_factors(shared.factors, shared.mixed, p.query_scale,
+                                   DeltaGates(a, b, decay_rate, dt_bias), shared.decays, n);
+      store4(&shared.keys[n][lane * 4], k);
+      if (p.ring.tokens > 1) {
+        if (blockIdx.x == 0 && has_row) store4(ring_keys + n * p.key_dim, k);
+        if (column_block == 0 && lane == 0) ring_decays[n] = shared.decays[n];
+      }
+    }
     DeltaSums sums(shared.mixed, StatePart::row(0), state.s);
     sums = {StatePart::sum_of_rows(sums.k), StatePart::sum_of_rows(sums.q)};
     if (lane < kUnitColumns / 4) {
       store4(&shared.sums[warp][0][lane * 4], sums.k);
       store4(&shared.sums[warp][1][lane * 4], sums.q);
     }
-#pragma unroll
-    for (int i = 0; i < kRingRounds; ++i) {
-      const int j = i * kUnitWarps + warp;
-      if (j >= n) continue;
-      const float2 dots = ring_dots(shared.mixed, load4(&shared.keys[j][lane * 4]));
-      if (lane == 0) shared.ring.dots[j][0] = dots.x, shared.ring.dots[j][1] = dots.y;
-    }
     __syncthreads();
     const bool folds = p.ring.unknown(sequence.start + t + 1) == 0;
     float4 o = {};
-    if (warp == 0) {
+    if (warp == kResultWarp) {
       sums = {{}, {}};
 #pragma unroll
       for (int w = 0; w < kUnitWarps; ++w) {
         sums = sums + DeltaSums(load4(&shared.sums[w][0][StatePart::column()]),
                                 load4(&shared.sums[w][1][StatePart::column()]));
       }
-      const UnitFactors unit(shared.mixed, p.query_scale);
-      const DeltaResult result(sums, load4(shared.mixed.v + StatePart::column()),
-                               DeltaGates(a, b, decay_rate, dt_bias), unit, shared.ring, n,
+      const DeltaResult result(sums, load4(shared.mixed.v + StatePart::column()), shared.factors, n,
                                &shared.values[0][StatePart::column()], kUnitColumns);
       o = result.o;
       // Columns past value_dim have v = 0 and S = 0, so o = 0.
@@ -151,21 +185,12 @@ __global__ void __launch_bounds__(kUnitThreads, 4)
                           squares);
       }
       if (lane < kUnitColumns / 4) store4(&shared.values[n][lane * 4], result.u);
-      const float4 k = scaled4(unit.k, load4(shared.mixed.k + lane * 4));
-      store4(&shared.keys[n][lane * 4], k);
-      put_ends(shared.ring, n, lane, result);
-      if (p.ring.tokens > 1) {
-        if (writes) store4(ring_values + n * p.value_dim, result.u);
-        if (blockIdx.x == 0 && has_row) store4(ring_keys + n * p.key_dim, k);
-        if (column_block == 0 && lane == 0) p.ring.decays_of(sequence, head)[n] = result.log_decay;
-      }
-      __syncwarp();
-      if (lane == 0) shared.ring.decays[n] = result.log_decay;
+      if (p.ring.tokens > 1 && has_output) store4(ring_values + n * p.value_dim, result.u);
     }
     arrive_in_cluster_releasing();
     if (folds) {
       __syncthreads();
-      fold_rows(state.s, shared.ring, n, &shared.keys[0][StatePart::row(0)],
+      fold_rows(state.s, shared.factors, n, &shared.keys[0][StatePart::row(0)],
                 &shared.values[0][StatePart::column()], kUnitColumns);
     }
     // S of a sequence that begins is nowhere yet.
@@ -174,11 +199,11 @@ __global__ void __launch_bounds__(kUnitThreads, 4)
     }
     n = folds ? 0 : n + 1;
     wait_for_cluster();
-    if (writes) {
+    if (has_output) {
       const float4 of = load4(shared.squares[t % 2]);
-      store4(
-          p.y.row(token) + head * p.value_dim + column,
-          gated_norm(o, (of.x + of.y) + (of.z + of.w), p.value_dim, p.norm_eps, norm, z.values()));
+      store4(p.y.row(token) + head * p.value_dim + column,
+             gated_norm(o, (of.x + of.y) + (of.z + of.w), p.value_dim, p.norm_eps,
+                        load4(&shared.norm[StatePart::column()]), z.values()));
     }
   }
 

@@ -71,7 +71,8 @@ struct alignas(16) MixedInputs {
 
 /// Of one token and value head.
 struct DeltaGates {
-  float log_decay, beta;
+  float log_decay = 0, beta = 0;
+  DeltaGates() = default;
   __device__ DeltaGates(float a, float b, float decay_rate, float dt_bias)
       : log_decay(bounded_log_decay(decay_rate * softplus(a + dt_bias))), beta(sigmoid(b)) {}
 };
@@ -80,7 +81,7 @@ __device__ __forceinline__ float exact_dot4(float4 a, float4 b) {
   return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, a.x * b.x)));
 }
 __device__ __forceinline__ float4 scaled4(float x, float4 a) {
-  return {x * a.x, x * a.y, x * a.z, x * a.w};
+  return {__fmul_rn(x, a.x), __fmul_rn(x, a.y), __fmul_rn(x, a.z), __fmul_rn(x, a.w)};
 }
 /// a + x b.
 __device__ __forceinline__ float4 exact_add_scaled4(float4 a, float x, float4 b) {
@@ -121,12 +122,13 @@ __device__ __forceinline__ DeltaSums operator+(const DeltaSums& a, const DeltaSu
   return {add4(a.k, b.k), add4(a.q, b.q)};
 }
 
-/// In a block's memory: what is known of the tokens that S does not know yet.
-struct alignas(16) RingFactors {
-  float decays[kMaxRing];      ///< G_j
-  float dots[kMaxRing][2];     ///< k_j with k and with q, before UnitFactors
-  float to_end[kMaxRing + 1];  ///< e^(G - G_j); at [n] 1, for the token itself
-  float decay;                 ///< e^G
+/// In a block's memory: what of a token and of those that S does not know multiplies vectors.
+struct alignas(16) TokenFactors {
+  float dots[kMaxRing][2];   ///< k_j with k and with q, before UnitFactors
+  float ends[kMaxRing + 1];  ///< e^(G - G_j); at [n] 1, for the token itself
+  float decay;               ///< e^G
+  float beta;
+  float unit_k, unit_q, qk;  ///< UnitFactors
 };
 
 /// Whole warps: k_j of the ring with k and q, for the lane's four rows; every lane has the sums.
@@ -136,48 +138,72 @@ __device__ __forceinline__ float2 ring_dots(const MixedInputs& mixed, float4 rin
           sum_of_warp(exact_dot4(ring_key, load4(mixed.q + lane * 4)))};
 }
 
-/// u and o of four columns, and G with the token. `ring_values`: of those columns, rows `stride`
-/// apart, n of them.
+/// All of them but the dots, by a whole warp, while others sum up; `decays`, G_j of the n tokens
+/// that S does not know, gets G behind them. Returns the token's k of unit length for the lane's
+/// four rows.
+__device__ __forceinline__ float4 put_factors(TokenFactors& factors, const MixedInputs& mixed,
+                                              float query_scale, const DeltaGates& gates,
+                                              float (&decays)[kMaxRing], int n) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const float log_decay = n > 0 ? decays[n - 1] + gates.log_decay : gates.log_decay;
+  if (lane < n) factors.ends[lane] = expf(log_decay - decays[lane]);
+  const UnitFactors unit(mixed, query_scale);
+  if (lane == 0) {
+    factors.ends[n] = 1.0f;
+    factors.decay = expf(log_decay);
+    factors.beta = gates.beta;
+    factors.unit_k = unit.k, factors.unit_q = unit.q, factors.qk = unit.qk;
+    decays[n] = log_decay;
+  }
+  __syncwarp();
+  return scaled4(unit.k, load4(mixed.k + lane * 4));
+}
+
+/// u and o of four columns. `ring_values`: of those columns, rows `stride` apart, n of them.
 struct DeltaResult {
   float4 u, o;
-  float log_decay, decay;
-  __device__ __forceinline__ DeltaResult(const DeltaSums& sums, float4 v, const DeltaGates& gates,
-                                         const UnitFactors& unit, const RingFactors& ring, int n,
+  __device__ __forceinline__ DeltaResult(const DeltaSums& sums, float4 v,
+                                         const TokenFactors& factors, int n,
                                          const float* ring_values, int stride) {
-    log_decay = n > 0 ? ring.decays[n - 1] + gates.log_decay : gates.log_decay;
-    decay = expf(log_decay);
-    const float known = decay * unit.k, asked = decay * unit.q;
-    float4 told = scaled4(known, sums.k);
-    o = scaled4(asked, sums.q);
-    for (int j = 0; j < n; ++j) {
-      const float to_end = expf(log_decay - ring.decays[j]);
-      const float4 u_j = load4(ring_values + j * stride);
-      told = exact_add_scaled4(told, to_end * ring.dots[j][0] * unit.k, u_j);
-      o = exact_add_scaled4(o, to_end * ring.dots[j][1] * unit.q, u_j);
+    float4 told = scaled4(factors.decay * factors.unit_k, sums.k);
+    o = scaled4(factors.decay * factors.unit_q, sums.q);
+    constexpr int kAhead = 4;  // tokens of which all is read at once
+#pragma unroll 1
+    for (int from = 0; from < n; from += kAhead) {
+      float4 u_j[kAhead];
+      float known[kAhead], asked[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (from + i >= n) continue;
+        const int j = from + i;
+        u_j[i] = load4(ring_values + j * stride);
+        known[i] = factors.ends[j] * factors.dots[j][0] * factors.unit_k;
+        asked[i] = factors.ends[j] * factors.dots[j][1] * factors.unit_q;
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (from + i >= n) continue;
+        told = exact_add_scaled4(told, known[i], u_j[i]);
+        o = exact_add_scaled4(o, asked[i], u_j[i]);
+      }
     }
-    u = {gates.beta * (v.x - told.x), gates.beta * (v.y - told.y), gates.beta * (v.z - told.z),
-         gates.beta * (v.w - told.w)};
-    o = exact_add_scaled4(o, unit.qk, u);
+    const float beta = factors.beta;
+    u = {beta * (v.x - told.x), beta * (v.y - told.y), beta * (v.z - told.z),
+         beta * (v.w - told.w)};
+    o = exact_add_scaled4(o, factors.qk, u);
   }
 };
-
-/// e^(G - G_j) of all tokens that S does not know, for fold_rows(): a thread each, n + 1 of them.
-__device__ __forceinline__ void put_ends(RingFactors& ring, int n, int j,
-                                         const DeltaResult& result) {
-  if (j < n) ring.to_end[j] = expf(result.log_decay - ring.decays[j]);
-  if (j == n) ring.to_end[n] = 1.0f, ring.decay = result.decay;
-}
 
 /// S <- e^G S + sum over j of e^(G - G_j) k_j u_j of some rows and four columns. `keys`: of those
 /// rows, kStateRows apart; `values`: of those columns, `stride` apart.
 template <int kRows>
-__device__ __forceinline__ void fold_rows(float4 (&s)[kRows], const RingFactors& ring, int n,
+__device__ __forceinline__ void fold_rows(float4 (&s)[kRows], const TokenFactors& factors, int n,
                                           const float* keys, const float* values, int stride) {
 #pragma unroll
-  for (float4& x : s) x = scaled4(ring.decay, x);
+  for (float4& x : s) x = scaled4(factors.decay, x);
+#pragma unroll 2
   for (int j = 0; j <= n; ++j) {
-    const float to_end = ring.to_end[j];
-    const float4 u = scaled4(to_end, load4(values + j * stride));
+    const float4 u = scaled4(factors.ends[j], load4(values + j * stride));
 #pragma unroll
     for (int i = 0; i < kRows; i += 4) {
       const float4 k = load4(keys + j * kStateRows + i);

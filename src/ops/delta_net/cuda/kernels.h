@@ -9,6 +9,9 @@ namespace moe4::cuda {
 
 /// Sequences that all SMs together can work on at once, in small blocks.
 inline constexpr int64_t kFewDeltaDecodes = 2;
+/// Up to so many each value head has a block of a cluster; of more, blocks that wait for each other
+/// lose more than they share.
+inline constexpr int64_t kSomeDeltaDecodes = 32;
 
 struct DeltaNetWeights {
   const float* conv;        ///< [conv_taps, channels]: of the newest input first
@@ -47,6 +50,9 @@ int prepare_delta_scan();
 
 /// The sequences that generate: everything, one by one through the SMs;
 void launch_delta_decodes(const DeltaNetCall& call);
+/// many of them, or on a GPU before SM90;
+void prepare_many_delta_decodes();
+void launch_many_delta_decodes(const DeltaNetCall& call);
 /// few of them, where takes_few_delta_decodes().
 bool takes_few_delta_decodes(const DeltaNetCall& call);
 void launch_few_delta_decodes(const DeltaNetCall& call);
