@@ -58,11 +58,14 @@ def bytes_of_step(plan, seqs, context):
         moved[op] = moved.get(op, 0) + count
     folders = {"linear_group": "linear", "add_norm": "norm", "paged_attention": "attention", "shared_expert": "experts"}
     for group in plan["ops"]:
-        for op in group["ops"]:
+        # One kernel has the norm in front of it, the router and the choice of experts.
+        fused = [i for i, op in enumerate(group["ops"]) if op["op"] == "norm_route" and op["implementation"] != "composed"]
+        for i, op in enumerate(group["ops"]):
             weights = op["weight_bytes"] * len(group.get("layers", [0]))
             if op["op"] == "embed":
                 continue  # a row a token
-            add(folders.get(op["op"], op["op"]), weights)
+            part = fused and (i + 1 in fused or op["role"] in ("router", "route"))
+            add("norm_route" if part else folders.get(op["op"], op["op"]), weights)
     expert_bytes = iter(plan["memory"].get("expert_bytes", []))
     for group in plan["groups"]:
         share = 1 - (1 - group["top_k"] / group["num_experts"]) ** seqs

@@ -96,6 +96,36 @@ void MoeBlock::forward(const LayerStep& step, const Rows& x, const Rows& y) cons
       execution);
 }
 
+void MoeBlock::begin_with(std::unique_ptr<Prepared<NormRoute>> norm_route) {
+  MOE4_CHECK(parts_.router_norm == nullptr && parts_.shared_down == nullptr && to_latent_ == 0);
+  norm_route_ = std::move(norm_route);
+}
+
+void MoeBlock::forward_normed(const LayerStep& step, const Prepared<AddNorm>& norm,
+                              const AddNorm::Args& args, const Rows& y) const {
+  Execution& execution = step.execution;
+  // Who looks on sees logits, which NormRoute keeps to itself; memory is for both.
+  const bool apart = norm_route_ == nullptr || execution.observer != nullptr;
+  if (apart || execution.is_measuring()) FeedForward::forward_normed(step, norm, args, y);
+  if (apart) return;
+  Arena::Frame frame(execution.arena);
+  const int64_t tokens = args.y.rows, decodes = step.num_decode_tokens();
+  auto* ids = execution.arena.take<int32_t>(tokens * router().num_slots());
+  auto* weights = execution.arena.take<float>(tokens * router().num_slots());
+  run(*norm_route_,
+      {.residual = args.residual,
+       .delta = args.delta,
+       .scale = args.scale,
+       .y = args.y,
+       .topk_ids = ids,
+       .topk_weights = weights,
+       .num_rows = step.batch.query_start + step.batch.num_seqs,
+       .num_decode_tokens = decodes},
+      execution);
+  run_experts_on(args.y, {.topk_ids = ids, .topk_weights = weights, .num_decode_tokens = decodes},
+                 y, execution);
+}
+
 void MoeBlock::run_routed(const Rows& x, const Routing& routing, const Rows& y,
                           Execution& execution) const {
   Arena::Frame frame(execution.arena);

@@ -10,6 +10,7 @@
 #include "ops/gated_rows/gated_rows.h"
 #include "ops/linear/linear_group.h"
 #include "ops/norm/add_norm.h"
+#include "ops/norm_route/norm_route.h"
 #include "ops/route/route.h"
 
 namespace moe4 {
@@ -63,8 +64,18 @@ class MoeBlock final : public FeedForward {
  public:
   explicit MoeBlock(MoeBlockParts parts);
   void forward(const LayerStep& step, const Rows& x, const Rows& y) const override;
+  void forward_normed(const LayerStep& step, const Prepared<AddNorm>& norm,
+                      const AddNorm::Args& args, const Rows& y) const override;
   int64_t weight_bytes() const override;
   const MoeBlock* routed() const override { return this; }
+
+  /// `norm` and this block's own, where inputs are those of the router alone.
+  NormRoute::Weights router_parts(const Prepared<AddNorm>& norm) const {
+    return {&norm, parts_.inputs.get(), parts_.route.get()};
+  }
+  /// What forward_normed() does from now on, up to the choice of experts: prepared for
+  /// router_parts() of its norm.
+  void begin_with(std::unique_ptr<Prepared<NormRoute>> norm_route);
 
   /// Its num_slots() are those of what follows; slots from top_k on are shared experts'.
   const RouterConfig& router() const { return parts_.route->problem(); }
@@ -88,6 +99,7 @@ class MoeBlock final : public FeedForward {
                       Execution& execution) const;
 
   MoeBlockParts parts_;
+  std::unique_ptr<Prepared<NormRoute>> norm_route_;  // null: there is none
   /// x or its norm.
   static Rows normed(const Prepared<AddNorm>* norm, const Rows& x, Execution& execution);
 

@@ -11,6 +11,7 @@
 
 #include "ops/batch.h"
 #include "ops/execution.h"
+#include "ops/norm/add_norm.h"
 
 namespace moe4 {
 
@@ -48,6 +49,13 @@ class FeedForward {
   virtual const MoeBlock* routed() const { return nullptr; }
   /// x, y: [T, hidden_size] of the step's tokens; y is overwritten and does not alias x.
   virtual void forward(const LayerStep& step, const Rows& x, const Rows& y) const = 0;
+  /// The same behind `norm` of the step's tokens, whose y is x. Parts that do both at once need not
+  /// call it.
+  virtual void forward_normed(const LayerStep& step, const Prepared<AddNorm>& norm,
+                              const AddNorm::Args& args, const Rows& y) const {
+    run(norm, args, step.execution);
+    forward(step, args.y, y);
+  }
   /// Weight bytes read for one token.
   virtual int64_t weight_bytes() const = 0;
 };

@@ -64,6 +64,22 @@ std::unique_ptr<Prepared<AddNorm>> Builder::norm_of(const std::string& role,
                           {.weight = tensor(tensor_name, hidden_size_)});
 }
 
+ResidualBlock Builder::feed_forward_block(const std::string& norm_module,
+                                          std::unique_ptr<FeedForward> feed_forward,
+                                          const NormSpec& spec) {
+  ResidualBlock block{.norm = norm("norm", norm_module, spec),
+                      .feed_forward = std::move(feed_forward)};
+  std::optional<NormRoute::Problem> problem = std::exchange(norm_route_, std::nullopt);
+  if (!problem) return block;
+  problem->norm = {.width = hidden_size_, .norm = spec};
+  auto* moe = dynamic_cast<MoeBlock*>(block.feed_forward.get());  // null while describing
+  auto norm_route =
+      prepare<NormRoute>("norm_route", *problem,
+                         moe != nullptr ? moe->router_parts(*block.norm) : NormRoute::Weights{});
+  if (moe != nullptr) moe->begin_with(std::move(norm_route));
+  return block;
+}
+
 void Builder::add_layer(DecoderLayer layer) {
   complete(Whole::kLayer);
   parts_.layers.push_back(std::move(layer));
@@ -77,9 +93,9 @@ void Builder::layer(LayerSpec spec) {
   layer.push_back({.norm = norm("norm", spec.mixer_norm, spec.norm),
                    .post_norm = post_norm(spec.mixer_post_norm),
                    .mixer = std::move(spec.mixer)});
-  layer.push_back({.norm = norm("norm", spec.feed_forward_norm, spec.norm),
-                   .post_norm = post_norm(spec.feed_forward_post_norm),
-                   .feed_forward = std::move(spec.feed_forward)});
+  layer.push_back(
+      feed_forward_block(spec.feed_forward_norm, std::move(spec.feed_forward), spec.norm));
+  layer.back().post_norm = post_norm(spec.feed_forward_post_norm);
   if (!spec.scalar.empty()) {
     const TensorRef scalar = tensor(full_name(spec.scalar), 1);
     if (!is_describing()) layer.back().scale = float_vector(scalar, 1)[0];
@@ -97,8 +113,7 @@ void Builder::layer(const std::string& norm_module, std::unique_ptr<Mixer> mixer
 void Builder::layer(const std::string& norm_module, std::unique_ptr<FeedForward> feed_forward,
                     const NormSpec& spec) {
   DecoderLayer layer;
-  layer.push_back(
-      {.norm = norm("norm", norm_module, spec), .feed_forward = std::move(feed_forward)});
+  layer.push_back(feed_forward_block(norm_module, std::move(feed_forward), spec));
   add_layer(std::move(layer));
 }
 

@@ -238,6 +238,9 @@ class Builder {
   /// The norm whose weight is this tensor, by its full name; null for "".
   std::unique_ptr<Prepared<AddNorm>> norm_of(const std::string& role,
                                              const std::string& tensor_name, const NormSpec& spec);
+  /// The block of a feed-forward part, which may begin with its norm.
+  ResidualBlock feed_forward_block(const std::string& norm_module,
+                                   std::unique_ptr<FeedForward> feed_forward, const NormSpec& spec);
   void add_layer(DecoderLayer layer);
   /// The shared expert as so many more experts of the size of routed ones; 0, with the reason in
   /// `why`, where it is none.
@@ -253,6 +256,9 @@ class Builder {
   const Checkpoint& checkpoint_;
   Settings settings_;
   DecoderParts parts_;
+  // Of the part that the next layer takes: set where its router alone reads the layer's norm before
+  // the experts do.
+  std::optional<NormRoute::Problem> norm_route_;
   std::vector<std::string> ignored_;
   std::vector<RotarySpec> rotaries_;
   std::string embedding_;  // full name of the module

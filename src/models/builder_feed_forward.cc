@@ -1,4 +1,6 @@
 // Dense MLPs and mixtures of experts from a checkpoint's modules.
+#include <algorithm>
+
 #include "models/builder.h"
 
 namespace moe4 {
@@ -103,6 +105,15 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
   parts.route = prepare<Route>("route", router, bias);
   parts.experts = experts(at + spec.experts, routed,
                           shared_expert_weights(at, spec, routed, router.shared_experts));
+  if (!device().is_cpu() && role == "router" && spec.router_norm.empty()) {
+    const auto is_bf16 = [&](const LinearSpec& linear) {
+      const std::string weight = linear.module + ".weight";
+      return checkpoint().has_tensor(weight) && checkpoint().tensor(weight).dtype == DType::kBF16;
+    };
+    norm_route_ = NormRoute::Problem{
+        .bf16_router = std::all_of(inputs.begin(), inputs.end(), is_bf16), .route = router};
+    if (parts.inputs != nullptr) norm_route_->router = parts.inputs->problem();
+  }
   if (is_describing()) return nullptr;
   return std::make_unique<MoeBlock>(std::move(parts));
 }
@@ -114,6 +125,7 @@ std::unique_ptr<FeedForward> Builder::parallel_moe(const std::string& mlp_module
   parts.mlp = dense_mlp(mlp_module, spec.mlp);
   parts.mlp_norm = norm("mlp_norm", spec.mlp_norm, spec.norm);
   parts.moe = moe(moe_module, spec.moe);
+  norm_route_.reset();  // that router does not read the layer's norm
   parts.moe_norm = norm("moe_norm", spec.moe_norm, spec.norm);
   parts.add = prepare<AddScaled>("add", {.width = hidden_size_}, {});
   if (is_describing()) return nullptr;

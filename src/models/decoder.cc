@@ -76,15 +76,20 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
   float scale = 1.0f;  // of the residual when it is
   for (size_t i = 0; i < parts_.layers.size(); ++i) {
     for (const ResidualBlock& block : parts_.layers[i]) {
-      run(*block.norm, {.residual = residual, .delta = waiting, .scale = scale, .y = x}, execution);
-      if (i > 0 && &block == &parts_.layers[i].front()) {
-        observe(Observer::Point::kLayer, static_cast<int64_t>(i) - 1, residual, execution);
-      }
-      if (block.mixer != nullptr) {
-        const size_t first = first_cache_[i], count = first_cache_[i + 1] - first;
-        block.mixer->forward(step, x, caches.subspan(first, count), delta);
+      const AddNorm::Args norm{.residual = residual, .delta = waiting, .scale = scale, .y = x};
+      if (block.mixer == nullptr && !observed) {
+        block.feed_forward->forward_normed(step, *block.norm, norm, delta);
       } else {
-        block.feed_forward->forward(step, x, delta);
+        run(*block.norm, norm, execution);
+        if (i > 0 && &block == &parts_.layers[i].front()) {
+          observe(Observer::Point::kLayer, static_cast<int64_t>(i) - 1, residual, execution);
+        }
+        if (block.mixer != nullptr) {
+          const size_t first = first_cache_[i], count = first_cache_[i + 1] - first;
+          block.mixer->forward(step, x, caches.subspan(first, count), delta);
+        } else {
+          block.feed_forward->forward(step, x, delta);
+        }
       }
       waiting = delta;
       if (block.post_norm != nullptr) {

@@ -123,6 +123,25 @@ TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
   EXPECT_EQ(found, expected);
 }
 
+TEST(Builder, OnAGpuARouterAloneBehindANormIsOneOpWithIt) {
+  register_builtin_backends();
+  int fused = 0, apart = 0;
+  for_each_fixture([&](const Checkpoint& checkpoint) {
+    for (const std::vector<OpChoice>& ops : describe(checkpoint).layers) {
+      EXPECT_EQ(choice_of(ops, "norm_route"), nullptr) << "the CPU has no kernel for it";
+    }
+    for (const std::vector<OpChoice>& ops : describe(checkpoint, Device::cuda_sm(90)).layers) {
+      const bool alone = choice_of(ops, "router") != nullptr &&
+                         choice_of(ops, "router_norm") == nullptr &&
+                         choice_of(ops, "mlp_norm") == nullptr;
+      EXPECT_EQ(choice_of(ops, "norm_route") != nullptr, alone) << checkpoint.directory();
+      ++(alone ? fused : apart);
+    }
+  });
+  EXPECT_GT(fused, 0);
+  EXPECT_GT(apart, 0);
+}
+
 bool is_routed(const std::vector<OpChoice>& ops) {
   return std::any_of(ops.begin(), ops.end(), [](const auto& op) { return op.op == "route"; });
 }

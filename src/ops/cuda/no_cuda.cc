@@ -9,6 +9,7 @@
 #include "ops/latent_to_cache/latent_to_cache.h"
 #include "ops/linear/linear_group.h"
 #include "ops/norm/add_norm.h"
+#include "ops/norm_route/norm_route.h"
 #include "ops/qkv_to_cache/qkv_to_cache.h"
 #include "ops/rotary/rotary_angles.h"
 #include "ops/route/route.h"
@@ -35,6 +36,7 @@ MOE4_NO_CUDA(GatedRows);
 MOE4_NO_CUDA(LatentAttention);
 MOE4_NO_CUDA(LatentToCache);
 MOE4_NO_CUDA(LinearGroup);
+MOE4_NO_CUDA(NormRoute);
 MOE4_NO_CUDA(PagedAttention);
 MOE4_NO_CUDA(QkvToCache);
 MOE4_NO_CUDA(RotaryAngles);

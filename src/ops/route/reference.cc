@@ -35,7 +35,7 @@ class ReferenceRoute final : public Prepared<Route> {
   void run(const Route::Args& args, std::span<std::byte>, const Stream&) const override {
     const int64_t k = problem().num_slots();
     for (int64_t t = 0; t < args.logits.rows; ++t) {
-      if (args.num_rows != nullptr && t >= *args.num_rows) {
+      if (args.num_rows != nullptr && args.first_row + t >= *args.num_rows) {
         std::fill_n(args.topk_ids + t * k, k, -1);
         continue;
       }

@@ -24,6 +24,7 @@ struct Route {
     /// On the op's device: rows from this number on are padding, whose ids become -1. Null: there
     /// are none.
     const int32_t* num_rows = nullptr;
+    int64_t first_row = 0;  ///< the number of the first row
   };
   static void check(const Problem& problem, const Args& args);
 };

@@ -22,6 +22,22 @@ __device__ __forceinline__ void store_in_cluster16(uint32_t address, int4 v, uin
       "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
       : "memory");
 }
+/// 8 bytes, aligned, and 4 in the same way.
+__device__ __forceinline__ void store_in_cluster8(uint32_t address, float x, float y,
+                                                  uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::
+          "r"(address),
+      "f"(x), "f"(y), "r"(barrier)
+      : "memory");
+}
+__device__ __forceinline__ void store_in_cluster4(uint32_t address, float v, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
+          address),
+      "f"(v), "r"(barrier)
+      : "memory");
+}
 /// 4 bytes to an address_in_block(), to be followed by a barrier of the cluster.
 __device__ __forceinline__ void store_in_cluster4(uint32_t address, float v) {
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");

@@ -3,23 +3,17 @@
 // A thread has every blockDim.x-th vector of eight values. How many threads and vectors that are
 // depends on the width alone, so a row's bits do not depend on how many rows there are. The weights
 // are on their way before the kernel waits for what makes the row.
-#include <algorithm>
-
-#include "device/cuda/device_buffer.h"
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
 #include "ops/cuda/device_values.h"
 #include "ops/cuda/implementation.h"
-#include "ops/cuda/row_vectors.cuh"
-#include "ops/norm/add_norm.h"
+#include "ops/norm/cuda/cuda_add_norm.h"
+#include "ops/norm/cuda/norm_row.cuh"
 
 namespace moe4 {
 namespace {
 
 using namespace cuda;
-
-constexpr int kMaxThreads = 512;
-constexpr int kMaxWarps = kMaxThreads / 32;
 
 template <typename Delta, typename Y>
 struct Params {
@@ -34,9 +28,8 @@ struct Params {
 
 // The sum over the block in a fixed order, for all threads.
 __device__ float block_sum(float x) {
-  __shared__ float sums[kMaxWarps];
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffff, x, offset);
+  __shared__ float sums[kMaxNormWarps];
+  x = add_over_warp(x);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
   __syncthreads();
   float all = 0;
@@ -57,12 +50,7 @@ __device__ __forceinline__ float add_delta(const Params<Delta, Y>& p, float* res
     for (int i = 0; i < kVector; ++i) v[i] = 0.0f;
   }
   if (delta != nullptr) load_vector<kWhole>(delta + c, count, d);
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) {
-    v[i] = (v[i] + d[i]) * p.scale;
-    squares += v[i] * v[i];
-  }
+  const float squares = add_vector(v, d, p.scale);
   if (residual != nullptr && (delta != nullptr || p.scale != 1.0f)) {
     store_vector<kWhole>(residual + c, count, v);
   }
@@ -72,7 +60,7 @@ __device__ __forceinline__ float add_delta(const Params<Delta, Y>& p, float* res
 // kVectors of a thread stay in registers, what goes past them is read again. kWhole: rows are whole
 // aligned vectors.
 template <typename Delta, typename Y, int kVectors, bool kWhole>
-__global__ void __launch_bounds__(kMaxThreads) add_norm_kernel(const Params<Delta, Y> p) {
+__global__ void __launch_bounds__(kMaxNormThreads) add_norm_kernel(const Params<Delta, Y> p) {
   const int first = static_cast<int>(threadIdx.x) * kVector;
   const int step = static_cast<int>(blockDim.x) * kVector;
   float weight[kVectors][kVector], kept[kVectors][kVector];
@@ -95,14 +83,13 @@ __global__ void __launch_bounds__(kMaxThreads) add_norm_kernel(const Params<Delt
     float v[kVector];
     squares += add_delta<kWhole>(p, residual, delta, c, v);
   }
-  const float factor = rsqrtf(block_sum(squares) / static_cast<float>(p.width) + p.eps);
+  const float factor = norm_factor(block_sum(squares), p.width, p.eps);
   Y* y = p.y.row(blockIdx.x);
 #pragma unroll
   for (int n = 0; n < kVectors; ++n) {
     const int c = first + n * step;
     if (c >= p.width) break;
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) kept[n][i] = kept[n][i] * factor * weight[n][i];
+    scale_vector(kept[n], factor, weight[n]);
     store_vector<kWhole>(y + c, p.width - c, kept[n]);
   }
   for (int c = first + kVectors * step; c < p.width; c += step) {
@@ -113,85 +100,62 @@ __global__ void __launch_bounds__(kMaxThreads) add_norm_kernel(const Params<Delt
       add_delta<kWhole>(p, residual, delta, c, v);
     }
     load_vector(p.weight + c, w);
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) v[i] = v[i] * factor * w[i];
+    scale_vector(v, factor, w);
     store_vector<kWhole>(y + c, p.width - c, v);
   }
 }
 
-class CudaAddNorm final : public Prepared<AddNorm> {
- public:
-  CudaAddNorm(const AddNorm::Problem& problem, const AddNorm::Weights& weights,
-              const OpOptions& options)
-      : Prepared(problem), dependent_(options.device.sm >= 90) {
-    const DeviceGuard guard(options.device.index);
-    std::vector<float> weight = norm_weights(problem.norm, weights.weight, problem.width);
-    weight.resize(static_cast<size_t>(round_up(problem.width, kVector)));
-    weight_ = to_device<float>(weight);
-  }
-
-  size_t workspace_size(const AddNorm::Args&) const override { return 0; }
-  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
-  int64_t weight_bytes() const override {
-    return problem().width * static_cast<int64_t>(sizeof(float));
-  }
-
-  void run(const AddNorm::Args& args, std::span<std::byte>, const Stream& stream) const override {
-    if (args.residual.format != RowFormat::kF32) {
-      // The norm of what a part made: nothing is added and nothing written back.
-      MOE4_CHECK(args.delta.empty() && args.scale == 1.0f);
-      AddNorm::Args norm = args;
-      std::swap(norm.residual, norm.delta);
-      return run_formats(norm, stream);
-    }
-    run_formats(args, stream);
-  }
-
- private:
-  void run_formats(const AddNorm::Args& args, const Stream& stream) const {
-    if (args.y.rows == 0) return;
-    with_element(args.delta.format, [&](auto delta) {
-      with_element(args.y.format, [&](auto y) {
-        using Delta = decltype(delta);
-        using Y = decltype(y);
-        const bool whole = are_vectors({args.residual, args.delta, args.y});
-        if (!whole) {
-          start<Delta, Y, 1, false>(args, stream);
-        } else if (problem().width <= kMaxThreads * kVector) {
-          start<Delta, Y, 1, true>(args, stream);
-        } else if (problem().width <= 2 * kMaxThreads * kVector) {
-          start<Delta, Y, 2, true>(args, stream);
-        } else {
-          start<Delta, Y, 4, true>(args, stream);
-        }
-      });
-    });
-  }
-
-  template <typename Delta, typename Y, int kVectors, bool kWhole>
-  void start(const AddNorm::Args& args, const Stream& stream) const {
-    const int64_t vectors = ceil_div(problem().width, kVector);
-    const int64_t threads = std::min<int64_t>(round_up(vectors, 32), kMaxThreads);
-    launch(add_norm_kernel<Delta, Y, kVectors, kWhole>,
-           {.grid = dim3(static_cast<unsigned>(args.y.rows)),
-            .block = dim3(static_cast<unsigned>(threads)),
-            .stream = static_cast<cudaStream_t>(stream.handle),
-            .dependent = dependent_},
-           Params<Delta, Y>{.residual = RowsOf<float>(args.residual),
-                            .delta = RowsOf<Delta>(args.delta),
-                            .y = RowsOf<Y>(args.y),
-                            .rows = args.rows,
-                            .weight = weight_.get(),
-                            .width = static_cast<int>(problem().width),
-                            .eps = problem().norm.eps,
-                            .scale = args.scale});
-  }
-
-  DeviceArray<float> weight_;
-  bool dependent_;
-};
+template <typename Delta, typename Y, int kVectors, bool kWhole>
+void start(const AddNorm::Problem& problem, const AddNorm::Args& args, const float* weight,
+           const Stream& stream, bool dependent) {
+  launch(add_norm_kernel<Delta, Y, kVectors, kWhole>,
+         {.grid = dim3(static_cast<unsigned>(args.y.rows)),
+          .block = dim3(static_cast<unsigned>(norm_threads(problem.width))),
+          .stream = static_cast<cudaStream_t>(stream.handle),
+          .dependent = dependent},
+         Params<Delta, Y>{.residual = RowsOf<float>(args.residual),
+                          .delta = RowsOf<Delta>(args.delta),
+                          .y = RowsOf<Y>(args.y),
+                          .rows = args.rows,
+                          .weight = weight,
+                          .width = static_cast<int>(problem.width),
+                          .eps = problem.norm.eps,
+                          .scale = args.scale});
+}
 
 }  // namespace
+
+CudaAddNorm::CudaAddNorm(const AddNorm::Problem& problem, const AddNorm::Weights& weights,
+                         const OpOptions& options)
+    : Prepared(problem), dependent_(options.device.sm >= 90) {
+  const DeviceGuard guard(options.device.index);
+  std::vector<float> weight = norm_weights(problem.norm, weights.weight, problem.width);
+  weight.resize(static_cast<size_t>(round_up(problem.width, kVector)));
+  weight_ = to_device<float>(weight);
+}
+
+void CudaAddNorm::run(const AddNorm::Args& call, std::span<std::byte>, const Stream& stream) const {
+  AddNorm::Args args = call;
+  if (args.residual.format != RowFormat::kF32) {
+    // The norm of what a part made: nothing is added and nothing written back.
+    MOE4_CHECK(args.delta.empty() && args.scale == 1.0f);
+    std::swap(args.residual, args.delta);
+  }
+  if (args.y.rows == 0) return;
+  with_element(args.delta.format, [&](auto delta) {
+    with_element(args.y.format, [&](auto y) {
+      using Delta = decltype(delta);
+      using Y = decltype(y);
+      const int64_t width = problem().width;
+      const bool whole = are_vectors({args.residual, args.delta, args.y});
+      const auto chosen = !whole                                   ? start<Delta, Y, 1, false>
+                          : width <= kMaxNormThreads * kVector     ? start<Delta, Y, 1, true>
+                          : width <= 2 * kMaxNormThreads * kVector ? start<Delta, Y, 2, true>
+                                                                   : start<Delta, Y, 4, true>;
+      chosen(problem(), args, weight_.get(), stream, dependent_);
+    });
+  });
+}
 
 template <>
 std::unique_ptr<Prepared<AddNorm>> prepare_on_cuda<AddNorm>(const AddNorm::Problem& problem,

@@ -32,7 +32,7 @@ class CpuRoute final : public Prepared<Route> {
     const int64_t k = config_.num_slots();
     stream.threads->parallel_for(args.logits.rows, kGrain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; ++t) {
-        if (args.num_rows != nullptr && t >= *args.num_rows) {
+        if (args.num_rows != nullptr && args.first_row + t >= *args.num_rows) {
           std::fill_n(args.topk_ids + t * k, k, -1);
           continue;
         }
