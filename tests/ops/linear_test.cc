@@ -106,7 +106,8 @@ TEST(LinearGroup, ManyGeneratedTokensHaveTheBitsOfAFewOnAGpu) {
     int64_t rows, k, bf16_rows;
   };
   // Tiles that SMs share, several for each of them, and long rows in shares.
-  for (const Shape& shape : {Shape{10300, 1088, 0}, {26000, 1088, 40}, {600, 4096, 40}}) {
+  for (const Shape& shape :
+       {Shape{10300, 1088, 0}, {10300, 1088, 40}, {26000, 1088, 40}, {600, 4096, 40}}) {
     for (const LinearFormat* format : {fp8, nvfp4, fp8_block}) {
       SCOPED_TRACE(std::string(format->name) + " " + std::to_string(shape.rows));
       RandomMoe memory;

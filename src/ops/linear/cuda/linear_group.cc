@@ -51,6 +51,50 @@ bool takes_wide(std::span<const cuda::Panel> panels, int64_t num_rows, int64_t d
          (num_rows >= kManyRows && decodes >= kWideDecodes && panels.size() == 1);
 }
 
+// Some panels of a call.
+class PartOfCall {
+ public:
+  // All but the `index`-th panel, or that one alone.
+  PartOfCall(const cuda::LinearCall& call, size_t index, bool alone) : call_(call) {
+    size_t num_panels = 0, num_members = 0;
+    for (size_t i = 0; i < call.panels.size(); ++i) {
+      if ((i == index) != alone) continue;
+      for (size_t j = 0; j < call.members.size(); ++j) {
+        if (call.members[j].panel != static_cast<int32_t>(i)) continue;
+        members_[num_members] = call.members[j];
+        members_[num_members].panel = static_cast<int32_t>(num_panels);
+        y_[num_members++] = call.y[j];
+      }
+      panels_[num_panels++] = call.panels[i];
+    }
+    call_.panels = {panels_.data(), num_panels};
+    call_.members = {members_.data(), num_members};
+    call_.y = {y_.data(), num_members};
+  }
+  PartOfCall(const PartOfCall&) = delete;
+  PartOfCall& operator=(const PartOfCall&) = delete;
+  const cuda::LinearCall& call() const { return call_; }
+
+ private:
+  std::array<cuda::Panel, cuda::kMaxPanels> panels_;
+  std::array<cuda::PanelMember, cuda::kMaxMembers> members_;
+  std::array<Rows, cuda::kMaxMembers> y_;
+  cuda::LinearCall call_;
+};
+
+// wide_linears() where a small panel stands beside a large one: the small one on its own, whose
+// code a single multiprocessor would fetch while all others wait. False, and nothing done, else.
+bool wide_linears_apart(const cuda::LinearCall& call, std::byte* memory) {
+  if (call.panels.size() < 2 || call.x.rows < kWideDecodes) return false;
+  const auto large = std::max_element(call.panels.begin(), call.panels.end(),
+                                      [](auto& a, auto& b) { return a.rows < b.rows; });
+  if (large->rows < kManyRows || large->kind == cuda::PanelKind::kFp8Block) return false;
+  const auto index = static_cast<size_t>(large - call.panels.begin());
+  const PartOfCall small(call, index, false), wide(call, index, true);
+  if (!cuda::share_linears(small.call())) cuda::decode_linears(small.call());
+  return cuda::wide_linears(wide.call(), memory);
+}
+
 bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_wgmma_linears(); }
 
 // What the kernels for many tokens read instead of x.
@@ -101,9 +145,10 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   for (const LinearGroup::Member& member : problem().members) num_rows += member.out_features;
   const cuda::LinearCall generated = call(args.x.slice(0, decodes), 0, decodes);
   std::byte* memory = workspace.data();
-  const bool wide = has_wgmma(device_) && decodes > kFewTokens &&
-                    takes_wide(packed_.panels(), num_rows, decodes) &&
-                    cuda::wide_linears(generated, memory);
+  const bool wide =
+      has_wgmma(device_) && decodes > kFewTokens &&
+      ((takes_wide(packed_.panels(), num_rows, decodes) && cuda::wide_linears(generated, memory)) ||
+       wide_linears_apart(generated, memory));
   if (wide) {
     memory += cuda::tiled_token_rows(decodes) * round_up(args.x.width, int64_t{cuda::kPanelChunk}) *
               element_bytes(RowFormat::kBf16);
