@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/runner.h"
@@ -148,7 +148,7 @@ class Engine {
   bool has_state_;         // of recurrent layers
   Runner runner_;
   Scheduler scheduler_;
-  std::map<RequestId, Active> requests_;
+  std::unordered_map<RequestId, Active> requests_;
   std::vector<SequencePiece> pieces_;
   std::vector<SampleRow> choices_;  // of the pieces
   std::optional<Flight> flight_;

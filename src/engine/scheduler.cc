@@ -2,6 +2,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "base/checked_math.h"
@@ -190,9 +191,9 @@ void Scheduler::schedule(RequestId id, int64_t tokens, Step& step) {
                              .tokens = tokens,
                              .is_decode = request.decodes(),
                              .wants_logits = request.context + tokens == request.known};
-  const auto first_prompt = std::find_if(step.pieces.begin(), step.pieces.end(),
-                                         [](const ScheduledPiece& p) { return !p.is_decode; });
-  step.pieces.insert(piece.is_decode ? first_prompt : step.pieces.end(), piece);
+  auto at = step.pieces.end();  // behind the decodes, or behind all
+  while (piece.is_decode && at != step.pieces.begin() && !std::prev(at)->is_decode) --at;
+  step.pieces.insert(at, piece);
   request.context += tokens;
   if (wants_snapshot(request, request.context)) keep_snapshot(request, step);
 }

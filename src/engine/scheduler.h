@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/block_pool.h"
@@ -177,7 +177,7 @@ class Scheduler {
   SnapshotPool snapshots_;
   RequestId next_id_ = 0;
   int64_t num_steps_ = 0;
-  std::map<RequestId, Request> requests_;
+  std::unordered_map<RequestId, Request> requests_;
   // Both by priority, then in order of arrival: ids rise. "Oldest" is what comes first.
   std::deque<RequestId> waiting_;
   std::vector<RequestId> running_;

@@ -16,8 +16,8 @@ double seconds(std::chrono::steady_clock::duration duration) {
 }  // namespace
 
 Answer::Answer(const Model& model, const Tokenizer& tokenizer, AnswerRequest request,
-               Metrics& metrics, Events events)
-    : model_(model), request_(std::move(request)), metrics_(metrics), events_(std::move(events)) {
+               Metrics& metrics, std::function<void(AnswerEvent)> tell)
+    : model_(model), request_(std::move(request)), metrics_(metrics), tell_(std::move(tell)) {
   request_.generate.on_token = [this](int32_t token, std::span<const float> logits) {
     take_token(token, logits);
   };
@@ -82,8 +82,7 @@ bool Answer::take_text(const std::string& text) {
 void Answer::flush(std::string text) {
   piece_.text = std::move(text);
   piece_.completion_tokens = tokens_;
-  if (events_.piece) events_.piece(piece_);
-  piece_ = {};
+  tell_(std::exchange(piece_, {}));
 }
 
 // Logits of a token are the next one's chances.
@@ -109,8 +108,7 @@ void Answer::finish(const RequestEnd& end) {
   }
   if (error) {
     record("error");
-    if (events_.fail) events_.fail(error);
-    return;
+    return tell_(error);
   }
   GenerateResult& generated = result_.generated;
   generated.prompt_tokens = static_cast<int64_t>(request_.generate.prompt.size());
@@ -122,7 +120,7 @@ void Answer::finish(const RequestEnd& end) {
   result_.finish_reason = stopped ? "stop" : "length";
   if (!piece_.tokens.empty()) flush({});
   record(result_.finish_reason);
-  if (events_.end) events_.end(result_);
+  tell_(std::make_unique<const AnswerResult>(std::move(result_)));
 }
 
 void Answer::record(const char* reason) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "engine/generator.h"
@@ -37,18 +38,16 @@ struct AnswerResult {
   const char* finish_reason = "stop";  ///< "stop" or "length"
 };
 
-/// Callbacks come from the engine's thread.
+/// What became of an answer: a piece more, its end, or what it failed with.
+using AnswerEvent =
+    std::variant<AnswerPiece, std::unique_ptr<const AnswerResult>, std::exception_ptr>;
+
 class Answer {
  public:
-  struct Events {
-    std::function<void(const AnswerPiece&)> piece;
-    std::function<void(const AnswerResult&)> end;
-    std::function<void(const std::exception_ptr&)> fail;
-  };
-
-  /// The others outlive it. Throws Error(kUsage) for what Generation refuses.
+  /// `tell` is called on the engine's thread. The others outlive the answer. Throws Error(kUsage)
+  /// for what Generation refuses.
   Answer(const Model& model, const Tokenizer& tokenizer, AnswerRequest request, Metrics& metrics,
-         Events events);
+         std::function<void(AnswerEvent)> tell);
   Answer(const Answer&) = delete;
   Answer& operator=(const Answer&) = delete;
 
@@ -72,7 +71,7 @@ class Answer {
   const Model& model_;
   AnswerRequest request_;
   Metrics& metrics_;
-  Events events_;
+  const std::function<void(AnswerEvent)> tell_;
   std::optional<Generation> generation_;
   AnswerPiece piece_;  // not handed out yet
   AnswerResult result_;

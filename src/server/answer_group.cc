@@ -3,26 +3,25 @@
 
 #include <mutex>
 #include <utility>
+#include <variant>
 
 namespace moe4::server {
 namespace {
 
-class AnswerGroup : public std::enable_shared_from_this<AnswerGroup> {
+class AnswerGroup : public ReplyTaker, public std::enable_shared_from_this<AnswerGroup> {
  public:
-  AnswerGroup(EngineLoop& engine, std::unique_ptr<ReplyWriter> writer)
-      : engine_(engine), writer_(std::move(writer)) {}
+  AnswerGroup(Serving& serving, std::unique_ptr<ReplyWriter> writer)
+      : engine_(serving.engine), replies_(serving.replies), writer_(std::move(writer)) {}
 
   void start(Serving& serving, std::vector<AnswerRequest> requests) {
     left_ = requests.size();
     for (size_t i = 0; i < requests.size(); ++i) {
       answers_.push_back(std::make_unique<Answer>(
           serving.model, serving.tokenizer, std::move(requests[i]), serving.metrics,
-          Answer::Events{
-              .piece = [this, i](const AnswerPiece& piece) { take_piece(i, piece); },
-              .end = [this, i](const AnswerResult& result) { take_end(i, result); },
-              .fail = [this](const std::exception_ptr& error) { take_failure(error); }}));
+          [this, i](AnswerEvent event) { tell(i, std::move(event)); }));
     }
     if (!answers_.front()->needs_engine()) {
+      is_here_ = true;
       for (const auto& answer : answers_) answer->end_without_engine();
       return;
     }
@@ -40,13 +39,28 @@ class AnswerGroup : public std::enable_shared_from_this<AnswerGroup> {
     abort_all();
   }
 
+  void take(size_t index, AnswerEvent event) noexcept override {
+    try {
+      write(index, event);
+    } catch (...) {
+      take_failure(std::current_exception());
+    }
+  }
+
  private:
-  void take_piece(size_t index, const AnswerPiece& piece) {
-    if (!over_) writer_->piece(index, piece);
+  void tell(size_t index, AnswerEvent event) {
+    if (is_here_) return write(index, event);
+    replies_.push(shared_from_this(), index, std::move(event));
+  }
+
+  void write(size_t index, const AnswerEvent& event) {
+    if (over_) return;
+    if (const auto* piece = std::get_if<AnswerPiece>(&event)) return writer_->piece(index, *piece);
+    if (const auto* error = std::get_if<std::exception_ptr>(&event)) return take_failure(*error);
+    take_end(index, *std::get<std::unique_ptr<const AnswerResult>>(event));
   }
 
   void take_end(size_t index, const AnswerResult& result) {
-    if (over_) return;
     writer_->end(index, result);
     if (--left_ > 0) return;
     over_ = true;
@@ -68,9 +82,11 @@ class AnswerGroup : public std::enable_shared_from_this<AnswerGroup> {
   }
 
   EngineLoop& engine_;
-  // Of the engine's thread once submitted.
+  ReplyQueue& replies_;
+  bool is_here_ = false;                          // replies are written where they are made
+  std::vector<std::unique_ptr<Answer>> answers_;  // of the engine's thread once submitted
+  // Of the replies' thread once submitted.
   const std::unique_ptr<ReplyWriter> writer_;
-  std::vector<std::unique_ptr<Answer>> answers_;
   size_t left_ = 0;
   bool over_ = false;
 
@@ -83,7 +99,7 @@ class AnswerGroup : public std::enable_shared_from_this<AnswerGroup> {
 
 void start_answers(Serving& serving, const Call& call, std::vector<AnswerRequest> requests,
                    std::unique_ptr<ReplyWriter> writer) {
-  const auto group = std::make_shared<AnswerGroup>(serving.engine, std::move(writer));
+  const auto group = std::make_shared<AnswerGroup>(serving, std::move(writer));
   group->start(serving, std::move(requests));
   call.exchange->on_gone([weak = std::weak_ptr(group)] {
     if (const auto there = weak.lock()) there->abort();

@@ -11,8 +11,8 @@
 
 namespace moe4::server {
 
-/// Makes the response. Calls come one at a time: from the engine's thread, or from start_answers()
-/// where nothing is to be computed. After fail() or done() none follows.
+/// Makes the response. Calls come one at a time: from the thread of Serving::replies, or from
+/// start_answers() where nothing is to be computed. After fail() or done() none follows.
 class ReplyWriter {
  public:
   virtual ~ReplyWriter() = default;

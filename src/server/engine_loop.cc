@@ -10,11 +10,8 @@
 namespace moe4::server {
 
 EngineLoop::EngineLoop(const Model& model, const EngineLimits& limits, int64_t max_queued,
-                       std::function<void(int64_t)> on_step)
-    : limits_(limits),
-      max_queued_(max_queued),
-      on_step_(std::move(on_step)),
-      engine_(model, limits) {
+                       Hooks hooks)
+    : limits_(limits), max_queued_(max_queued), hooks_(std::move(hooks)), engine_(model, limits) {
   publish_stats();
   thread_ = std::thread([this] { run(); });
 }
@@ -123,6 +120,7 @@ void EngineLoop::end_all(const std::exception_ptr& error) {
     if (arrival.request.request.on_end) arrival.request.request.on_end({.error = error});
   }
   while (!running_.empty()) end(running_.begin()->first, {.error = error});
+  if (hooks_.turn) hooks_.turn();
 }
 
 void EngineLoop::run() {
@@ -143,7 +141,8 @@ void EngineLoop::run() {
       take_aborts(aborts);
       const bool has_stepped = engine_.step();
       publish_stats();
-      if (has_stepped && on_step_) on_step_(engine_.stats().step_tokens);
+      if (has_stepped && hooks_.step) hooks_.step(engine_.stats().step_tokens);
+      if (hooks_.turn) hooks_.turn();
     }
     end_all(std::make_exception_ptr(ApiError(503, "the server is shutting down")));
   } catch (const std::exception& error) {

@@ -27,11 +27,15 @@ class EngineLoop {
  public:
   using Ticket = uint64_t;
 
-  /// `max_queued`: requests that may wait beside limits.max_seqs that run. `on_step`: called on the
-  /// engine's thread after each step, with the tokens that it computed; may be empty. Starts the
-  /// thread. Throws as Engine does.
-  EngineLoop(const Model& model, const EngineLimits& limits, int64_t max_queued,
-             std::function<void(int64_t)> on_step = {});
+  /// Called on the engine's thread; may be empty.
+  struct Hooks {
+    std::function<void(int64_t tokens)> step;  ///< after a step that computed so many
+    std::function<void()> turn;                ///< after callbacks of requests, before any waiting
+  };
+
+  /// `max_queued`: requests that may wait beside limits.max_seqs that run. Starts the thread.
+  /// Throws as Engine does.
+  EngineLoop(const Model& model, const EngineLimits& limits, int64_t max_queued, Hooks hooks = {});
   ~EngineLoop() { stop(); }
   EngineLoop(const EngineLoop&) = delete;
   EngineLoop& operator=(const EngineLoop&) = delete;
@@ -75,7 +79,7 @@ class EngineLoop {
 
   const EngineLimits limits_;
   const int64_t max_queued_;
-  const std::function<void(int64_t)> on_step_;
+  const Hooks hooks_;
   Engine engine_;                      // of the thread
   std::map<Ticket, Running> running_;  // of the thread
   std::atomic<int64_t> active_ = 0;

@@ -28,8 +28,10 @@ void run_server(const Model& model, const Tokenizer& tokenizer, ServerOptions op
        .error_body = [](int status,
                         const std::string& message) { return ApiError(status, message).body(); }});
   StructureCache structures(tokenizer);
-  EngineLoop engine(model, options.limits, options.max_queued,
-                    [&](int64_t tokens) { metrics.step(tokens); });
+  ReplyQueue replies;
+  EngineLoop engine(
+      model, options.limits, options.max_queued,
+      {.step = [&](int64_t tokens) { metrics.step(tokens); }, .turn = [&] { replies.flush(); }});
   Serving serving{
       .model = model,
       .tokenizer = tokenizer,
@@ -46,12 +48,17 @@ void run_server(const Model& model, const Tokenizer& tokenizer, ServerOptions op
       .created = std::time(nullptr),
       .structures = structures,
       .engine = engine,
+      .replies = replies,
       .metrics = metrics};
   // No callback of a request comes once what it answers with is gone.
   struct Stop {
     EngineLoop& engine;
-    ~Stop() { engine.stop(); }
-  } const stop{engine};
+    ReplyQueue& replies;
+    ~Stop() {
+      engine.stop();
+      replies.stop();
+    }
+  } const stop{engine, replies};
   router.emplace(serving, options.router);
   const bool has_tls = !options.http.certificate_file.empty();
   const bool is_v6 = options.http.host.find(':') != std::string::npos;

@@ -12,6 +12,7 @@
 #include "server/engine_loop.h"
 #include "server/http_exchange.h"
 #include "server/metrics.h"
+#include "server/reply_queue.h"
 #include "server/structure.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -35,6 +36,7 @@ struct Serving {
   int64_t created = 0;  ///< Unix time
   StructureCache& structures;
   EngineLoop& engine;
+  ReplyQueue& replies;  ///< flushed by the engine's loop
   Metrics& metrics;
 };
 
