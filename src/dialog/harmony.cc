@@ -97,7 +97,7 @@ class HarmonyFormat : public DialogFormat {
   }
 
   bool read_header(TextReader& reader, DialogOutput& output) {
-    const bool found = reader.read_until(kMessage, &header_).has_value();
+    const bool found = reader.read_until(kMessage, &header_, kMaxHeaderBytes + 1).has_value();
     if (!found && header_.size() <= kMaxHeaderBytes) {
       // A header that is cut off frames nothing; without any tag it was text.
       if (reader.closed() && header_.find("<|") == std::string::npos) told(output, header_);

@@ -20,12 +20,13 @@ void TextReader::skip(size_t bytes) {
 }
 
 std::optional<size_t> TextReader::read_until(std::span<const std::string_view> tags,
-                                             std::string* before) {
+                                             std::string* before, size_t most) {
   std::string first_bytes;
   for (const std::string_view tag : tags) first_bytes += tag.front();
   const std::string_view text = rest();
+  const size_t room = most - std::min(before->size(), most);
   size_t at = text.find_first_of(first_bytes);
-  for (; at != std::string_view::npos; at = text.find_first_of(first_bytes, at + 1)) {
+  for (; at < std::min(room, text.size()); at = text.find_first_of(first_bytes, at + 1)) {
     const std::string_view here = text.substr(at);
     bool may_begin = false;
     for (size_t i = 0; i < tags.size(); ++i) {
@@ -38,7 +39,7 @@ std::optional<size_t> TextReader::read_until(std::span<const std::string_view> t
     }
     if (may_begin) break;
   }
-  const size_t certain = std::min(at, text.size());
+  const size_t certain = std::min({at, text.size(), room});
   before->append(text.substr(0, certain));
   skip(certain);
   return std::nullopt;

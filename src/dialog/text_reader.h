@@ -24,8 +24,11 @@ class TextReader {
   bool empty() const { return at_ == buffer_.size(); }
 
   /// Appends to *before what precedes the first of `tags`, goes past the tag and returns its place
-  /// in the list. Without one: appends all but a tail that may begin a tag.
-  std::optional<size_t> read_until(std::span<const std::string_view> tags, std::string* before);
+  /// in the list. Without one: appends all but a tail that may begin a tag. *before never grows
+  /// beyond `most` bytes, and a tag is one only before them: where too long a name ends does not
+  /// depend on the pieces it came in.
+  std::optional<size_t> read_until(std::span<const std::string_view> tags, std::string* before,
+                                   size_t most = std::string::npos);
   /// Goes past `tag` if the text goes on with it. kMaybe: so far.
   Match accept(std::string_view tag);
   void skip_space();

@@ -99,7 +99,8 @@ class TokenFormat : public CallFormat {
   }
 
   Progress read_head(TextReader& reader, DialogOutput& output) {
-    const bool found = reader.read_until(std::span(&syntax_.head_end, 1), &head_).has_value();
+    const bool found =
+        reader.read_until(std::span(&syntax_.head_end, 1), &head_, kMaxHeadBytes + 1).has_value();
     if (head_.size() > kMaxHeadBytes) return Progress::kBad;
     if (!found) return Progress::kMore;
     Head head = understand(head_);
@@ -113,7 +114,7 @@ class TokenFormat : public CallFormat {
 
   Progress read_fence(TextReader& reader, DialogOutput& output) {
     static constexpr std::array<std::string_view, 1> kFence = {"```json\n"};
-    const bool found = reader.read_until(kFence, &fence_).has_value();
+    const bool found = reader.read_until(kFence, &fence_, kMaxHeadBytes + 1).has_value();
     if (fence_.size() > kMaxHeadBytes) return Progress::kBad;
     if (!found) return Progress::kMore;
     const size_t end = fence_.find_last_not_of(kDialogSpace) + 1;

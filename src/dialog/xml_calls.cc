@@ -41,7 +41,7 @@ class XmlFormat : public CallFormat {
   // Reads a name up to one of `ends` into *name; *end: which.
   Progress read_name(TextReader& reader, std::span<const std::string_view> ends, std::string* name,
                      size_t* end) {
-    const auto found = reader.read_until(ends, name);
+    const auto found = reader.read_until(ends, name, kMaxNameBytes + 1);
     if (!found) return name->size() <= kMaxNameBytes ? Progress::kMore : Progress::kBad;
     *name = std::string(trimmed(*name));
     *end = *found;

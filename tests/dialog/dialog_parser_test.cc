@@ -341,6 +341,51 @@ TEST(DialogParser, SoupsOfTagsLoseNoWordAndAreCutAnywhere) {
   EXPECT_GT(calls, 100);
 }
 
+// A name is too long at the same byte however the text is cut: what follows it may be a call.
+TEST(DialogParser, NamesAsLongAsTheyMayBeAndLongerAreCutAnywhere) {
+  const std::string coder = "<tool_call><function=g></function></tool_call>";
+  const std::string glm = "<tool_call>g</tool_call>";
+  const std::string deepseek =
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```"
+      "<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  const std::string kimi =
+      "<|tool_calls_section_begin|><|tool_call_begin|>functions.g:0<|tool_call_argument_begin|>{}"
+      "<|tool_call_end|><|tool_calls_section_end|>";
+  const std::string harmony = "<|start|>assistant<|channel|>final<|message|>g<|end|>";
+  struct Names {
+    ToolFormat tools;
+    std::string before, after;
+    int most;
+  };
+  for (const Names& names : std::vector<Names>{
+           {ToolFormat::kQwen3Coder, "<tool_call><function=", ">" + coder, 256},
+           {ToolFormat::kQwen3Coder, "<tool_call><function=", coder, 256},
+           {ToolFormat::kQwen3Coder, "<tool_call><function=f><parameter=", ">" + coder, 256},
+           {ToolFormat::kGlm45, "<tool_call>", glm, 256},
+           {ToolFormat::kGlm45, "<tool_call>", "<arg_key>" + glm, 256},
+           {ToolFormat::kGlm45, "<tool_call>f<arg_key>", "</arg_key>" + glm, 256},
+           {ToolFormat::kDeepSeekV3, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>", deepseek, 512},
+           {ToolFormat::kDeepSeekV3,
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+            "\n```json\n{}" + deepseek, 512},
+           {ToolFormat::kKimiK2, "<|tool_calls_section_begin|><|tool_call_begin|>",
+            "<|tool_call_argument_begin|>{}" + kimi, 512},
+           {ToolFormat::kHarmony, "<|channel|>commentary to=functions.", "<|message|>{}" + harmony,
+            1024}}) {
+    for (int length = names.most - 40; length <= names.most + 2; ++length) {
+      const std::string text = names.before + std::string(length, 'x') + names.after;
+      DialogOptions options{.tools = names.tools};
+      for (const bool stream : {true, false}) {
+        options.stream_calls = stream;
+        const std::string whole = told(fed_in_pieces(options, text, text.size()));
+        for (const size_t bytes : {1, 4, 7, 100}) {
+          ASSERT_EQ(told(fed_in_pieces(options, text, bytes)), whole) << length << " " << text;
+        }
+      }
+    }
+  }
+}
+
 TEST(DialogParser, HugeAndUnclosedTextsByTheByte) {
   const std::vector<std::string> openings = {
       "",
