@@ -7,7 +7,7 @@ usage: bench_gpu_model.py --moe4 build/gpu/bin/moe4 --commit HASH --out bench/re
 Makes the full-size synthetic checkpoint of each preset in DIR, runs `moe4 bench` on it, and for qwen3.6-35b-a3b also:
   steps   the kernels of a step (bench/kernel_times.cc, scripts/kernel_table.py) beside their bytes, at the bandwidth that
           gpu_linear_bench reads off this machine
-  serve   `moe4 serve` and `moe4 bench serve` with 1 to 256 clients
+  serve   `moe4 serve` and `moe4 bench serve` with 1 to 256 clients, and the same load on the engine alone
   memory  experts of all layers on the CPU, and what fits into 12 GB
 --long adds 32 requests with 64k tokens of context. A file is written when its part is complete; one that fails says so and
 the others go on.
@@ -126,7 +126,16 @@ def serve(machine, model, preset, synth):
     finally:
         process.terminate()
         process.wait(timeout=60)
-    machine.write("serve", preset, synth, {"server": server, "command": load, "served_runs": runs, "every_token_streamed": True})
+    content = {"server": server, "command": load, "served_runs": runs, "every_token_streamed": True}
+    machine.write("serve", preset, synth, content)
+    alone = (f"moe4 bench-throughput {model} --device cuda -q --max-model-len 8192 --random-input-len 220 --random-output-len 200 "
+             "--random-range-ratio 0.9 --max-concurrency C --num-prompts N --json")
+    content.update(engine_command=alone, engine_runs=[])
+    for clients, requests in CLIENTS[2:]:
+        run = json.loads(machine.run(alone.replace(" C ", f" {clients} ").replace(" N ", f" {requests} ")))
+        say(f"  {clients} without a server: {run['output_tokens_per_second']:.0f} tok/s of answers")
+        content["engine_runs"].append(run)
+    machine.write("serve", preset, synth, content)
 
 
 def measure(machine, preset):

@@ -98,12 +98,20 @@ def steps_table(report):
 def served_table(report):
     """`moe4 bench serve --json` at several numbers of clients. Times to tokens only where each token was a chunk of text."""
     times = {f"{name.upper()} ms, median / p99": name for name in ("ttft", "itl") if report.get("every_token_streamed")}
+    alone = {r["max_concurrency"]: r["output_tokens_per_second"] for r in report.get("engine_runs", [])}
+    def of_engine(r):
+        tokens = alone.get(r["max_concurrency"])
+        return [f"{tokens:.0f} ({100 * r['output_throughput'] / tokens:.0f} %)" if tokens else "-"] if alone else []
     rows = [[r["max_concurrency"], r["completed"], r["failed"], f"{r['total_input_tokens'] / r['num_prompts']:.0f}",
-             f"{r['total_output_tokens'] / r['num_prompts']:.0f}", f"{r['output_throughput']:.0f}", f"{r['total_token_throughput']:.0f}",
+             f"{r['total_output_tokens'] / r['num_prompts']:.0f}", f"{r['output_throughput']:.0f}", *of_engine(r),
+             f"{r['total_token_throughput']:.0f}",
              *(f"{r[f'median_{name}_ms']:.1f} / {r[f'p99_{name}_ms']:.1f}" for name in times.values())]
             for r in report["served_runs"]]
     note = f"{report['device_name']}, commit {report['commit']}, `{report['synthetic']}`, `{report['server']}`,\n`{report['command']}`"
-    header = ["clients", "requests", "failed", "tokens of a prompt, mean", "of an answer, mean", "answers, tok/s", "with prompts, tok/s", *times]
+    if alone:
+        note += f",\nthe engine alone: `{report['engine_command']}`"
+    header = ["clients", "requests", "failed", "tokens of a prompt, mean", "of an answer, mean", "answers, tok/s",
+              *(["of the engine alone, tok/s (share)"] if alone else []), "with prompts, tok/s", *times]
     return f"{note}\n\n{markdown(header, rows)}"
 
 
