@@ -69,6 +69,33 @@ TEST_F(MarlinOnGpu, BothStructuresOfFc2GiveTheSameBits) {
   }
 }
 
+// Kernels and their shared memory follow the number of pairs: every one up to what FC1 takes with
+// two blocks a multiprocessor, and a few beyond.
+TEST_F(MarlinOnGpu, EveryNumberOfTokensHasTheBitsThatItsTokensHaveAlone) {
+  for (const int64_t experts : {8, 128}) {
+    const MoeProblem p = problem(2048, 128, experts, 8);
+    const RandomMoe moe = make_random_moe({.problem = p, .scheme = kW4A4});
+    const auto prepared = prepare(moe);
+    const HostInput all = make_input(p, 36, RoutingCase::kUniform, 5);
+    DeviceCall most(*prepared, all);
+    most.apply();
+    const std::vector<Bf16> expected = most.output();
+    for (int64_t tokens = 1; tokens < 36; ++tokens) {
+      HostInput input = all;
+      input.hidden_states.resize(static_cast<size_t>(tokens * p.hidden_size));
+      input.routing.ids.resize(static_cast<size_t>(tokens * p.top_k));
+      input.routing.weights.resize(static_cast<size_t>(tokens * p.top_k));
+      input.num_tokens = tokens;
+      DeviceCall call(*prepared, input);
+      call.apply();
+      const std::vector<Bf16> first(expected.begin(),
+                                    expected.begin() + static_cast<ptrdiff_t>(tokens * 2048));
+      EXPECT_TRUE(same_bits(call.output(), first))
+          << experts << " experts, " << tokens << " tokens";
+    }
+  }
+}
+
 // A forced structure takes one token through the kernels of larger batches.
 TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromItsOwnKernels) {
   const std::vector<ActivationParams> activations = {
