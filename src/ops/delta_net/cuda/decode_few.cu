@@ -17,7 +17,8 @@ namespace moe4::cuda {
 namespace {
 
 constexpr int kMaxColumnBlocks = kStateRows / kUnitColumns;
-constexpr int kResultWarp = 0, kFactorWarp = kUnitWarps - 1;
+// Code before SM90 has no use for them.
+[[maybe_unused]] constexpr int kResultWarp = 0, kFactorWarp = kUnitWarps - 1;
 
 struct alignas(16) Shared {
   MixedInputs mixed;  // of v this block's columns
