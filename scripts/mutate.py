@@ -440,6 +440,7 @@ class Worker:
                 self.made[target] = made
                 for alias in (self.build.path / target).parent.glob("*.so*"):
                     if alias.is_symlink():
+                        (made.parent / alias.name).unlink(missing_ok=True)
                         (made.parent / alias.name).symlink_to(os.readlink(alias))
                 return True
         elif target.startswith("bin/"):
