@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures whole models on the GPU of this machine and writes bench/results/h200-*.json, which docs/gpu-models.md shows.
+"""Measures whole models on the GPU of this machine and writes bench/results/GPU-*.json (h200-...), which docs/gpu-models.md shows.
 
 usage: bench_gpu_model.py --moe4 build/gpu/bin/moe4 --commit HASH --out bench/results [--work DIR] [--preset NAME ...]
          [--parts model,steps,serve,memory] [--long] [--linear-bench gpu_linear_bench] [--kernel-times kernel_times.so]
@@ -9,8 +9,8 @@ Makes the full-size synthetic checkpoint of each preset in DIR, runs `moe4 bench
           gpu_linear_bench reads off this machine
   serve   `moe4 serve` and `moe4 bench serve` with 1 to 256 clients, and the same load on the engine alone
   memory  experts of all layers on the CPU, and what fits into 12 GB
---long adds 32 requests with 64k tokens of context. A file is written when its part is complete; one that fails says so and
-the others go on.
+--long adds 32 requests with 64k tokens of context. A part that fails says so and the others go on; the file of the model
+has the runs that succeeded.
 """
 import argparse
 import json
@@ -49,6 +49,7 @@ class Machine:
         self.moe4 = str(pathlib.Path(args.moe4).resolve())
         self.name = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
                                    check=True).stdout.split("\n")[0]
+        self.short_name = self.name.lower().removeprefix("nvidia ").replace(" ", "-")
 
     def run(self, command, env=None):
         """A moe4 command line as the results name it, in the folder of the checkpoints; its stdout."""
@@ -74,7 +75,7 @@ class Machine:
         return {"command": command, "report": report}
 
     def write(self, kind, preset, synth, content):
-        path = pathlib.Path(self.args.out) / f"h200-{kind}-{preset}.json"
+        path = pathlib.Path(self.args.out) / f"{self.short_name}-{kind}-{preset}.json"
         document = {"device_name": self.name, "commit": self.args.commit, "synthetic": synth, **content}
         path.write_text(json.dumps(document, indent=1) + "\n")
         say(f"wrote {path.name}")
@@ -108,8 +109,8 @@ def serve(machine, model, preset, synth):
     server = f"moe4 serve {model} --device cuda --port {PORT} --max-model-len 8192"
     load = (f"moe4 bench serve --base-url http://127.0.0.1:{PORT} --random-input-len 220 --random-output-len 200 "
             "--random-range-ratio 0.9 --max-concurrency C --num-prompts N --ignore-eos --json")
-    log = open(machine.work / "serve.log", "w")
-    process = subprocess.Popen([machine.moe4, *server.split()[1:]], cwd=machine.work, stdout=log, stderr=log)
+    with open(machine.work / "serve.log", "w") as log:
+        process = subprocess.Popen([machine.moe4, *server.split()[1:]], cwd=machine.work, stdout=log, stderr=log)
     try:
         for _ in range(600):
             try:
@@ -119,6 +120,8 @@ def serve(machine, model, preset, synth):
                 if process.poll() is not None:
                     raise RuntimeError((machine.work / "serve.log").read_text()[-2000:])
                 time.sleep(0.1)
+        else:
+            raise RuntimeError("the server did not begin to answer within a minute")
         runs = []
         for clients, requests in CLIENTS:
             runs.append(json.loads(machine.run(load.replace(" C ", f" {clients} ").replace(" N ", f" {requests} "))))
@@ -148,7 +151,7 @@ def measure(machine, preset):
     def attempt(what, function):
         try:
             return function()
-        except (RuntimeError, subprocess.CalledProcessError, OSError, json.JSONDecodeError) as error:
+        except (RuntimeError, subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
             say(f"{what} failed: {error}\n{getattr(error, 'stderr', '') or ''}")
             failed.append(what)
             return None
