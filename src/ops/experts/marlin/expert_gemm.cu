@@ -23,8 +23,6 @@
 // 16 warps an SM, in one block or two: at most 128 registers, which hold the tokens' B fragments
 // and a step's weights. Shared memory: 9 KB a warp for the weights on their way (step_stream.cuh),
 // 2 KB for the reduction, up to 47 KB a block for the routing.
-#include <algorithm>
-
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/launch.cuh"
@@ -423,21 +421,12 @@ void launch_expert_gemm(const ExpertGemm& gemm, int split, int tiles, MarlinPara
 
 }  // namespace
 
-void allow_expert_shared_memory(MarlinParams params) {
-  // Bytes rise with pairs but for a step down behind kMaxWarpPairs: one warp's list has gaps.
-  constexpr int kMostPairs[] = {kMaxWarpPairs, kMaxTwoBlockPairs, kMaxBlockPairs};
-  for (const auto gemm_of : {fc1_gemm, fc2_gemm}) {
-    for (const int pairs : kMostPairs) {
-      params.num_pairs = pairs;
-      const ExpertGemm gemm = gemm_of(params);
-      size_t most = 0;
-      for (const int others : kMostPairs) {
-        params.num_pairs = others;
-        if (gemm_of(params).kernel != gemm.kernel) continue;
-        most = std::max(most, gemm_shared_bytes(gemm, params));
-      }
+void allow_expert_shared_memory(MarlinParams params, size_t bytes) {
+  for (const int num_pairs : {kMaxTwoBlockPairs, kMaxBlockPairs}) {
+    params.num_pairs = num_pairs;
+    for (const auto& gemm : {fc1_gemm(params), fc2_gemm(params)}) {
       MOE4_CUDA_CHECK(cudaFuncSetAttribute(gemm.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(most)));
+                                           static_cast<int>(bytes)));
     }
   }
 }

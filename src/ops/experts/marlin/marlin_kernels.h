@@ -11,8 +11,9 @@ namespace moe4::cuda {
 inline constexpr int kMaxRowKUnits = 4;
 
 /// Raise the shared-memory limits of a layer's kernels. Called in prepare(); of the parameters only
-/// what does not depend on the batch is read.
-void allow_expert_shared_memory(MarlinParams params);
+/// what does not depend on the batch is read. A limit is the kernel's, whatever layer set it last:
+/// `bytes` of the expert kernels are all that a block may have, so that no layer lowers another's.
+void allow_expert_shared_memory(MarlinParams params, size_t bytes);
 void allow_row_shared_memory(const PackedLayerView& layer, size_t bytes);
 
 /// act[pair] = activation(gate, up) for every routed pair.

@@ -68,9 +68,9 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning)
   // It sums units apart.
   can_rows_ = view.fc2_k_units <= kMaxRowKUnits && order_.fc2_runs == view.fc2_k_units;
   rows_fill_device_ = row_tiles >= kMinRowOccupancy * rounds * sm_count_;
-  max_row_shared_bytes_ = std::min<size_t>(
-      kMaxRowSharedBytes, device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-  allow_expert_shared_memory(base_params());
+  const size_t most_shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  max_row_shared_bytes_ = std::min(kMaxRowSharedBytes, most_shared_bytes);
+  allow_expert_shared_memory(base_params(), most_shared_bytes);
   allow_row_shared_memory(view, max_row_shared_bytes_);
 }
 
