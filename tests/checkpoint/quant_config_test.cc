@@ -5,7 +5,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 #include "checkpoint/module_names.h"
@@ -306,6 +308,42 @@ TEST(ModuleNames, ExpertsAreFoundUnderEveryFamilysNames) {
                   "language_model.model."),
             kW4A4Text);
   EXPECT_EQ(rules("model.layers.4.mixer.experts.9.up_proj"), kW4A4Text);
+}
+
+TEST(ModuleNames, ProjectionsHaveTheOtherNamesOfTheirOwnPartAndNoMore) {
+  const std::map<std::string, std::set<std::string>> expected = {
+      {"w1", {"w1", "gate_proj", "gate_up_proj"}},
+      {"w3", {"w3", "up_proj", "gate_up_proj"}},
+      {"w2", {"w2", "down_proj"}},
+      {"gate_proj", {"gate_proj", "w1", "gate_up_proj"}},
+      {"up_proj", {"up_proj", "w3", "gate_up_proj"}},
+      {"down_proj", {"down_proj", "w2"}},
+      {"q_proj", {"q_proj", "qkv_proj"}},
+      {"k_proj", {"k_proj", "qkv_proj"}},
+      {"v_proj", {"v_proj", "qkv_proj"}},
+      {"o_proj", {"o_proj"}},
+      {"in_proj_qkv", {"in_proj_qkv", "in_proj_qkvz"}},
+      {"in_proj_z", {"in_proj_z", "in_proj_qkvz"}},
+      {"in_proj_b", {"in_proj_b", "in_proj_ba"}},
+      {"in_proj_a", {"in_proj_a", "in_proj_ba"}},
+      {"wq_a", {"wq_a", "fused_wqa_wkv"}},
+      {"wkv", {"wkv", "fused_wqa_wkv"}},
+      {"kv_a_proj_with_mqa", {"kv_a_proj_with_mqa", "fused_qkv_a_proj"}}};
+  for (const auto& [stored, names] : expected) {
+    const std::string parent = "layers.3.mlp.experts.17.";
+    std::set<std::string> tails;
+    for (const std::string& name : module_spellings(parent + stored, "model.")) {
+      if (name.starts_with(parent)) tails.insert(name.substr(parent.size()));
+    }
+    EXPECT_EQ(tails, names) << stored;
+  }
+  // What an engine's names exclude is excluded, and its neighbour is not.
+  const Parsed rules = parse("", R"({"quantization": {"quant_algo": "NVFP4", "exclude_modules": [
+      "model.layers.3.mlp.experts.17.gate_proj", "model.layers.4.mlp.experts.17.up_proj"]}})");
+  EXPECT_EQ(rules("model.layers.3.mlp.experts.17.w1"), "excluded");
+  EXPECT_EQ(rules("model.layers.3.mlp.experts.17.w3"), kW4A4Text);
+  EXPECT_EQ(rules("model.layers.4.mlp.experts.17.w3"), "excluded");
+  EXPECT_EQ(rules("model.layers.4.mlp.experts.17.w1"), kW4A4Text);
 }
 
 TEST(QuantConfig, FormatsOutsideTheProjectAreNamed) {
