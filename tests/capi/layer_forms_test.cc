@@ -347,6 +347,35 @@ TEST(CApiForms, AQuestionNamesTheBackendAndEveryReasonWithoutWeights) {
   moe4_selection_destroy(nullptr);
 }
 
+TEST(CApiForms, EveryCallRefusesStructsOfAnotherVersion) {
+  CLayer c = small_layer();
+  const Layer layer = create(c.desc);
+  alignas(256) static std::byte memory[1 << 16];
+  for (const int64_t more : {-8, 8}) {
+    moe4_layer_desc desc = c.desc;
+    desc.struct_size += more;
+    const auto expect_refused = [](moe4_status status, const std::string& call) {
+      EXPECT_EQ(status, MOE4_USAGE) << call;
+      EXPECT_THAT(moe4_last_error(), ::testing::HasSubstr(call + ": struct_size differs"));
+    };
+    moe4_selection* selection = nullptr;
+    expect_refused(moe4_layer_query(&desc, &selection), "moe4_layer_query");
+    EXPECT_EQ(selection, nullptr);
+    moe4_layer* created = nullptr;
+    expect_refused(moe4_layer_create(&desc, &created), "moe4_layer_create");
+    EXPECT_EQ(created, nullptr);
+    const moe4_apply_args args{.struct_size = sizeof(moe4_apply_args) + more,
+                               .num_tokens = 1,
+                               .hidden_states = memory,
+                               .topk_ids = memory,
+                               .topk_weights = reinterpret_cast<float*>(memory),
+                               .output = memory,
+                               .workspace = memory,
+                               .workspace_bytes = sizeof memory};
+    expect_refused(moe4_layer_apply(layer.get(), &args), "moe4_layer_apply");
+  }
+}
+
 TEST(CApiForms, WeightBytesAreThePackedOnes) {
   const CLayer c = small_layer();
   const int64_t raw = kExperts * 3 * kHidden * kWidth * 9 / 16;
