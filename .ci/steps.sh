@@ -165,5 +165,6 @@ cuda_compile() {
   cmake --preset ci-cuda || return 1
   programs=$(find tests bench -name CMakeLists.txt -exec cat {} + |
     sed -n 's/^ *\(moe4_test\|add_executable\)(\([a-z0-9_]*gpu[a-z0-9_]*\).*/\2/p')
-  cmake --build --preset ci-cuda --target moe4_shared $programs
+  cmake --build --preset ci-cuda --target moe4_shared $programs || return 1
+  ctest --test-dir build/ci-cuda -L launches --output-on-failure
 }
