@@ -13,6 +13,8 @@ QkvToCache::Problem AttentionSpec::qkv_to_cache() const {
           .rotary_dim = rotary_dim,
           .output_gate = gates_beside_queries(),
           .rotates_pairs = rotates_pairs,
+          .value_width = value_width,
+          .temperature = temperature,
           .norm = norm,
           .norm_over_heads = norm_over_heads,
           .value_norm = value_norm,
@@ -26,8 +28,11 @@ PagedAttention::Problem AttentionSpec::attention() const {
   return {.num_heads = num_heads,
           .num_kv_heads = num_kv_heads,
           .head_dim = head_dim,
+          .value_width = value_width,
           .scale = scale != 0 ? scale : 1.0f / std::sqrt(static_cast<float>(head_dim)),
+          .value_scale = value_scale,
           .window = window,
+          .chunk = chunk,
           .sinks = sinks,
           .output_gate = output_gate,
           .cache_dtype = cache_dtype,
@@ -52,11 +57,11 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
   const bool has_gate_proj = spec_.has_gate_proj();
   const Rows inputs[] = {
       take_rows(arena, tokens, spec_.q_width() * (spec_.gates_beside_queries() ? 2 : 1), format),
-      take_rows(arena, tokens, spec_.kv_width(), format),
-      take_rows(arena, tokens, spec_.kv_width(), format),
+      take_rows(arena, tokens, spec_.k_width(), format),
+      take_rows(arena, tokens, spec_.v_width(), format),
       has_gate_proj ? take_rows(arena, tokens, problem.gate_width(), format) : Rows{}};
   const Rows queries = take_rows(arena, tokens, spec_.q_width());  // float32 everywhere
-  const Rows merged = take_rows(arena, tokens, spec_.q_width(), format);
+  const Rows merged = take_rows(arena, tokens, spec_.o_width(), format);
   std::array<Rows, 4> outputs = {inputs[0], inputs[1]};
   size_t count = 2;
   if (!spec_.keys_are_values) outputs[count++] = inputs[2];
@@ -69,6 +74,7 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
        .v = inputs[2],
        .angles = spec_.rotary_dim > 0 ? step.angles[spec_.rotary] : Rows{},
        .slots = step.batch.tables[cache.table].slots,
+       .positions = step.batch.positions,
        .cache = cache,
        .queries = queries},
       execution);

@@ -1,9 +1,10 @@
-// Grouped-query softmax attention, over all keys or a window, with what families add: norms of
-// queries and keys, rotary positions, sinks, an output gate.
+// Grouped-query softmax attention, over all keys, a window or a chunk, with what families add:
+// norms of queries and keys, rotary positions, sinks, an output gate.
 #pragma once
 
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "layers/mixer.h"
 #include "ops/attention/paged_attention.h"
@@ -16,12 +17,18 @@ struct AttentionSpec {
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t window = 0;  ///< keys that a token sees with its own; 0: all
-  float scale = 0;     ///< of scores; 0: 1 / sqrt(head_dim)
-  bool sinks = false;  ///< a learned logit a head, `sinks`
+  int64_t value_width = 0;   ///< of a head of values, at most head_dim; 0: head_dim
+  float value_scale = 1.0f;  ///< multiplies values
+  int64_t window = 0;        ///< keys that a token sees with its own; 0: all
+  int64_t chunk = 0;         ///< positions that see only each other; 0: all; not with a window
+  float scale = 0;           ///< of scores; 0: 1 / sqrt(head_dim)
+  QueryTemperature temperature;
+  bool sinks = false;                ///< a learned logit a head
+  std::string sinks_name = "sinks";  ///< their tensor, below the module
   /// kSigmoidBesideQuery: q_proj yields [query | gate] per head; others: `g_proj` yields the gates
   OutputGate output_gate = OutputGate::kNone;
-  std::optional<NormSpec> norm;        ///< of queries and keys, over head_dim
+  /// Of queries and keys, over head_dim; `q_norm` and `k_norm` where it has weights.
+  std::optional<NormSpec> norm;
   bool norm_over_heads = false;        ///< over all heads together instead
   std::optional<NormSpec> value_norm;  ///< of values, over head_dim; without weights
   bool keys_are_values = false;        ///< there is no v_proj: what k_proj yields is the values
@@ -32,7 +39,10 @@ struct AttentionSpec {
   float k_scale = 1.0f, v_scale = 1.0f;  ///< of a cache in kF8E4M3
 
   int64_t q_width() const { return num_heads * head_dim; }
-  int64_t kv_width() const { return num_kv_heads * head_dim; }
+  int64_t k_width() const { return num_kv_heads * head_dim; }
+  int64_t value_dim() const { return value_width > 0 ? value_width : head_dim; }
+  int64_t v_width() const { return num_kv_heads * value_dim(); }
+  int64_t o_width() const { return num_heads * value_dim(); }  ///< of what o_proj reads
   bool gates_beside_queries() const { return output_gate == OutputGate::kSigmoidBesideQuery; }
   /// Whether the gates have a projection of their own.
   bool has_gate_proj() const { return output_gate != OutputGate::kNone && !gates_beside_queries(); }

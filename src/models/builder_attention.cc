@@ -40,22 +40,22 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
   keeps(problem.cache());
   std::vector<LinearSpec> inputs = {
       {at + "q_proj", spec.q_width() * (spec.gates_beside_queries() ? 2 : 1), bias},
-      {at + "k_proj", spec.kv_width(), bias}};
-  if (!spec.keys_are_values) inputs.push_back({at + "v_proj", spec.kv_width(), bias});
+      {at + "k_proj", spec.k_width(), bias}};
+  if (!spec.keys_are_values) inputs.push_back({at + "v_proj", spec.v_width(), bias});
   if (spec.has_gate_proj()) inputs.push_back({at + "g_proj", problem.gate_width()});
   parts.qkv_proj =
       linears(spec.has_gate_proj() ? "qkv_gate_proj" : "qkv_proj", inputs, hidden_size_);
   const QkvToCache::Problem to_cache = spec.qkv_to_cache();
   QkvToCache::Weights norms;
-  if (spec.norm) {
+  if (spec.norm && spec.norm->has_weight) {
     norms = {.q_norm = tensor(at + "q_norm.weight", to_cache.q_norm_width()),
              .k_norm = tensor(at + "k_norm.weight", to_cache.k_norm_width())};
   }
   parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", to_cache, norms);
   PagedAttention::Weights sinks;
-  if (spec.sinks) sinks.sinks = tensor(at + "sinks", spec.num_heads);
+  if (spec.sinks) sinks.sinks = tensor(at + spec.sinks_name, spec.num_heads);
   parts.attention = prepare<PagedAttention>("attention", problem, sinks);
-  parts.o_proj = linears("o_proj", {{at + "o_proj", hidden_size_, o_bias}}, spec.q_width());
+  parts.o_proj = linears("o_proj", {{at + "o_proj", hidden_size_, o_bias}}, spec.o_width());
   if (is_describing()) return nullptr;
   return std::make_unique<Attention>(spec, std::move(parts));
 }

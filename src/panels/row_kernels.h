@@ -67,9 +67,13 @@ inline typename Simd::F apply_lanes(const ActivationParams& p, typename Simd::F 
     argument = 1.5957691216f * (gate + 0.044715f * gate * gate * gate);
   } else {
     const F limit = splat<Simd>(p.limit);
+    if (p.kind == ActivationKind::kSiluLateClamp) {
+      gate = gate / (1.0f + exp_clamped<Simd>(-gate));
+    }
     gate = gate > limit ? limit : gate;
     up = up > limit ? limit : up;
     up = up < -limit ? -limit : up;
+    if (p.kind == ActivationKind::kSiluLateClamp) return gate * up;
     argument = p.kind == ActivationKind::kSilu ? gate : p.alpha * gate;
     if (p.kind == ActivationKind::kSwigluOai) up = up + p.beta;
   }

@@ -297,7 +297,7 @@ TEST(Plan, NamesThePartsOfAnArchitectureThatCannotRun) {
   EXPECT_TRUE(plan(kModel, {})["run"]["possible"]);
 }
 
-TEST(Plan, OnlyTheReferenceClampsAfterTheActivation) {
+TEST(Plan, LayersThatClampAfterTheActivationGoToWhoDoesThat) {
   const MetadataFolder folder(
       config_of("step3p7", {{"swiglu_limits", {0.0, 7.0, nullptr}}, {"moe_layers_enum", "0,1,2"}}),
       kNvfp4);
@@ -305,13 +305,20 @@ TEST(Plan, OnlyTheReferenceClampsAfterTheActivation) {
   ASSERT_EQ(report["groups"].size(), 3u);
   EXPECT_EQ(report["groups"][0]["backend"], "cpu");
   EXPECT_EQ(report["groups"][0]["activation"], "silu");
-  EXPECT_EQ(report["groups"][1]["backend"], "reference");
+  EXPECT_EQ(report["groups"][1]["backend"], "cpu");
   EXPECT_EQ(report["groups"][1]["activation"], "silu(late limit=7)");
   EXPECT_EQ(report["groups"][2]["backend"], "cpu");
-  const ProgramResult gpu = run_program({"plan", folder.path(), "--device", "sm_90"});
-  EXPECT_EQ(gpu.status, 4);
-  EXPECT_THAT(gpu.err, HasSubstr("layer 1: "));
-  EXPECT_THAT(gpu.err, HasSubstr("silu(late limit=7)"));
+  for (const char* device : {"sm_90", "sm_121"}) {
+    const json gpu = plan(folder.path(), {"--device", device});
+    ASSERT_EQ(gpu["groups"].size(), 3u);
+    EXPECT_NE(gpu["groups"][0]["backend"], "marlin");
+    EXPECT_EQ(gpu["groups"][1]["backend"], "marlin");
+    const std::string forced = device == std::string("sm_90") ? "hopper" : "b12x";
+    const ProgramResult refused =
+        run_program({"plan", folder.path(), "--device", device, "--moe-backend", forced});
+    EXPECT_EQ(refused.status, 4);
+    EXPECT_THAT(refused.err, HasSubstr("silu(late limit=7)"));
+  }
 }
 
 TEST(Plan, ALimitThatNoKernelAppliesIsRefused) {

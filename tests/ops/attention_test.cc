@@ -29,7 +29,8 @@ constexpr int64_t kDraftDecodes = 7;
 // Names parameters of tests.
 void PrintTo(const PagedAttention::Problem& p, std::ostream* out) {
   *out << p.num_heads << "/" << p.num_kv_heads << " heads of " << p.head_dim << ", window "
-       << p.window << (p.sinks ? ", sinks" : "") << (p.latent_dim > 0 ? ", latent" : "");
+       << p.window << ", chunk " << p.chunk << ", values of " << p.value_dim()
+       << (p.sinks ? ", sinks" : "") << (p.latent_dim > 0 ? ", latent" : "");
 }
 
 namespace {
@@ -53,7 +54,7 @@ struct AttentionCase {
         const int64_t arrays = problem.num_kv_heads * (problem.latent_dim > 0 ? 1 : 2);
         for (int64_t array = 0; array < arrays; ++array) {
           Random random(seed * 1000003 + s * 7919 + j * 31 + array);
-          for (int64_t d = 0; d < problem.head_dim; ++d) {
+          for (int64_t d = 0; d < width_of(array); ++d) {
             set(static_cast<int64_t>(s), j, array, d, random.normal());
           }
         }
@@ -63,13 +64,21 @@ struct AttentionCase {
 
   PagedAttention::Weights weights() const { return {.sinks = tensor_of(sinks, "sinks")}; }
 
+  bool is_value(int64_t array) const { return array >= problem.num_kv_heads; }
+  int64_t width_of(int64_t array) const {
+    return is_value(array) ? problem.value_dim() : problem.head_dim;
+  }
+
   // Element d of a position in `array`: keys of all heads, then values.
   void set(int64_t s, int64_t position, int64_t array, int64_t d, float x) {
     const int64_t block = ragged.table.blocks[s * ragged.table.max_blocks + position / kPageTokens];
     std::byte* page = cache.data + block * cache.unit_bytes;
-    const int64_t i = (array * kPageTokens + position % kPageTokens) * problem.head_dim + d;
+    const int64_t keys = std::min(array, problem.num_kv_heads);
+    const int64_t i =
+        (keys * problem.head_dim + (array - keys) * problem.value_dim()) * kPageTokens +
+        position % kPageTokens * width_of(array) + d;
     if (problem.cache_dtype == DType::kF8E4M3) {
-      const float scale = array < problem.num_kv_heads ? problem.k_scale : problem.v_scale;
+      const float scale = !is_value(array) ? problem.k_scale : problem.v_scale;
       reinterpret_cast<uint8_t*>(page)[i] = e4m3_from_float(x / scale);
     } else if (problem.cache_dtype == DType::kF16) {
       reinterpret_cast<F16*>(page)[i] = to_f16(x);
@@ -172,7 +181,43 @@ const PagedAttention::Problem kProblems[] = {
      .num_kv_heads = 1,
      .head_dim = 80,
      .scale = 0.1f,
-     .cache_dtype = DType::kF8E4M3}};
+     .cache_dtype = DType::kF8E4M3},
+    // Llama-4: chunks inside a page, of whole pages and a few keys more, across segments
+    {.num_heads = 5, .num_kv_heads = 1, .head_dim = 32, .scale = 0.17f, .chunk = 16},
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 16, .scale = 0.3f, .chunk = 64},
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 16,
+     .scale = 0.3f,
+     .chunk = 100,
+     .cache_dtype = DType::kF32},
+    {.num_heads = 4, .num_kv_heads = 4, .head_dim = 16, .scale = 0.4f, .chunk = 1100},
+    // MiMo: values narrower than keys and scaled
+    {.num_heads = 8,
+     .num_kv_heads = 2,
+     .head_dim = 48,
+     .value_width = 32,
+     .scale = 0.17f,
+     .value_scale = 0.707f,
+     .window = 9,
+     .sinks = true},
+    {.num_heads = 6,
+     .num_kv_heads = 3,
+     .head_dim = 64,
+     .value_width = 16,
+     .scale = 0.125f,
+     .value_scale = 1.5f,
+     .cache_dtype = DType::kF8E4M3,
+     .k_scale = 0.03f,
+     .v_scale = 0.05f},
+    {.num_heads = 4,
+     .num_kv_heads = 1,
+     .head_dim = 80,
+     .value_width = 48,
+     .scale = 0.1f,
+     .value_scale = 0.5f,
+     .output_gate = OutputGate::kSigmoidPerHead,
+     .cache_dtype = DType::kF32}};
 
 // Heads of every width that a GPU has a kernel of its own for, as models have them.
 const PagedAttention::Problem kModelProblems[] = {
@@ -183,6 +228,8 @@ const PagedAttention::Problem kModelProblems[] = {
      .output_gate = OutputGate::kSigmoidBesideQuery},
     {.num_heads = 32, .num_kv_heads = 4, .head_dim = 128, .scale = 0.09f},
     {.num_heads = 3, .num_kv_heads = 1, .head_dim = 192, .scale = 0.07f},
+    {.num_heads = 16, .num_kv_heads = 2, .head_dim = 192, .value_width = 128, .scale = 0.07f},
+    {.num_heads = 10, .num_kv_heads = 2, .head_dim = 128, .scale = 0.09f, .chunk = 512},
     {.num_heads = 4, .num_kv_heads = 2, .head_dim = 512, .scale = 0.05f, .window = 200},
     {.num_heads = 16,
      .num_kv_heads = 2,
@@ -412,6 +459,29 @@ TEST(PagedAttention, AWindowHasSoManyKeysWithTheTokensOwn) {
   }
 }
 
+TEST(PagedAttention, AChunkEndsWhereTheNextBegins) {
+  ThreadPool threads(2);
+  for (const int64_t chunk : {1, 16, 64, 100}) {
+    const PagedAttention::Problem problem{
+        .num_heads = 1, .num_kv_heads = 1, .head_dim = 16, .chunk = chunk};
+    each_and_reference(problem, {}, threads, [&](const Prepared<PagedAttention>& op) {
+      for (const int64_t position : {chunk - 1, chunk, 2 * chunk - 1, 2 * chunk, 21 * chunk - 1}) {
+        for (const int64_t decodes : {0, 1}) {
+          AttentionCase c(problem, {{position, 1}}, decodes);
+          const std::vector<float> before = c.run(op, threads);
+          const int64_t first = position / chunk * chunk;
+          if (first > 0) {
+            for (const int64_t array : {0, 1}) c.set(0, first - 1, array, 3, 50.0f);
+            EXPECT_EQ(c.run(op, threads), before) << chunk << " " << position;
+          }
+          c.set(0, first, /*array=*/1, 3, 50.0f);
+          EXPECT_NE(c.run(op, threads), before) << chunk << " " << position;
+        }
+      }
+    });
+  }
+}
+
 TEST(PagedAttention, PagesBehindAWindowAreNotRead) {
   ThreadPool threads(4);
   for (const int64_t window : {8, 64, 100}) {
@@ -531,7 +601,7 @@ struct QkvCase {
         ragged(kPieces, 1, 2),
         q(tokens(), p.q_width(), 21, 1.0f, format),
         k(tokens(), p.num_kv_heads * p.head_dim, 22, 1.0f, format),
-        v(tokens(), p.num_kv_heads * p.head_dim, 23, 1.0f, format),
+        v(tokens(), p.num_kv_heads * p.value_dim(), 23, 1.0f, format),
         angles(tokens(), p.rotary_dim, 24, 0.5f),
         queries(tokens(), p.num_heads * p.head_dim),
         q_norm(normals(p.q_norm_width(), 25, 0.3f, 1.0f)),
@@ -553,6 +623,7 @@ struct QkvCase {
             .v = v.view(),
             .angles = problem.rotary_dim > 0 ? angles.view() : Rows{},
             .slots = ragged.table.slots,
+            .positions = problem.temperature.is_one() ? nullptr : ragged.batch.positions,
             .cache = {pages.data(), cache_unit_bytes(problem.cache()), 0},
             .queries = queries.view()},
            threads);
@@ -639,7 +710,34 @@ const QkvToCache::Problem kQkvProblems[] = {
      .norm = NormSpec{},
      .cache_dtype = DType::kF8E4M3,
      .k_scale = 0.01f,
-     .v_scale = 0.02f}};
+     .v_scale = 0.02f},
+    // Llama-4: norms without weights where it rotates, a temperature where it does not
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .rotary_dim = 32,
+     .rotates_pairs = true,
+     .norm = NormSpec{.eps = 1e-3f, .has_weight = false}},
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .rotary_dim = 0,
+     .temperature = {.beta = 0.1, .span = 8, .offset = 1}},
+    {.num_heads = 4,
+     .num_kv_heads = 2,
+     .head_dim = 32,
+     .rotary_dim = 0,
+     .temperature = {.beta = 0.3, .span = 100},
+     .cache_dtype = DType::kF32},
+    // MiMo: values narrower than keys
+    {.num_heads = 4, .num_kv_heads = 2, .head_dim = 48, .rotary_dim = 16, .value_width = 32},
+    {.num_heads = 4,
+     .num_kv_heads = 4,
+     .head_dim = 32,
+     .rotary_dim = 8,
+     .value_width = 16,
+     .value_norm = NormSpec{.has_weight = false},
+     .cache_dtype = DType::kF32}};
 
 bool is_judged(const QkvToCache::Problem& problem) {
   ThreadPool threads(1);
@@ -709,6 +807,25 @@ TEST(QkvToCache, WithoutNormAndRotationQueriesAndKeysKeepTheirBits) {
     const int64_t unit = cache_unit_bytes(problem.cache()) / 2;
     const auto* found = cached.data() + slot / kPageTokens * unit + slot % kPageTokens * 48;
     for (size_t d = 0; d < 48; ++d) EXPECT_EQ(found[d], to_float(to_f16(key[d]))) << d;
+  });
+}
+
+TEST(QkvToCache, TheTemperatureStepsWhereTheSpanSaysSo) {
+  ThreadPool threads(1);
+  QkvToCache::Problem problem{.num_heads = 1, .num_kv_heads = 1, .head_dim = 16};
+  QkvCase plain(problem);
+  plain.run(*reference_of<QkvToCache>().prepare(problem, {}, {}), threads);
+  problem.temperature = {.beta = 0.5, .span = 64, .offset = 1};
+  QkvCase any(problem);
+  each_and_reference(any, threads, [&](const Prepared<QkvToCache>& op) {
+    QkvCase c(problem);
+    c.run(op, threads);
+    for (int64_t t = 0; t < c.ragged.real_tokens(); ++t) {
+      const int64_t position = c.ragged.positions[t];
+      const double factor = 1 + 0.5 * std::log(1 + std::floor((position + 1) / 64.0));
+      EXPECT_NEAR(c.queries.at(t, 3), plain.queries.at(t, 3) * factor, 1e-5) << position;
+      EXPECT_EQ(factor == 1.0, position < 63);
+    }
   });
 }
 

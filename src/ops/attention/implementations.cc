@@ -24,7 +24,10 @@ void PagedAttention::check(const Problem& problem, const Args& args) {
   MOE4_CHECK(args.queries.rows == tokens &&
              args.queries.width == problem.num_heads * problem.head_dim);
   MOE4_CHECK(args.y.rows == tokens && args.y.width == width);
-  MOE4_CHECK(problem.window >= 0);
+  MOE4_CHECK(problem.window >= 0 && problem.chunk >= 0);
+  MOE4_CHECK(problem.window == 0 || problem.chunk == 0);
+  MOE4_CHECK(problem.value_width >= 0 && problem.value_width <= problem.head_dim);
+  MOE4_CHECK(problem.value_width == 0 || problem.latent_dim == 0);
   MOE4_CHECK(problem.output_gate == OutputGate::kNone ||
              (args.gates.rows == tokens && args.gates.width == problem.gate_width()));
   MOE4_CHECK(args.cache.unit_bytes >= cache_unit_bytes(problem.cache()));

@@ -1,5 +1,5 @@
 // PagedAttention: causal grouped-query softmax attention over cached keys and values, of all
-// positions or a window.
+// positions, a window or a chunk.
 #pragma once
 
 #include "ops/batch.h"
@@ -19,9 +19,10 @@ enum class OutputGate : uint8_t {
 
 /// For token t of sequence s and head h, with kv head h / (num_heads / num_kv_heads), and keys j <=
 /// positions[t], with a window those with positions[t] - j < window alone (so many with the token's
-/// own):
+/// own), with chunks those in the token's own run of `chunk` positions alone (j / chunk ==
+/// positions[t] / chunk):
 ///   p_j = exp(scale * query . key_j) / (sum_j exp(scale * query . key_j) + exp(sink[h]))
-///   y[t, h] = sum_j p_j value_j
+///   y[t, h] = value_scale * sum_j p_j value_j
 /// without the last term where there are no sinks: a sink takes part of the weight, is not scaled
 /// and has no value. With an output gate, y[t, h] is multiplied by what that makes of the gates.
 /// Keys and values of the step's own tokens are in the cache already (QkvToCache). Rows of y that
@@ -38,15 +39,25 @@ struct PagedAttention {
     /// Not 0: a value is the first latent_dim elements of its key, and the cache holds keys alone
     /// (latent attention in its absorbed form).
     int64_t latent_dim = 0;
+    int64_t value_width = 0;  ///< of a value in the cache, at most head_dim; 0: head_dim
     float scale = 1.0f;
+    float value_scale = 1.0f;
     int64_t window = 0;  ///< 0: all keys
+    int64_t chunk = 0;   ///< 0: none; not beside a window
     bool sinks = false;
     OutputGate output_gate = OutputGate::kNone;
     DType cache_dtype = DType::kF16;  ///< or kF32, kF8E4M3
     /// kF8E4M3: a key, a value is what is cached times this.
     float k_scale = 1.0f, v_scale = 1.0f;
 
-    int64_t value_dim() const { return latent_dim > 0 ? latent_dim : head_dim; }
+    int64_t value_dim() const {
+      return latent_dim > 0 ? latent_dim : value_width > 0 ? value_width : head_dim;
+    }
+    /// The first key that a token at `position` sees.
+    int64_t first_key(int64_t position) const {
+      if (chunk > 0) return position / chunk * chunk;
+      return window > 0 && position >= window ? position + 1 - window : 0;
+    }
     /// Width of a row of gates; of kSigmoidBesideQuery it is that of the queries with them.
     int64_t gate_width() const {
       switch (output_gate) {
@@ -65,7 +76,7 @@ struct PagedAttention {
     PagedSpec cache() const {
       return {.num_kv_heads = num_kv_heads,
               .key_dim = head_dim,
-              .value_dim = latent_dim > 0 ? 0 : head_dim,
+              .value_dim = latent_dim > 0 ? 0 : value_dim(),
               .dtype = cache_dtype,
               .window = window};
     }

@@ -36,7 +36,7 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     const PagedAttention::Problem& p = problem();
     const int64_t kv_head = h / (p.num_heads / p.num_kv_heads);
     const int64_t keys = args.batch->positions[t] + int64_t{1};
-    const int64_t first = p.window > 0 ? std::max(int64_t{0}, keys - p.window) : 0;
+    const int64_t first = p.first_key(keys - 1);
     const float* query = args.queries.row(t) + h * p.head_dim;
     std::vector<double> scores(keys);
     double top = -INFINITY, sum = 0;
@@ -58,6 +58,7 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
       for (int64_t j = first; j < keys; ++j) {
         y += scores[j] / sum * cached(args, s, j, values, d);
       }
+      y *= static_cast<double>(p.value_scale);
       if (p.output_gate != OutputGate::kNone) y *= gate(args.gates.row(t), h, d);
       args.y.row(t)[h * value_dim + d] = static_cast<float>(y);
     }
@@ -89,7 +90,12 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     const CacheTable& table = args.batch->tables[args.cache.table];
     const int64_t block = table.blocks[s * table.max_blocks + j / kPageTokens];
     const std::byte* page = args.cache.data + block * args.cache.unit_bytes;
-    const int64_t element = (array * kPageTokens + j % kPageTokens) * problem().head_dim + d;
+    const int64_t keys = std::min(array, problem().num_kv_heads), values = array - keys;
+    const int64_t width =
+        values > 0 || array == problem().num_kv_heads ? problem().value_dim() : problem().head_dim;
+    const int64_t element =
+        (keys * problem().head_dim + values * problem().value_dim()) * kPageTokens +
+        j % kPageTokens * width + d;
     if (problem().cache_dtype == DType::kF8E4M3) {
       const bool is_key = array < problem().num_kv_heads;
       const float x = e4m3_to_float(static_cast<uint8_t>(page[element]));

@@ -126,7 +126,7 @@ inline void attend_keys(const AttendArgs& a) {
       int64_t last = a.positions[q] + 1 - begin;
       if (last > a.key_end - begin) last = a.key_end - begin;
       end[q] = last < 0 ? 0 : (last > kKeyBlock ? kKeyBlock : last);
-      const int64_t out = a.window > 0 ? a.positions[q] + 1 - a.window - begin : 0;
+      const int64_t out = a.first_keys != nullptr ? a.first_keys[q] - begin : 0;
       first[q] = out < 0 ? 0 : (out > end[q] ? end[q] : out);
       all_first = first[q] > all_first ? first[q] : all_first;
       all_end = end[q] < all_end ? end[q] : all_end;

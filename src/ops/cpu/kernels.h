@@ -14,9 +14,8 @@ namespace moe4 {
 /// One pass of causal attention: some queries of one KV head over keys [key_begin, key_end).
 struct AttendArgs {
   const float* queries = nullptr;  ///< [num_queries, key_dim], dense
-  /// [num_queries], rising: query i sees keys up to positions[i], the last `window` of them.
-  const int64_t* positions = nullptr;
-  int64_t window = 0;       ///< 0: all
+  /// [num_queries], both rising: query i sees keys from first_keys[i] (null: 0) up to positions[i].
+  const int64_t *positions = nullptr, *first_keys = nullptr;
   int64_t num_queries = 0;  ///< at most kMaxQueries
   /// Keys j of block b = j / kKeyBlock lie at pages + blocks[b] * page_bytes + key_offset, rows of
   /// key_dim elements; values the same with value_offset, rows `value_stride` elements apart (which

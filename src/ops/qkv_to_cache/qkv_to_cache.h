@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "ops/attention/query_temperature.h"
 #include "ops/batch.h"
 #include "ops/norm/add_norm.h"
 #include "ops/op.h"
@@ -12,10 +13,12 @@ namespace moe4 {
 
 /// For every token t and head h:
 ///   queries[t, h] = rotate(norm(q[t, h]))      norm: over head_dim, with q_norm, or none
+///                                              times the temperature of the token's position
 ///   key = rotate(norm(k[t, h])), value = v[t, h], or value_norm(v[t, h])
 /// With `keys_are_values`, v[t, h] is k[t, h] as it came, before norm and rotation.
 /// rotate() turns elements i and i + rotary_dim/2 of the first `rotary_dim` by the angles of the
 /// token, or with `rotates_pairs` elements 2i and 2i + 1; with a rotary_dim of 0 there are none.
+/// A norm without weights over a head is the same before and after its rotation (Llama-4).
 /// Key and value go, rounded to the cache's dtype (F16 saturates at 65504, F8E4M3 at 448; a head
 /// with an infinite element becomes NaN), to slots[t] of the cache: page slots[t] / 64, place
 /// slots[t] % 64, laid out as PagedSpec says; slots[t] of -1 stores nothing. Rows are float32; on a
@@ -30,6 +33,8 @@ struct QkvToCache {
     int64_t rotary_dim = 0;    ///< even, at most head_dim; 0: queries and keys stay as they are
     bool output_gate = false;  ///< rows of q are [query | gate] per head; gates are not read here
     bool rotates_pairs = false;
+    int64_t value_width = 0;  ///< of a head of v, at most head_dim, a multiple of 16; 0: head_dim
+    QueryTemperature temperature;
     std::optional<NormSpec> norm;  ///< of every head of q and k; none: they are taken as they are
     /// The norm's mean and weights are over all heads of q, and over all of k, together.
     bool norm_over_heads = false;
@@ -43,9 +48,10 @@ struct QkvToCache {
     PagedSpec cache() const {
       return {.num_kv_heads = num_kv_heads,
               .key_dim = head_dim,
-              .value_dim = head_dim,
+              .value_dim = value_dim(),
               .dtype = cache_dtype};
     }
+    int64_t value_dim() const { return value_width > 0 ? value_width : head_dim; }
     /// Width of a row of q.
     int64_t q_width() const { return num_heads * head_dim * (output_gate ? 2 : 1); }
     /// Elements that one norm of queries, or of keys, is over.
@@ -53,14 +59,17 @@ struct QkvToCache {
     int64_t k_norm_width() const { return norm_over_heads ? num_kv_heads * head_dim : head_dim; }
   };
   struct Weights {
-    TensorRef q_norm, k_norm;  ///< [q_norm_width], [k_norm_width]; not read without Problem::norm
+    /// [q_norm_width], [k_norm_width]; not read without Problem::norm, or where it has no weight
+    TensorRef q_norm, k_norm;
   };
   struct Args {
     Rows q;  ///< [T, q_width]
-    /// [T, num_kv_heads * head_dim]; overwritten with anything. v is not read with keys_are_values.
+    /// [T, num_kv_heads * head_dim] and [T, num_kv_heads * value_dim]; overwritten with anything. v
+    /// is not read with keys_are_values.
     Rows k, v;
     Rows angles;  ///< [T, rotary_dim], see RotaryAngles; not read where that is 0
-    const int32_t* slots = nullptr;  ///< [T]
+    const int32_t* slots = nullptr;      ///< [T]
+    const int32_t* positions = nullptr;  ///< [T]; not read where the temperature is one
     LayerCache cache;
     Rows queries;  ///< out [T, num_heads * head_dim]
   };

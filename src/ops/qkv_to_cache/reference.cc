@@ -30,32 +30,38 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
     const QkvToCache::Problem& p = problem();
     const int64_t q_stride = p.head_dim * (p.output_gate ? 2 : 1);
     for (int64_t t = 0; t < args.queries.rows; ++t) {
-      std::vector<double> q = gathered(args.q.row(t), p.num_heads, q_stride);
+      std::vector<double> q = gathered(args.q.row(t), p.num_heads, q_stride, p.head_dim);
       normalise(q, p.norm, q_norm_);
       rotate(q, args.angles, t);
+      if (!p.temperature.is_one()) {
+        for (double& x : q) x *= p.temperature.at(args.positions[t]);
+      }
       std::copy(q.begin(), q.end(), args.queries.row(t));
       if (args.slots[t] < 0) continue;
-      std::vector<double> k = gathered(args.k.row(t), p.num_kv_heads, p.head_dim);
+      std::vector<double> k = gathered(args.k.row(t), p.num_kv_heads, p.head_dim, p.head_dim);
       std::vector<double> v =
-          p.keys_are_values ? k : gathered(args.v.row(t), p.num_kv_heads, p.head_dim);
-      normalise(v, p.value_norm, std::vector<float>(p.head_dim, 1.0f));
+          p.keys_are_values ? k
+                            : gathered(args.v.row(t), p.num_kv_heads, p.value_dim(), p.value_dim());
+      normalise(v, p.value_norm, std::vector<float>(p.value_dim(), 1.0f));
       normalise(k, p.norm, k_norm_);
       rotate(k, args.angles, t);
       for (int64_t h = 0; h < p.num_kv_heads; ++h) {
         const auto key = k.begin() + h * p.head_dim;
-        const auto value = v.begin() + h * p.head_dim;
+        const auto value = v.begin() + h * p.value_dim();
         put(args, args.slots[t], h, std::vector<float>(key, key + p.head_dim));
-        put(args, args.slots[t], p.num_kv_heads + h, std::vector<float>(value, value + p.head_dim));
+        put(args, args.slots[t], p.num_kv_heads + h,
+            std::vector<float>(value, value + p.value_dim()));
       }
     }
   }
 
  private:
-  // Heads that lie `stride` apart, one after the other.
-  std::vector<double> gathered(const float* row, int64_t heads, int64_t stride) const {
+  // Heads of `width` that lie `stride` apart, one after the other.
+  static std::vector<double> gathered(const float* row, int64_t heads, int64_t stride,
+                                      int64_t width) {
     std::vector<double> x;
     for (int64_t h = 0; h < heads; ++h) {
-      x.insert(x.end(), row + h * stride, row + h * stride + problem().head_dim);
+      x.insert(x.end(), row + h * stride, row + h * stride + width);
     }
     return x;
   }
@@ -93,10 +99,14 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
   void put(const QkvToCache::Args& args, int64_t slot, int64_t array,
            const std::vector<float>& head) const {
     std::byte* page = args.cache.data + slot / kPageTokens * args.cache.unit_bytes;
-    const int64_t first = (array * kPageTokens + slot % kPageTokens) * problem().head_dim;
+    const int64_t keys = std::min(array, problem().num_kv_heads), values = array - keys;
+    const auto width = static_cast<int64_t>(head.size());
+    const int64_t first =
+        (keys * problem().head_dim + values * problem().value_dim()) * kPageTokens +
+        slot % kPageTokens * width;
     const bool infinite =
         std::any_of(head.begin(), head.end(), [](float x) { return std::isinf(x); });
-    for (int64_t d = 0; d < problem().head_dim; ++d) {
+    for (int64_t d = 0; d < width; ++d) {
       if (problem().cache_dtype == DType::kF8E4M3) {
         const bool is_key = array < problem().num_kv_heads;
         const float scale = is_key ? problem().k_scale : problem().v_scale;

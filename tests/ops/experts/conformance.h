@@ -313,6 +313,7 @@ TEST_P(ExpertsConformance, MatchesTheReferenceForEveryActivationItTakes) {
       {.kind = ActivationKind::kSwigluOai, .limit = 1.1f},
       {.kind = ActivationKind::kSwigluOai, .alpha = 1.0f, .beta = 0.0f},
       {.kind = ActivationKind::kGeluTanh},
+      {.kind = ActivationKind::kSiluLateClamp, .limit = 0.4f},
       {.kind = ActivationKind::kRelu2},
   };
   for (const ActivationParams& activation : activations) {

@@ -102,6 +102,7 @@ TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromItsOwnKernels) {
       {.kind = ActivationKind::kSilu, .limit = 0.7f},
       {.kind = ActivationKind::kSwigluOai, .limit = 1.1f},
       {.kind = ActivationKind::kGeluTanh},
+      {.kind = ActivationKind::kSiluLateClamp, .limit = 0.4f},
       {.kind = ActivationKind::kRelu2},
   };
   for (const ActivationParams& activation : activations) {

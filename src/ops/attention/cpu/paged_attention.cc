@@ -126,9 +126,7 @@ class CpuPagedAttention final : public Prepared<PagedAttention> {
   int64_t value_dim() const { return problem().value_dim(); }
   bool values_are_keys() const { return problem().latent_dim > 0; }
   // The first key that a token at `position` sees.
-  int64_t first_key(int64_t position) const {
-    return problem().window > 0 ? std::max(int64_t{0}, position + 1 - problem().window) : 0;
-  }
+  int64_t first_key(int64_t position) const { return problem().first_key(position); }
   Partial partial_at(const Step& step, int64_t i) const {
     return Partial::at(step.memory.partials + i * Partial::floats(value_dim()), value_dim());
   }
@@ -191,14 +189,16 @@ void CpuPagedAttention::attend(const Step& step, const Tile& tile, int64_t head,
   const CacheTable& table = batch.tables[step.args.cache.table];
   const int64_t first_token = batch.query_start[tile.sequence] + tile.first_query / group_;
   const int64_t first_member = tile.first_query % group_;
-  const int64_t head_bytes = kPageTokens * dim() * size_of(problem().cache_dtype);
-  int64_t positions[kQueryTile];
+  const int64_t key_bytes = kPageTokens * dim() * size_of(problem().cache_dtype);
+  const int64_t value_bytes = kPageTokens * value_dim() * size_of(problem().cache_dtype);
+  int64_t positions[kQueryTile], first_keys[kQueryTile];
   const auto query_at = [&](int64_t i) {
     const int64_t q = first_member + i;
     return step.args.queries.row(first_token + q / group_) + (head * group_ + q % group_) * dim();
   };
   for (int64_t i = 0; i < tile.num_queries; ++i) {
     positions[i] = batch.positions[first_token + (first_member + i) / group_];
+    first_keys[i] = first_key(positions[i]);
   }
   // Queries of one token lie side by side; those of several are brought together.
   const float* queries = query_at(0);
@@ -210,28 +210,29 @@ void CpuPagedAttention::attend(const Step& step, const Tile& tile, int64_t head,
     queries = gathered;
   }
   const int64_t num_keys = positions[tile.num_queries - 1] + 1;
-  const int64_t keys_from = first_key(positions[0]) / kKeyBlock * kKeyBlock;
+  const int64_t keys_from = first_keys[0] / kKeyBlock * kKeyBlock;
   const int64_t begin = (tile.first_segment + segment) * kSegment;
-  kernels_.attend(
-      {.queries = queries,
-       .positions = positions,
-       .window = problem().window,
-       .num_queries = tile.num_queries,
-       .pages = step.args.cache.data,
-       .blocks = table.blocks + tile.sequence * table.max_blocks,
-       .page_bytes = step.args.cache.unit_bytes,
-       .key_offset = head * head_bytes,
-       .value_offset = (values_are_keys() ? head : problem().num_kv_heads + head) * head_bytes,
-       .kv_dtype = problem().cache_dtype,
-       .key_dim = dim(),
-       .value_dim = value_dim(),
-       .value_stride = dim(),
-       .scale = problem().scale,
-       .key_begin = std::max(begin, keys_from),
-       .key_end = std::min(begin + kSegment, num_keys),
-       .accumulators = into.accumulators,
-       .max_score = into.max_score,
-       .sum = into.sum});
+  kernels_.attend({.queries = queries,
+                   .positions = positions,
+                   .first_keys = first_keys,
+                   .num_queries = tile.num_queries,
+                   .pages = step.args.cache.data,
+                   .blocks = table.blocks + tile.sequence * table.max_blocks,
+                   .page_bytes = step.args.cache.unit_bytes,
+                   .key_offset = head * key_bytes,
+                   .value_offset = values_are_keys()
+                                       ? head * key_bytes
+                                       : problem().num_kv_heads * key_bytes + head * value_bytes,
+                   .kv_dtype = problem().cache_dtype,
+                   .key_dim = dim(),
+                   .value_dim = value_dim(),
+                   .value_stride = values_are_keys() ? dim() : value_dim(),
+                   .scale = problem().scale,
+                   .key_begin = std::max(begin, keys_from),
+                   .key_end = std::min(begin + kSegment, num_keys),
+                   .accumulators = into.accumulators,
+                   .max_score = into.max_score,
+                   .sum = into.sum});
 }
 
 // Divides by the sum, of which a sink is part, applies the gate and stores the heads.
@@ -249,6 +250,7 @@ void CpuPagedAttention::finish(const Step& step, const Tile& tile, int64_t head,
       const float keys = std::exp(total.max_score[i] - top);
       inverse = keys / (total.sum[i] * keys + std::exp(sinks_[h] - top));
     }
+    if (problem().value_scale != 1.0f) inverse *= problem().value_scale;
     for (int64_t d = 0; d < value_dim(); ++d) out[d] = from[d] * inverse;
     apply_gate(step, t, h, out);
   }

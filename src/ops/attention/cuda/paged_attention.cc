@@ -117,8 +117,9 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
   // contexts of this length.
   int64_t spans(const Batch& batch, int shift, int64_t context) const {
     const int64_t keys = int64_t{1} << shift, all = ceil_div(context, keys);
-    if (problem().window == 0) return all;
-    return std::min(all, ceil_div(problem().window + batch.query_of_decode - 1, keys) + 1);
+    const int64_t most = problem().chunk > 0 ? problem().chunk : problem().window;
+    if (most == 0) return all;
+    return std::min(all, ceil_div(most + batch.query_of_decode - 1, keys) + 1);
   }
   int64_t spans(const Batch& batch, int shift) const {
     return spans(batch, shift, batch.max_context);
@@ -187,11 +188,12 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
             .head_dim = static_cast<int>(p.head_dim),
             .value_dim = static_cast<int>(p.value_dim()),
             .element_bytes = static_cast<int>(size_of(p.cache_dtype)),
-            .v_scale = !is_fp8            ? 1.0f
-                       : p.latent_dim > 0 ? p.k_scale
-                                          : p.v_scale,
+            .v_scale = p.value_scale * (!is_fp8            ? 1.0f
+                                        : p.latent_dim > 0 ? p.k_scale
+                                                           : p.v_scale),
             .latent = p.latent_dim > 0,
             .window = static_cast<int>(p.window),
+            .chunk = static_cast<int>(p.chunk),
             .output_gate = p.output_gate,
             .scale = static_cast<float>(static_cast<double>(p.scale) * kLog2E *
                                         static_cast<double>(is_fp8 ? p.k_scale : 1.0f))};

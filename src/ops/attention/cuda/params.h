@@ -31,10 +31,19 @@ struct AttentionParams {
   int num_heads, num_kv_heads, group;
   int head_dim, value_dim;
   int element_bytes;  // of the cache: 2 F16, 1 E4M3
-  float v_scale;      // of E4M3 values; that of keys is in `scale`
+  float v_scale;      // of results: that of E4M3 values times value_scale
   bool latent;        // values are the beginning of keys
-  int window;         // 0: none
+  int window, chunk;  // 0: none
   OutputGate output_gate;
+
+  // Of a row of keys, of values in a page.
+  __host__ __device__ int key_bytes() const { return head_dim * element_bytes; }
+  __host__ __device__ int value_bytes() const {
+    return (latent ? head_dim : value_dim) * element_bytes;
+  }
+  // Whether tokens do not see all keys before them.
+  __host__ __device__ bool is_limited() const { return window > 0 || chunk > 0; }
+
   float scale;  // of scores, times log2 e
 };
 

@@ -53,9 +53,9 @@ __global__ void __launch_bounds__(Config::kThreads)
   const int first_position = page * kKeyBlock;
 
   const int32_t* blocks = p.blocks + sequence * p.max_blocks;
-  const int row_bytes = p.head_dim * p.element_bytes;
-  const int64_t head_bytes = int64_t{kKeyBlock} * row_bytes;
-  const std::byte* base = p.pages + kv_head * head_bytes;
+  const std::byte* all_keys = p.pages + kv_head * int64_t{kKeyBlock} * p.key_bytes();
+  const std::byte* all_values =
+      p.pages + p.values_in_page + kv_head * int64_t{kKeyBlock} * p.value_bytes();
   const int num_keys = min(end, first_position + kKeyBlock);
   const int first_tile = first_key(p, max(start, first_position)) / kKeys;
   const int last_tile = (num_keys - 1) / kKeys;
@@ -63,11 +63,15 @@ __global__ void __launch_bounds__(Config::kThreads)
     if (tile <= last_tile) {
       const uint32_t stage = stages + tile % 2 * Config::kStage;
       const int first_row = tile * kKeys % kKeyBlock;  // in the page
-      const std::byte* from = base + block * p.page_bytes + first_row * row_bytes;
-      copy_tile<kKeys, Config::kThreads>(p, stage, from, kPanels, num_keys - tile * kKeys);
+      const int rows = num_keys - tile * kKeys;
+      copy_tile<kKeys, Config::kThreads>(
+          p, stage, all_keys + block * p.page_bytes + first_row * p.key_bytes(), p.head_dim,
+          kPanels, rows);
       if (!p.latent) {
-        copy_tile<kKeys, Config::kThreads>(p, stage + kPanels * kTilePanel, from + p.values_in_page,
-                                           kPanels, num_keys - tile * kKeys);
+        copy_tile<kKeys, Config::kThreads>(
+            p, stage + kPanels * kTilePanel,
+            all_values + block * p.page_bytes + first_row * p.value_bytes(), p.value_dim, kPanels,
+            rows);
       }
     }
     copy_commit();

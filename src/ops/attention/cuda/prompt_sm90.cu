@@ -89,23 +89,24 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int first_position = page * kKeyBlock;
 
   const int32_t* blocks = p.blocks + sequence * p.max_blocks;
-  const std::byte* base =
-      p.pages + first_head / p.group * (int64_t{kKeyBlock} * p.head_dim * p.element_bytes);
+  const int64_t rows_before = first_head / p.group * int64_t{kKeyBlock};
+  const std::byte* all_keys = p.pages + rows_before * p.key_bytes();
+  const std::byte* all_values = p.pages + p.values_in_page + rows_before * p.value_bytes();
   const int num_keys = min(end, first_position + kKeyBlock);
   const int first_tile = first_key(p, max(start, first_position)) / kKeyBlock;
   const int last_tile = page;
   const auto block_of = [&](int tile) { return blocks[min(tile, last_tile)]; };
-  const auto copy = [&](uint32_t stages, int tile, int block, int64_t array) {
+  const auto copy = [&](uint32_t stages, int tile, int block, const std::byte* from, int width) {
     if (tile > last_tile) return;
     copy_tile<kKeyBlock, kThreads>(p, stages + tile % 2 * Config::kStage,
-                                   base + block * p.page_bytes + array, kPanels,
+                                   from + block * p.page_bytes, width, kPanels,
                                    num_keys - tile * kKeyBlock);
   };
   int block = block_of(first_tile), next_block = block_of(first_tile + 1);
-  copy(keys, first_tile, block, 0);
+  copy(keys, first_tile, block, all_keys, p.head_dim);
   copy_commit();
-  copy(keys, first_tile + 1, next_block, 0);
-  copy(values, first_tile, block, p.values_in_page);
+  copy(keys, first_tile + 1, next_block, all_keys, p.head_dim);
+  copy(values, first_tile, block, all_values, p.value_dim);
   copy_commit();
   block = next_block;  // of the next values to come; next_block: of the next keys
   next_block = block_of(first_tile + 2);
@@ -126,12 +127,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     }
     wgmma_commit();
   };
+  const int lowest[2] = {Windowed ? first_key(p, position) : 0,
+                         Windowed ? first_key(p, position + 8) : 0};
   const auto mask = [&](int tile, float(&scores)[32]) {
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
-      const int last = position + i / 2 % 2 * 8;
+      const int half = i / 2 % 2, last = position + half * 8;
       const int key = tile * kKeyBlock + i / 4 * 8 + 2 * t + i % 2;
-      if (key > last || (Windowed && key < first_key(p, last))) scores[i] = -INFINITY;
+      if (key > last || (Windowed && key < lowest[half])) scores[i] = -INFINITY;
     }
   };
   Weights total[2];
@@ -158,8 +161,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     copy_wait<0>();
     fence_async_proxy();
     __syncthreads();  // the next keys and these values are there, those before are done with
-    copy(keys, tile + 2, next_block, 0);
-    copy(values, tile + 1, block, p.values_in_page);
+    copy(keys, tile + 2, next_block, all_keys, p.head_dim);
+    copy(values, tile + 1, block, all_values, p.value_dim);
     copy_commit();
     block = next_block;
     next_block = block_of(tile + 3);
@@ -231,14 +234,15 @@ void attend_prompts_sm90(const AttentionShape& shape, const AttentionParams& par
   const int64_t pages = ceil_div(int64_t{max_tokens}, int64_t{kKeyBlock}) + 1;
   with_config(shape, [&](auto config) {
     using Config = decltype(config);
-    launch(params.window > 0 ? prompt_kernel_sm90<Config, true> : prompt_kernel_sm90<Config, false>,
-           {.grid = dim3(static_cast<unsigned>(params.num_heads / Config::kHeads),
-                         static_cast<unsigned>(pages), static_cast<unsigned>(num_sequences)),
-            .block = dim3(Config::kThreads),
-            .shared_bytes = Config::kSharedBytes,
-            .stream = how.stream,
-            .dependent = how.dependent},
-           params, first_sequence);
+    launch(
+        params.is_limited() ? prompt_kernel_sm90<Config, true> : prompt_kernel_sm90<Config, false>,
+        {.grid = dim3(static_cast<unsigned>(params.num_heads / Config::kHeads),
+                      static_cast<unsigned>(pages), static_cast<unsigned>(num_sequences)),
+         .block = dim3(Config::kThreads),
+         .shared_bytes = Config::kSharedBytes,
+         .stream = how.stream,
+         .dependent = how.dependent},
+        params, first_sequence);
   });
 }
 

@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
   // Loads that wait for nothing: the first page too, where no window decides which that is.
   const int64_t guess = int64_t{block_span} << split.span_shift >> 6;
-  const int guessed = p.window == 0 && guess < p.max_blocks ? blocks[guess] : 0;
+  const int guessed = !p.is_limited() && guess < p.max_blocks ? blocks[guess] : 0;
   rows.first_token = p.query_start[rows.sequence];
   const int tokens = p.query_start[rows.sequence + 1] - rows.first_token;
   rows.start = p.context_len[rows.sequence] - tokens;
@@ -225,18 +225,19 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
       min(span_begin + (int64_t{1} << split.span_shift), static_cast<int64_t>(num_keys)));
   const bool has_keys = rows.count > 0 && begin < end;
   const int first_page = begin / kKeyBlock, last_page = (end - 1) / kKeyBlock;
-  const int64_t head_bytes = int64_t{kKeyBlock} * p.head_dim * p.element_bytes;
-  const std::byte* base = p.pages + rows.kv_head * head_bytes;
+  const int64_t rows_before = rows.kv_head * int64_t{kKeyBlock};
+  const std::byte* all_keys = p.pages + rows_before * p.key_bytes();
+  const std::byte* all_values = p.pages + p.values_in_page + rows_before * p.value_bytes();
   int block = 0;
   if (has_keys) {
-    block = p.window == 0 ? guessed : blocks[first_page];
+    block = !p.is_limited() ? guessed : blocks[first_page];
     constexpr int kLine = 128;
-    const std::byte* page = base + block * p.page_bytes;
-    const int bytes =
-        min(kKeyBlock, num_keys - first_page * kKeyBlock) * p.head_dim * p.element_bytes;
+    const int64_t page = block * p.page_bytes;
+    const int keys = min(kKeyBlock, num_keys - first_page * kKeyBlock);
+    const int bytes = keys * p.key_bytes(), bytes_of_values = keys * p.value_bytes();
     for (int i = static_cast<int>(threadIdx.x) * kLine; i < bytes; i += kThreads * kLine) {
-      prefetch_l2(page + i);
-      if (!p.latent) prefetch_l2(page + p.values_in_page + i);
+      prefetch_l2(all_keys + page + i);
+      if (!p.latent && i < bytes_of_values) prefetch_l2(all_values + page + i);
     }
   }
   wait_for_previous_kernel();
@@ -248,8 +249,10 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   int next_page = first_page, next_tile = 0, next_buffer = 0;
   const auto copy_next = [&] {
     if (next_page <= last_page) {
-      const std::byte* from = base + block * p.page_bytes + (next_tile > 0 ? p.values_in_page : 0);
-      copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes, from, Panels,
+      const bool is_values = next_tile > 0;
+      copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes,
+                                     (is_values ? all_values : all_keys) + block * p.page_bytes,
+                                     is_values ? p.value_dim : p.head_dim, Panels,
                                      num_keys - next_page * kKeyBlock);
       next_buffer = next_buffer + 1 < num_tiles ? next_buffer + 1 : 0;
       if (++next_tile == tiles_of_page) {

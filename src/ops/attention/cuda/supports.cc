@@ -15,7 +15,8 @@ Support require_width(const char* what, int64_t value, int64_t most) {
 Support accepts(const PagedAttention::Problem& problem) {
   const bool latent = problem.latent_dim > 0;
   if (Support no = require_width("head_dim", problem.head_dim, latent ? 576 : 512)) return no;
-  if (Support no = require_width("latent_dim", problem.value_dim(), 512)) return no;
+  const char* value = latent ? "latent_dim" : "value_width";
+  if (Support no = require_width(value, problem.value_dim(), 512)) return no;
   if (problem.cache_dtype != DType::kF16 && problem.cache_dtype != DType::kF8E4M3) {
     return Rejection{Rejection::Kind::kPrecision, "its caches are F16 or F8_E4M3, not " +
                                                       std::string(to_string(problem.cache_dtype))};

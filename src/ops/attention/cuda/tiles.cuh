@@ -38,14 +38,16 @@ __device__ __forceinline__ uint4 f16_of_fp8(uint2 x) {
           f16_of_fp8(x.y >> 16)};
 }
 
-/// Copies `Rows` rows of a page's array into panels of Rows rows, E4M3 elements as F16; what lies
+/// Copies `Rows` rows of `width` elements of a page's array into panels of Rows rows, E4M3 elements
+/// as F16; what lies
 /// beyond a row or beyond `valid_rows` becomes zeros, since a weight of 0 times what a page happens
 /// to hold need not be 0. F16 asynchronously: copy_commit(), copy_wait().
 template <int Rows, int Threads>
 __device__ __forceinline__ void copy_tile(const AttentionParams& p, uint32_t tile,
-                                          const std::byte* from, int panels, int valid_rows) {
+                                          const std::byte* from, int width, int panels,
+                                          int valid_rows) {
   static_assert(Rows * 4 % Threads == 0 && Threads % 8 == 0);
-  const int row_bytes = p.head_dim * p.element_bytes;
+  const int row_bytes = width * p.element_bytes;
   if (p.element_bytes == 1) {
     constexpr int kLoads = Rows * 4 / Threads;   // of 16 elements, a panel's
     constexpr int kPanels = kLoads > 1 ? 2 : 4;  // on their way at once
@@ -58,7 +60,7 @@ __device__ __forceinline__ void copy_tile(const AttentionParams& p, uint32_t til
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
           const int row = first + i * (Threads / 4), column = (from_panel + j) * 64 + quarter * 16;
-          const bool wanted = row < valid_rows && column < p.head_dim;
+          const bool wanted = row < valid_rows && column < width;
           x[j][i] =
               wanted ? *reinterpret_cast<const uint4*>(from + row * row_bytes + column) : uint4{};
         }
@@ -271,6 +273,7 @@ class HeadOutput {
 
 /// The first key that a token at `position` sees.
 __device__ __forceinline__ int first_key(const AttentionParams& p, int position) {
+  if (p.chunk > 0) return position / p.chunk * p.chunk;
   return p.window > 0 ? max(0, position + 1 - p.window) : 0;
 }
 

@@ -12,7 +12,7 @@ Support CpuBackend::supports(const ExpertsQuery& query) const {
     return Rejection{Rejection::Kind::kDevice,
                      "it runs on the CPU only, not on " + to_string(query.device)};
   }
-  if (Support no = require_activation(query)) return no;
+  if (Support no = require_activation(query, /*late_clamp=*/true)) return no;
   const MoeProblem& p = query.problem;
   const bool fp4 = query.precision == ActivationPrecision::kFp4 ||
                    query.precision == ActivationPrecision::kFp4Static;

@@ -62,8 +62,8 @@ __device__ __forceinline__ float activate(const ActivationParams& p, float gate,
       return activate<ActivationKind::kGeluTanh, false>(p, gate, up);
     case ActivationKind::kRelu2:
       return activate<ActivationKind::kRelu2, false>(p, gate, up);
-    case ActivationKind::kSiluLateClamp:  // supports() of experts refuses it
-      break;
+    case ActivationKind::kSiluLateClamp:
+      return activate<ActivationKind::kSiluLateClamp, true>(p, gate, up);
   }
   return __uint_as_float(0x7fc00000);  // not a number
 }

@@ -9,7 +9,7 @@ namespace moe4 {
 
 Support marlin_supports(const ExpertsQuery& query) {
   if (Support no = require_fp4_weights(query)) return no;
-  if (Support no = require_activation(query)) return no;
+  if (Support no = require_activation(query, /*late_clamp=*/true)) return no;
   if (Support no = require_cuda(query, 80)) return no;
   if (query.precision != ActivationPrecision::kBf16) {
     return Rejection{

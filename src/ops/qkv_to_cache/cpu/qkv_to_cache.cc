@@ -24,7 +24,7 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
   CpuQkvToCache(const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
                 const OpOptions& options)
       : Prepared(problem), kernels_(op_kernels(options.isa)) {
-    if (problem.value_norm) v_norm_ = norm_weights(*problem.value_norm, {}, problem.head_dim);
+    if (problem.value_norm) v_norm_ = norm_weights(*problem.value_norm, {}, problem.value_dim());
     if (!problem.norm) return;
     q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width());
     k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width());
@@ -54,23 +54,31 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
       std::copy_n(args.q.row(t) + h * q_stride, dim, args.queries.row(t) + h * dim);
     }
     turn(args.queries.row(t), problem().num_heads, q_norm_, args.angles, t);
+    if (!problem().temperature.is_one()) {
+      const auto factor = static_cast<float>(problem().temperature.at(args.positions[t]));
+      float* queries = args.queries.row(t);
+      for (int64_t i = 0; i < problem().num_heads * dim; ++i) queries[i] *= factor;
+    }
     const int64_t slot = args.slots[t];
     if (slot < 0) return;
+    const int64_t value_dim = problem().value_dim(), place = slot % kPageTokens;
     const int64_t row_bytes = dim * size_of(problem().cache_dtype);
-    std::byte* page = args.cache.data + slot / kPageTokens * args.cache.unit_bytes +
-                      slot % kPageTokens * row_bytes;
-    const int64_t values = problem().num_kv_heads * kPageTokens * row_bytes;
+    const int64_t value_bytes = value_dim * size_of(problem().cache_dtype);
+    std::byte* page = args.cache.data + slot / kPageTokens * args.cache.unit_bytes;
+    std::byte* keys = page + place * row_bytes;
+    std::byte* values =
+        page + problem().num_kv_heads * kPageTokens * row_bytes + place * value_bytes;
     make_values(args.k.row(t), args.v.row(t));
     turn(args.k.row(t), problem().num_kv_heads, k_norm_, args.angles, t);
     for (int64_t h = 0; h < problem().num_kv_heads; ++h) {
-      store(args.k.row(t) + h * dim, page + h * kPageTokens * row_bytes);
-      store(args.v.row(t) + h * dim, page + values + h * kPageTokens * row_bytes);
+      store(args.k.row(t) + h * dim, dim, keys + h * kPageTokens * row_bytes);
+      store(args.v.row(t) + h * value_dim, value_dim, values + h * kPageTokens * value_bytes);
     }
   }
 
   // From keys as they came, where those are the values; in place.
   void make_values(const float* keys, float* values) const {
-    const int64_t dim = problem().head_dim, heads = problem().num_kv_heads;
+    const int64_t dim = problem().value_dim(), heads = problem().num_kv_heads;
     if (problem().keys_are_values) std::copy_n(keys, heads * dim, values);
     if (!problem().value_norm) return;
     for (float* head = values; head < values + heads * dim; head += dim) {
@@ -98,8 +106,8 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
     }
   }
 
-  void store(const float* head, std::byte* to) const {
-    store_cache_row(kernels_, head, problem().head_dim, problem().cache_dtype, to);
+  void store(const float* head, int64_t width, std::byte* to) const {
+    store_cache_row(kernels_, head, width, problem().cache_dtype, to);
   }
 
   const OpKernels& kernels_;
@@ -108,7 +116,8 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
 
 Support accepts(const QkvToCache::Problem& problem) {
   if (Support no = require_plain_cache(problem.cache_dtype)) return no;
-  return require_multiple_of_16("head_dim", problem.head_dim);
+  if (Support no = require_multiple_of_16("head_dim", problem.head_dim)) return no;
+  return require_multiple_of_16("value_width", problem.value_dim());
 }
 
 }  // namespace

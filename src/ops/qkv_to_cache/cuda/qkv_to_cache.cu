@@ -43,9 +43,11 @@ struct Heads {
 struct Part {
   Heads from;
   int num_heads;
+  int width;            // of a head
   int heads_a_block;    // all of them where one norm is over all
   const float* weight;  // null: no norm
   float eps;
+  bool is_value;
   bool norm_over_heads;
   bool rotates;
 };
@@ -53,8 +55,12 @@ struct Part {
 struct Params {
   Part parts[3];    // q, k, v
   int first_of[3];  // its first block of a token
-  int head_dim, half;
+  int half;
   bool rotates_pairs;
+  // See QueryTemperature; a beta of 0: none.
+  float beta;
+  int span, offset;
+  const int32_t* positions;
   RowsOf<float> angles, queries;
   const int32_t* slots;
   std::byte* pages;
@@ -72,11 +78,10 @@ __device__ __forceinline__ int element(int pair) {
 }
 
 template <int Pairs>
-__device__ __forceinline__ void load(const Params& p, const Part& part, int64_t token, int head,
-                                     Head<Pairs>& x) {
+__device__ __forceinline__ void load(const Part& part, int64_t token, int head, Head<Pairs>& x) {
 #pragma unroll
   for (int i = 0; i < Pairs; ++i) {
-    x[i] = element(i) < p.head_dim ? part.from.pair(token, head, element(i)) : float2{};
+    x[i] = element(i) < part.width ? part.from.pair(token, head, element(i)) : float2{};
   }
 }
 
@@ -135,22 +140,23 @@ struct Turns {
   }
 };
 
-// `array` of the page: keys of all heads, then values. An infinite element makes all NaN.
+// Keys of all heads, then values. An infinite element makes all NaN.
 template <int Pairs>
-__device__ __forceinline__ void store_in_cache(const Params& p, int slot, int array,
-                                               const Head<Pairs>& x) {
+__device__ __forceinline__ void store_in_cache(const Params& p, const Part& part, int slot,
+                                               int head, const Head<Pairs>& x) {
   bool infinite = false;
 #pragma unroll
   for (int i = 0; i < Pairs; ++i) infinite |= isinf(x[i].x) || isinf(x[i].y);
   infinite = __any_sync(0xffffffff, infinite);
-  const int64_t first =
-      (static_cast<int64_t>(array) * kPageTokens + slot % kPageTokens) * p.head_dim;
+  const int64_t before = part.is_value ? p.parts[1].num_heads * p.parts[1].width : 0;
+  const int64_t first = (before + static_cast<int64_t>(head) * part.width) * kPageTokens +
+                        slot % kPageTokens * part.width;
   std::byte* page = p.pages + slot / kPageTokens * p.page_bytes;
   const float nan = __int_as_float(0x7fc00000);
-  const float scale = array < p.parts[1].num_heads ? p.k_scale : p.v_scale;
+  const float scale = part.is_value ? p.v_scale : p.k_scale;
 #pragma unroll
   for (int i = 0; i < Pairs; ++i) {
-    if (element(i) >= p.head_dim) continue;
+    if (element(i) >= part.width) continue;
     const float2 y = infinite ? float2{nan, nan} : x[i];
     const int64_t at = first + element(i);
     if (p.cache_is_fp8) {
@@ -181,7 +187,7 @@ __global__ void __launch_bounds__(kThreads) qkv_to_cache_kernel(const __grid_con
   if (part.norm_over_heads) {
     for (int head = first + warp; head < last; head += kWarps) {
       Head<Pairs> x;
-      load(p, part, token, head, x);
+      load(part, token, head, x);
       squares += sum_of_squares<Pairs>(x);
     }
     sums[warp] = squares;
@@ -189,28 +195,34 @@ __global__ void __launch_bounds__(kThreads) qkv_to_cache_kernel(const __grid_con
     squares = 0;
     for (int w = 0; w < kWarps; ++w) squares += sums[w];
   }
+  // Of queries alone.
+  float temperature = 1.0f;
+  if (which == 0 && p.beta != 0.0f) {
+    const int steps = (p.positions[token] + p.offset) / p.span;
+    temperature = fmaf(p.beta, log1pf(static_cast<float>(steps)), 1.0f);
+  }
   for (int head = first + warp; head < last; head += kWarps) {
     // All that is read, at once.
     Head<Pairs> x, weight;
     Turns<Pairs> turns;
-    load(p, part, token, head, x);
+    load(part, token, head, x);
     if (part.weight != nullptr) {
-      const float* from = part.weight + (part.norm_over_heads ? head * p.head_dim : 0);
+      const float* from = part.weight + (part.norm_over_heads ? head * part.width : 0);
 #pragma unroll
       for (int i = 0; i < Pairs; ++i) {
-        if (element(i) >= p.head_dim) continue;
+        if (element(i) >= part.width) continue;
         weight[i] = *reinterpret_cast<const float2*>(from + element(i));
       }
     }
     if (part.rotates) turns.load(p, p.angles.row(token));
 
     if (part.weight != nullptr) {
-      const int width = part.norm_over_heads ? part.num_heads * p.head_dim : p.head_dim;
+      const int width = part.norm_over_heads ? part.num_heads * part.width : part.width;
       const float sum = part.norm_over_heads ? squares : sum_of_squares<Pairs>(x);
       const float factor = rsqrtf(sum / static_cast<float>(width) + part.eps);
 #pragma unroll
       for (int i = 0; i < Pairs; ++i) {
-        if (element(i) >= p.head_dim) continue;
+        if (element(i) >= part.width) continue;
         x[i] = {x[i].x * factor * weight[i].x, x[i].y * factor * weight[i].y};
       }
     }
@@ -222,15 +234,14 @@ __global__ void __launch_bounds__(kThreads) qkv_to_cache_kernel(const __grid_con
       }
     }
     if (which > 0) {
-      if (slot >= 0) {
-        store_in_cache<Pairs>(p, slot, (which - 1) * p.parts[1].num_heads + head, x);
-      }
+      if (slot >= 0) store_in_cache<Pairs>(p, part, slot, head, x);
       continue;
     }
 #pragma unroll
     for (int i = 0; i < Pairs; ++i) {
-      if (element(i) >= p.head_dim) continue;
-      *reinterpret_cast<float2*>(p.queries.row(token) + head * p.head_dim + element(i)) = x[i];
+      if (element(i) >= part.width) continue;
+      *reinterpret_cast<float2*>(p.queries.row(token) + head * part.width + element(i)) = {
+          x[i].x * temperature, x[i].y * temperature};
     }
   }
 }
@@ -242,7 +253,7 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
       : Prepared(problem), dependent_(options.device.sm >= 90) {
     const DeviceGuard guard(options.device.index);
     if (problem.value_norm) {
-      v_norm_ = to_device<float>(norm_weights(*problem.value_norm, {}, problem.head_dim));
+      v_norm_ = to_device<float>(norm_weights(*problem.value_norm, {}, problem.value_dim()));
     }
     if (!problem.norm) return;
     q_norm_ = to_device<float>(norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width()));
@@ -261,23 +272,27 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
     if (args.queries.rows == 0) return;
     const QkvToCache::Problem& p = problem();
     MOE4_CHECK(args.queries.format == RowFormat::kF32 && args.angles.format == RowFormat::kF32);
-    const int64_t dim = p.head_dim;
+    const int64_t dim = p.head_dim, value_dim = p.value_dim();
     Params params{};
-    params.parts[0] = part(Heads(args.q, dim * (p.output_gate ? 2 : 1)), p.num_heads, q_norm_.get(),
-                           p.norm, p.norm_over_heads, /*rotates=*/true);
-    params.parts[1] = part(Heads(args.k, dim), p.num_kv_heads, k_norm_.get(), p.norm,
-                           p.norm_over_heads, /*rotates=*/true);
-    params.parts[2] = part(Heads(p.keys_are_values ? args.k : args.v, dim), p.num_kv_heads,
-                           v_norm_.get(), p.value_norm, /*over_heads=*/false, /*rotates=*/false);
+    params.parts[0] = part(Heads(args.q, dim * (p.output_gate ? 2 : 1)), p.num_heads, dim,
+                           q_norm_.get(), p.norm, p.norm_over_heads, /*is_value=*/false);
+    params.parts[1] = part(Heads(args.k, dim), p.num_kv_heads, dim, k_norm_.get(), p.norm,
+                           p.norm_over_heads, /*is_value=*/false);
+    params.parts[2] =
+        part(Heads(p.keys_are_values ? args.k : args.v, value_dim), p.num_kv_heads, value_dim,
+             v_norm_.get(), p.value_norm, /*over_heads=*/false, /*is_value=*/true);
     int blocks = 0;
     for (int i = 0; i < 3; ++i) {
       params.first_of[i] = blocks;
       const Part& one = params.parts[i];
       blocks += static_cast<int>(ceil_div(one.num_heads, one.heads_a_block));
     }
-    params.head_dim = static_cast<int>(dim);
     params.half = static_cast<int>(p.rotary_dim / 2);
     params.rotates_pairs = p.rotates_pairs;
+    params.beta = static_cast<float>(p.temperature.beta);
+    params.span = static_cast<int>(p.temperature.span);
+    params.offset = static_cast<int>(p.temperature.offset);
+    params.positions = args.positions;
     params.angles = RowsOf<float>(args.angles);
     params.queries = RowsOf<float>(args.queries);
     params.slots = args.slots;
@@ -298,16 +313,18 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
   }
 
  private:
-  Part part(const Heads& from, int64_t heads, const float* weight,
-            const std::optional<NormSpec>& norm, bool over_heads, bool rotates) const {
+  Part part(const Heads& from, int64_t heads, int64_t width, const float* weight,
+            const std::optional<NormSpec>& norm, bool over_heads, bool is_value) const {
     const bool together = norm.has_value() && over_heads;
     return {.from = from,
             .num_heads = static_cast<int>(heads),
+            .width = static_cast<int>(width),
             .heads_a_block = together ? static_cast<int>(heads) : kWarps,
             .weight = weight,
             .eps = norm ? norm->eps : 0.0f,
+            .is_value = is_value,
             .norm_over_heads = together,
-            .rotates = rotates && problem().rotary_dim > 0};
+            .rotates = !is_value && problem().rotary_dim > 0};
   }
 
   DeviceArray<float> q_norm_, k_norm_, v_norm_;

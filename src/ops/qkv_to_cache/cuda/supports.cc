@@ -12,6 +12,10 @@ Support accepts(const QkvToCache::Problem& problem) {
     return Rejection{Rejection::Kind::kShape, "head_dim " + std::to_string(problem.head_dim) +
                                                   " is not a multiple of 16 up to 512"};
   }
+  if (problem.value_dim() % 16 != 0) {
+    return Rejection{Rejection::Kind::kShape, "value_width " + std::to_string(problem.value_dim()) +
+                                                  " is not a multiple of 16"};
+  }
   if (problem.cache_dtype != DType::kF16 && problem.cache_dtype != DType::kF8E4M3) {
     return Rejection{Rejection::Kind::kPrecision, "its caches are F16 or F8_E4M3, not " +
                                                       std::string(to_string(problem.cache_dtype))};
