@@ -311,8 +311,7 @@ def llama4(name, experts, step, extra):
                keys=keys, wrapper="text_config", wrapper_type="llama4", prefix=prefix, module="feed_forward.experts",
                on_input=True, router_tensors=router("feed_forward.router"), shared=8192, shared_module="feed_forward.shared_expert",
                dense_module="feed_forward", dense=16384, dense_form="modelopt", shared_form="modelopt",
-               head="language_model.lm_head", header_error="transposed expert tensors are not supported",
-               router_expected=router_of("sigmoid", renormalize=False))
+               head="language_model.lm_head", router_expected=router_of("sigmoid", renormalize=False), runs=True)
 
 
 def deepseek_v4(name, dialect, hidden, layers, heads, experts, width, factor, o_groups, ratios):

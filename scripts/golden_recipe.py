@@ -101,6 +101,9 @@ def by_modelopt(choose):
         for name, value in kept.items():
             assert name in tensors, (name, sorted(tensors)[:40])
             tensors[name] = value
+        tensors = {case.rename(name): tensor for name, tensor in tensors.items()}
+        body = hf_quant["quantization"]
+        body["exclude_modules"] = [case.rename(name) for name in body["exclude_modules"]]
         return tensors, config, hf_quant
     return quantise
 
@@ -199,6 +202,15 @@ def decode(tensors, module):
     return (values / tensors[module + ".weight_global_scale"].float()).view(n, k)
 
 
+def decode_transposed(tensors, name):
+    """All experts of [E, K, N], whose codes and scales have K as rows too."""
+    packed = tensors[name]
+    e, half, n = packed.shape
+    values = e2m1_values(torch.stack([packed & 15, packed >> 4], 2).view(e, 2 * half, n))
+    scales = tensors[name + "_weight_scale"].float().repeat_interleave(16, 1)
+    return values * scales * tensors[name + "_weight_scale_2"].float()
+
+
 def decoded_model(case, tensors):
     model = case.model_class._from_config(copy.deepcopy(case.config)).float().eval()
     state = {}
@@ -208,7 +220,9 @@ def decoded_model(case, tensors):
         module, _, leaf = name.rpartition(".")
         gate, up, down = case.projections
         expert = lambda e, projection, module=module: decode(tensors, f"{case.rename(module)}.{e}.{projection}")
-        if is_fused(name, p) and leaf == "gate_up_proj":
+        if is_fused(name, p) and case.rename(name) in tensors:
+            state[name] = decode_transposed(tensors, case.rename(name))
+        elif is_fused(name, p) and leaf == "gate_up_proj":
             state[name] = torch.stack([torch.cat([expert(e, gate), expert(e, up)]) for e in range(p.shape[0])])
         elif is_fused(name, p):
             state[name] = torch.stack([expert(e, down) for e in range(p.shape[0])])
@@ -253,13 +267,27 @@ def golden(case, model):
         hooks.append(layer.router.register_forward_hook(hook))
         keep(layer.experts, key + "experts_output")
 
+    def keep_weighted_inputs(block, key):
+        """Experts that take every token, times its weight or 0."""
+        def of_router(mod, args, o):
+            best = o[1].sigmoid().topk(block.top_k)
+            out[key + "input"], out[key + "topk_weights"], out[key + "topk_ids"] = first(args[0]), best.values, best.indices.int()
+
+        def of_experts(mod, args, o):
+            out[key + "experts_output"] = o.view(block.num_experts, TOKENS, -1).sum(0)
+        hooks.append(block.router.register_forward_hook(of_router))
+        hooks.append(block.experts.register_forward_hook(of_experts))
+
     keep(text.embed_tokens, "hidden.embed")
     keep(text.norm, "hidden.final_norm")
     for i, layer in enumerate(text.layers):
         keep(layer, f"hidden.layer{i}")
         if hasattr(layer, "router"):
             keep_parallel(layer, f"moe.layer{i}.")
-        if hasattr(layer.mlp, "experts"):
+        if hasattr(layer, "feed_forward"):
+            if layer.is_moe_layer:
+                keep_weighted_inputs(layer.feed_forward, f"moe.layer{i}.")
+        elif hasattr(layer.mlp, "experts"):
             keep_routing(layer.mlp, f"moe.layer{i}.")
     ids = torch.randint(3, config.vocab_size - 20, (1, TOKENS), generator=torch.Generator().manual_seed(case.seed + 100))
     out["logits"] = model(ids, use_cache=False).logits[0]

@@ -282,7 +282,33 @@ def laguna():
                 factor=2.5, generation={"eos_token_id": [2, 24]})
 
 
-CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna]
+def llama4():
+    """Llama-4: chunks of 16 with rotated pairs and norms without weights, a layer without rotation whose temperature steps every
+    8 positions, experts [E, K, N] in every second layer that take their weight on the input, a rotary embedding without a
+    middle band."""
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+    config = Llama4TextConfig(**(COMMON | {"num_hidden_layers": 4}), num_key_value_heads=2, head_dim=16, intermediate_size=32,
+                              intermediate_size_mlp=96, num_local_experts=8, num_experts_per_tok=1, interleave_moe_layer_step=2,
+                              attention_chunk_size=16, floor_scale=8, attn_scale=0.1, use_qk_norm=True, rope_parameters={
+                                  "rope_type": "llama3", "rope_theta": 5e5, "factor": 16.0, "low_freq_factor": 1.0,
+                                  "high_freq_factor": 1.0, "original_max_position_embeddings": 64})
+
+    def publish(written):
+        written = spelling_of_4(written)
+        for key in ("layer_types", "no_rope_layer_interval", "architectures", "quantization_config"):
+            written.pop(key, None)
+        written |= {"no_rope_layers": [], "for_llm_compressor": False, "model_type": "llama4_text"}
+        return {"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "tie_word_embeddings": False,
+                "text_config": written, "vision_config": {"hidden_size": 8}, "torch_dtype": "bfloat16"}
+
+    return Case("llama4-modelopt-nvfp4", Llama4ForCausalLM, config, 52, by_modelopt(experts_only), publish,
+                rename=lambda name: "language_model." + name, extra={
+                    "vision_model.class_embedding": torch.zeros(8), "multi_modal_projector.linear_1.weight": torch.zeros(4, 8)},
+                generation={"bos_token_id": 300, "eos_token_id": [301, 317, 318], "do_sample": True, "temperature": 0.6, "top_p": 0.9})
+
+
+CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna,
+         llama4]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

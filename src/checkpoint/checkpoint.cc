@@ -16,6 +16,7 @@
 #include "checkpoint/quant_config.h"
 #include "checkpoint/stored_linear.h"
 #include "checkpoint/tensor_table.h"
+#include "checkpoint/transposed_linear.h"
 
 namespace moe4 {
 namespace {
@@ -57,8 +58,10 @@ struct Checkpoint::Impl {
     return quant.lookup(module_spellings(module, text_prefix), is_routed_expert(module));
   }
 
-  LinearWeights interpret_module(const StoredLinear& stored) const {
-    return interpret(stored, declared(stored.module), interpret_options());
+  LinearWeights interpret_module(const StoredLinear& stored, bool headers_only) const {
+    InterpretOptions how = interpret_options();
+    how.headers_only = how.headers_only || headers_only;
+    return interpret(stored, declared(stored.module), how);
   }
 
   LinearWeights linear(const std::string& module, int64_t out_features, int64_t in_features,
@@ -72,7 +75,8 @@ struct Checkpoint::Impl {
   std::string present_experts(const std::string& module) const;
   /// Throws Error(kBadInput) when there are none below the module.
   std::vector<StoredExpert> gather(const std::string& asked, const MoeProblem& problem) const;
-  MoeLayerWeights stored_experts(const std::string& module, const MoeProblem& problem) const;
+  MoeLayerWeights stored_experts(const std::string& module, const MoeProblem& problem,
+                                 bool headers_only = false) const;
   MoeLayerWeights declared_moe_layer(int64_t layer) const;
   std::string layer_prefix(int64_t layer) const {
     return fmt::format("{}layers.{}.", text_prefix, layer);
@@ -263,7 +267,8 @@ std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& asked,
                         {.num_experts = problem.num_experts,
                          .hidden_size = problem.hidden_size,
                          .intermediate_size = problem.intermediate_size,
-                         .is_gated = problem.activation.is_gated()});
+                         .is_gated = problem.activation.is_gated(),
+                         .may_be_transposed = config.transposed_experts});
 }
 
 std::string Checkpoint::Impl::expert_module(int64_t layer) const {
@@ -271,15 +276,21 @@ std::string Checkpoint::Impl::expert_module(int64_t layer) const {
 }
 
 MoeLayerWeights Checkpoint::Impl::stored_experts(const std::string& module,
-                                                 const MoeProblem& problem) const {
+                                                 const MoeProblem& problem,
+                                                 bool headers_only) const {
   MoeLayerWeights weights;
   weights.problem = problem;
   const int64_t hidden = problem.hidden_size;
   const int64_t intermediate = problem.intermediate_size;
   const std::vector<StoredExpert> stored = gather(module, problem);
   std::optional<std::string> first;  // the module whose scheme all others must have
-  const auto add = [&](const StoredLinear& from, int64_t rows, int64_t columns) {
-    LinearWeights linear = interpret_module(from);
+  const auto add = [&](StoredLinear from, int64_t rows, int64_t columns) {
+    if (from.is_transposed) {
+      if (headers_only) from.weight.view.data = nullptr;
+      if (headers_only && from.scale) from.scale->view.data = nullptr;
+      from = untransposed(from, weights.memory);
+    }
+    LinearWeights linear = interpret_module(from, headers_only);
     if (linear.out_features != rows || linear.in_features != columns) {
       throw_bad_input({.what = "expert does not fit the configuration",
                        .file = from.weight.file,
@@ -436,6 +447,11 @@ std::vector<std::string> Checkpoint::tensors_of_experts(const std::string& modul
 
 MoeLayerWeights Checkpoint::experts(const std::string& module, const MoeProblem& problem) const {
   return impl_->stored_experts(module, problem);
+}
+
+MoeLayerWeights Checkpoint::experts_header(const std::string& module,
+                                           const MoeProblem& problem) const {
+  return impl_->stored_experts(module, problem, /*headers_only=*/true);
 }
 
 MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {

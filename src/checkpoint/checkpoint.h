@@ -98,6 +98,9 @@ class Checkpoint {
   /// are checked for NaN and sign unless headers_only. Throws Error(kBadInput) if not the
   /// problem's.
   MoeLayerWeights experts(const std::string& module, const MoeProblem& problem) const;
+  /// The same from headers alone, whatever the checkpoint was opened for: views have no data where
+  /// the file has another order, no value is looked at.
+  MoeLayerWeights experts_header(const std::string& module, const MoeProblem& problem) const;
 
   /// Names of the tensors that linear(module) and experts(module, problem) read. They throw as
   /// those do, but look at no value and at no shape but those of fused experts.

@@ -20,7 +20,8 @@ struct Family {
   bool expert_width_is_intermediate_size = false;  ///< there is no moe_intermediate_size key
   bool renormalize = true;                         ///< of norm_topk_prob
   bool weight_on_input = false;
-  bool oai_activation = false;  ///< whatever hidden_act says
+  bool transposed_experts = false;  ///< 3-D experts may be [E, K, N]
+  bool oai_activation = false;      ///< whatever hidden_act says
   bool correction_bias = false;
   ScoringFunction scoring = ScoringFunction::kSoftmax;
   std::string_view scoring_name = "softmax";

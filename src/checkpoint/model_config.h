@@ -71,6 +71,7 @@ struct ModelConfig {
   /// ("up_proj", "w3"); for lookups in metadata when there are no tensors.
   std::string experts_module = "mlp.experts";
   std::string up_projection = "up_proj";
+  bool transposed_experts = false;  ///< 3-D experts may be [E, K, N], see module_tensors.h
 
   /// The routed experts of one layer.
   MoeProblem moe_problem(int64_t layer) const;

@@ -109,6 +109,19 @@ NamedView slice(const NamedView& tensor, int64_t expert, int64_t first, int64_t 
   return out;
 }
 
+// A 3-D tensor of all experts: columns [first, first + count) of expert `expert` as a matrix.
+NamedView column_slice(const NamedView& tensor, int64_t expert, int64_t first, int64_t count) {
+  NamedView out = tensor;
+  const int64_t rows = tensor.view.shape[1], columns = tensor.view.shape[2];
+  out.view.shape = {rows, count};
+  out.view.row_stride = columns;
+  if (tensor.view.data != nullptr) {
+    out.view.data = static_cast<const std::byte*>(tensor.view.data) +
+                    (expert * rows * columns + first) * size_of(tensor.view.dtype);
+  }
+  return out;
+}
+
 // Element of a scale vector: one for all, [E], or [E, halves] (gate and up apart).
 NamedView scalar_of(const NamedView& tensor, int64_t expert, int64_t half, int64_t num_experts) {
   NamedView out = tensor;
@@ -146,6 +159,9 @@ struct FusedTensors {
   bool is_packed_name = false;
   std::optional<NamedView> scale, second_scale, global_scale, input_scale, input_global_scale;
   std::optional<NamedView> bias;  // [E, rows]
+  bool is_transposed = false;     // [E, K, rows]
+
+  int64_t rows() const { return weight.view.shape[is_transposed ? 2 : 1]; }
 };
 
 // How a fused projection is spelled: "experts.gate_up_proj", "experts.gate_up_proj.weight",
@@ -196,7 +212,15 @@ StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t e
                  int64_t rows, int64_t num_experts) {
   const auto scale_slice = [&](const NamedView& scale) {
     const std::vector<int64_t>& shape = scale.view.shape;
-    const int64_t all_rows = fused.weight.view.shape[1];
+    const int64_t all_rows = fused.rows();
+    if (fused.is_transposed) {
+      if (shape.size() != 3) return scalar_of(scale, expert, half, num_experts);
+      if (shape[0] != num_experts || shape[2] != all_rows) {
+        fail_shape(scale,
+                   fmt::format("[{}, groups, {}] as {}", num_experts, all_rows, fused.weight.name));
+      }
+      return column_slice(scale, expert, half * rows, rows);
+    }
     if (shape.size() == 3 && shape[0] == num_experts && shape[1] == all_rows) {
       return slice(scale, expert, half * rows, rows);
     }
@@ -213,7 +237,9 @@ StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t e
   };
   StoredLinear stored;
   stored.module = module;
-  stored.weight = slice(fused.weight, expert, half * rows, rows);
+  stored.weight = fused.is_transposed ? column_slice(fused.weight, expert, half * rows, rows)
+                                      : slice(fused.weight, expert, half * rows, rows);
+  stored.is_transposed = fused.is_transposed;
   stored.is_packed_name = fused.is_packed_name;
   if (fused.scale) stored.scale = scale_slice(*fused.scale);
   stored.second_scale = scalar(fused.second_scale);
@@ -224,14 +250,28 @@ StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t e
   return stored;
 }
 
+// Columns of a matrix as it is stored: two inputs a byte where it is packed.
+int64_t stored_width(const FusedTensors& fused, int64_t columns) {
+  const DType dtype = fused.weight.view.dtype;
+  return dtype == DType::kU8 || dtype == DType::kI8 ? columns / 2 : columns;
+}
+
+bool is_transposed(const FusedTensors& fused, int64_t num_experts, int64_t rows, int64_t columns) {
+  const std::vector<int64_t>& shape = fused.weight.view.shape;
+  const int64_t width = stored_width(fused, columns);
+  return shape == std::vector<int64_t>{num_experts, width, rows} && width != rows;
+}
+
 void check_fused_shape(const FusedTensors& fused, int64_t num_experts, int64_t rows,
                        int64_t columns) {
   const std::vector<int64_t>& shape = fused.weight.view.shape;
-  const DType dtype = fused.weight.view.dtype;
-  const bool is_packed = dtype == DType::kU8 || dtype == DType::kI8;
-  const int64_t stored_columns = is_packed ? columns / 2 : columns;
+  const int64_t stored_columns = stored_width(fused, columns);
   if (fused.bias && fused.bias->view.shape != std::vector<int64_t>{num_experts, rows}) {
     fail_shape(*fused.bias, shape_to_string({num_experts, rows}));
+  }
+  if (fused.is_transposed) {
+    if (shape == std::vector<int64_t>{num_experts, stored_columns, rows}) return;
+    fail_shape(fused.weight, shape_to_string({num_experts, stored_columns, rows}));
   }
   if (shape == std::vector<int64_t>{num_experts, rows, stored_columns}) return;
   if (shape.size() == 3 && (shape[1] == columns || shape[1] == stored_columns) &&
@@ -274,7 +314,7 @@ std::vector<StoredExpert> gather_fused(const TensorTable& table, const std::stri
     }
     return std::optional<FusedTensors>();
   };
-  const std::optional<FusedTensors> both = find(kFusedGateUp), down = find(kFusedDown);
+  std::optional<FusedTensors> both = find(kFusedGateUp), down = find(kFusedDown);
   std::optional<FusedTensors> gate, up;
   if (!both) {
     gate = find({".gate_proj"});
@@ -286,6 +326,10 @@ std::vector<StoredExpert> gather_fused(const TensorTable& table, const std::stri
   if (!down) (void)required_tensor(table, base + ".down_proj.weight");
   if (both ? !shape.is_gated : !up || (shape.is_gated && !gate)) {
     (void)required_tensor(table, base + (shape.is_gated ? ".gate_up_proj" : ".up_proj"));
+  }
+  // Gate and up decide for down too, which may be as long as it is wide.
+  if (both && shape.may_be_transposed && is_transposed(*both, e, 2 * i, h)) {
+    both->is_transposed = down->is_transposed = true;
   }
   if (both) check_fused_shape(*both, e, 2 * i, h);
   if (up) check_fused_shape(*up, e, i, h);

@@ -35,6 +35,9 @@ struct ExpertShape {
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   bool is_gated = true;
+  /// 3-D tensors may have inputs as rows: [E, K, N], packed [E, K/2, N], the columns of gate before
+  /// those of up.
+  bool may_be_transposed = false;
 };
 
 /// "model.layers.3.mlp.experts" or the family's other spelling; nullopt when the layer has none.
@@ -59,7 +62,7 @@ std::vector<FusedProjection> fused_projections(const TensorTable& table,
 
 /// All experts below `experts_module`: stored one by one (gate_proj/up_proj/down_proj or w1/w3/w2,
 /// the expert's number before or after the projection), or in 3-D tensors (gate_up_proj [E, 2I,
-/// ...] with the gate's rows first, or one a projection; biases [E, 2I]), or
+/// ...] with the gate's rows first, or one a projection; biases [E, 2I]; or transposed), or
 /// in gpt-oss's blocks (mxfp4_linear.h). Throws Error(kBadInput) naming the first missing or
 /// misshapen tensor.
 std::vector<StoredExpert> gather_experts(const TensorTable& table,

@@ -23,6 +23,7 @@ struct StoredLinear {
   std::string module;
   NamedView weight;
   bool is_packed_name = false;                  ///< weight_packed, compressed-tensors' spelling
+  bool is_transposed = false;                   ///< see transposed_linear.h; interpret() takes none
   std::optional<NamedView> scale;               ///< weight_scale, weight_scale_inv or scale
   std::optional<NamedView> second_scale;        ///< weight_scale_2: DecodeScale
   std::optional<NamedView> global_scale;        ///< weight_global_scale: EncodeScale

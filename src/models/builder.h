@@ -42,6 +42,7 @@ struct MoeSpec {
   RouterConfig router;            ///< without correction_bias, whose values are a tensor's
   int64_t intermediate_size = 0;  ///< of a routed expert
   ActivationParams activation;    ///< of the routed experts
+  bool weight_on_input = false;   ///< see MoeProblem
   /// Routed experts work on rows of this width, between `fc1_latent_proj` and `fc2_latent_proj`; 0:
   /// on hidden states. A multiple of kRowPadding.
   int64_t latent_size = 0;

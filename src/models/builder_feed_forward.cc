@@ -36,7 +36,8 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
                           .num_experts = spec.router.num_experts,
                           .num_local_experts = spec.router.num_experts,
                           .top_k = spec.router.top_k,
-                          .activation = spec.activation};
+                          .activation = spec.activation,
+                          .weight_on_input = spec.weight_on_input};
   RouterConfig router = spec.router;
   const bool has_shared = shared.intermediate_size > 0;
   if (has_shared && !device().is_cpu()) {

@@ -78,6 +78,12 @@ bool ConfigReader::has(const char* key) const {
   return reader_.has(key);
 }
 
+bool ConfigReader::is_null(const char* key) const {
+  note({key});
+  const auto at = reader_.json().find(key);
+  return at != reader_.json().end() && at->is_null();
+}
+
 int64_t ConfigReader::size(Keys keys, std::optional<int64_t> fallback) const {
   note(keys);
   return reader_.size(keys, fallback);
@@ -159,6 +165,22 @@ int64_t ConfigReader::layer_size(int64_t layer, const char* key, int64_t otherwi
                  fmt::format("{} in layer {}", describe(size), layer));
   }
   return size.get<int64_t>();
+}
+
+bool ConfigReader::layer_flag(int64_t layer, const char* key, bool otherwise) const {
+  note({key});
+  const Json* flags = reader_.array(key);
+  if (flags == nullptr || flags->empty()) return otherwise;
+  if (layer >= static_cast<int64_t>(flags->size())) {
+    reader_.fail(key, "configuration array has the wrong length", "an entry a layer",
+                 std::to_string(flags->size()));
+  }
+  const Json& flag = (*flags)[static_cast<size_t>(layer)];
+  if (flag != true && flag != false && flag != 1 && flag != 0) {
+    reader_.fail(key, "configuration value is not usable", "0 or 1",
+                 fmt::format("{} in layer {}", describe(flag), layer));
+  }
+  return flag == true || flag == 1;
 }
 
 std::string ConfigReader::hybrid_layers() const {

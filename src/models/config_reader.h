@@ -37,6 +37,8 @@ class ConfigReader {
   explicit ConfigReader(const Checkpoint& checkpoint);
 
   bool has(const char* key) const;
+  /// Whether the file says null, where that is not what it leaves out.
+  bool is_null(const char* key) const;
   /// 1 to 2^31 - 1. Without a fallback the key is required.
   int64_t size(Keys keys, std::optional<int64_t> fallback = std::nullopt) const;
   /// A whole number in [minimum, maximum].
@@ -59,6 +61,10 @@ class ConfigReader {
 
   /// Entry i of a list of sizes (1 to 2^31 - 1); `otherwise` where there is no list.
   int64_t layer_size(int64_t layer, const char* key, int64_t otherwise) const;
+
+  /// Entry i of a list of true and false, or 1 and 0; `otherwise` where there is no list, or an
+  /// empty one.
+  bool layer_flag(int64_t layer, const char* key, bool otherwise) const;
 
   /// The letters of a hybrid pattern (checkpoint/layer_layout.h), one a layer. A pattern that is
   /// absent or has a word of no meaning is refused; "" then.

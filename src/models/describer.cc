@@ -96,7 +96,7 @@ std::optional<Builder::ExpertsKind> Describer::experts_kind(const std::string& m
                                                             const MoeProblem& problem,
                                                             int64_t num_shared) {
   try {
-    const QuantScheme scheme = checkpoint().experts(module, problem).scheme;
+    const QuantScheme scheme = checkpoint().experts_header(module, problem).scheme;
     const Selection selection = select_backend(with_shared_experts(problem, num_shared), scheme,
                                                {.device = device(), .says_phase = true});
     return ExpertsKind{scheme, selection.device, selection.precision};

@@ -95,7 +95,7 @@ Selection Loader::select_experts(const MoeProblem& problem, const QuantScheme& s
 std::optional<Builder::ExpertsKind> Loader::experts_kind(const std::string& module,
                                                          const MoeProblem& problem,
                                                          int64_t num_shared) {
-  const QuantScheme scheme = checkpoint().experts(module, problem).scheme;
+  const QuantScheme scheme = checkpoint().experts_header(module, problem).scheme;
   try {
     const Selection selection = select_experts(with_shared_experts(problem, num_shared), scheme);
     return ExpertsKind{scheme, selection.device, selection.precision};
@@ -116,11 +116,12 @@ std::unique_ptr<RoutedExperts> Loader::experts(const std::string& module, const 
                                              std::string(selection.backend->name()) +
                                              "' cannot run here since " + absent->message);
   }
-  const PrepareOptions prepare{.precision = selection.precision,
-                               .device = selection.device,
-                               .threads = options_.threads,
-                               .copied = release_expert,
-                               .tuning = options_.tuning};
+  const bool is_in_file = weights.memory.empty();
+  PrepareOptions prepare{.precision = selection.precision,
+                         .device = selection.device,
+                         .threads = options_.threads,
+                         .tuning = options_.tuning};
+  if (is_in_file) prepare.copied = release_expert;
   auto prepared = selection.backend->prepare(weights, prepare);
   auto experts = selection.device.is_cpu() && !device().is_cpu()
                      ? cpu_experts_of_gpu(std::move(prepared), weights.problem, device())
@@ -130,7 +131,8 @@ std::unique_ptr<RoutedExperts> Loader::experts(const std::string& module, const 
                                        std::string(selection.backend->name()) +
                                        "' takes BF16 hidden states; use --moe-backend reference");
   }
-  for (const ExpertWeights& expert : weights.experts) {
+  // Shared experts are views of the file either way.
+  for (const ExpertWeights& expert : is_in_file ? std::span(weights.experts) : shared) {
     if (expert.gate) consumed(*expert.gate);
     consumed(expert.up);
     consumed(expert.down);

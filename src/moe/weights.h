@@ -1,12 +1,14 @@
-// Canonical weights: what checkpoint/ yields and every backend's prepare() takes. Views only,
-// nothing is copied.
+// Canonical weights: what checkpoint/ yields and every backend's prepare() takes: views of the file
+// wherever its order is the canonical one.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/tensor_view.h"
 #include "moe/problem.h"
 #include "moe/quant.h"
@@ -59,6 +61,8 @@ struct MoeLayerWeights {
   /// Codes and block scales lie in memory of the GPU that prepares the layer (an engine that has
   /// them there already); biases are in host memory all the same. GPU backends only.
   bool on_device = false;
+  /// What views lie in that are in no file: experts that a file has in another order.
+  std::vector<std::shared_ptr<const AlignedBuffer>> memory;
 };
 
 }  // namespace moe4

@@ -82,8 +82,11 @@ double layer_error(const Checkpoint& checkpoint, const SafetensorsFile& golden, 
     for (int64_t j = 0; j < ids.dim(1); ++j) {
       int32_t id = 0;
       std::memcpy(&id, ids.row(t) + 4 * j, 4);
-      const auto out = run_expert(weights.experts[id], weights.problem.activation, in);
-      for (size_t i = 0; i < y.size(); ++i) y[i] += double{scale[j]} * out[i];
+      std::vector<double> read = in;
+      const bool on_input = weights.problem.weight_on_input;
+      for (double& v : read) v *= on_input ? double{scale[j]} : 1.0;
+      const auto out = run_expert(weights.experts[id], weights.problem.activation, read);
+      for (size_t i = 0; i < y.size(); ++i) y[i] += (on_input ? 1.0 : double{scale[j]}) * out[i];
     }
     if (is_latent) y = multiply(latent_projection(checkpoint, layer, "fc2"), y);
     for (size_t i = 0; i < y.size(); ++i) {

@@ -90,6 +90,7 @@ TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
       {"hy_v3-ct-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
       {"kimi_k2-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
       {"laguna-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"llama4-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
       {"mistral4-ct-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
       {"nemotron_h-nano", "its intermediate size is 80, no multiple of their 48"},
       {"nemotron_h-super", "routed experts work on a latent of 32"},
