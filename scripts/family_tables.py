@@ -530,8 +530,9 @@ def checkpoints():
                     "moe_layer_freq": [0] + [1] * 47, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "n_group": 1, "topk_group": 1,
                     "norm_topk_prob": True, "routed_scaling_factor": None, "n_shared_experts": None, "v_head_dim": 128,
                     "hybrid_layer_pattern": [int(i % 6 != 0) for i in range(48)], "swa_num_key_value_heads": 8,
-                    "partial_rotary_factor": 0.334, "rope_theta": 5e6, "swa_rope_theta": 1e4, "sliding_window_size": 128},
-              dense_module="mlp", dense=16384, dense_form="modelopt",
+                    "partial_rotary_factor": 0.334, "rope_theta": 5e6, "swa_rope_theta": 1e4, "sliding_window_size": 128,
+                    "attention_value_scale": 0.707, "add_swa_attention_sink_bias": True, "add_full_attention_sink_bias": False},
+              runs=True, dense_module="mlp", dense=16384, dense_form="modelopt",
               router_tensors=router("mlp.gate", "mlp.gate.e_score_correction_bias"), router_expected=router_of(**SIGMOID))
     # Sizes of Ernie-4.5-21B-A3B are assumed.
     yield gqa("ernie-4.5-21b-a3b-nvfp4", "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", hidden=2560, layers=28, heads=20, kv=4, d=128,

@@ -149,6 +149,11 @@ def gqa_mixer(form="bf16", qk_norm=False, bias=False, full_width_norm=False, ext
         norms = {}
         if "num_attention_heads_per_layer" in c:
             h = c["num_attention_heads_per_layer"][i]
+        window = c.get("hybrid_layer_pattern", [0] * (i + 1))[i] or c.get("layer_types", [""] * (i + 1))[i] == "sliding_attention"
+        if window:
+            g = c.get("swa_num_key_value_heads", g)
+        if window and c.get("add_swa_attention_sink_bias"):
+            t.add(f"{base}{module}.attention_sink_bias", [h])
         if qk_norm:
             norms = {"q_norm": h * d if full_width_norm else d, "k_norm": g * d if full_width_norm else d}
         gqa(t, f"{base}{module}.", c["hidden_size"], h, g, d, form, c.get("v_head_dim"), bias, norms, q_rows)

@@ -307,8 +307,34 @@ def llama4():
                 generation={"bos_token_id": 300, "eos_token_id": [301, 317, 318], "do_sample": True, "temperature": 0.6, "top_p": 0.9})
 
 
+def mimo_v2_flash():
+    """MiMo-V2-Flash: keys of 48 and values of 32 that are scaled, windows of 8 with sinks and twice the KV heads, a rotary
+    embedding a kind, a dense layer, biases of the router that BF16 makes equal."""
+    from transformers import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
+    config = MiMoV2FlashConfig(**COMMON, num_key_value_heads=1, head_dim=48, v_head_dim=32, intermediate_size=96, n_routed_experts=8,
+                               num_experts_per_tok=3, moe_intermediate_size=32, sliding_window=8,
+                               layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+                               mlp_layer_types=["dense", "sparse", "sparse"], rope_parameters={
+                                   "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.334},
+                                   "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.334}})
+
+    def publish(written):
+        for key in ("layer_types", "mlp_layer_types", "rope_parameters", "sliding_window", "num_local_experts"):
+            written.pop(key, None)
+        return written | {
+            "rope_theta": 5000000, "swa_rope_theta": 10000, "partial_rotary_factor": 0.334, "hybrid_layer_pattern": [0, 1, 1],
+            "moe_layer_freq": [0, 1, 1], "sliding_window": 7, "sliding_window_size": 7, "attention_chunk_size": 7,
+            "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 48, "swa_v_head_dim": 32,
+            "add_swa_attention_sink_bias": True, "add_full_attention_sink_bias": False, "n_shared_experts": None,
+            "routed_scaling_factor": None, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "layernorm_epsilon": 1e-5}
+
+    return Case("mimo_v2_flash-modelopt-nvfp4", MiMoV2FlashForCausalLM, config, 53, modelopt("NVFP4"), publish, bias=(6.94, 0.03),
+                rename=lambda name: name.replace(".sinks", ".attention_sink_bias"),
+                extra={"model.mtp.layers.0.enorm.weight": torch.zeros(64)}, generation={"eos_token_id": [319, 317]})
+
+
 CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna,
-         llama4]
+         llama4, mimo_v2_flash]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

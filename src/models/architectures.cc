@@ -15,6 +15,7 @@ extern const Architecture kGptOss;
 extern const Architecture kHyV3;
 extern const Architecture kLaguna;
 extern const Architecture kLlama4;
+extern const Architecture kMimoV2Flash;
 extern const Architecture kMinimaxM2;
 extern const Architecture kMistral4;
 extern const Architecture kMixtral;
@@ -27,9 +28,9 @@ extern const Architecture kQwen35Moe;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kErnie45Moe, &kGemma4,    &kGlm4Moe,    &kGlm4MoeLite, &kGptOss,
-    &kHyV3,       &kLaguna,     &kLlama4,    &kMinimaxM2,  &kMistral4,    &kMixtral,
-    &kNemotronH,  &kQwen3Moe,   &kQwen3Next, &kQwen3VlMoe, &kQwen35Moe,
+    &kDeepseekV3, &kErnie45Moe, &kGemma4,   &kGlm4Moe,     &kGlm4MoeLite, &kGptOss,
+    &kHyV3,       &kLaguna,     &kLlama4,   &kMimoV2Flash, &kMinimaxM2,   &kMistral4,
+    &kMixtral,    &kNemotronH,  &kQwen3Moe, &kQwen3Next,   &kQwen3VlMoe,  &kQwen35Moe,
 };
 
 }  // namespace

@@ -23,7 +23,6 @@ struct FamilyParts {
 const std::vector<FamilyParts>& family_parts() {
   static const std::vector<FamilyParts> table = {
       {"step3", {"sigmoid head gates", "heads that differ by layer"}},
-      {"mimo", {"attention sinks", "values narrower than keys"}},
       {"deepseek_v4", {"hyper-connections", "attention sinks"}},
   };
   return table;

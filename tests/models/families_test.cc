@@ -70,7 +70,7 @@ constexpr const char* kFolders[] = {"gemma4-modelopt-nvfp4",        "glm4_moe-mo
                                     "mixtral-modelopt-nvfp4",       "hy_v3-ct-nvfp4",
                                     "ernie4_5_moe-modelopt-w4a16",  "mistral4-ct-nvfp4",
                                     "laguna-modelopt-nvfp4",        "minimax_m2-ct-nvfp4",
-                                    "llama4-modelopt-nvfp4"};
+                                    "llama4-modelopt-nvfp4",        "mimo_v2_flash-modelopt-nvfp4"};
 
 class Families : public ::testing::TestWithParam<const char*> {};
 
@@ -623,6 +623,61 @@ TEST(Llama4, WhatIsNotComputedIsRefusedByName) {
   expect_missed(kLlama, {"language_model.model.layers.1.feed_forward.router.weight",
                          "language_model.model.layers.3.feed_forward.shared_expert.up_proj.weight",
                          "language_model.model.layers.3.feed_forward.experts.down_proj"});
+}
+
+// ---- MiMo-V2-Flash
+
+const std::string kMimo = "mimo_v2_flash-modelopt-nvfp4";
+
+TEST(MimoV2Flash, WindowsValuesAndRotationsCount) {
+  const std::vector<float> expected = plain(kMimo);
+  const json patches[] = {{{"sliding_window_size", 8}},  {{"attention_value_scale", 0.8}},
+                          {{"swa_rope_theta", 5e6}},     {{"rope_theta", 1e4}},
+                          {{"swa_rope_theta", nullptr}}, {{"partial_rotary_factor", 0.67}}};
+  for (const json& patch : patches) {
+    EXPECT_GT(worst(logits_after(kMimo, with(patch)), expected), 1e-3) << patch;
+  }
+  const auto unscaled = [](EditableCheckpoint& c) { c.config["attention_value_scale"] = nullptr; };
+  EXPECT_GT(worst(logits_after(kMimo, unscaled), expected), 1e-3);
+  EXPECT_EQ(logits_after(kMimo, with({{"attention_value_scale", nullptr}})), expected);  // absent
+  // One key counts those before the token, the other it too.
+  const json other = {{"sliding_window_size", nullptr}, {"sliding_window", 8}};
+  EXPECT_EQ(logits_after(kMimo, with(other)), expected);
+}
+
+TEST(MimoV2Flash, LayersHaveTwoSpellings) {
+  const auto rope = [](double theta) {
+    return json{{"rope_type", "default"}, {"rope_theta", theta}, {"partial_rotary_factor", 0.334}};
+  };
+  const json five = {
+      {"hybrid_layer_pattern", nullptr},
+      {"moe_layer_freq", nullptr},
+      {"rope_theta", nullptr},
+      {"swa_rope_theta", nullptr},
+      {"partial_rotary_factor", nullptr},
+      {"layer_types", {"full_attention", "sliding_attention", "sliding_attention"}},
+      {"mlp_layer_types", {"dense", "sparse", "sparse"}},
+      {"rope_parameters", {{"full_attention", rope(5e6)}, {"sliding_attention", rope(1e4)}}}};
+  EXPECT_EQ(logits_after(kMimo, with(five)), plain(kMimo));
+}
+
+TEST(MimoV2Flash, TheCorrectionBiasIsReadAsTheFloat32ThatItIs) {
+  expect_that_bf16_loses(kMimo, "model.layers.1.mlp.gate.e_score_correction_bias", 8);
+}
+
+TEST(MimoV2Flash, WhatIsNotComputedIsRefusedByName) {
+  expect_refused(kMimo, {{{{"add_swa_attention_sink_bias", false}}, "attention_sink_bias"},
+                         {{{"add_full_attention_sink_bias", true}}, "layers.0.self_attn"},
+                         {{{"hybrid_layer_pattern", {0, 1, 0}}}, "layers.2.self_attn"},
+                         {{{"swa_num_key_value_heads", 1}}, "layers.1.self_attn"},
+                         {{{"swa_num_key_value_heads", 3}}, "swa_num_attention_heads"},
+                         {{{"v_head_dim", 64}}, "v_head_dim"},
+                         {{{"v_head_dim", 16}}, "layers.0.self_attn"},
+                         {{{"n_shared_experts", 1}}, "n_shared_experts"},
+                         {{{"scoring_func", "softmax"}}, "scoring_func"},
+                         {{{"attention_bias", true}}, "attention_bias"}});
+  expect_missed(kMimo, {"model.layers.2.self_attn.attention_sink_bias",
+                        "model.layers.1.mlp.gate.e_score_correction_bias"});
 }
 
 }  // namespace
