@@ -366,7 +366,7 @@ def step37():
             hf_quant=modelopt(exclude=["lm_head"] + [f"model.layers.{i}.{m}" for i in range(layers) for m in (
                 "self_attn*", "moe.gate", "share_expert*", "mlp*")]),
             keys=keys, module="moe", router_tensors=router("moe.gate", "moe.router_bias"), shared=1280, shared_module="share_expert",
-            dense_module="mlp", dense=11264, mixer=gqa_mixer(qk_norm=True), activations={43: "silu(late limit=7)", 44: "silu(late limit=7)"},
+            dense_module="mlp", dense=11264, mixer=gqa_mixer(qk_norm=True, extra={"self_attn.g_proj.weight": "hH"}), runs=True, activations={43: "silu(late limit=7)", 44: "silu(late limit=7)"},
             router_expected=router_of(factor=3.0, **SIGMOID))
     del e["text"]["num_key_value_heads"]
     return e

@@ -151,6 +151,7 @@ def gqa_mixer(form="bf16", qk_norm=False, bias=False, full_width_norm=False, ext
             h = c["num_attention_heads_per_layer"][i]
         window = c.get("hybrid_layer_pattern", [0] * (i + 1))[i] or c.get("layer_types", [""] * (i + 1))[i] == "sliding_attention"
         if window:
+            h = c.get("attention_other_setting", {}).get("num_attention_heads", h)
             g = c.get("swa_num_key_value_heads", g)
         if window and c.get("add_swa_attention_sink_bias"):
             t.add(f"{base}{module}.attention_sink_bias", [h])

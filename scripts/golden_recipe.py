@@ -43,6 +43,7 @@ class Case:
     factor: float = 1.0                     # of the routed sum, where transformers applies it behind the experts
     fix: Callable = lambda model: None      # of the reference: what transformers does otherwise
     keep: Callable = lambda name: True      # which of the model's tensors are stored
+    arrange: Callable = lambda tensors: tensors  # of experts one by one -> the file's
     extra: dict = dataclasses.field(default_factory=dict)       # further tensors that nobody reads
     generation: dict = dataclasses.field(default_factory=dict)  # generation_config.json
 
@@ -174,17 +175,30 @@ def compressed(inputs=True, version="0.12.0"):
     return by_packers(kind_of, metadata)
 
 
-def modelopt(algorithm, version="0.44.0"):
+def modelopt(algorithm, version="0.44.0", is_routed=lambda module: ".experts." in module):
     """ModelOpt's NVFP4 (W4A4) or W4A16_NVFP4 of the routed experts."""
     def kind_of(module):
         inputs = algorithm == "NVFP4"
-        return (lambda w, amax: modelopt_nvfp4(w, amax if inputs else None)) if ".experts." in module else bf16
+        return (lambda w, amax: modelopt_nvfp4(w, amax if inputs else None)) if is_routed(module) else bf16
 
     def metadata(kinds):
         return None, {"producer": {"name": "modelopt", "version": version}, "quantization": {
             "quant_algo": algorithm, "kv_cache_quant_algo": None, "group_size": 16,
             "exclude_modules": [m for m, kind in kinds.items() if kind is bf16 and "embed" not in m]}}
     return by_packers(kind_of, metadata)
+
+
+def stacked(tensors):
+    """Tensors of experts module.0.name, module.1.name, ... as one module.name each."""
+    out, parts = {}, {}
+    for name, tensor in tensors.items():
+        words = name.split(".")
+        at = next((i for i, word in enumerate(words) if word.isdigit() and words[i - 1] != "layers"), None)
+        if at is None:
+            out[name] = tensor
+        else:
+            parts.setdefault(".".join(words[:at] + words[at + 1:]), {})[int(words[at])] = tensor
+    return out | {name: torch.stack([t for _, t in sorted(part.items())]) for name, part in parts.items()}
 
 
 # Back from the file.
@@ -333,6 +347,6 @@ def write(case):
     if hf_quant is not None:
         write_json(folder / "hf_quant_config.json", hf_quant)
     write_json(folder / "generation_config.json", case.generation)
-    save_file(tensors | case.extra, folder / "model.safetensors", {"format": "pt"})
+    save_file(case.arrange(tensors) | case.extra, folder / "model.safetensors", {"format": "pt"})
     save_file(golden(case, reference), folder / "golden/w4a16.safetensors", {"mode": "w4a16"})
     print("  bytes:", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))

@@ -9,7 +9,7 @@ Needs torch, transformers 5.24, nvidia-modelopt 0.47, compressed-tensors, tokeni
 import sys
 
 import torch
-from golden_recipe import W132, Case, by_modelopt, compressed, experts_only, modelopt, write
+from golden_recipe import W132, Case, by_modelopt, compressed, experts_only, modelopt, stacked, write
 
 COMMON = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=2560,
               hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -333,8 +333,56 @@ def mimo_v2_flash():
                 extra={"model.mtp.layers.0.enorm.weight": torch.zeros(64)}, generation={"eos_token_id": [319, 317]})
 
 
+def step3p7():
+    """Step-3.7: windows of 8 and 8 heads in the middle layers, sigmoid gates a head, norms of 1 + w, stacked experts under names of
+    their own, products clamped behind their activation in two layers, lists that go on for a draft layer."""
+    from transformers import Step3p7Config, Step3p7ForConditionalGeneration
+    types = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    text = dict(COMMON | {"num_hidden_layers": 4}, num_key_value_heads=2, head_dim=32, intermediate_size=96, n_routed_experts=8,
+                num_experts_per_tok=3, moe_intermediate_size=32, share_expert_dim=32, moe_router_scaling_factor=3.0,
+                num_sliding_attention_heads=8, sliding_window=8, layer_types=types,
+                mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
+                swiglu_limits=[0.0, 0.0, 0.7, 0.5], swiglu_limits_shared=[0.9, 0.0, 0.0, 0.8], rope_parameters={
+                    "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}})
+    config = Step3p7Config(text_config=text, image_token_id=300, vision_config=dict(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2.0))
+
+    def rename(name):
+        for ours, theirs in (("model.language_model.", "model."), (".mlp.gate.e_score_correction_bias", ".moe.router_bias"),
+                             (".mlp.gate.weight", ".moe.gate.weight"), (".mlp.experts", ".moe"),
+                             (".mlp.shared_experts.", ".share_expert.")):
+            name = name.replace(ours, theirs)
+        return name
+
+    def publish(written):
+        text = written["text_config"]
+        for key in ("rope_parameters", "per_layer_config", "mlp_layer_types", "mtp_layer_types", "mtp_mlp_layer_types",
+                    "num_sliding_attention_heads", "num_key_value_heads", "n_routed_experts", "num_local_experts", "num_experts_per_tok"):
+            text.pop(key, None)
+        text |= {"model_type": "step3p5", "num_attention_groups": 2, "moe_num_experts": 8, "moe_top_k": 3, "moe_layers_enum": "1,2,3",
+                 "moe_router_activation": "sigmoid", "use_moe_router_bias": True, "norm_expert_weight": True,
+                 "attention_other_setting": {"attention_type": "sliding_attention", "num_attention_heads": 8, "num_attention_groups": 2,
+                                             "head_dim": 32},
+                 "use_head_wise_attn_gate": True, "use_qk_norm": True, "num_nextn_predict_layers": 1,
+                 "rope_theta": [5e6, 1e4, 1e4, 5e6, 1e4], "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5, 1.0],
+                 "layer_types": types + ["sliding_attention"]}
+        for key in ("swiglu_limits", "swiglu_limits_shared"):
+            text[key] = text[key] + [0.0]
+        return {"architectures": ["Step3p7ForConditionalGeneration"], "model_type": "step3p7", "torch_dtype": "bfloat16",
+                "tie_word_embeddings": False, "text_config": text, "vision_config": {"width": 32}}
+
+    norms = ("layernorm.weight", "q_norm.weight", "k_norm.weight", "model.norm.weight")
+    return Case("step3p7-modelopt-nvfp4", Step3p7ForConditionalGeneration, config, 57,
+                modelopt("NVFP4", is_routed=lambda module: ".moe." in module and module.endswith("_proj")), publish, rename=rename,
+                bias=(6.94, 0.03), one_plus=norms, factor=3.0, arrange=stacked, text=lambda model: model.model.language_model,
+                keep=lambda name: "vision" not in name and "projector" not in name,
+                extra=drafts("model.layers.4.") | {"vision_model.ln_pre.weight": torch.zeros(8)},
+                generation={"eos_token_id": [319, 317]})
+
+
 CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna,
-         llama4, mimo_v2_flash]
+         llama4, mimo_v2_flash, step3p7]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -24,13 +24,14 @@ extern const Architecture kQwen3Moe;
 extern const Architecture kQwen3Next;
 extern const Architecture kQwen3VlMoe;
 extern const Architecture kQwen35Moe;
+extern const Architecture kStep3p7;
 
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kErnie45Moe, &kGemma4,   &kGlm4Moe,     &kGlm4MoeLite, &kGptOss,
-    &kHyV3,       &kLaguna,     &kLlama4,   &kMimoV2Flash, &kMinimaxM2,   &kMistral4,
-    &kMixtral,    &kNemotronH,  &kQwen3Moe, &kQwen3Next,   &kQwen3VlMoe,  &kQwen35Moe,
+    &kDeepseekV3, &kErnie45Moe, &kGemma4,      &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,  &kHyV3,
+    &kLaguna,     &kLlama4,     &kMimoV2Flash, &kMinimaxM2, &kMistral4,    &kMixtral, &kNemotronH,
+    &kQwen3Moe,   &kQwen3Next,  &kQwen3VlMoe,  &kQwen35Moe, &kStep3p7,
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -115,6 +116,12 @@ std::string ConfigReader::word(Keys keys, const std::string& fallback) const {
 
 bool ConfigReader::lists(const char* key, int64_t number) const {
   note({key});
+  const Json* value = reader_.get(key);
+  if (value != nullptr && value->is_string()) {
+    std::string text = "," + value->get<std::string>() + ",";
+    std::erase(text, ' ');
+    return text.find(fmt::format(",{},", number)) != std::string::npos;
+  }
   const Json* list = reader_.array(key);
   return list != nullptr && std::find(list->begin(), list->end(), number) != list->end();
 }
@@ -181,6 +188,23 @@ bool ConfigReader::layer_flag(int64_t layer, const char* key, bool otherwise) co
                  fmt::format("{} in layer {}", describe(flag), layer));
   }
   return flag == true || flag == 1;
+}
+
+double ConfigReader::layer_number(int64_t layer, const char* key, double otherwise) const {
+  note({key});
+  const Json* list = reader_.get(key);
+  if (list == nullptr) return otherwise;
+  if (list->is_array() && layer >= static_cast<int64_t>(list->size())) {
+    reader_.fail(key, "configuration array has the wrong length", "an entry a layer",
+                 std::to_string(list->size()));
+  }
+  const Json& value = list->is_array() ? (*list)[static_cast<size_t>(layer)] : *list;
+  if (value.is_null()) return otherwise;
+  if (!value.is_number() || std::abs(value.get<double>()) > 1e30) {
+    reader_.fail(key, "configuration value is not usable", "numbers",
+                 fmt::format("{} in layer {}", describe(value), layer));
+  }
+  return value.get<double>();
 }
 
 std::string ConfigReader::hybrid_layers() const {

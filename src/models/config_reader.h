@@ -47,7 +47,7 @@ class ConfigReader {
   double number(Keys keys, double fallback, double minimum, double maximum) const;
   bool flag(Keys keys, bool fallback) const;
   std::string word(Keys keys, const std::string& fallback) const;
-  /// Whether the array under `key` holds the number.
+  /// Whether the array under `key`, or its "3,4,5", holds the number.
   bool lists(const char* key, int64_t number) const;
   /// What the file says of biases under any of the keys.
   BiasRule bias(Keys keys) const;
@@ -65,6 +65,9 @@ class ConfigReader {
   /// Entry i of a list of true and false, or 1 and 0; `otherwise` where there is no list, or an
   /// empty one.
   bool layer_flag(int64_t layer, const char* key, bool otherwise) const;
+
+  /// Entry i of a list of numbers, null being `otherwise`; or the number that `key` has for all.
+  double layer_number(int64_t layer, const char* key, double otherwise) const;
 
   /// The letters of a hybrid pattern (checkpoint/layer_layout.h), one a layer. A pattern that is
   /// absent or has a word of no meaning is refused; "" then.

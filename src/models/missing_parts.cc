@@ -22,7 +22,6 @@ struct FamilyParts {
 
 const std::vector<FamilyParts>& family_parts() {
   static const std::vector<FamilyParts> table = {
-      {"step3", {"sigmoid head gates", "heads that differ by layer"}},
       {"deepseek_v4", {"hyper-connections", "attention sinks"}},
   };
   return table;

@@ -98,6 +98,9 @@ TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
       {"qwen3_5-fused-experts", kBf16 + "W4A16 (nvfp4 static, none)"},
       {"qwen3_5-modelopt-mixed-prefix", ""},
       {"qwen3_next-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      // of the last layer; that of the layer before has no limit, theirs has
+      {"step3p7-modelopt-nvfp4",
+       "its activation is silu(late limit=0.8), theirs silu(late limit=0.5)"},
   };
   std::map<std::string, std::string> found;
   for_each_fixture([&](const Checkpoint& checkpoint) {

@@ -70,7 +70,8 @@ constexpr const char* kFolders[] = {"gemma4-modelopt-nvfp4",        "glm4_moe-mo
                                     "mixtral-modelopt-nvfp4",       "hy_v3-ct-nvfp4",
                                     "ernie4_5_moe-modelopt-w4a16",  "mistral4-ct-nvfp4",
                                     "laguna-modelopt-nvfp4",        "minimax_m2-ct-nvfp4",
-                                    "llama4-modelopt-nvfp4",        "mimo_v2_flash-modelopt-nvfp4"};
+                                    "llama4-modelopt-nvfp4",        "mimo_v2_flash-modelopt-nvfp4",
+                                    "step3p7-modelopt-nvfp4"};
 
 class Families : public ::testing::TestWithParam<const char*> {};
 
@@ -678,6 +679,77 @@ TEST(MimoV2Flash, WhatIsNotComputedIsRefusedByName) {
                          {{{"attention_bias", true}}, "attention_bias"}});
   expect_missed(kMimo, {"model.layers.2.self_attn.attention_sink_bias",
                         "model.layers.1.mlp.gate.e_score_correction_bias"});
+}
+
+// ---- Step-3.7
+
+const std::string kStep = "step3p7-modelopt-nvfp4";
+
+TEST(Step3p7, LimitsWindowsAndRotationsCount) {
+  const std::vector<float> expected = plain(kStep);
+  const json patches[] = {{{"swiglu_limits", {0.0, 0.0, 0.7, 0.0, 0.0}}},
+                          {{"swiglu_limits", {0.0, 0.0, nullptr, 0.5, 0.0}}},
+                          {{"swiglu_limits_shared", {0.0, 0.0, 0.0, 0.8, 0.0}}},
+                          {{"swiglu_limits_shared", {0.9, 0.0, 0.0, 0.0, 0.0}}},
+                          {{"sliding_window", 9}},
+                          {{"moe_router_scaling_factor", nullptr}},
+                          {{"rope_theta", {5e6, 5e6, 5e6, 5e6, 1e4}}},
+                          {{"partial_rotary_factors", {1.0, 1.0, 1.0, 1.0, 1.0}}},
+                          {{"rope_scaling",
+                            {{"rope_type", "llama3"},
+                             {"factor", 2.0},
+                             {"low_freq_factor", 1.0},
+                             {"high_freq_factor", 32.0},
+                             {"original_max_position_embeddings", 32}}}}};
+  for (const json& patch : patches) {
+    EXPECT_GT(worst(logits_after(kStep, with_text(patch)), expected), 1e-4) << patch;
+  }
+}
+
+TEST(Step3p7, ConfigurationsHaveTwoSpellings) {
+  const auto rope = [](double theta, double part) {
+    return json{{"rope_type", "default"}, {"rope_theta", theta}, {"partial_rotary_factor", part}};
+  };
+  const json five = {{"rope_theta", nullptr},
+                     {"partial_rotary_factors", nullptr},
+                     {"rope_parameters",
+                      {{"full_attention", rope(5e6, 0.5)}, {"sliding_attention", rope(1e4, 1)}}},
+                     {"moe_layers_enum", nullptr},
+                     {"mlp_layer_types", {"dense", "sparse", "sparse", "sparse"}},
+                     {"attention_other_setting", nullptr},
+                     {"num_sliding_attention_heads", 8},
+                     {"num_attention_groups", nullptr},
+                     {"num_key_value_heads", 2},
+                     {"moe_num_experts", nullptr},
+                     {"n_routed_experts", 8},
+                     {"moe_top_k", nullptr},
+                     {"num_experts_per_tok", 3}};
+  EXPECT_EQ(logits_after(kStep, with_text(five)), plain(kStep));
+}
+
+TEST(Step3p7, TheCorrectionBiasIsReadAsTheFloat32ThatItIs) {
+  expect_that_bf16_loses(kStep, "model.layers.1.moe.router_bias", 8);
+}
+
+TEST(Step3p7, WhatIsNotComputedIsRefusedByName) {
+  const auto text = [](const json& patch) { return json{{"text_config", patch}}; };
+  expect_refused(
+      kStep,
+      {{text({{"use_head_wise_attn_gate", false}}), "use_head_wise_attn_gate"},
+       {text({{"moe_router_activation", "softmax"}}), "moe_router_activation"},
+       {text({{"use_moe_router_bias", false}}), "use_moe_router_bias"},
+       {text({{"norm_expert_weight", false}}), "norm_expert_weight"},
+       {text({{"rope_theta", {5e6, 1e4, 1e4, 1e6, 1e4}}}), "rope_theta"},
+       {text({{"rope_theta", {5e6, 1e4}}}), "rope_theta"},
+       {text({{"swiglu_limits_shared", {0.0, -1.0, 0.0, 0.0, 0.0}}}), "swiglu_limits_shared"},
+       {text({{"swiglu_limits", {0.0, 0.0, 0.0}}}), "swiglu_limits"},
+       {text({{"moe_layers_enum", "2,3"}}), "layers.1"},
+       {text({{"attention_other_setting", {{"num_attention_heads", 4}}}}), "layers.1.self_attn"},
+       {text({{"query_pre_attn_scalar", 64}}), "query_pre_attn_scalar"},
+       {text({{"attention_bias", true}}), "attention_bias"}});
+  expect_missed(kStep, {"model.layers.1.moe.router_bias", "model.layers.0.self_attn.g_proj.weight",
+                        "model.layers.2.share_expert.down_proj.weight",
+                        "model.layers.3.moe.gate_proj.weight"});
 }
 
 }  // namespace
