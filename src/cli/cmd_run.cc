@@ -15,6 +15,9 @@
 #include "cli/speed.h"
 #include "cli/standard_streams.h"
 #include "cli/template_flags.h"
+#include "dialog/formats.h"
+#include "dialog/reasoned_answer.h"
+#include "grammar/grammar.h"
 
 namespace moe4::cli {
 namespace {
@@ -69,11 +72,21 @@ void run(const RunFlags& flags) {
     conversation.add("user", flags.prompt);
     prompt = conversation.prompt();
   }
+  std::vector<int32_t> tags;  // that the text shall show
+  if (flags.chat && grammar != nullptr) {
+    const FormatChoice formats = formats_of_checkpoint(session.checkpoint->directory(),
+                                                       session.checkpoint->config().model_type);
+    if (const auto reasoned = reasoned_answer(*session.tokenizer, formats, prompt)) {
+      grammar = compile_reasoned_answer(*reasoned, *grammar);
+      tags = tag_tokens(*session.tokenizer, ToolFormat::kNone, formats.reasoning);
+    }
+  }
   if (prompt.empty())
     throw Error(ErrorCode::kUsage, "--prompt is empty: there is nothing to continue");
   GenerateRequest request = make_request(flags.sampling, defaults, session.checkpoint->config(),
                                          session.tokenizer->encode(prompt));
   request.prefill_chunk = prompt_chunk(session.device);
+  request.visible_tokens = tags;
   request.grammar = constraint_masks(std::move(grammar), *session.tokenizer);
   reload_model(session, flags.machine,
                {.engines = {limits_for(session.checkpoint->config(), request)},

@@ -4,7 +4,9 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "dialog/reasoned_answer.h"
 #include "dialog/written_form.h"
+#include "grammar/grammar_text.h"
 #include "server/prompt_text.h"
 
 namespace moe4::server {
@@ -112,15 +114,9 @@ Form form_of(const Serving& serving, const SamplingRequest& sampling,
 // Reasoning that the answer may begin with.
 void add_reasoning(const Serving& serving, const std::string& prompt, Form& form) {
   if (form.structure.kind == StructureRequest::Kind::kNone) return;
-  const std::optional<ReasoningWords> words = reasoning_words(serving.formats.reasoning, prompt);
-  if (!words) return;
-  const auto spelled = [&](const std::string& text) { return spelled_text(serving, text); };
-  form.structure.reasoned = {.begin = spelled(words->begin),
-                             .end = spelled(words->end),
-                             // Calls have their own.
-                             .answer_begin = form.has_calls ? "" : spelled(words->answer_begin),
-                             .is_optional = words->is_optional,
-                             .has_line_breaks = words->has_line_breaks};
+  form.structure.reasoned = reasoned_answer(serving.tokenizer, serving.formats, prompt);
+  // Calls have their own beginning.
+  if (form.structure.reasoned && form.has_calls) form.structure.reasoned->answer_begin.clear();
 }
 
 }  // namespace

@@ -28,10 +28,6 @@ struct StructureRequest {
   std::string field;                       ///< that asks for it, for errors
 };
 
-/// `text` as grammars have it: each of `tags` that is a special token spelled as one.
-std::string grammar_text(const Tokenizer& tokenizer, const std::vector<std::string>& tags,
-                         std::string_view text);
-
 /// Read `response_format`, `structured_outputs` and the guided_* fields into `request`. Throw
 /// ApiError(400) for what is wrong, or a second form beside the first.
 void read_response_format(const JsonValue& value, const std::string& field,

@@ -223,6 +223,24 @@ TEST_F(Generation, ConstraintsReachTheSampler) {
   EXPECT_EQ(run_json(chat_run(folder, {"--choice", "no"}))["stop_reason"], "grammar end");
 }
 
+// "<think>" makes the template one of a model that reasons; here the prompt begins it, so the form
+// holds behind "</think>" only.
+TEST_F(Generation, AConstraintHoldsBehindReasoning) {
+  const auto text = [&](const std::string& folder) {
+    return run_json(chat_run(folder, {"--choice", "no", "-n", "400"}))["text"].get<std::string>();
+  };
+  const auto with_template = [&](const std::string& end) {
+    const std::string folder = model({});
+    std::ofstream(std::filesystem::path(folder) / "chat_template.jinja")
+        << testing::kScriptedTemplate
+        << "{%- if add_generation_prompt %}{{ '" + end + "' }}{%- endif %}"
+        << "{#- <think> </think> #}";
+    return folder;
+  };
+  EXPECT_EQ(text(with_template("<think>\\n")).substr(0, 2), "ok") << "its own words";
+  EXPECT_EQ(text(with_template("<think>\\n\\n</think>\\n\\n")), "no");
+}
+
 TEST_F(Generation, MistakesInConstraintsExit2BeforeAnythingIsOpened) {
   const std::vector<std::vector<std::string>> mistakes = {
       {"--json-schema", "{\"type\": \"strin\"}"},
