@@ -245,6 +245,7 @@ TEST(Config, NestingsOfOmniAndMultimodalWrappers) {
   for (const std::string& wrapped :
        {R"({"model_type": "x", "text_config": )" + text + "}",
         R"({"model_type": "x", "llm_config": )" + text + "}",
+        R"({"model_type": "x", "language_config": )" + text + "}",
         R"({"model_type": "x", "thinker_config": {"text_config": )" + text + "}}",
         R"({"model_type": "x", "thinker_config": )" + text + "}"}) {
     EXPECT_EQ(parse(wrapped).model_type, "x_text");

@@ -445,9 +445,27 @@ TEST(Inspect, SaysWhatATokenReads) {
 }
 
 TEST(Inspect, LintReportsAsJsonToo) {
-  const ProgramResult result = run_program({"inspect", kModel, "--lint", "--json"});
-  ASSERT_EQ(result.status, 0) << result.err;
-  EXPECT_TRUE(json::parse(result.out)["findings"].is_array());
+  const auto inspect = [](const std::string& model, const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {"inspect", model, "--json"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const ProgramResult result = run_program(arguments);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return json::parse(result.out);
+  };
+  const json linted = inspect(kModel, {"--lint"});
+  EXPECT_EQ(linted["linted"], true);
+  ASSERT_EQ(linted["findings"].size(), 4u);
+  for (const json& finding : linted["findings"]) {
+    EXPECT_EQ(finding["code"], "folded-scales");
+    EXPECT_EQ(finding["level"], "info");
+    EXPECT_THAT(finding["tensor"].get<std::string>(), HasSubstr("layers."));
+    EXPECT_NE(finding["message"], "");
+  }
+  // Nothing found is an empty list, whether it was looked for or not.
+  const std::string clean = MOE4_TEST_DATA "/checkpoints/qwen3-modelopt-nvfp4";
+  EXPECT_EQ(inspect(clean, {"--lint"})["findings"], json::array());
+  EXPECT_EQ(inspect(kModel, {})["findings"], json::array());
+  EXPECT_EQ(inspect(kModel, {})["linted"], false);
 }
 
 }  // namespace

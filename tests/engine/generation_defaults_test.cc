@@ -47,6 +47,18 @@ TEST(GenerationDefaults, EndTokensAreTheUnionOfAllFiles) {
       ElementsAre(10, 11, 12, 13, testing::kImEnd, testing::kEndOfText));
 }
 
+TEST(GenerationDefaults, EndTokensOfATextModelInsideAnyWrapperCount) {
+  for (const std::string wrapper :
+       {"text_config", "llm_config", "language_config", "thinker_config"}) {
+    EXPECT_THAT(stops({{kConfig, R"({")" + wrapper + R"(": {"eos_token_id": [12, 13]}})"}}),
+                ElementsAre(12, 13))
+        << wrapper;
+  }
+  EXPECT_THAT(stops({{kConfig, R"({"thinker_config": {"text_config": {"eos_token_id": 14}}})"}}),
+              ElementsAre(14));
+  EXPECT_THAT(stops({{kConfig, R"({"vision_config": {"eos_token_id": 15}})"}}), IsEmpty());
+}
+
 // As MiniMax-M2's files do: 2 is a letter of its vocabulary.
 TEST(GenerationDefaults, OrdinaryTextInConfigIsNoEndWhereAnotherFileKnowsBetter) {
   const std::string generation = R"({"eos_token_id": 258})", config = R"({"eos_token_id": 35})";
