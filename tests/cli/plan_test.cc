@@ -444,6 +444,27 @@ TEST(Inspect, SaysWhatATokenReads) {
   EXPECT_EQ(bytes_per_token, report["bytes_per_token"]);
 }
 
+TEST(Inspect, WhatIsNotComputedIsAnErrorAmongTheFindings) {
+  const testing::TempDir folder;
+  testing::EditableCheckpoint checkpoint("qwen3-modelopt-nvfp4");
+  checkpoint.config["use_sliding_window"] = true;
+  checkpoint.config["sliding_window"] = 4;
+  checkpoint.write(folder.path());
+  EXPECT_THAT(run_program({"inspect", folder.path(), "--lint"}).out,
+              HasSubstr("\nerror [unsupported-setting] sliding_window: unsupported"));
+  for (const bool with_lint : {false, true}) {
+    std::vector<std::string> arguments = {"inspect", folder.path(), "--json"};
+    if (with_lint) arguments.emplace_back("--lint");
+    const ProgramResult result = run_program(arguments);
+    ASSERT_EQ(result.status, 0) << result.err;
+    const json finding = json::parse(result.out)["findings"].at(0);
+    EXPECT_EQ(finding["level"], "error");
+    EXPECT_EQ(finding["code"], "unsupported-setting");
+    EXPECT_EQ(finding["tensor"], "sliding_window");
+    EXPECT_THAT(finding["message"].get<std::string>(), HasSubstr("found 4"));
+  }
+}
+
 TEST(Inspect, LintReportsAsJsonToo) {
   const auto inspect = [](const std::string& model, const std::vector<std::string>& flags) {
     std::vector<std::string> arguments = {"inspect", model, "--json"};
