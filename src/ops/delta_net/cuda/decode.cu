@@ -252,10 +252,11 @@ struct Stream {
   }
 };
 
-// All blocks of the cluster have read what they read before they arrived.
+// All blocks of the cluster have what they read before they arrived. Nobody reads what another one
+// writes: a release would wait for all copies that are on their way.
 __device__ __forceinline__ void arrive_in(bool cluster) {
 #if __CUDA_ARCH__ >= 900
-  if (cluster) arrive_in_cluster_releasing();
+  if (cluster) arrive_in_cluster();
 #endif
 }
 __device__ __forceinline__ void wait_for(bool cluster) {
