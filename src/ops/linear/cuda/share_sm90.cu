@@ -280,7 +280,8 @@ __device__ void multiply_panel(const Products& p, const Layout& layout, int inde
     }
   }
   __syncwarp();
-  arrive_in_cluster_releasing();
+  // No release: it would wait for the copies that are on their way.
+  arrive_in_cluster();
   wait_for_previous_kernel();
   if (p.x_in_pieces != 0 && p.in_features % kPanelChunk == 0) {
     load_tokens<Config, true>(p, share, first_token, tokens);
@@ -328,9 +329,7 @@ __device__ void multiply_panel(const Products& p, const Layout& layout, int inde
   }
   if (count > 0) exchange.add_and_store(count - 1, row_of(count - 1), false);
   copy_wait<0>();
-  // Nobody leaves while others may still tell it something.
-  arrive_in_cluster_releasing();
-  wait_for_cluster();
+  // All that others store or tell here has been waited for.
 }
 
 template <class Config>
