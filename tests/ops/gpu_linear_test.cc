@@ -104,6 +104,51 @@ TEST(CudaLinearGroup, DozensOfGeneratedTokensGiveTheBitsOfAFew) {
   }
 }
 
+// So many rows that every multiprocessor of an H200 has 96, and a few of BF16 beside them, as in
+// front of a delta net; results in both formats.
+TEST(CudaLinearGroup, RowsForAllMultiprocessorsGiveTheBitsOfAFewTokens) {
+  ThreadPool threads(2);
+  constexpr int64_t k = 1024;
+  RandomMoe memory;
+  LinearCase group;
+  for (const int64_t n : {8192, 3003, 35, 32}) {
+    group.weights.members.push_back(make_linear(memory, kLinearFormats[n > 100 ? 4 : 0], n, k));
+    group.options.push_back({});
+  }
+  const OwnedRows x = linear_inputs(200, k);
+  each_implementation<LinearGroup>(
+      group.problem(),
+      [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+        const auto op = implementation.prepare(group.problem(), group.weights, options);
+        std::vector<std::vector<float>> few(4);
+        for (int64_t t = 0; t < x.rows; t += 8) {
+          const auto y = run_linears(*op, some_rows(x, t, 8), threads, 8);
+          for (size_t i = 0; i < 4; ++i) few[i].insert(few[i].end(), y[i].begin(), y[i].end());
+        }
+        for (const int64_t tokens : {17, 32, 33, 64, 65, 128, 129, 200}) {
+          for (const RowFormat in : activation_formats()) {
+            OwnedRows rows = some_rows(x, 0, tokens);
+            const auto y = run_linears(*op, rows.as(in), threads, tokens);
+            for (size_t i = 0; i < 4; ++i) {
+              EXPECT_TRUE(same_bits(y[i], std::span(few[i]).first(y[i].size())))
+                  << tokens << " tokens, member " << i;
+            }
+          }
+          const auto rounded = run_linears(*op, some_rows(x, 0, tokens).as(RowFormat::kBf16),
+                                           threads, tokens, RowFormat::kBf16);
+          for (size_t i = 0; i < 4; ++i) {
+            OwnedRows y(tokens, static_cast<int64_t>(rounded[i].size()) / tokens, 0.0f);
+            for (int64_t t = 0; t < y.rows; ++t) {
+              for (int64_t c = 0; c < y.width; ++c) y.set(t, c, few[i][t * y.width + c]);
+            }
+            EXPECT_TRUE(same_bits(rounded[i], y.as(RowFormat::kBf16).dense()))
+                << tokens << " tokens, BF16, member " << i;
+          }
+        }
+      },
+      threads);
+}
+
 // So many rows that a warp has tiles of its own.
 TEST(CudaLinearGroup, HeadsGiveTheBitsOfManyTokens) {
   ThreadPool threads(2);

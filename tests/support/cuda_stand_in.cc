@@ -1,6 +1,7 @@
 // The functions of the CUDA runtime that the program calls, and those that nvcc's code calls.
 #include "support/cuda_stand_in.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <cxxabi.h>
 #include <sys/mman.h>
@@ -122,6 +123,19 @@ cudaError_t release(void* p) {
   return cudaSuccess;
 }
 
+// cuTensorMapEncodeTiled(), which makes nothing of what a driver would take.
+CUresult encode_nothing(CUtensorMap* map, CUtensorMapDataType, cuuint32_t rank, void* address,
+                        const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
+                        const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                        CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  *map = {};
+  bool taken = rank >= 3 && rank <= 5 && reinterpret_cast<uintptr_t>(address) % 16 == 0;
+  for (cuuint32_t i = 0; taken && i < rank; ++i) {
+    taken = sizes[i] > 0 && box[i] > 0 && box[i] <= 256 && (i == 0 || strides[i - 1] % 16 == 0);
+  }
+  return taken ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
 // What stands for a stream, an event or a graph: nobody looks inside.
 template <class Handle>
 cudaError_t make_handle(Handle* handle) {
@@ -233,6 +247,17 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 cudaError_t cudaGetLastError() { return std::exchange(state().last, cudaSuccess); }
 const char* cudaGetErrorName(cudaError_t) { return "stand-in error"; }
 const char* cudaGetErrorString(cudaError_t) { return "refused by the stand-in for CUDA's runtime"; }
+
+// ---- the driver --------------------------------------------------------------------------------
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool found = std::strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+  *function = found ? reinterpret_cast<void*>(encode_nothing) : nullptr;
+  *result = found ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
+}
 
 // ---- memory ------------------------------------------------------------------------------------
 

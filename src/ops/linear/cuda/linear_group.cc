@@ -4,6 +4,7 @@
 
 #include "ops/cuda/implementation.h"
 #include "ops/linear/cuda/cuda_linear_group.h"
+#include "ops/linear/cuda/even.h"
 #include "ops/linear/cuda/kernels.h"
 
 namespace moe4 {
@@ -27,6 +28,7 @@ int shared_memory(int sm) {
   cuda::allow_prompt_kernels(bytes);
   cuda::allow_wgmma_kernels(bytes);
   cuda::allow_wide_kernels(bytes);
+  cuda::allow_even_kernels(bytes);
   return bytes;
 }
 
@@ -145,19 +147,22 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   for (const LinearGroup::Member& member : problem().members) num_rows += member.out_features;
   const cuda::LinearCall generated = call(args.x.slice(0, decodes), 0, decodes);
   std::byte* memory = workspace.data();
+  const bool more = has_wgmma(device_) && decodes > kFewTokens;
+  const bool even = more && cuda::even_linears(generated);
   const bool wide =
-      has_wgmma(device_) && decodes > kFewTokens &&
+      more && !even &&
       ((takes_wide(packed_.panels(), num_rows, decodes) && cuda::wide_linears(generated, memory)) ||
        wide_linears_apart(generated, memory));
   if (wide) {
     memory += cuda::tiled_token_rows(decodes) * round_up(args.x.width, int64_t{cuda::kPanelChunk}) *
               element_bytes(RowFormat::kBf16);
   }
-  const bool shared = !wide && decodes >= kShareDecodes && num_rows <= kMostShareRows &&
+  const bool shared = !even && !wide && decodes >= kShareDecodes && num_rows <= kMostShareRows &&
                       cuda::share_linears(generated);
-  const bool few = !wide && !shared && device_.sm >= 90 && decodes > 0 && decodes <= kFewTokens &&
+  const bool few = !even && !wide && !shared && device_.sm >= 90 && decodes > 0 &&
+                   decodes <= kFewTokens &&
                    (cuda::head_linears(generated) || cuda::few_linears(generated));
-  const bool done = wide || shared || few;
+  const bool done = even || wide || shared || few;
   const bool by_wgmma = !done && has_wgmma(device_) && decodes >= many_decodes(num_rows);
   if (decodes > 0 && !done && !by_wgmma) cuda::decode_linears(generated);
   const int64_t first = by_wgmma ? 0 : decodes, prompts = args.x.rows - decodes;
