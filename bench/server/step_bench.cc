@@ -144,8 +144,8 @@ double engine_us(const Load& load, const Model& model,
 // What a GPU's engine does with a token that was chosen there.
 EngineRequest as_on_a_device(EngineRequest request) {
   request.next_token = [take = request.take_token, asks = request.device_choice](std::span<float>) {
-    SampleRow row;
-    MOE4_CHECK(asks(row));
+    DeviceChoice choice;
+    MOE4_CHECK(asks(choice));
     return take(kWord);
   };
   return request;

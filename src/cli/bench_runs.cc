@@ -48,7 +48,7 @@ EngineRequest feeding(std::vector<int32_t> ids, int64_t prompt,
     return ids[(*at)++];
   };
   request.next_token = [next](std::span<float>) { return next(); };
-  request.device_choice = [](SampleRow&) { return true; };
+  request.device_choice = [](DeviceChoice&) { return true; };
   request.take_token = [next](int32_t) { return next(); };
   request.on_end = [&error](const RequestEnd& end) {
     if (end.error) error = end.error;

@@ -40,6 +40,10 @@ SchedulerLimits scheduler_limits(const EngineLimits& limits, bool has_state,
 
 }  // namespace
 
+// A row of logits that a mask has changed takes a megabyte of a GPU where vocabularies are large;
+// so many grammars in a step have theirs there, those of others come to the host.
+constexpr int64_t kMostMasked = 64;
+
 RunnerLimits runner_limits(const EngineLimits& limits, int64_t state_bytes) {
   if (limits.max_context <= 0) {
     throw Error(ErrorCode::kUsage, "a request needs room for at least one token");
@@ -47,7 +51,8 @@ RunnerLimits runner_limits(const EngineLimits& limits, int64_t state_bytes) {
   return {.step = {.max_tokens = limits.max_tokens,
                    .max_seqs = limits.max_seqs,
                    .max_context = limits.max_context,
-                   .max_logits = logits_rows(limits)},
+                   .max_logits = logits_rows(limits),
+                   .max_masked = std::min(limits.max_seqs, kMostMasked)},
           .num_pages = ceil_div(limits.cache_tokens, kPageTokens),
           .num_state_slots = limits.max_seqs + snapshots_within(state_bytes, limits)};
 }
@@ -151,7 +156,8 @@ EngineStats Engine::stats() const {
 Engine::Flight Engine::begin_pieces(const Step& step, Observer* observer) {
   pieces_.clear();
   choices_.assign(step.pieces.size(), {});
-  Flight flight{.pieces = step.pieces, .all_chosen = true};
+  Flight flight{.pieces = step.pieces, .all_chosen = true, .runs_ahead = true};
+  int64_t num_masked = 0;
   for (const ScheduledPiece& piece : step.pieces) {
     const Active& active = requests_.at(piece.id);
     const EngineRequest& request = active.request;
@@ -162,11 +168,17 @@ Engine::Flight Engine::begin_pieces(const Step& step, Observer* observer) {
                       .state_slot = scheduler_.state_slot(piece.id),
                       .is_decode = piece.is_decode,
                       .num_logits = wanted_logits(piece)});
+    const bool has_room = !request.has_masks || num_masked < runner_.limits().step.max_masked;
     if (runner_.samples() && added.num_logits == 1 && !request.prompt_logits &&
-        request.device_choice) {
-      SampleRow& row = choices_[pieces_.size() - 1];
-      if (request.device_choice(row)) added.sample = &row;
+        request.device_choice && has_room) {
+      DeviceChoice& choice = choices_[pieces_.size() - 1];
+      if (request.device_choice(choice)) {
+        added.sample = &choice.row;
+        added.mask = choice.mask;
+        num_masked += added.mask.empty() ? 0 : 1;
+      }
     }
+    flight.runs_ahead = flight.runs_ahead && !request.has_masks;
     flight.num_logits.push_back(added.num_logits);
     flight.has_choice.push_back(added.sample != nullptr);
     flight.all_chosen = flight.all_chosen && (added.num_logits == 0 || added.sample != nullptr);
@@ -178,7 +190,9 @@ Engine::Flight Engine::begin_pieces(const Step& step, Observer* observer) {
 }
 
 bool Engine::run_ahead() {
-  if (!flight_ || !flight_->all_chosen || limits_.cache_generated) return false;
+  if (!flight_ || !flight_->all_chosen || !flight_->runs_ahead || limits_.cache_generated) {
+    return false;
+  }
   int64_t row = 0;
   for (size_t i = 0; i < flight_->pieces.size(); ++i) {
     const ScheduledPiece& piece = flight_->pieces[i];

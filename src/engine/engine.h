@@ -54,6 +54,14 @@ struct RequestEnd {
   int64_t cached_tokens = 0;  ///< of its prompt, computed by others before
 };
 
+/// How a device chooses a request's next token.
+struct DeviceChoice {
+  SampleRow row;
+  /// Bit i: whether token i may be chosen; ceil(vocab_size / 64) words that stay as they are until
+  /// the step has begun. Empty: all may.
+  std::span<const uint64_t> mask;
+};
+
 struct EngineRequest {
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 0;  ///< 0: the prompt is computed, and that is all
@@ -62,9 +70,12 @@ struct EngineRequest {
   /// logits may be changed in place. What it throws ends this request and no other.
   std::function<std::optional<int32_t>(std::span<float> logits)> next_token;
   /// Asked before a step that ends with a choice: whether it can be made where the logits are, and
-  /// how. Where it can, take_token has what was chosen and next_token is not called; engines on the
-  /// CPU do not ask, and a choice that failed comes back to next_token. May be empty.
-  std::function<bool(SampleRow& row)> device_choice;
+  /// how. One with a mask is asked once its token before is known. Where it can, take_token has
+  /// what was chosen and next_token is not called; engines on the CPU do not ask, and a choice that
+  /// failed comes back to next_token. May be empty.
+  std::function<bool(DeviceChoice& choice)> device_choice;
+  /// Its choices may have masks.
+  bool has_masks = false;
   /// What next_token would return, from the token chosen by device_choice's row.
   std::function<std::optional<int32_t>(int32_t token)> take_token;
   /// Called with the logits of the prompt's tokens, [n, vocab_size] of those at `first` and after,
@@ -123,6 +134,7 @@ class Engine {
     std::vector<int64_t> num_logits;  // of each
     std::vector<uint8_t> has_choice;  // of each: the device chooses
     bool all_chosen = false;          // for all that want logits
+    bool runs_ahead = false;          // no next choice has to wait for one of these
   };
 
   int64_t wanted_logits(const ScheduledPiece& piece) const;
@@ -150,7 +162,7 @@ class Engine {
   Scheduler scheduler_;
   std::unordered_map<RequestId, Active> requests_;
   std::vector<SequencePiece> pieces_;
-  std::vector<SampleRow> choices_;  // of the pieces
+  std::vector<DeviceChoice> choices_;  // of the pieces
   std::optional<Flight> flight_;
   StepResult result_;  // of the last step that was finished
   int64_t num_preemptions_ = 0;

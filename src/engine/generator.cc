@@ -128,7 +128,8 @@ class Generation::Impl {
     return {.prompt = request_.prompt,
             .max_new_tokens = limit_,
             .next_token = [this](std::span<float> logits) { return next_token(logits); },
-            .device_choice = [this](SampleRow& row) { return device_choice(row); },
+            .device_choice = [this](DeviceChoice& choice) { return device_choice(choice); },
+            .has_masks = grammar_.has_value(),
             .take_token = [this](int32_t token) { return take_token(token); },
             .on_end =
                 [this](const RequestEnd& end) {
@@ -168,19 +169,25 @@ class Generation::Impl {
     return end_or(token);
   }
 
-  // Only plain choices are made on a device: whoever wants the logits, or edits them, has them
-  // come to the host.
-  bool device_choice(SampleRow& row) {
+  // Plain choices are made on a device, and those among the tokens of a grammar: whoever wants the
+  // logits, or edits them otherwise, has them come to the host.
+  bool device_choice(DeviceChoice& choice) {
     const SamplingParams& sampling = request_.sampling;
     const auto generated = static_cast<int64_t>(result_.tokens.size());
-    if (request_.wants_logits || grammar_ || generated < request_.min_new_tokens ||
+    const bool may_stop = generated >= request_.min_new_tokens;
+    if (request_.wants_logits || (grammar_ ? grammar_->is_complete() : !may_stop) ||
         sampling.repetition_penalty != 1.0f || sampling.presence_penalty != 0.0f ||
         sampling.frequency_penalty != 0.0f || !sampling.logit_bias.empty()) {
       return false;
     }
-    row = sample_row(sampling);
+    choice.row = sample_row(sampling);
+    try {
+      if (grammar_) choice.mask = grammar_->allowed(stops_, may_stop);
+    } catch (const Error&) {  // that nothing may follow: next_token() meets it too, and ends this
+      return false;           // request alone
+    }
     // The number that sample() would take; if the choice fails, next_token() ends in an error.
-    if (sampling.temperature != 0.0f) row.random = rng_();
+    if (sampling.temperature != 0.0f) choice.row.random = rng_();
     return true;
   }
 

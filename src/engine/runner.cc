@@ -12,6 +12,11 @@
 namespace moe4 {
 namespace {
 
+// Of one row: Sample::Args::masks.
+int64_t mask_bytes(int64_t vocab_size) {
+  return ceil_div(vocab_size, int64_t{64}) * int64_t{sizeof(uint64_t)};
+}
+
 // Tables of a batch: all paged layers share their page numbers, all recurrent ones their slots.
 enum : int32_t { kPagedTable, kStateTable, kNumTables };
 
@@ -42,7 +47,8 @@ int64_t Runner::buffer_bytes(const RunnerLimits& limits, int64_t vocab_size, con
   const int64_t logits = rows * vocab_size * int64_t{sizeof(float)};
   if (device.is_cpu()) return batch + logits;
   return batch + logits + 2 * rows * int64_t{sizeof(SampleRow)} +
-         rows * int64_t{sizeof(int32_t) + sizeof(SampleStatus)};
+         rows * int64_t{sizeof(int32_t) + sizeof(SampleStatus)} +
+         limits.step.max_masked * mask_bytes(vocab_size);
 }
 
 Runner::Runner(const Model& model, const RunnerLimits& limits)
@@ -61,11 +67,14 @@ Runner::Runner(const Model& model, const RunnerLimits& limits)
   }
   const auto rows = static_cast<size_t>(limits.step.max_logits);
   const size_t choice_bytes = rows * (sizeof(int32_t) + sizeof(SampleStatus));
+  const auto masks_bytes =
+      static_cast<size_t>(limits.step.max_masked * mask_bytes(model.config().vocab_size));
   if (!device.is_cpu()) {
     sampler_ = prepare<Sample>({.vocab_size = model.config().vocab_size}, {},
                                {.device = device, .threads = model.stream().threads});
     device_samples_ = DeviceMemory(device, 2 * rows * sizeof(SampleRow));
     device_choices_ = DeviceMemory(device, choice_bytes);
+    device_masks_ = DeviceMemory(device, masks_bytes);
   }
   model.reserve(limits.step);
   const size_t workspace = std::max(model.workspace_size(limits.step), sampling_workspace());
@@ -82,6 +91,7 @@ Runner::Runner(const Model& model, const RunnerLimits& limits)
     if (device.is_cpu()) continue;
     flight.samples = HostMemory(device, rows * sizeof(SampleRow));
     flight.choices = HostMemory(device, choice_bytes);
+    flight.masks = HostMemory(device, masks_bytes);
   }
   host_logits_ = HostMemory(device, logits_bytes);
   if (!device.is_cpu()) {
@@ -312,7 +322,9 @@ Sample::Args Runner::sample_args(int64_t num_rows, bool greedily) const {
 
 size_t Runner::sampling_workspace() const {
   if (!samples()) return 0;
-  return sampler_->workspace_size(sample_args(limits_.step.max_logits, /*greedily=*/false));
+  Sample::Args args = sample_args(limits_.step.max_logits, /*greedily=*/false);
+  args.num_edited = limits_.step.max_masked;
+  return sampler_->workspace_size(args);
 }
 
 void Runner::choose(const Sample::Args& args) {
@@ -366,6 +378,8 @@ bool Runner::choose_tokens(std::span<const SequencePiece> pieces, bool chose_gre
   auto* samples = reinterpret_cast<SampleRow*>(flight.samples.data());
   std::fill_n(samples, rows, SampleRow{});
   bool all = true, greedy = true, any_truncated = false;
+  const auto row_of_masks = static_cast<size_t>(mask_bytes(model_.config().vocab_size));
+  int32_t num_masked = 0;
   size_t row = 0;
   for (const SequencePiece& piece : pieces) {
     if (piece.num_logits == 0) continue;
@@ -373,18 +387,30 @@ bool Runner::choose_tokens(std::span<const SequencePiece> pieces, bool chose_gre
     all = all && piece.sample != nullptr && piece.num_logits == 1;
     if (piece.sample == nullptr) continue;
     flight.chose = true;
-    samples[row - 1] = *piece.sample;
+    SampleRow& sample = samples[row - 1];
+    sample = *piece.sample;
+    if (!piece.mask.empty()) {
+      MOE4_CHECK(num_masked < limits_.step.max_masked && piece.mask.size_bytes() >= row_of_masks);
+      std::copy_n(reinterpret_cast<const std::byte*>(piece.mask.data()), row_of_masks,
+                  flight.masks.data() + static_cast<size_t>(num_masked) * row_of_masks);
+      sample.mask = sample.edited = num_masked++;
+    }
     if (piece.sample->scale == 0) continue;
     greedy = false;
     any_truncated = any_truncated || piece.sample->top_k > 0 || piece.sample->top_p < 1.0f;
   }
   if (!flight.chose) return rows == 0;
   const Stream& stream = model_.stream();
-  if (!greedy || !chose_greedily) {
+  if (!greedy || !chose_greedily || num_masked > 0) {
+    copy(stream, device_masks_.data(), flight.masks.data(),
+         static_cast<size_t>(num_masked) * row_of_masks);
     copy(stream, device_samples_.data() + most * sizeof(SampleRow), samples,
          rows * sizeof(SampleRow));
-    Sample::Args args = sample_args(flight.num_logits, greedy);
+    Sample::Args args = sample_args(flight.num_logits, /*greedily=*/false);
+    args.any_sampled = !greedy;
     args.any_truncated = any_truncated;
+    args.masks = reinterpret_cast<const uint64_t*>(device_masks_.data());
+    args.num_edited = num_masked;
     choose(args);
   }
   copy_little(stream, flight.choices.data(), device_choices_.data(),

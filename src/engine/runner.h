@@ -32,6 +32,9 @@ struct SequencePiece {
   /// On a GPU: how its next token is chosen there from the last of its logits, which stay there.
   /// Null: they come to the host.
   const SampleRow* sample = nullptr;
+  /// With `sample`: bit i says whether token i may be chosen; ceil(vocab_size / 64) words or more.
+  /// Empty: all may. At most StepLimits::max_masked pieces have one.
+  std::span<const uint64_t> mask;
 };
 
 /// What a step gave, in host memory and valid until the step after the next begins. Rows are those
@@ -107,7 +110,7 @@ class Runner {
   // A step that was begun: memory of the host that it reads and writes.
   struct Flight {
     explicit Flight(const Device& device) : done(device) {}
-    HostMemory batch, samples, choices;
+    HostMemory batch, samples, choices, masks;
     int64_t num_logits = 0;
     bool chose = false;  // some row has a choice
     Event done;
@@ -138,6 +141,7 @@ class Runner {
   // step; out: [max_logits] ids, then states.
   std::unique_ptr<Prepared<Sample>> sampler_;
   DeviceMemory device_samples_, device_choices_;
+  DeviceMemory device_masks_;    // [max_masked, ceil(vocab_size / 64)] uint64
   std::vector<Flight> flights_;  // two on a GPU
   size_t newest_ = 0;            // the one whose step was begun last
   int64_t num_begun_ = 0;        // and not finished

@@ -84,8 +84,10 @@ ModelNeeds needs_of(const Model& model) {
     if (sampler != nullptr) {
       const Rows logits =
           Rows::dense(static_cast<float*>(nullptr), limits.max_logits, model.config().vocab_size);
-      bytes = std::max(bytes, sampler->workspace_size(
-                                  {.logits = logits, .any_sampled = true, .any_truncated = true}));
+      bytes = std::max(bytes, sampler->workspace_size({.logits = logits,
+                                                       .num_edited = limits.max_masked,
+                                                       .any_sampled = true,
+                                                       .any_truncated = true}));
     }
     return static_cast<int64_t>(bytes);
   };

@@ -84,6 +84,45 @@ TEST_F(Constrained, SampledAnswersAreOfTheGrammar) {
   }
 }
 
+TEST_F(Constrained, ADeviceGetsTheMaskOfEveryNextToken) {
+  const ScriptedModel model = liking("xdcb");
+  GenerateRequest request;
+  request.prompt = {65};
+  request.max_new_tokens = 9;
+  request.stop_token_ids = {testing::kImEnd};
+  request.grammar = std::make_shared<const TokenMasks>(compile_regex("ab?"), vocabulary_);
+  Generation generation(model, tokenizer_.get(), request);
+  const EngineRequest on_device = generation.engine_request();
+  EXPECT_TRUE(on_device.has_masks);
+  const auto allowed = [&] {
+    DeviceChoice choice;
+    EXPECT_TRUE(on_device.device_choice(choice));
+    EXPECT_GE(choice.mask.size(), static_cast<size_t>((kVocab + 63) / 64));
+    std::vector<int> ids;
+    for (int id = 0; id < kVocab; ++id) {
+      if ((choice.mask[static_cast<size_t>(id) / 64] >> (id % 64) & 1) != 0) ids.push_back(id);
+    }
+    return ids;
+  };
+  EXPECT_EQ(allowed(), std::vector<int>{'a'});
+  EXPECT_EQ(on_device.take_token('a'), 'a');
+  EXPECT_EQ(allowed(), (std::vector<int>{'b', testing::kImEnd}));
+  EXPECT_EQ(on_device.take_token('b'), std::nullopt) << "nothing can follow";
+}
+
+// The error comes from where the host chooses, so that it ends this request alone.
+TEST_F(Constrained, ADeviceIsNotAskedWhereNothingMayFollow) {
+  const ScriptedModel model = liking("a");
+  const auto letters = std::make_shared<const Vocabulary>(std::vector<std::string>{"a", "b"});
+  GenerateRequest request;
+  request.prompt = {0};
+  request.max_new_tokens = 9;
+  request.grammar = std::make_shared<const TokenMasks>(compile_regex("c"), letters);
+  Generation generation(model, nullptr, request);
+  DeviceChoice choice;
+  EXPECT_FALSE(generation.engine_request().device_choice(choice));
+}
+
 TEST_F(Constrained, AVocabularyWithoutAWayOnIsAnError) {
   const auto letters = std::make_shared<const Vocabulary>(std::vector<std::string>{"a", "b"});
   Constraint constraint(std::make_shared<const TokenMasks>(compile_regex("ac"), letters), 2);

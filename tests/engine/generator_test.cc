@@ -146,14 +146,15 @@ TEST_F(Generator, AChoiceIsLeftToTheDeviceUnlessTheLogitsAreWanted) {
   };
   Generation generation(*model_, tokenizer_.get(), r);
   EngineRequest on_device = generation.engine_request();
-  SampleRow row;
-  EXPECT_TRUE(on_device.device_choice(row));
+  DeviceChoice choice;
+  EXPECT_TRUE(on_device.device_choice(choice));
+  EXPECT_TRUE(choice.mask.empty());
   EXPECT_EQ(on_device.take_token(5), 5);
   EXPECT_EQ(told, std::vector<int32_t>{5});
 
   r.wants_logits = true;
   Generation with_logits(*model_, tokenizer_.get(), r);
-  EXPECT_FALSE(with_logits.engine_request().device_choice(row));
+  EXPECT_FALSE(with_logits.engine_request().device_choice(choice));
 }
 
 TEST_F(Generator, ACallbackThatReturnsFalseCancels) {

@@ -17,8 +17,11 @@
 #include "engine/layer_experts.h"
 #include "engine/memory_plan.h"
 #include "engine/runner.h"
+#include "grammar/grammar.h"
+#include "grammar/token_masks.h"
 #include "models/model.h"
 #include "ops/experts/registry.h"
+#include "support/byte_tokenizer.h"
 #include "support/cuda_calls.h"
 #include "support/golden.h"
 #include "support/random_moe.h"
@@ -351,6 +354,44 @@ TEST_P(GpuModels, ASeedGivesTheSameTokensAgain) {
   EXPECT_NE(generate(*model, nullptr, request).tokens, first);
 }
 
+TEST_P(GpuModels, AGrammarHasTheSameTokensChosenHereAndOnTheHostAndBesideOthers) {
+  const auto model = load(GetParam(), gpu_, threads_);
+  const auto tokenizer = Tokenizer::parse(testing::byte_tokenizer_json(), "test");
+  const auto masks = std::make_shared<const TokenMasks>(
+      compile_regex("[a-m]{12}|[n-z]{9}"), std::make_shared<const Vocabulary>(*tokenizer));
+  const std::vector<int32_t> prompt = make_requests(1, model->config().vocab_size)[0].prompt;
+  std::vector<GenerateRequest> requests;
+  for (const float temperature : {0.0f, 20.0f}) {
+    for (const bool has_grammar : {true, false}) {
+      requests.push_back({.prompt = prompt,
+                          .max_new_tokens = 20,
+                          .sampling = {.temperature = temperature, .seed = 5},
+                          .grammar = has_grammar ? masks : nullptr});
+    }
+  }
+  std::vector<std::vector<int32_t>> alone;
+  for (GenerateRequest request : requests) {
+    alone.push_back(generate(*model, nullptr, request).tokens);
+    EXPECT_EQ(alone.back().size() < 13, request.grammar != nullptr);
+    request.wants_logits = true;  // so the host chooses
+    EXPECT_EQ(generate(*model, nullptr, request).tokens, alone.back());
+  }
+  Engine engine(*model, {.max_tokens = 256,
+                         .max_seqs = 3,
+                         .max_context = kPrompt + 20,
+                         .cache_tokens = 3 * round_up(kPrompt + 20, kPageTokens)});
+  std::vector<std::unique_ptr<Generation>> generations;
+  for (const GenerateRequest& request : requests) {
+    generations.push_back(std::make_unique<Generation>(*model, nullptr, request));
+    engine.submit(generations.back()->engine_request());
+  }
+  while (engine.step()) {
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(generations[i]->take_result().tokens, alone[i]) << i;
+  }
+}
+
 TEST_P(GpuModels, ExpertsThatTheCpuComputesGiveTheSameLogitsUpToBf16) {
   const auto all = load(GetParam(), gpu_, threads_);
   const auto half = load(GetParam(), gpu_, threads_, /*cpu_moe=*/2);
@@ -429,8 +470,8 @@ TEST(GpuFootprint, TenThousandTokensTakeNoMemoryAndRepeatTheirBits) {
                    .max_new_tokens = kTokens,
                    .next_token = [](std::span<float>) { return std::optional<int32_t>(); },
                    .device_choice =
-                       [](SampleRow& row) {
-                         row = SampleRow{};
+                       [](DeviceChoice& choice) {
+                         choice = {};
                          return true;
                        },
                    .take_token =
