@@ -296,7 +296,7 @@ TEST(ModuleNames, ExpertsAreFoundUnderEveryFamilysNames) {
     EXPECT_TRUE(is_routed_expert(module)) << module;
   }
   for (const char* module : {"model.layers.3.moe.gate", "model.layers.3.mlp.shared_experts.up_proj",
-                             "model.layers.3.share_expert.up_proj"}) {
+                             "model.layers.3.share_expert.up_proj", "up_proj", "3.up_proj"}) {
     EXPECT_FALSE(is_routed_expert(module)) << module;
   }
   // Stored one by one, listed as one module, without the wrapper's prefix.

@@ -87,6 +87,25 @@ TEST(CommandLine, MistakesExitWithStatus2AndOneLine) {
   }
 }
 
+TEST(CommandLine, AListIsOneArgumentAndWhatFollowsItIsNot) {
+  const std::vector<std::vector<std::string>> lists = {
+      {"bench-moe", "--tokens", "1", "4"},
+      {"bench-moe", "--moe-backend", "cpu", "reference"},
+      {"bench-moe", "--activations", "bf16", "fp4"},
+      {"bench-moe", "--moe-tuning", "a=1", "b=2"},
+      {"bench", kModel, "--requests", "1", "2"},
+      {"bench", kModel, "--moe-backend", "cpu", "reference"},
+      {"bench", kModel, "--activations", "bf16", "fp4"},
+      {"compare", kModel, "--backends", "cpu,reference", "cpu"},
+  };
+  for (const auto& arguments : lists) {
+    SCOPED_TRACE(::testing::PrintToString(arguments));
+    const ProgramResult result = run_program(arguments);
+    expect_error(result, 2);
+    EXPECT_THAT(result.err, HasSubstr("not expected: " + arguments.back()));
+  }
+}
+
 TEST(CommandLine, ANumberOutOfRangeIsToldTheRange) {
   const auto error_of = [](std::vector<std::string> arguments, const std::string& flag,
                            const std::string& value) {

@@ -201,6 +201,7 @@ TEST(MemoryPlan, AShareOfAGpuIsOfItsCapAndLessWhatIsUsed) {
   EXPECT_EQ(gpu_room(100 * kGB, 5 * kGB, 0.5), 45 * kGB);
   EXPECT_EQ(gpu_room(100 * kGB, 5 * kGB, 0.5, 40 * kGB), 15 * kGB);
   EXPECT_EQ(gpu_room(100 * kGB, 5 * kGB, 0.5, 400 * kGB), 45 * kGB);
+  EXPECT_EQ(gpu_room(100 * kGB, 0, 1.0, 1), 1);
 }
 
 // Calls fn with every checkpoint below tests/data whose model runs.

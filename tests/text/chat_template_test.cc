@@ -204,6 +204,12 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
   EXPECT_THAT(error_of("{% set many = dict(" + keys(300) + ") %}" + repeat_100k +
                        "{% set text = 'a'.format_map(many) %}{% endfor %}"),
               HasSubstr("runs for too long"));
+  for (const char* part : {"t.partition('b')", "t.rpartition('b')"}) {
+    EXPECT_THAT(error_of("{% set t = 'a' * 1000000 %}" + repeat_100k + "{% set x = " + part +
+                         " %}{% endfor %}"),
+                HasSubstr("runs for too long"))
+        << part;
+  }
   for (const char* source :
        {"{{ '%1000000000d' % 1 }}", "{{ '%99999999999999999999d' % 1 }}",
         "{{ '%*d' % (10**9, 1) }}", "{{ '%.1000000000f' % 1 }}", "{{ '%.1000000000d' % 1 }}",
@@ -218,6 +224,27 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
                 testing::AnyOf(HasSubstr("too long"), HasSubstr("runs for too long")))
         << source;
   }
+}
+
+TEST(ChatTemplate, WhatPythonRefusesIsRefused) {
+  EXPECT_THAT(error_of("{% for x in [1] %}{{ loop.changed(x=x) }}{% endfor %}"),
+              HasSubstr("no named arguments"));
+  EXPECT_THAT(error_of("{% macro m(a=1, b) %}{% endmacro %}"), HasSubstr("without default"));
+  for (const std::string test : {"even", "odd", "divisibleby(2)"}) {
+    EXPECT_THAT(error_of("{{ 'a' is " + test + " }}"), HasSubstr("needs a number, not ")) << test;
+  }
+}
+
+TEST(ChatTemplate, NamedArgumentsOfSortsAndMethodsOfTuples) {
+  EXPECT_EQ(render("{{ ['a', 'B']|sort|join }}{{ ['a', 'B']|sort(case_sensitive=true)|join }}"
+                   "{{ ['a', 'B']|sort(reverse=true)|join }}",
+                   "{}"),
+            "aBBaBa");
+  EXPECT_EQ(render("{% for k, v in {'a': 1, 'B': 2}|dictsort(case_sensitive=true) %}{{ k }}"
+                   "{% endfor %}",
+                   "{}"),
+            "Ba");
+  EXPECT_EQ(render("{{ (1, 2, 1).count(1) }}{{ (1, 2).index(2) }}", "{}"), "21");
 }
 
 TEST(ChatTemplate, LoopsThatRememberThemselvesDoNotLeak) {
