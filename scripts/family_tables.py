@@ -190,7 +190,7 @@ def latent(name, architecture, model_type, *, hidden=7168, layers=61, heads=128,
                  shared_form=shared_form, dense_module="mlp", dense=dense, dense_form=dense_form,
                  head="language_model.lm_head" if prefix.startswith("language_model") else "lm_head",
                  router_expected=router_of(scoring, factor=factor, groups=groups, bias=bias),
-                 runs=model_type in ("deepseek_v3", "kimi_k2", "glm4_moe_lite", "mistral4"))
+                 runs="on the CPU" if model_type in ("deepseek_v32", "glm_moe_dsa") else True)
 
 
 def v3_excludes(layers):
@@ -432,7 +432,8 @@ def checkpoints():
     glm5 = ("GlmMoeDsaForCausalLM", "glm_moe_dsa")
     yield latent("glm-5-nvfp4", *glm5, more=dict(DSA, index_n_heads=32), shared_form="modelopt", dense_form="modelopt",
                  hf=modelopt(exclude=["lm_head", "model.layers.78*"] + [f"model.layers.{i}.self_attn*" for i in range(78)]), **GLM5)
-    yield latent("glm-5.2-nvfp4", *glm5, more=dict(DSA, index_n_heads=32, head_dim=192), hf=modelopt(exclude=glm5_excludes(78)),
+    yield latent("glm-5.2-nvfp4", *glm5, more=dict(DSA, index_n_heads=32, head_dim=192, index_topk_freq=4, index_skip_topk_offset=2,
+                                                              indexer_rope_interleave=True), hf=modelopt(exclude=glm5_excludes(78)),
                  **dict(GLM5, theta=8e6))
     yield latent("glm-4.7-flash-nvfp4", "Glm4MoeLiteForCausalLM", "glm4_moe_lite", hf=modelopt(exclude=v3_excludes(47)),
                  shared_form="modelopt", dense_form="modelopt", **glm_flash)

@@ -381,8 +381,51 @@ def step3p7():
                 generation={"eos_token_id": [319, 317]})
 
 
+DSA = dict(q_lora_rank=48, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, num_key_value_heads=4,
+           moe_intermediate_size=32, intermediate_size=96, n_routed_experts=16, num_experts_per_tok=4, n_shared_experts=1,
+           first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=2.5, index_topk=8, index_head_dim=32, index_n_heads=12)
+
+
+def deepseek_v32():
+    """DeepSeek-V3.2: latent attention with YaRN (m^2 on the scores) over the 8 keys that an indexer chooses, whose rotation is of
+    halves; groups of experts."""
+    from transformers import DeepseekV32Config, DeepseekV32ForCausalLM
+    config = DeepseekV32Config(**(COMMON | {"rms_norm_eps": 1e-3}), **DSA, n_group=4, topk_group=2, rope_parameters={
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "original_max_position_embeddings": 64})
+
+    def publish(written):
+        written = spelling_of_4(written)
+        for key in ("layer_types", "mlp_layer_types", "num_local_experts", "qk_head_dim"):
+            written.pop(key, None)
+        return written | {"num_nextn_predict_layers": 1, "moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+
+    return Case("deepseek_v32-modelopt-nvfp4", DeepseekV32ForCausalLM, config, 55, by_modelopt(experts_only), publish, fix=latent_eps,
+                extra=drafts("model.layers.3."), generation={"eos_token_id": 1})
+
+
+def glm_moe_dsa():
+    """GLM-5: the same with neighbours rotated in the indexer too, no YaRN and no groups, and a layer that takes the choice of the
+    one before."""
+    from transformers import GlmMoeDsaConfig, GlmMoeDsaForCausalLM
+    types = ["full", "full", "shared", "full"]
+    config = GlmMoeDsaConfig(**(COMMON | {"num_hidden_layers": 4, "rms_norm_eps": 1e-3}), **DSA, n_group=1, topk_group=1,
+                             indexer_types=types, rope_parameters=DEFAULT_ROPE | {"rope_theta": 1e6})
+
+    def publish(written):
+        for key in ("layer_types", "mlp_layer_types", "num_local_experts", "qk_head_dim"):
+            written.pop(key, None)
+        return written | {"num_nextn_predict_layers": 1, "moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+                          "indexer_rope_interleave": True, "rope_interleave": True, "head_dim": 192,
+                          "eos_token_id": GLM_STOPS["eos_token_id"]}
+
+    return Case("glm_moe_dsa-modelopt-nvfp4", GlmMoeDsaForCausalLM, config, 58, by_modelopt(experts_only), publish, fix=latent_eps,
+                extra=drafts("model.layers.4."), generation=GLM_STOPS)
+
+
 CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna,
-         llama4, mimo_v2_flash, step3p7]
+         llama4, mimo_v2_flash, step3p7,
+         deepseek_v32, glm_moe_dsa]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kMaxLayers = 4096;
 
 // The words of layer_types and layers_block_type for mixers, of transformers 4 and 5.
-constexpr std::array<std::pair<std::string_view, LayerKind>, 17> kMixerWords = {{
+constexpr std::array<std::pair<std::string_view, LayerKind>, 18> kMixerWords = {{
     {"full_attention", LayerKind::kFullAttention},
     {"attention", LayerKind::kFullAttention},
     {"global", LayerKind::kFullAttention},
@@ -28,6 +28,7 @@ constexpr std::array<std::pair<std::string_view, LayerKind>, 17> kMixerWords = {
     {"chunked_attention", LayerKind::kChunkedAttention},
     {"sparse_attention", LayerKind::kSparseAttention},
     {"deepseek_sparse_attention", LayerKind::kSparseAttention},
+    {"indexed_attention", LayerKind::kSparseAttention},
     {"minimax_m3_sparse", LayerKind::kSparseAttention},
     {"compressed_sparse_attention", LayerKind::kCompressedAttention},
     {"heavily_compressed_attention", LayerKind::kCompressedAttention},

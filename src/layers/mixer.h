@@ -22,6 +22,8 @@ struct LayerStep {
   /// [T, hidden_size] float32: of what a part's x is the norm. For parts that read it themselves.
   Rows residual;
   Execution& execution;
+  /// What the last indexer chose: see ChooseKeys. Null: the model has none.
+  int32_t* chosen_keys = nullptr;
 
   /// Tokens at the front that were generated: LinearGroup::Args::num_decode_tokens.
   int64_t num_decode_tokens() const { return batch.num_decodes * batch.query_of_decode; }

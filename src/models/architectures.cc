@@ -7,10 +7,12 @@
 namespace moe4 {
 
 extern const Architecture kDeepseekV3;
+extern const Architecture kDeepseekV32;
 extern const Architecture kErnie45Moe;
 extern const Architecture kGemma4;
 extern const Architecture kGlm4Moe;
 extern const Architecture kGlm4MoeLite;
+extern const Architecture kGlmMoeDsa;
 extern const Architecture kGptOss;
 extern const Architecture kHyV3;
 extern const Architecture kLaguna;
@@ -29,9 +31,10 @@ extern const Architecture kStep3p7;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kErnie45Moe, &kGemma4,      &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,  &kHyV3,
-    &kLaguna,     &kLlama4,     &kMimoV2Flash, &kMinimaxM2, &kMistral4,    &kMixtral, &kNemotronH,
-    &kQwen3Moe,   &kQwen3Next,  &kQwen3VlMoe,  &kQwen35Moe, &kStep3p7,
+    &kDeepseekV3, &kDeepseekV32, &kErnie45Moe, &kGemma4,    &kGlm4Moe,  &kGlm4MoeLite,
+    &kGlmMoeDsa,  &kGptOss,      &kHyV3,       &kLaguna,    &kLlama4,   &kMimoV2Flash,
+    &kMinimaxM2,  &kMistral4,    &kMixtral,    &kNemotronH, &kQwen3Moe, &kQwen3Next,
+    &kQwen3VlMoe, &kQwen35Moe,   &kStep3p7,
 };
 
 }  // namespace

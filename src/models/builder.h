@@ -118,7 +118,8 @@ class Builder {
                                    const BiasRule& bias = {}, const BiasRule& o_bias = {});
   /// `kv_a_proj_with_mqa`, `kv_a_layernorm`, `kv_b_proj` and `o_proj` below `module`, with
   /// `q_a_proj`, `q_a_layernorm` and `q_b_proj`, or `q_proj` where queries have no latent; `bias`
-  /// is about the two down projections and o_proj.
+  /// is about the two down projections and o_proj. With an indexer, `wk`, `k_norm`, `weights_proj`
+  /// and `wq_b` below `indexer` too.
   std::unique_ptr<Mixer> latent_attention(const std::string& module, LatentAttentionSpec spec,
                                           const BiasRule& bias = {});
   /// The inputs' linears, `out_proj`, `conv1d`, `A_log`, `dt_bias` and `norm` below `module`.

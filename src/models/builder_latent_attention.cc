@@ -11,16 +11,41 @@ std::unique_ptr<Mixer> Builder::latent_attention(const std::string& module,
   LinearSpec q{at + "q_proj", problem.q_width()};
   if (spec.q_latent_dim > 0) q = {at + "q_a_proj", spec.q_latent_dim, bias};
   LatentAttentionParts parts;
+  std::vector<LinearSpec> inputs = {
+      q, {at + "kv_a_proj_with_mqa", spec.latent_dim + spec.rope_dim, bias}};
+  std::vector<LinearSpec> queries = {{at + "q_b_proj", problem.q_width()}};
+  const std::string indexer = at + "indexer.";
+  if (spec.has_indexer()) {
+    // The choice is exact, as a router's.
+    inputs.push_back({.module = indexer + "wk", .out_features = spec.index->dim, .exact = true});
+    inputs.push_back(
+        {.module = indexer + "weights_proj", .out_features = spec.index->num_heads, .exact = true});
+    queries.push_back({.module = indexer + "wq_b",
+                       .out_features = spec.index->num_heads * spec.index->dim,
+                       .exact = true});
+  }
+  if (spec.index) {
+    parts_.num_chosen_keys = spec.index->most;
+    if (spec.index->is_shared) ignore(indexer + "*");  // which files have all the same
+  }
   parts.inputs =
-      linears("down_proj", {q, {at + "kv_a_proj_with_mqa", spec.latent_dim + spec.rope_dim, bias}},
-              hidden_size_);
+      linears(spec.has_indexer() ? "down_and_index_proj" : "down_proj", inputs, hidden_size_);
   LatentToCache::Weights norms{.kv_norm = tensor(at + "kv_a_layernorm.weight", spec.latent_dim)};
   if (spec.q_latent_dim > 0) {
     norms.q_norm = tensor(at + "q_a_layernorm.weight", spec.q_latent_dim);
-    parts.q_b = linears("q_b_proj", {{at + "q_b_proj", problem.q_width()}}, spec.q_latent_dim);
+    parts.q_b = linears("q_b_proj", queries, spec.q_latent_dim);
   }
   keeps(spec.latent_to_cache().cache());
   parts.latent_to_cache = prepare<LatentToCache>("latent_to_cache", spec.latent_to_cache(), norms);
+
+  if (spec.has_indexer()) {
+    keeps(spec.index_to_cache().cache());
+    parts.index_to_cache =
+        prepare<IndexToCache>("index_to_cache", spec.index_to_cache(),
+                              {.norm = tensor(indexer + "k_norm.weight", spec.index->dim),
+                               .norm_bias = tensor(indexer + "k_norm.bias", spec.index->dim)});
+    parts.choose_keys = prepare<ChooseKeys>("choose_keys", spec.choose_keys(), {});
+  }
 
   const std::optional<LinearWeights> kv_b =
       linear({.module = at + "kv_b_proj",

@@ -68,7 +68,12 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
     angles[i] = take_rows(arena, tokens, parts_.rotaries[i]->problem().dim);
     run(*parts_.rotaries[i], {.positions = batch.positions, .y = angles[i]}, execution);
   }
-  const LayerStep step{batch, {angles.data(), parts_.rotaries.size()}, residual, execution};
+  const int64_t chosen = parts_.num_chosen_keys;
+  const LayerStep step{batch,
+                       {angles.data(), parts_.rotaries.size()},
+                       residual,
+                       execution,
+                       chosen > 0 ? arena.take<int32_t>(tokens * chosen) : nullptr};
 
   run(*parts_.embed_tokens, {.ids = batch.token_ids, .y = residual}, execution);
   observe(Observer::Point::kEmbedding, -1, residual, execution);

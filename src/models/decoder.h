@@ -39,6 +39,7 @@ struct DecoderParts {
   std::unique_ptr<Prepared<SoftCap>> soft_cap;  ///< of the logits; null: there is none
   std::vector<DecoderLayer> layers;
   std::vector<MoeLayerPlan> moe_plan;
+  int64_t num_chosen_keys = 0;  ///< that indexers of its layers choose for a token; 0: it has none
 };
 
 class Decoder final : public Model {

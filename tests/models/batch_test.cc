@@ -131,22 +131,23 @@ TEST_P(Batches, EverySequenceHasTheLogitsThatItHasAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Batches,
-                         ::testing::Values(Case{"qwen3-modelopt-nvfp4", DType::kBF16},
-                                           Case{"gpt_oss-mxfp4", DType::kF32},
-                                           Case{"nemotron_h-nano", DType::kF32},
-                                           Case{"nemotron_h-super", DType::kBF16},
-                                           Case{"qwen3_5-modelopt-mixed-prefix", DType::kBF16},
-                                           Case{"qwen3_5-ct-nvfp4a16", DType::kF32},
-                                           Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16},
-                                           Case{"gemma4-modelopt-nvfp4", DType::kF32},
-                                           Case{"glm4_moe-modelopt-nvfp4", DType::kF32},
-                                           Case{"minimax_m2-modelopt-nvfp4", DType::kF32},
-                                           Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
-                                           Case{"mixtral-modelopt-nvfp4", DType::kBF16},
-                                           Case{"ernie4_5_moe-modelopt-w4a16", DType::kF32},
-                                           Case{"mistral4-ct-nvfp4", DType::kBF16},
-                                           Case{"laguna-modelopt-nvfp4", DType::kF32}));
+INSTANTIATE_TEST_SUITE_P(
+    All, Batches,
+    ::testing::Values(
+        Case{"qwen3-modelopt-nvfp4", DType::kBF16}, Case{"gpt_oss-mxfp4", DType::kF32},
+        Case{"nemotron_h-nano", DType::kF32}, Case{"nemotron_h-super", DType::kBF16},
+        Case{"qwen3_5-modelopt-mixed-prefix", DType::kBF16},
+        Case{"qwen3_5-ct-nvfp4a16", DType::kF32}, Case{"deepseek_v3-modelopt-nvfp4", DType::kBF16},
+        Case{"gemma4-modelopt-nvfp4", DType::kF32}, Case{"glm4_moe-modelopt-nvfp4", DType::kF32},
+        Case{"minimax_m2-modelopt-nvfp4", DType::kF32},
+        Case{"qwen3_next-modelopt-nvfp4", DType::kBF16},
+        Case{"mixtral-modelopt-nvfp4", DType::kBF16},
+        Case{"ernie4_5_moe-modelopt-w4a16", DType::kF32}, Case{"mistral4-ct-nvfp4", DType::kBF16},
+        Case{"laguna-modelopt-nvfp4", DType::kF32}, Case{"llama4-modelopt-nvfp4", DType::kBF16},
+        Case{"mimo_v2_flash-modelopt-nvfp4", DType::kF32},
+        Case{"step3p7-modelopt-nvfp4", DType::kF32},
+        Case{"deepseek_v32-modelopt-nvfp4", DType::kF32},
+        Case{"glm_moe_dsa-modelopt-nvfp4", DType::kBF16}));
 
 }  // namespace
 }  // namespace moe4

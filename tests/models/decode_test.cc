@@ -136,7 +136,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"qwen3_vl_moe-modelopt-nvfp4", DType::kF32},
         Case{"mixtral-modelopt-nvfp4", DType::kBF16}, Case{"hy_v3-ct-nvfp4", DType::kF32},
         Case{"ernie4_5_moe-modelopt-w4a16", DType::kBF16}, Case{"mistral4-ct-nvfp4", DType::kBF16},
-        Case{"laguna-modelopt-nvfp4", DType::kF32}));
+        Case{"laguna-modelopt-nvfp4", DType::kF32}, Case{"llama4-modelopt-nvfp4", DType::kBF16},
+        Case{"llama4-modelopt-nvfp4", DType::kF32},
+        Case{"mimo_v2_flash-modelopt-nvfp4", DType::kBF16},
+        Case{"step3p7-modelopt-nvfp4", DType::kBF16},
+        Case{"deepseek_v32-modelopt-nvfp4", DType::kBF16},
+        Case{"glm_moe_dsa-modelopt-nvfp4", DType::kF32}));
 
 }  // namespace
 }  // namespace moe4

@@ -71,7 +71,8 @@ constexpr const char* kFolders[] = {"gemma4-modelopt-nvfp4",        "glm4_moe-mo
                                     "ernie4_5_moe-modelopt-w4a16",  "mistral4-ct-nvfp4",
                                     "laguna-modelopt-nvfp4",        "minimax_m2-ct-nvfp4",
                                     "llama4-modelopt-nvfp4",        "mimo_v2_flash-modelopt-nvfp4",
-                                    "step3p7-modelopt-nvfp4"};
+                                    "step3p7-modelopt-nvfp4",       "deepseek_v32-modelopt-nvfp4",
+                                    "glm_moe_dsa-modelopt-nvfp4"};
 
 class Families : public ::testing::TestWithParam<const char*> {};
 
@@ -750,6 +751,81 @@ TEST(Step3p7, WhatIsNotComputedIsRefusedByName) {
   expect_missed(kStep, {"model.layers.1.moe.router_bias", "model.layers.0.self_attn.g_proj.weight",
                         "model.layers.2.share_expert.down_proj.weight",
                         "model.layers.3.moe.gate_proj.weight"});
+}
+
+// ---- DeepSeek-V3.2, GLM-5
+
+const std::string kV32 = "deepseek_v32-modelopt-nvfp4", kGlm5 = "glm_moe_dsa-modelopt-nvfp4";
+
+TEST(DeepseekV32, TheChoiceOfKeysAndItsRotationCount) {
+  const std::vector<float> expected = plain(kV32);
+  const json patches[] = {{{"index_topk", 7}},
+                          {{"index_topk", 2048}},
+                          {{"indexer_rope_interleave", true}},
+                          {{"rope_scaling", {{"mscale_all_dim", 0.5}}}}};
+  for (const json& patch : patches) {
+    EXPECT_GT(worst(logits_after(kV32, with(patch)), expected), 1e-3) << patch;
+  }
+  EXPECT_EQ(logits_after(kV32, with({{"indexer_rope_interleave", false}})), expected);
+  // The first eight tokens attend to all keys.
+  const std::vector<float> all = logits_after(kV32, with({{"index_topk", 2048}}));
+  EXPECT_TRUE(std::equal(all.begin(), all.begin() + std::ptrdiff_t{8 * 320}, expected.begin()));
+}
+
+TEST(DeepseekV32, WhatIsNotComputedIsRefusedByName) {
+  const json types = {"indexed_attention", "full_attention", "indexed_attention"};
+  expect_refused(kV32, {{{{"layer_types", types}}, "layer_types"},
+                        {{{"index_topk_freq", 4}}, "index_topk_freq"},
+                        {{{"index_n_heads", 6}}, "indexer"},
+                        {{{"q_lora_rank", nullptr}}, "q_lora_rank"},
+                        {{{"rope_interleave", false}}, "rope_interleave"}});
+  expect_missed(kV32, {"model.layers.0.self_attn.indexer.k_norm.bias",
+                       "model.layers.1.self_attn.indexer.wq_b.weight",
+                       "model.layers.2.self_attn.indexer.weights_proj.weight"});
+}
+
+TEST(DeepseekV32, NoGpuChoosesKeysAndThatIsSaid) {
+  for (const std::string& name : {kV32, kGlm5}) {
+    const auto checkpoint = Checkpoint::open(folder_of(name), {.headers_only = true});
+    EXPECT_THAT(refusals(*checkpoint), ::testing::IsEmpty());
+    std::string said;
+    for (const Refusal& refusal : refusals(*checkpoint, Device::cuda_sm(90))) {
+      said += refusal.message + "\n";
+    }
+    EXPECT_THAT(said, HasSubstr("index_to_cache"));
+    EXPECT_THAT(said, HasSubstr("choose_keys"));
+    EXPECT_THAT(said, HasSubstr("those that an indexer chooses"));
+  }
+}
+
+TEST(GlmMoeDsa, TheIndexerTurnsPairsAndALayerMayShareAChoice) {
+  const std::vector<float> expected = plain(kGlm5);
+  EXPECT_GT(worst(logits_after(kGlm5, with({{"indexer_rope_interleave", false}})), expected), 1e-3);
+  const json patches[] = {
+      {{"indexer_types", nullptr}, {"index_topk_pattern", "FFSF"}},
+      {{"indexer_types", nullptr}, {"index_topk_pattern", {"full", "full", "shared", "full"}}},
+      {{"indexer_types", nullptr}, {"index_topk_freq", 2}},
+      {{"indexer_rope_interleave", nullptr}, {"head_dim", 64}}};
+  for (const json& patch : patches) {
+    EXPECT_EQ(logits_after(kGlm5, with(patch)), expected) << patch;
+  }
+  // Files may have tensors of an indexer that nobody asks.
+  const auto with_more = [](EditableCheckpoint& c) {
+    c.add("model.layers.2.self_attn.indexer.wk.weight", {32, 64}, std::vector<float>(32 * 64, 1));
+  };
+  EXPECT_EQ(logits_after(kGlm5, with_more), expected);
+}
+
+TEST(GlmMoeDsa, WhatIsNotComputedIsRefusedByName) {
+  expect_refused(
+      kGlm5,
+      {{{{"indexer_types", {"full", "full", "full", "full"}}}, "model.layers.2.self_attn.indexer"},
+       {{{"indexer_types", {"shared", "full", "full", "full"}}}, "indexer_types"},
+       {{{"indexer_types", {"full", "none", "shared", "full"}}}, "indexer_types"},
+       {{{"indexer_types", nullptr}, {"index_topk_pattern", "FX"}}, "index_topk_pattern"},
+       {{{"topk_method", "greedy"}}, "topk_method"}});
+  expect_missed(kGlm5, {"model.layers.3.self_attn.indexer.wk.weight",
+                        "model.layers.1.mlp.gate.e_score_correction_bias"});
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include "models/model.h"
 #include "ops/experts/registry.h"
 #include "support/cuda_stand_in.h"
-#include "support/shared_models.h"
+#include "support/gpu_folders.h"
 #include "support/temp_dir.h"
 #include "synth/synth.h"
 
@@ -88,9 +88,10 @@ void try_all_sizes(const fs::path& folder, const StandInGpu& gpu, ThreadPool& th
 TEST(GpuLaunches, StepsOfAllSizesAskForNoMoreThanAGpuGives) {
   register_builtin_backends();
   ThreadPool threads(2);
-  for (const auto& entry : fs::directory_iterator(testing::test_data() / "checkpoints")) {
-    if (!fs::exists(entry.path() / "golden/w4a16.safetensors")) continue;
-    for (const StandInGpu& gpu : kGpus) try_all_sizes(entry.path(), gpu, threads);
+  for (const std::string& name : testing::gpu_folders()) {
+    for (const StandInGpu& gpu : kGpus) {
+      try_all_sizes(testing::test_data() / "checkpoints" / name, gpu, threads);
+    }
   }
 }
 

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <optional>
@@ -24,6 +23,7 @@
 #include "support/byte_tokenizer.h"
 #include "support/cuda_calls.h"
 #include "support/golden.h"
+#include "support/gpu_folders.h"
 #include "support/random_moe.h"
 #include "support/sequence.h"
 #include "support/shared_models.h"
@@ -31,7 +31,6 @@
 namespace moe4 {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::Golden;
 using testing::LogitsFor;
 using testing::Random;
@@ -49,18 +48,6 @@ std::unique_ptr<Model> load(const std::string& name, const Device& device, Threa
 
 int32_t best_of(std::span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
-
-// Folders whose golden has float32 logits and the greedy text of transformers.
-std::vector<std::string> folders() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(testing::test_data() / "checkpoints")) {
-    if (fs::exists(entry.path() / "golden/w4a16.safetensors")) {
-      names.push_back(entry.path().filename().string());
-    }
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 class GpuModels : public ::testing::TestWithParam<std::string> {
@@ -499,7 +486,7 @@ TEST(GpuFootprint, APlanIsWhatIsTaken) {
   const Device gpu = cuda::describe_device(0);
   if (gpu.is_cpu()) GTEST_SKIP() << "no GPU";
   ThreadPool threads(4);
-  for (const std::string& name : folders()) {
+  for (const std::string& name : testing::gpu_folders()) {
     SCOPED_TRACE(name);
     const auto model = load(name, gpu, threads);
     const EngineLimits limits{.max_tokens = 1024,
@@ -518,11 +505,12 @@ TEST(GpuFootprint, APlanIsWhatIsTaken) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GpuModels, ::testing::ValuesIn(folders()), [](const auto& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(All, GpuModels, ::testing::ValuesIn(testing::gpu_folders()),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace moe4

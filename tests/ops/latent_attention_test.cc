@@ -51,7 +51,23 @@ const LatentAttention::Problem kProblems[] = {{.num_heads = 20,
                                                .latent_dim = 32,
                                                .value_dim = 16,
                                                .scale = 0.2f,
-                                               .temperature = {.beta = 0.5, .span = 64}}};
+                                               .temperature = {.beta = 0.5, .span = 64}},
+                                              // chosen keys, fewer and more than a page
+                                              {.num_heads = 20,
+                                               .nope_dim = 24,
+                                               .rope_dim = 16,
+                                               .latent_dim = 64,
+                                               .value_dim = 20,
+                                               .scale = 0.21f,
+                                               .num_chosen = 24},
+                                              {.num_heads = 3,
+                                               .nope_dim = 16,
+                                               .rope_dim = 32,
+                                               .latent_dim = 48,
+                                               .value_dim = 48,
+                                               .scale = 0.15f,
+                                               .num_chosen = 90,
+                                               .cache_dtype = DType::kF32}};
 
 struct AttentionCase {
   explicit AttentionCase(const LatentAttention::Problem& p, const Format& format = kFormats[0],
@@ -60,7 +76,9 @@ struct AttentionCase {
       : problem(p),
         ragged(pieces, /*padding_seqs=*/2, /*padding_tokens=*/3, num_decodes),
         q(ragged.batch.num_tokens, p.q_width(), 31, 1.0f, rows),
-        angles(ragged.batch.num_tokens, p.rope_dim, 32, 0.8f) {
+        angles(ragged.batch.num_tokens, p.rope_dim, 32, 0.8f),
+        chosen(ragged.batch.num_tokens * p.num_chosen, -1) {
+    for (int64_t t = 0; p.num_chosen > 0 && t < ragged.real_tokens(); ++t) choose(t);
     Random random(33);
     RandomMoeOptions options{.scheme = format.scheme};
     options.float_dtype = format.float_dtype;
@@ -79,6 +97,14 @@ struct AttentionCase {
         }
       }
     }
+  }
+
+  // All keys, or every other one and so on, by the position alone.
+  void choose(int64_t t) {
+    const int64_t keys = ragged.positions[t] + 1, most = problem.num_chosen;
+    const int64_t step = ceil_div(keys, most);
+    int32_t* list = chosen.data() + t * most;
+    for (int64_t j = keys % step; j < keys; j += step) *list++ = static_cast<int32_t>(j);
   }
 
   void set(int64_t s, int64_t position, int64_t d, float x) {
@@ -111,6 +137,7 @@ struct AttentionCase {
             .angles = angles.view(),
             .batch = &ragged.batch,
             .cache = cache,
+            .chosen = chosen.data(),
             .y = y.view()},
            threads);
     return y;
@@ -127,6 +154,7 @@ struct AttentionCase {
   LatentAttention::Weights weights;
   RaggedBatch ragged;
   OwnedRows q, angles;
+  std::vector<int32_t> chosen;
   std::vector<float> pages;
   LayerCache cache;
 };
@@ -198,8 +226,11 @@ TEST(LatentAttention, ABatchWithoutTokensIsFine) {
             [&](const Prepared<LatentAttention>& op) { EXPECT_TRUE(c.run(op, threads).empty()); });
 }
 
-TEST(LatentAttention, ASequenceHasTheSameBitsAloneOnAnyNumberOfThreads) {
-  const LatentAttention::Problem& problem = kProblems[0];
+class LatentAttentionBits : public ::testing::TestWithParam<size_t> {};
+
+TEST_P(LatentAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
+  const LatentAttention::Problem& problem = kProblems[GetParam()];
+  if (!is_judged<LatentAttention>(problem)) GTEST_SKIP() << "not on this device";
   ThreadPool many(4), one(1);
   AttentionCase all(problem, kFormats[0], kPieces, kDecodes);
   all.each_op(many, [&](const Prepared<LatentAttention>& op) {
@@ -223,8 +254,60 @@ TEST(LatentAttention, ASequenceHasTheSameBitsAloneOnAnyNumberOfThreads) {
   });
 }
 
-TEST(LatentAttention, APromptHasTheSameBitsInOnePieceAndInTokens) {
-  const LatentAttention::Problem& problem = kProblems[0];
+TEST(LatentAttention, AllKeysChosenHaveTheBitsOfAllKeys) {
+  ThreadPool threads(2);
+  LatentAttention::Problem problem = kProblems[0];
+  std::vector<std::vector<float>> expected;  // of each implementation
+  AttentionCase all(problem);
+  all.each_op(threads, [&](const Prepared<LatentAttention>& op) {
+    expected.push_back(all.run(op, threads));
+  });
+  problem.num_chosen = 1024;  // which the last token before it shares a step with those behind
+  if (!is_judged<LatentAttention>(problem)) GTEST_SKIP() << "not on this device";
+  AttentionCase chosen(problem);
+  size_t next = 0;
+  chosen.each_op(threads, [&](const Prepared<LatentAttention>& op) {
+    const std::vector<float> found = chosen.run(op, threads), &whole = expected.at(next++);
+    int64_t behind = 0;
+    for (int64_t t = 0; t < chosen.ragged.real_tokens(); ++t) {
+      const auto row = [&](const std::vector<float>& y) {
+        return std::span(y).subspan(t * problem.y_width(), problem.y_width());
+      };
+      const bool sees_all = chosen.ragged.positions[t] < 1024;
+      EXPECT_EQ(same_bits(row(found), row(whole)), sees_all) << t;
+      behind += sees_all ? 0 : 1;
+    }
+    EXPECT_GT(behind, 0);
+  });
+}
+
+TEST(LatentAttention, KeysThatAreNotChosenAreNotSeen) {
+  ThreadPool threads(2);
+  LatentAttention::Problem problem = kProblems[0];
+  problem.num_chosen = 100;
+  if (!is_judged<LatentAttention>(problem)) GTEST_SKIP() << "not on this device";
+  const std::vector<Piece> pieces = {{300, 1}};
+  const auto run_with = [&](int64_t position) {
+    std::vector<float> y;
+    AttentionCase c(problem, kFormats[0], pieces);
+    c.set(0, position, 3, 30.0f);
+    c.each_op(threads, [&](const Prepared<LatentAttention>& op) { y = c.run(op, threads); });
+    return y;
+  };
+  AttentionCase plain(problem, kFormats[0], pieces);
+  std::vector<float> expected;
+  plain.each_op(threads,
+                [&](const Prepared<LatentAttention>& op) { expected = plain.run(op, threads); });
+  // 301 keys in steps of 4, from 1 on.
+  EXPECT_EQ(run_with(4), expected);
+  EXPECT_EQ(run_with(299), expected);
+  EXPECT_NE(run_with(5), expected);
+  EXPECT_NE(run_with(297), expected);
+}
+
+TEST_P(LatentAttentionBits, APromptHasTheSameInOnePieceAndInTokens) {
+  const LatentAttention::Problem& problem = kProblems[GetParam()];
+  if (!is_judged<LatentAttention>(problem)) GTEST_SKIP() << "not on this device";
   ThreadPool threads(3);
   AttentionCase whole(problem, kFormats[0], {{0, 150}});
   whole.each_op(threads, [&](const Prepared<LatentAttention>& op) {
@@ -243,6 +326,8 @@ TEST(LatentAttention, APromptHasTheSameBitsInOnePieceAndInTokens) {
     }
   });
 }
+
+INSTANTIATE_TEST_SUITE_P(Problems, LatentAttentionBits, ::testing::Values(0, 3, 4));
 
 TEST(LatentAttention, OneWrongLatentOrRotatedKeyIsSeen) {
   const LatentAttention::Problem& problem = kProblems[0];

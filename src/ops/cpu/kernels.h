@@ -40,7 +40,7 @@ inline constexpr int64_t kKeyBlock = 64;
 /// A product of some tokens with a matrix.
 struct MatrixArgs {
   const void* matrix = nullptr;  ///< [rows, columns], dense
-  DType dtype = DType::kF32;     ///< or kBF16
+  DType dtype = DType::kF32;     ///< or kBF16; of times_transposed() kF16 too
   int64_t rows = 0;
   int64_t columns = 0;  ///< multiple of 16
   int64_t num_tokens = 0;

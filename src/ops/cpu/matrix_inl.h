@@ -89,6 +89,8 @@ inline void times_matrix(const MatrixArgs& a) {
 inline void times_transposed(const MatrixArgs& a) {
   if (a.dtype == DType::kBF16) {
     times_transposed_of<Bf16>(a);
+  } else if (a.dtype == DType::kF16) {
+    times_transposed_of<F16>(a);
   } else {
     times_transposed_of<float>(a);
   }

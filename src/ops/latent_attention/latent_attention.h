@@ -24,6 +24,7 @@ namespace moe4 {
 /// latent_dim + rope_dim and its first latent_dim elements as their value:
 ///   p_j = softmax_j(scale * ([W_k^T q_nope | rotate(q_rope)] . [c_j | k_rope_j]))
 ///   y[t, h] = W_v (sum_j p_j c_j)
+/// With num_chosen, the keys j are those that ChooseKeys lists for the token alone.
 /// Rows of y that belong to no sequence (padding) mean nothing.
 /// Rows are float32; on a GPU q and y may be BF16 too, each of its own. There the products with
 /// W_k and W_v are of pairs of BF16 numbers (16 significant bits; a BF16 kv_b and BF16 rows are
@@ -38,6 +39,7 @@ struct LatentAttention {
     int64_t value_dim = 0;   ///< v_head_dim
     float scale = 1.0f;
     QueryTemperature temperature;
+    int64_t num_chosen = 0;           ///< entries a token of Args::chosen; 0: all keys
     DType cache_dtype = DType::kF16;  ///< or kF32; of LatentToCache's rows
 
     int64_t q_width() const { return num_heads * (nope_dim + rope_dim); }
@@ -53,6 +55,9 @@ struct LatentAttention {
     Rows angles;  ///< [T, rope_dim], see RotaryAngles
     const Batch* batch = nullptr;
     LayerCache cache;
+    /// [T, num_chosen]: positions, rising, the token's own at most; then -1. Not read where that is
+    /// 0. A token without any is an error.
+    const int32_t* chosen = nullptr;
     Rows y;  ///< [T, y_width]; may not alias q
   };
   static void check(const Problem& problem, const Args& args);

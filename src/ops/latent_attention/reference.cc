@@ -70,6 +70,10 @@ class ReferenceLatentAttention final : public Prepared<LatentAttention> {
       const double scale = static_cast<double>(p.scale) * p.temperature.at(batch.positions[t]);
       std::vector<double> scores(keys);
       for (int64_t j = 0; j < keys; ++j) {
+        if (!is_seen(args, t, j)) {
+          scores[j] = -INFINITY;
+          continue;
+        }
         for (int64_t d = 0; d < key_dim; ++d) scores[j] += query[d] * kv.keys[j * key_dim + d];
         scores[j] *= scale;
       }
@@ -82,6 +86,12 @@ class ReferenceLatentAttention final : public Prepared<LatentAttention> {
         args.y.row(t)[h * p.value_dim + d] = static_cast<float>(y);
       }
     }
+  }
+
+  bool is_seen(const LatentAttention::Args& args, int64_t t, int64_t j) const {
+    const int64_t count = problem().num_chosen;
+    const int32_t* chosen = args.chosen + t * count;
+    return count == 0 || std::find(chosen, chosen + count, j) != chosen + count;
   }
 
   std::vector<double> rotated(const LatentAttention::Args& args, int64_t t, int64_t h) const {

@@ -1,8 +1,10 @@
 // LatentAttention on the CPU: queries absorb W_k, PagedAttention attends with all heads over the
-// one head of latents, W_v turns what comes out into values; some tokens at a time.
+// one head of latents, W_v turns what comes out into values; some tokens at a time. Where keys are
+// chosen, those of a token are copied to pages of their own, in their order.
 #include "ops/latent_attention/latent_attention.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "ops/attention/paged_attention.h"
 #include "ops/cpu/implementation.h"
@@ -61,6 +63,9 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
     Rows contexts;         // [kTokens, heads * latent]: sums of latents
     int32_t* query_start;  // [S + 1]
     std::span<std::byte> attention;
+    // Of chosen keys.
+    std::byte* pages;  // [num_chosen / 64 pages]
+    int32_t* blocks;   // their numbers: 0, 1, ...
   };
 
   Buffers take_buffers(Arena& arena, const Batch& batch) const {
@@ -73,7 +78,17 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
     memory.contexts = take_rows(arena, tokens, p.num_heads * p.latent_dim);
     memory.query_start = arena.take<int32_t>(batch.num_seqs + 1);
     const size_t size = attention_->workspace_size({.batch = &part});
-    memory.attention = {arena.bytes(size), size};
+    if (problem().num_chosen == 0) {
+      memory.attention = {arena.bytes(size), size};
+      return memory;
+    }
+    OneToken at;
+    const Batch one = one_token(problem().num_chosen, std::span<OneToken, 1>(&at, 1));
+    const size_t most = std::max(size, attention_->workspace_size({.batch = &one}));
+    memory.attention = {arena.bytes(most), most};
+    const int64_t pages = ceil_div(problem().num_chosen, kPageTokens);
+    memory.pages = arena.bytes(static_cast<size_t>(pages * page_bytes()));
+    memory.blocks = arena.take<int32_t>(pages);
     return memory;
   }
 
@@ -93,8 +108,16 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
       memory.query_start[s] =
           static_cast<int32_t>(std::clamp<int64_t>(start, begin, begin + count) - begin);
     }
-    attention_->run({.queries = queries, .batch = &part, .cache = args.cache, .y = contexts},
-                    memory.attention, stream);
+    if (sees_all(args, begin, count)) {
+      attention_->run({.queries = queries, .batch = &part, .cache = args.cache, .y = contexts},
+                      memory.attention, stream);
+    } else {
+      for (int64_t s = 0; s < part.num_seqs; ++s) {
+        for (int64_t t = part.query_start[s]; t < part.query_start[s + 1]; ++t) {
+          attend_chosen(args, memory, s, begin, t, stream);
+        }
+      }
+    }
 
     each_head(count, stream, [&](int64_t head) {
       const LatentAttention::Problem& p = problem();
@@ -108,6 +131,58 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
                                  .x_stride = contexts.stride,
                                  .y_stride = args.y.stride});
     });
+  }
+
+  // What one token sees of `keys` keys: where it is and where they are.
+  struct OneToken {
+    int32_t query_start[2] = {0, 1};
+    int32_t position = 0, context = 0;
+    CacheTable table;
+  };
+  static Batch one_token(int64_t keys, std::span<OneToken, 1> at) {
+    Batch batch{.num_tokens = 1, .num_seqs = 1, .max_query = 1, .max_context = keys, .tables = {}};
+    batch.positions = &at[0].position;
+    batch.query_start = at[0].query_start;
+    batch.context_len = &at[0].context;
+    batch.tables = {&at[0].table, 1};
+    return batch;
+  }
+  int64_t page_bytes() const { return cache_unit_bytes(CacheSpec{attention_->problem().cache()}); }
+  // Whether none of the tokens leaves keys out; its bits are those of attend_chosen().
+  bool sees_all(const LatentAttention::Args& args, int64_t begin, int64_t count) const {
+    const int64_t most = problem().num_chosen;
+    const int32_t* positions = args.batch->positions + begin;
+    return most == 0 ||
+           std::all_of(positions, positions + count, [&](int32_t p) { return p < most; });
+  }
+
+  // Of token `begin + t` of sequence s, row t of the buffers.
+  void attend_chosen(const LatentAttention::Args& args, const Buffers& memory, int64_t s,
+                     int64_t begin, int64_t t, const Stream& stream) const {
+    const int64_t most = problem().num_chosen;
+    const int32_t* chosen = args.chosen + (begin + t) * most;
+    const int64_t keys = std::find(chosen, chosen + most, -1) - chosen;
+    MOE4_CHECK(keys > 0);
+    const CacheTable& table = args.batch->tables[args.cache.table];
+    const int32_t* blocks = table.blocks + s * table.max_blocks;
+    const int64_t row_bytes = attention_->problem().head_dim * size_of(problem().cache_dtype);
+    for (int64_t i = 0; i < keys; ++i) {
+      const std::byte* page =
+          args.cache.data + blocks[chosen[i] / kPageTokens] * args.cache.unit_bytes;
+      std::memcpy(memory.pages + i / kPageTokens * page_bytes() + i % kPageTokens * row_bytes,
+                  page + chosen[i] % kPageTokens * row_bytes, static_cast<size_t>(row_bytes));
+    }
+    const int64_t pages = ceil_div(keys, kPageTokens);
+    for (int64_t i = 0; i < pages; ++i) memory.blocks[i] = static_cast<int32_t>(i);
+    OneToken one{.position = static_cast<int32_t>(keys - 1),
+                 .context = static_cast<int32_t>(keys),
+                 .table = {.blocks = memory.blocks, .max_blocks = pages}};
+    const Batch batch = one_token(keys, std::span<OneToken, 1>(&one, 1));
+    attention_->run({.queries = memory.queries.slice(t, 1),
+                     .batch = &batch,
+                     .cache = {.data = memory.pages, .unit_bytes = page_bytes()},
+                     .y = memory.contexts.slice(t, 1)},
+                    memory.attention, stream);
   }
 
   void absorb(const LatentAttention::Args& args, int64_t begin, int64_t head,

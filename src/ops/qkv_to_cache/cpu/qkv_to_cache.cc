@@ -10,15 +10,6 @@
 namespace moe4 {
 namespace {
 
-void rotate_halves(const float* angles, int64_t half, float* head) {
-  for (int64_t i = 0; i < half; ++i) {
-    const float cos = angles[i], sin = angles[half + i];
-    const float a = head[i], b = head[i + half];
-    head[i] = a * cos - b * sin;
-    head[i + half] = b * cos + a * sin;
-  }
-}
-
 class CpuQkvToCache final : public Prepared<QkvToCache> {
  public:
   CpuQkvToCache(const QkvToCache::Problem& problem, const QkvToCache::Weights& weights,
@@ -98,11 +89,7 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
     }
     if (problem().rotary_dim == 0) return;
     for (float* head = heads; head < heads + count * dim; head += dim) {
-      if (problem().rotates_pairs) {
-        rotate_pairs(angles.row(token), problem().rotary_dim, head);
-      } else {
-        rotate_halves(angles.row(token), problem().rotary_dim / 2, head);
-      }
+      rotate(problem().rotates_pairs, angles.row(token), problem().rotary_dim, head);
     }
   }
 

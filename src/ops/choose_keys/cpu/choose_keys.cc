@@ -1,0 +1,169 @@
+// ChooseKeys on the CPU: some tokens at a time have their scores side by side, made in segments of
+// keys by all threads; then each token takes its largest.
+#include "ops/choose_keys/choose_keys.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/cpu/implementation.h"
+#include "ops/cpu/kernels.h"
+#include "ops/cpu/parallel.h"
+#include "ops/cpu/rotate_pairs.h"
+
+namespace moe4 {
+namespace {
+
+// Neither is part of the arithmetic: a score is of one query and one key.
+constexpr int64_t kTokens = 16;
+constexpr int64_t kSegment = 1024;
+static_assert(kSegment % kPageTokens == 0);
+
+class CpuChooseKeys final : public Prepared<ChooseKeys> {
+ public:
+  CpuChooseKeys(const ChooseKeys::Problem& problem, const ChooseKeys::Weights&,
+                const OpOptions& options)
+      : Prepared(problem),
+        kernels_(op_kernels(options.isa)),
+        threads_(options.threads != nullptr ? options.threads->size() : 1) {}
+
+  BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
+  int64_t weight_bytes() const override { return 0; }
+  size_t workspace_size(const ChooseKeys::Args& bound) const override {
+    Arena arena = Arena::measuring();
+    take_buffers(arena, *bound.batch);
+    return arena.peak();
+  }
+
+  void run(const ChooseKeys::Args& args, std::span<std::byte> workspace,
+           const Stream& stream) const override {
+    MOE4_CHECK(stream.threads->size() <= threads_);
+    Arena arena(workspace);
+    const Buffers memory = take_buffers(arena, *args.batch);
+    const Batch& batch = *args.batch;
+    for (int64_t s = 0; s < batch.num_seqs; ++s) {
+      const int64_t end = batch.query_start[s + 1];
+      for (int64_t first = batch.query_start[s]; first < end; first += kTokens) {
+        run_tokens(args, memory, {s, first, std::min(kTokens, end - first)}, stream);
+      }
+    }
+  }
+
+ private:
+  struct Buffers {
+    float* scores;   // [kTokens, context]
+    float* dots;     // [threads, num_heads, kPageTokens]
+    int32_t* order;  // [threads, context]
+    int64_t context = 0;
+  };
+  // Of one sequence.
+  struct Tokens {
+    int64_t sequence, first, count;
+  };
+
+  Buffers take_buffers(Arena& arena, const Batch& batch) const {
+    Buffers memory{};
+    memory.context = round_up(batch.max_context, kPageTokens);
+    memory.scores = arena.take<float>(kTokens * memory.context);
+    memory.dots = arena.take<float>(threads_ * problem().num_heads * kPageTokens);
+    memory.order = arena.take<int32_t>(threads_ * memory.context);
+    return memory;
+  }
+
+  void run_tokens(const ChooseKeys::Args& args, const Buffers& memory, const Tokens& tokens,
+                  const Stream& stream) const {
+    const ChooseKeys::Problem& p = problem();
+    const int32_t* positions = args.batch->positions + tokens.first;
+    const int64_t keys = positions[tokens.count - 1] + int64_t{1};
+    // Tokens that attend to all keys need no scores.
+    int64_t begin = 0;
+    for (; begin < tokens.count && positions[begin] < p.most; ++begin) {
+      int32_t* chosen = args.chosen + (tokens.first + begin) * p.most;
+      for (int64_t j = 0; j < p.most; ++j) chosen[j] = j <= positions[begin] ? int32_t(j) : -1;
+    }
+    if (begin == tokens.count) return;
+    for (int64_t i = begin; i < tokens.count; ++i) {
+      const int64_t t = tokens.first + i;
+      for (int64_t a = 0; a < p.num_heads; ++a) {
+        rotate(p.rotates_pairs, args.angles.row(t), p.rotary_dim, args.q.row(t) + a * p.dim);
+      }
+    }
+    const int64_t segments = ceil_div(keys, kSegment), items = segments * (tokens.count - begin);
+    const int64_t bytes = kSegment * p.dim * (size_of(p.cache_dtype) + p.num_heads / 4);
+    stream.threads->parallel_for(
+        items, parallel_grain(items, bytes), [&](int64_t from, int64_t to, int thread) {
+          for (int64_t item = from; item < to; ++item) {
+            score(args, memory, tokens, begin + item / segments, item % segments, thread);
+          }
+        });
+    stream.threads->parallel_for(
+        tokens.count - begin, 1, [&](int64_t from, int64_t to, int thread) {
+          for (int64_t i = begin + from; i < begin + to; ++i) {
+            choose(memory.scores + i * memory.context, positions[i] + int64_t{1},
+                   memory.order + thread * memory.context,
+                   args.chosen + (tokens.first + i) * p.most);
+          }
+        });
+  }
+
+  // Scores of one token for one segment of keys.
+  void score(const ChooseKeys::Args& args, const Buffers& memory, const Tokens& tokens, int64_t i,
+             int64_t segment, int thread) const {
+    const ChooseKeys::Problem& p = problem();
+    const CacheTable& table = args.batch->tables[args.cache.table];
+    const int32_t* blocks = table.blocks + tokens.sequence * table.max_blocks;
+    const int64_t t = tokens.first + i, keys = args.batch->positions[t] + int64_t{1};
+    const float* weights = args.weights.row(t);
+    float* dots = memory.dots + thread * p.num_heads * kPageTokens;
+    const int64_t end = std::min((segment + 1) * kSegment, keys);
+    for (int64_t first = segment * kSegment; first < end; first += kPageTokens) {
+      const int64_t count = std::min(kPageTokens, end - first);
+      kernels_.times_transposed(
+          {.matrix = args.cache.data + blocks[first / kPageTokens] * args.cache.unit_bytes,
+           .dtype = p.cache_dtype,
+           .rows = count,
+           .columns = p.dim,
+           .num_tokens = p.num_heads,
+           .x = args.q.row(t),
+           .y = dots,
+           .x_stride = p.dim,
+           .y_stride = kPageTokens});
+      float* scores = memory.scores + i * memory.context + first;
+      std::fill_n(scores, count, 0.0f);
+      for (int64_t a = 0; a < p.num_heads; ++a) {
+        const float* row = dots + a * kPageTokens;
+        for (int64_t j = 0; j < count; ++j) scores[j] += weights[a] * (row[j] <= 0 ? 0.0f : row[j]);
+      }
+    }
+  }
+
+  void choose(float* scores, int64_t keys, int32_t* order, int32_t* chosen) const {
+    for (int64_t j = 0; j < keys; ++j) {
+      if (std::isnan(scores[j])) scores[j] = std::numeric_limits<float>::infinity();
+      order[j] = static_cast<int32_t>(j);
+    }
+    const auto is_before = [&](int32_t i, int32_t j) {
+      return scores[i] != scores[j] ? scores[i] > scores[j] : i < j;
+    };
+    std::nth_element(order, order + problem().most, order + keys, is_before);
+    std::copy_n(order, problem().most, chosen);
+    std::sort(chosen, chosen + problem().most);
+  }
+
+  const OpKernels& kernels_;
+  int64_t threads_;
+};
+
+Support accepts(const ChooseKeys::Problem& problem) {
+  if (Support no = require_plain_cache(problem.cache_dtype)) return no;
+  return require_multiple_of_16("index_head_dim", problem.dim);
+}
+
+}  // namespace
+
+const Implementation<ChooseKeys>& cpu_choose_keys() {
+  static const CpuImplementation<ChooseKeys, CpuChooseKeys> implementation("cpu", accepts);
+  return implementation;
+}
+
+}  // namespace moe4
