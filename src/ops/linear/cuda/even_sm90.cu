@@ -371,7 +371,7 @@ __device__ __forceinline__ void store_results(const Products& p, const uint8_t* 
   }
 }
 
-constexpr int kOutputsKnown = 1, kHalfFull = 2, kHalfFree = 3;  // named barriers
+enum NamedBarrier { kOutputsKnown = 1, kHalfFull, kHalfFree };
 
 /// Two warpgroups have a half of each chunk, a chain each: the second one's sums come to the first
 /// through shared memory, a thread's to the same thread.
