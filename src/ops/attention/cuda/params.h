@@ -38,9 +38,9 @@ struct AttentionParams {
 
   // Of a row of keys, of values in a page.
   __host__ __device__ int key_bytes() const { return head_dim * element_bytes; }
-  __host__ __device__ int value_bytes() const {
-    return (latent ? head_dim : value_dim) * element_bytes;
-  }
+  __host__ __device__ int value_bytes() const { return value_width() * element_bytes; }
+  // Elements of a row of values in a page, of which value_dim are used.
+  __host__ __device__ int value_width() const { return latent ? head_dim : value_dim; }
   // Whether tokens do not see all keys before them.
   __host__ __device__ bool is_limited() const { return window > 0 || chunk > 0; }
 

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   copy(keys, first_tile, block, all_keys, p.head_dim);
   copy_commit();
   copy(keys, first_tile + 1, next_block, all_keys, p.head_dim);
-  copy(values, first_tile, block, all_values, p.value_dim);
+  copy(values, first_tile, block, all_values, p.value_width());
   copy_commit();
   block = next_block;  // of the next values to come; next_block: of the next keys
   next_block = block_of(first_tile + 2);
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     fence_async_proxy();
     __syncthreads();  // the next keys and these values are there, those before are done with
     copy(keys, tile + 2, next_block, all_keys, p.head_dim);
-    copy(values, tile + 1, block, all_values, p.value_dim);
+    copy(values, tile + 1, block, all_values, p.value_width());
     copy_commit();
     block = next_block;
     next_block = block_of(tile + 3);
