@@ -77,9 +77,10 @@ TEST(ChatTemplate, FormattingAndLargeIntegersRenderAsJinja2Does) {
                                const std::string& middle, const std::string& after) {
     for (const ordered_json& row : formats[kind]) {
       for (size_t i = 0; i < formats["values"].size(); ++i) {
-        expect_as_upstream(before + row["spec"].get<std::string>() + middle +
-                               formats["values"][i].get<std::string>() + after,
-                           "{}", row["expected"][i]);
+        std::string text = before;
+        text.append(row["spec"].get<std::string>()).append(middle);
+        text.append(formats["values"][i].get<std::string>()).append(after);
+        expect_as_upstream(text, "{}", row["expected"][i]);
       }
     }
   };
