@@ -20,7 +20,9 @@ void release_pages(const TensorView& view) {
   const auto begin = reinterpret_cast<uintptr_t>(view.data);
   const uintptr_t first = (begin + page - 1) / page * page;
   const uintptr_t last = (begin + static_cast<uintptr_t>(view.num_bytes())) / page * page;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  if (first >= last) return;
+  auto* bytes = static_cast<std::byte*>(const_cast<void*>(view.data));
+  madvise(bytes + (first - begin), last - first, MADV_DONTNEED);
 }
 
 void release_expert(const ExpertWeights& expert) {

@@ -24,7 +24,7 @@ struct PanelArgs {
 };
 
 /// Room for a decoded piece of a panel; sized so that it stays in a 32 KiB L1 with the activations.
-inline constexpr int64_t kScratchBytes = 24 * 1024;
+inline constexpr int64_t kScratchBytes = int64_t{24} << 10;
 
 /// Sums are in units of the stored integers: multiply by the global scale(s) and by this.
 inline constexpr float kFp4SumUnit = 0.25f;   ///< both operands are twice their value

@@ -45,6 +45,7 @@ std::optional<TaggedAnswer> own_calls(const Serving& serving,
                                       const ConversationRequest& conversation,
                                       const std::vector<JsonValue>& functions) {
   std::vector<std::string> names;
+  names.reserve(functions.size());
   for (const JsonValue& function : functions) names.push_back(function["name"].get<std::string>());
   const std::optional<CallsWords> words = calls_words(serving.formats.tools, names);
   if (!words) return std::nullopt;

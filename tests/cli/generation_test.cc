@@ -230,7 +230,7 @@ TEST_F(Generation, AConstraintHoldsBehindReasoning) {
     return run_json(chat_run(folder, {"--choice", "no", "-n", "400"}))["text"].get<std::string>();
   };
   const auto with_template = [&](const std::string& end) {
-    const std::string folder = model({});
+    std::string folder = model({});
     std::ofstream(std::filesystem::path(folder) / "chat_template.jinja")
         << testing::kScriptedTemplate
         << "{%- if add_generation_prompt %}{{ '" + end + "' }}{%- endif %}"

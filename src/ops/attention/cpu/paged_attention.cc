@@ -191,7 +191,7 @@ void CpuPagedAttention::attend(const Step& step, const Tile& tile, int64_t head,
   const int64_t first_member = tile.first_query % group_;
   const int64_t key_bytes = kPageTokens * dim() * size_of(problem().cache_dtype);
   const int64_t value_bytes = kPageTokens * value_dim() * size_of(problem().cache_dtype);
-  int64_t positions[kQueryTile], first_keys[kQueryTile];
+  int64_t positions[kQueryTile] = {}, first_keys[kQueryTile] = {};
   const auto query_at = [&](int64_t i) {
     const int64_t q = first_member + i;
     return step.args.queries.row(first_token + q / group_) + (head * group_ + q % group_) * dim();
@@ -284,7 +284,8 @@ void CpuPagedAttention::run_whole_tiles(const Step& step, const Stream& stream) 
   const int64_t items = problem().num_kv_heads * step.num_tiles;
   const int64_t grain = parallel_grain(items, step.key_bytes / step.num_tiles);
   stream.threads->parallel_for(items, grain, [&](int64_t begin, int64_t end, int thread) {
-    const Partial total = partial_at(step, 2 * thread), next = partial_at(step, 2 * thread + 1);
+    const Partial total = partial_at(step, int64_t{2} * thread);
+    const Partial next = partial_at(step, int64_t{2} * thread + 1);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / step.num_tiles;
       const Tile& tile = step.memory.tiles[i % step.num_tiles];
