@@ -50,7 +50,7 @@ def rows(checkpoint):
 def perplexity(model, rows):
     losses = []
     with torch.no_grad():
-        for row in rows:
+        for row in rows.to(model.device):
             logits = model(row[None]).logits[0, :-1].float()
             losses.append(torch.nn.functional.cross_entropy(logits, row[1:]).item())
     return float(torch.tensor(losses).mean().exp())
@@ -74,6 +74,20 @@ def test_bfloat16_generates_what_moe4_generates(checkpoint, llm):
     tokens = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
     ours = llm.generate(ids[0].tolist(), moe4.SamplingParams(temperature=0, max_tokens=6))[0].outputs[0].token_ids
     assert tokens[:3] == ours[:3]  # BF16 layers part them later
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_perplexity_and_the_text_of_the_cpu(checkpoint, own_experts, rows, llm):
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, device_map="cuda")
+    experts = model.model.layers[0].mlp.experts.layer.experts
+    assert experts.device == 0
+    expected, found = perplexity(own_experts, rows), perplexity(model, rows)
+    print(f"perplexity: own experts in float32 on the CPU {expected:.4f}, moe4's {experts.backend} {found:.4f}")
+    assert abs(found / expected - 1) < 3e-3  # every layer rounds to BF16
+    ids = torch.tensor([llm.tokenizer.encode("The President of the United States")], device="cuda")
+    tokens = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
+    ours = llm.generate(ids[0].tolist(), moe4.SamplingParams(temperature=0, max_tokens=6))[0].outputs[0].token_ids
+    assert tokens[:3] == ours[:3]
 
 
 def test_quantised_activations_cost_what_they_cost(checkpoint, own_experts, rows):
