@@ -176,6 +176,87 @@ TEST(CudaLinearGroup, HeadsGiveTheBitsOfManyTokens) {
   }
 }
 
+uint8_t* scale_bytes(const LinearWeights& weights) {
+  return const_cast<uint8_t*>(static_cast<const uint8_t*>(weights.scale.data));
+}
+
+// One row more than multiprocessors of an H200 have 128 each, and an odd number of them; a last
+// unit of one chunk. Blocks of a cluster have rows for one, two or none of their warpgroups.
+TEST(CudaLinearGroup, HeadsOfDozensOfTokensGiveTheBitsOfAFew) {
+  ThreadPool threads(2);
+  constexpr int64_t n = 17003;
+  for (const auto& what : {std::pair<size_t, int64_t>{3, 2112}, {3, 2048}, {9, 320}}) {
+    const size_t format = what.first;
+    const int64_t k = what.second;
+    SCOPED_TRACE(std::string(kLinearFormats[format].name) + " x " + std::to_string(k));
+    RandomMoe memory;
+    const LinearWeights weights = make_linear(memory, kLinearFormats[format], n, k);
+    if (format == 3) {  // rows of zeros, and of all scales below the normal ones
+      for (int64_t b = 0; b < k / 16; ++b) {
+        scale_bytes(weights)[6 * k / 16 + b] = 0;
+        scale_bytes(weights)[(n - 2) * k / 16 + b] = static_cast<uint8_t>(1 + b % 7);
+      }
+    }
+    const LinearCase group = one_linear(weights, {});
+    const OwnedRows x = linear_inputs(256, k);
+    const auto exact = exact_linears(group, some_rows(x, 0, 2))[0];
+    each_implementation<LinearGroup>(
+        group.problem(),
+        [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+          const auto op = implementation.prepare(group.problem(), group.weights, options);
+          std::vector<float> few;
+          for (int64_t t = 0; t < x.rows; t += 8) {
+            const auto y = run_linears(*op, some_rows(x, t, 8), threads, 8)[0];
+            few.insert(few.end(), y.begin(), y.end());
+          }
+          EXPECT_LT(relative_error(std::span(few).first(exact.size()), exact),
+                    linear_tolerance(kLinearFormats[format], options, k));
+          for (const int64_t tokens : {17, 32, 33, 64, 65, 100, 128, 129, 200, 256}) {
+            const auto y = run_linears(*op, some_rows(x, 0, tokens), threads, tokens)[0];
+            EXPECT_TRUE(same_bits(y, std::span(few).first(y.size()))) << tokens << " tokens";
+          }
+          const auto rounded = run_linears(*op, some_rows(x, 0, 70).as(RowFormat::kBf16), threads,
+                                           70, RowFormat::kBf16)[0];
+          OwnedRows y(70, n, 0.0f);
+          for (int64_t t = 0; t < y.rows; ++t) {
+            for (int64_t c = 0; c < n; ++c) y.set(t, c, few[t * n + c]);
+          }
+          EXPECT_TRUE(same_bits(rounded, y.as(RowFormat::kBf16).dense())) << "BF16";
+        },
+        threads);
+  }
+}
+
+// What the test above would see of a single weight's block that is not as it should be.
+TEST(CudaLinearGroup, AWrongScaleOfAHeadShowsInItsRowAlone) {
+  ThreadPool threads(2);
+  constexpr int64_t n = 17003, k = 2048, row = 16899, tokens = 130;
+  RandomMoe memory;
+  const LinearCase group = one_linear(make_linear(memory, kLinearFormats[3], n, k), {});
+  const OwnedRows x = linear_inputs(tokens, k);
+  each_implementation<LinearGroup>(
+      group.problem(),
+      [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+        const auto outputs = [&] {
+          const auto op = implementation.prepare(group.problem(), group.weights, options);
+          return run_linears(*op, x, threads, tokens)[0];
+        };
+        const auto right = outputs();
+        uint8_t& scale = scale_bytes(group.weights.members[0])[row * k / 16 + 77];
+        const uint8_t before = scale;
+        scale = before == 0x38 ? 0x40 : 0x38;
+        const auto wrong = outputs();
+        scale = before;
+        for (int64_t t = 0; t < tokens; ++t) {
+          int64_t differ = 0;
+          for (int64_t r = 0; r < n; ++r) differ += right[t * n + r] != wrong[t * n + r] ? 1 : 0;
+          EXPECT_EQ(differ, 1) << "token " << t;
+          EXPECT_NE(right[t * n + row], wrong[t * n + row]) << "token " << t;
+        }
+      },
+      threads);
+}
+
 // More inputs than leave room for a full ring or several tokens a pass.
 TEST(CudaLinearGroup, LongRowsEqualTheExactSum) {
   ThreadPool threads(1);

@@ -175,22 +175,24 @@ MOE4_FIXED_WIDTH(128, MOE4_D15, MOE4_R15, "%64, %65, %66, %67", "%68, %69, %70, 
 #undef MOE4_FIXED_WIDTH
 
 // 32 columns at a fixed width.
-#define MOE4_HALF_STEP(N, D, R, A0, A1, B) \
-  __device__ __forceinline__ void multiply_32_columns(float (&d)[N / 2], const uint32_t (&a)[8], uint32_t b) { \
+#define MOE4_HALF_STEP(N, D, R, A0, A1, B, ACCUMULATE) \
+  __device__ __forceinline__ void multiply_32_columns(float (&d)[N / 2], const uint32_t (&a)[8], uint32_t b, bool accumulate = true) { \
     asm volatile( \
-        "{\n.reg .b64 b0, b1;\nmov.b64 b0, {" B ", 0x40000040};\nadd.u64 b1, b0, 2;\n" \
-        "wgmma.fence.sync.aligned;\n" MOE4_STEP(N, D, A0, "b0", "1") MOE4_STEP(N, D, A1, "b1", "1") \
+        "{\n.reg .pred first;\n.reg .b64 b0, b1;\nsetp.ne.b32 first, " ACCUMULATE ", 0;\n" \
+        "mov.b64 b0, {" B ", 0x40000040};\nadd.u64 b1, b0, 2;\n" \
+        "wgmma.fence.sync.aligned;\n" MOE4_STEP(N, D, A0, "b0", "first") MOE4_STEP(N, D, A1, "b1", "1") \
         "wgmma.commit_group.sync.aligned;\n}" \
         : R \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]), "r"(b)); \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]), "r"(b), \
+          "r"(static_cast<uint32_t>(accumulate))); \
   }
 
-/// d += A B over 32 columns for exactly 16, 32, 64 or 128 tokens; `b` of the first 32 columns of a
+/// d (+)= A B over 32 columns for exactly 16, 32, 64 or 128 tokens; `b` of the first 32 columns of a
 /// tile, + 4 of the others.
-MOE4_HALF_STEP(16, MOE4_D1, MOE4_R1, "%8, %9, %10, %11", "%12, %13, %14, %15", "%16")
-MOE4_HALF_STEP(32, MOE4_D3, MOE4_R3, "%16, %17, %18, %19", "%20, %21, %22, %23", "%24")
-MOE4_HALF_STEP(64, MOE4_D7, MOE4_R7, "%32, %33, %34, %35", "%36, %37, %38, %39", "%40")
-MOE4_HALF_STEP(128, MOE4_D15, MOE4_R15, "%64, %65, %66, %67", "%68, %69, %70, %71", "%72")
+MOE4_HALF_STEP(16, MOE4_D1, MOE4_R1, "%8, %9, %10, %11", "%12, %13, %14, %15", "%16", "%17")
+MOE4_HALF_STEP(32, MOE4_D3, MOE4_R3, "%16, %17, %18, %19", "%20, %21, %22, %23", "%24", "%25")
+MOE4_HALF_STEP(64, MOE4_D7, MOE4_R7, "%32, %33, %34, %35", "%36, %37, %38, %39", "%40", "%41")
+MOE4_HALF_STEP(128, MOE4_D15, MOE4_R15, "%64, %65, %66, %67", "%68, %69, %70, %71", "%72", "%73")
 #undef MOE4_HALF_STEP
 
 // clang-format on

@@ -47,12 +47,17 @@ void order_tokens(const Rows& x, const Rows& ordered, bool dependent, cudaStream
 /// `decode`.
 void wgmma_linears(const LinearCall& call, bool decode);
 void allow_wgmma_kernels(int bytes);
-/// Many generated tokens of a great many rows, x as it is: bits are those of decode_linears().
-/// `tiles`: memory for tiled_token_rows() rows of x in whole chunks of BF16, at a multiple of 16
-/// bytes. False, and nothing done, where it has no kernel for a panel.
+/// Many generated tokens of a great many rows of BF16 or FP8, x as it is: bits are those of
+/// decode_linears(). `tiles`: memory for tile_tokens(). False, and nothing done, where it has no
+/// kernel for a panel.
 bool wide_linears(const LinearCall& call, void* tiles);
 void allow_wide_kernels(int bytes);
-/// Rows that wide_linears() makes of so many tokens.
+/// The same of one panel of FP4.
+bool many_head_linears(const LinearCall& call, void* tiles);
+void allow_many_head_kernels(int bytes);
+/// The tokens of a call, chunk after chunk, in the order and the swizzle that these two take:
+/// tiled_token_rows() rows of x in whole chunks of BF16, at a multiple of 16 bytes.
+void tile_tokens(const LinearCall& call, void* tiles);
 constexpr int64_t tiled_token_rows(int64_t tokens) { return round_up(tokens, int64_t{8}); }
 /// More than a few generated tokens of rows long enough, x as it is: bits are those of
 /// decode_linears(). False, and nothing done, where it has no kernel for a panel.

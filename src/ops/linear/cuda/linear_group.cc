@@ -28,6 +28,7 @@ int shared_memory(int sm) {
   cuda::allow_prompt_kernels(bytes);
   cuda::allow_wgmma_kernels(bytes);
   cuda::allow_wide_kernels(bytes);
+  cuda::allow_many_head_kernels(bytes);
   cuda::allow_even_kernels(bytes);
   return bytes;
 }
@@ -45,12 +46,15 @@ int64_t many_decodes(int64_t out_features) { return out_features >= kManyRows ? 
 // 12,352), whose sums go from block to block there, it is not.
 constexpr int64_t kShareDecodes = 9, kMostShareRows = 10240;
 
-// wide_linears() is faster than wgmma_linears() from so many rows on, and than all others from so
-// many tokens on where no small panel keeps the large one waiting.
+// wide_linears() and many_head_linears() are faster than wgmma_linears() from so many rows on, and
+// than all others from so many tokens on where no small panel keeps the large one waiting.
 constexpr int64_t kWideRows = 16384, kWideDecodes = 65;
 bool takes_wide(std::span<const cuda::Panel> panels, int64_t num_rows, int64_t decodes) {
   return num_rows >= kWideRows ||
          (num_rows >= kManyRows && decodes >= kWideDecodes && panels.size() == 1);
+}
+bool wide_linears(const cuda::LinearCall& call, std::byte* memory) {
+  return cuda::many_head_linears(call, memory) || cuda::wide_linears(call, memory);
 }
 
 // Some panels of a call.
@@ -94,7 +98,7 @@ bool wide_linears_apart(const cuda::LinearCall& call, std::byte* memory) {
   const auto index = static_cast<size_t>(large - call.panels.begin());
   const PartOfCall small(call, index, false), wide(call, index, true);
   if (!cuda::share_linears(small.call())) cuda::decode_linears(small.call());
-  return cuda::wide_linears(wide.call(), memory);
+  return wide_linears(wide.call(), memory);
 }
 
 bool has_wgmma(const Device& device) { return device.sm == 90 && cuda::has_wgmma_linears(); }
@@ -122,7 +126,7 @@ CudaLinearGroup::CudaLinearGroup(const LinearGroup::Problem& problem,
 size_t CudaLinearGroup::workspace_size(const LinearGroup::Args& bound) const {
   if (takes_rows_as_they_are(device_, bound.x)) return 0;
   const Rows rows = prepared_rows(device_, bound.x, nullptr);
-  // Tokens that wide_linears() tiles are a few more.
+  // Tokens that tile_tokens() makes are a few more.
   return static_cast<size_t>(cuda::tiled_token_rows(rows.rows + 7) * rows.stride *
                              element_bytes(rows.format));
 }
@@ -151,7 +155,7 @@ void CudaLinearGroup::run(const LinearGroup::Args& args, std::span<std::byte> wo
   const bool even = more && cuda::even_linears(generated);
   const bool wide =
       more && !even &&
-      ((takes_wide(packed_.panels(), num_rows, decodes) && cuda::wide_linears(generated, memory)) ||
+      ((takes_wide(packed_.panels(), num_rows, decodes) && wide_linears(generated, memory)) ||
        wide_linears_apart(generated, memory));
   if (wide) {
     memory += cuda::tiled_token_rows(decodes) * round_up(args.x.width, int64_t{cuda::kPanelChunk}) *

@@ -15,5 +15,7 @@ int allow_share_kernels(int) { return 0; }
 void wgmma_linears(const LinearCall&, bool) { MOE4_CHECK(false); }
 void allow_wide_kernels(int) {}
 bool wide_linears(const LinearCall&, void*) { return false; }
+void allow_many_head_kernels(int) {}
+bool many_head_linears(const LinearCall&, void*) { return false; }
 
 }  // namespace moe4::cuda

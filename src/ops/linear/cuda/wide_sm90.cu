@@ -27,6 +27,7 @@
 #include "device/cuda/ptx/wgmma_sm90.cuh"
 #include "ops/linear/cuda/fragments.cuh"
 #include "ops/linear/cuda/products.cuh"
+#include "ops/linear/cuda/result_rows.cuh"
 #include "ops/linear/cuda/unit_ring.cuh"
 
 namespace moe4::cuda {
@@ -333,34 +334,6 @@ struct Tiles {
   int token = 0;              ///< the first of a pass
 };
 
-/// Results of 8 rows by a warp's registers 4b + 2 upper + {0, 1}; lanes 4g .. 4g + 3 have row g.
-template <int kWidth>
-__device__ __forceinline__ void store_rows(const Products& p, int panel, int row, int lane,
-                                           int first_token, int upper,
-                                           const float (&sums)[kWidth / 2]) {
-  OutputRow output;
-  if (row < p.panels[panel].rows) output = OutputRow(p, panel, row);
-  if (__all_sync(~0u, output.is_half_of_pair(row))) {
-    // Lanes of rows 2i and 2i + 1 exchange: one has both results of a token, the other of the next.
-    const bool odd = lane / 4 % 2 != 0;
-#pragma unroll
-    for (int b = 0; b < kWidth / 8; ++b) {
-      const float v0 = output.value(sums[4 * b + 2 * upper]);
-      const float v1 = output.value(sums[4 * b + 2 * upper + 1]);
-      const float other = __shfl_xor_sync(~0u, odd ? v0 : v1, 4);
-      const int token = first_token + 8 * b + lane % 4 * 2 + (odd ? 1 : 0);
-      if (token < p.tokens) output.store_pair(token, odd ? other : v0, odd ? v1 : other);
-    }
-    return;
-  }
-  if (!output.is_stored()) return;
-#pragma unroll
-  for (int i = 0; i < kWidth / 4; ++i) {
-    const int token = first_token + i / 2 * 8 + lane % 4 * 2 + i % 2;
-    if (token < p.tokens) output.store(token, sums[i / 2 * 4 + upper * 2 + i % 2]);
-  }
-}
-
 template <PanelKind kKind, class Config, int kWidth>
 __device__ __forceinline__ void multiply_tiles(const Products& p, const Layout& layout, int index,
                                                const Tiles& tiles,
@@ -497,11 +470,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       return multiply_panel<PanelKind::kBf16, Config>(p, layout, panel, shared);
     case PanelKind::kFp8:
       return multiply_panel<PanelKind::kFp8, Config>(p, layout, panel, shared);
-    case PanelKind::kNvfp4:
-      return multiply_panel<PanelKind::kNvfp4, Config>(p, layout, panel, shared);
-    case PanelKind::kMxfp4:
-      return multiply_panel<PanelKind::kMxfp4, Config>(p, layout, panel, shared);
-    case PanelKind::kFp8Block:
+    default:
       return;
   }
 #endif
@@ -611,15 +580,8 @@ using namespace linear_wide_sm90;
 
 void allow_wide_kernels(int bytes) { allow<Tokens32, Tokens64, Tokens128>(bytes); }
 
-bool wide_linears(const LinearCall& call, void* tiles) {
-  for (const Panel& panel : call.panels) {
-    if (panel.kind == PanelKind::kFp8Block) return false;
-  }
+void tile_tokens(const LinearCall& call, void* tiles) {
   const int64_t tokens = call.x.rows;
-  if (tokens <= Tokens32::kTokens) {
-    launch_wide<Tokens32>(call, tiles);
-    return true;
-  }
   const auto chunks = static_cast<int>(ceil_div(call.x.width, int64_t{kPanelChunk}));
   constexpr int kThreads = 128;
   launch(tile_kernel,
@@ -629,6 +591,18 @@ bool wide_linears(const LinearCall& call, void* tiles) {
           .dependent = call.dependent},
          products_of(call), static_cast<uint8_t*>(tiles), chunks,
          static_cast<int>(tiled_token_rows(tokens)));
+}
+
+bool wide_linears(const LinearCall& call, void* tiles) {
+  for (const Panel& panel : call.panels) {
+    if (panel.kind != PanelKind::kBf16 && panel.kind != PanelKind::kFp8) return false;
+  }
+  const int64_t tokens = call.x.rows;
+  if (tokens <= Tokens32::kTokens) {
+    launch_wide<Tokens32>(call, tiles);
+    return true;
+  }
+  tile_tokens(call, tiles);
   if (tokens <= Tokens64::kTokens) {
     launch_wide<Tokens64>(call, tiles);
   } else {
