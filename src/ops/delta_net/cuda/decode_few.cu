@@ -2,8 +2,10 @@
 // and few bytes wait behind each other.
 //
 // S [key_dim, 32] stays in the registers of 128 threads from load to store. A cluster has all
-// blocks that share a key head: they tell each other their sums of squares, and the cluster's
-// barrier separates those who read the convolution's past from the one who writes it. States are
+// blocks that share a key head: they tell each other their sums of squares by stores that report to
+// the receiver's barrier, and the cluster's barrier separates those who read the convolution's past
+// from the one who writes it. It releases nothing, which would wait for what is on its way to
+// memory: what was read before it is in registers, and nobody reads what others write. States are
 // fetched into the L2 before the kernel waits for the one before it, which does not write them but
 // may be one that does. Behind that wait all loads leave at once, in the order in which they are
 // wanted.
@@ -28,7 +30,9 @@ struct alignas(16) Shared {
   float decays[kMaxRing];
   TokenFactors factors;
   float sums[kUnitWarps][2][kUnitColumns];
-  float squares[2][kMaxColumnBlocks];  // of o, from all blocks of the head
+  // Of o, from all blocks of the head, of two tokens in turn; zeros where there is no block.
+  float squares[2][kMaxColumnBlocks];
+  uint64_t squares_there[2];
   float norm[kUnitColumns];
 };
 
@@ -80,7 +84,14 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
   }
   conv.load_weights(p.conv);
   if (goes_on && lane == 0) conv.prefetch_past(p.conv, sequence);
-  if (tid < 2 * kMaxColumnBlocks) shared.squares[0][tid] = 0.0f;
+  // Those of blocks come from them.
+  if (tid < 2 * kMaxColumnBlocks && tid % kMaxColumnBlocks >= column_blocks) {
+    shared.squares[0][tid] = 0.0f;
+  }
+  if (tid == 0) {
+    for (uint64_t& there : shared.squares_there) barrier_init(shared_address(&there), 1);
+    fence_barrier_init();
+  }
   const float decay_rate = p.decay_rate[head], dt_bias = p.dt_bias[head];
   if (tid < kUnitColumns && first_column + tid < p.value_dim) {
     shared.norm[tid] = p.norm[first_column + tid];
@@ -91,7 +102,7 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
   }
   if (tid < kMaxRing * kUnitColumns / 4) store4(&shared.values[0][tid * 4], {});
   __syncthreads();
-  arrive_in_cluster_releasing();
+  arrive_in_cluster();
   wait_for_previous_kernel();
   launch_dependents();
 
@@ -134,7 +145,10 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
 
   for (int t = 0; t < sequence.tokens; ++t) {
     const int64_t token = sequence.first + t;
-    if (t > 0) load_inputs(token);
+    if (t > 0) {
+      load_inputs(token);
+      __syncthreads();  // all warps are done with the token before
+    }
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       if (conv.channel[i] < 0) continue;
@@ -142,6 +156,7 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
     }
     copy_wait<0>();
     __syncthreads();
+    if (t == 0) arrive_in_cluster();  // the past has been read
 
 #pragma unroll
     for (int i = 0; i < kRingRounds; ++i) {
@@ -180,15 +195,22 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
       o = result.o;
       // Columns past value_dim have v = 0 and S = 0, so o = 0.
       const float squares = StatePart::sum_of_columns(exact_dot4(o, o));
-      if (lane < column_blocks) {
-        store_in_cluster4(address_in_block(shared_address(&shared.squares[t % 2][column_block]),
-                                           blockIdx.x - static_cast<unsigned>(column_block - lane)),
-                          squares);
+      const uint32_t there = shared_address(&shared.squares_there[t % 2]);
+      if (column_blocks == 1) {  // there may be no cluster
+        if (lane == 0) shared.squares[t % 2][0] = squares;
+        __syncwarp();
+      } else if (lane == 0) {
+        barrier_expect(there, static_cast<uint32_t>(column_blocks) * sizeof(float));
+      }
+      if (column_blocks > 1 && lane < column_blocks) {
+        const auto rank = blockIdx.x - static_cast<unsigned>(column_block - lane);
+        store_in_cluster4(
+            address_in_block(shared_address(&shared.squares[t % 2][column_block]), rank), squares,
+            address_in_block(there, rank));
       }
       if (lane < kUnitColumns / 4) store4(&shared.values[n][lane * 4], result.u);
       if (p.ring.tokens > 1 && has_output) store4(ring_values + n * p.value_dim, result.u);
     }
-    arrive_in_cluster_releasing();
     if (folds) {
       __syncthreads();
       fold_rows(state.s, shared.factors, n, &shared.keys[0][StatePart::row(0)],
@@ -199,7 +221,10 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
       state.store(memory, p.key_dim, p.value_dim, has_column);
     }
     n = folds ? 0 : n + 1;
-    wait_for_cluster();
+    if (warp != kResultWarp) continue;
+    if (column_blocks > 1) {
+      wait_for_cluster_stores(shared_address(&shared.squares_there[t % 2]), t / 2 % 2);
+    }
     if (has_output) {
       const float4 of = load4(shared.squares[t % 2]);
       store4(p.y.row(token) + head * p.value_dim + column,
@@ -208,6 +233,8 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
     }
   }
 
+  __syncwarp();
+  wait_for_cluster();
 #pragma unroll
   for (int i = 0; i < kSlots; ++i) {
     // The first block of the cluster writes q and k for all.
