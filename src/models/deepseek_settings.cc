@@ -81,32 +81,49 @@ LatentAttentionSpec read_latent_attention(const ConfigReader& c, const NormSpec&
   return spec;
 }
 
+RouterConfig read_deepseek_router(const ConfigReader& c, const DeepseekDefaults& defaults) {
+  const bool is_sigmoid = defaults.scoring == ScoringFunction::kSigmoid;
+  c.require("scoring_func", {is_sigmoid ? "sigmoid" : "softmax"});
+  c.require("topk_method", {is_sigmoid ? "noaux_tc" : "greedy"});
+  const double scale = c.number({"routed_scaling_factor"}, defaults.scaling_factor, 1e-6, 1e6);
+  return {.scoring = defaults.scoring,
+          .num_experts = c.size({"n_routed_experts", "num_local_experts"}),
+          .top_k = c.size({"num_experts_per_tok"}),
+          .renormalize = c.flag({"norm_topk_prob"}, true),
+          .scaling_factor = static_cast<float>(scale),
+          .num_groups = c.size({"n_group"}, defaults.num_groups),
+          .topk_groups = c.size({"topk_group"}, defaults.topk_groups)};
+}
+
 MoeSpec read_deepseek_moe(const ConfigReader& c, const ActivationParams& activation,
                           const DeepseekDefaults& defaults) {
-  const bool is_sigmoid = defaults.scoring == ScoringFunction::kSigmoid;
-  if (is_sigmoid) {
-    c.require("scoring_func", {"sigmoid"});
-    c.require("topk_method", {"noaux_tc"});
-  } else {
-    c.require("scoring_func", {"softmax"});
-    c.require("topk_method", {"greedy"});
-  }
   c.require("moe_layer_freq", 1.0);
   const int64_t width = c.size({"moe_intermediate_size"});
-  return {.router = {.scoring = defaults.scoring,
-                     .num_experts = c.size({"n_routed_experts"}),
-                     .top_k = c.size({"num_experts_per_tok"}),
-                     .renormalize = c.flag({"norm_topk_prob"}, true),
-                     .scaling_factor = static_cast<float>(
-                         c.number({"routed_scaling_factor"}, defaults.scaling_factor, 1e-6, 1e6)),
-                     .num_groups = c.size({"n_group"}, defaults.num_groups),
-                     .topk_groups = c.size({"topk_group"}, defaults.topk_groups)},
+  const bool is_sigmoid = defaults.scoring == ScoringFunction::kSigmoid;
+  return {.router = read_deepseek_router(c, defaults),
           .intermediate_size = width,
           .activation = activation,
           .shared = {.intermediate_size = width * c.integer({"n_shared_experts"}, 0, 1024, 1),
                      .activation = activation,
                      .module = "shared_experts"},
           .correction_bias = is_sigmoid ? "gate.e_score_correction_bias" : ""};
+}
+
+void build_latent_layers(const ConfigReader& c, Builder& b, const LatentLayers& parts,
+                         const std::function<KeyIndexSpec(int64_t layer)>& index_of) {
+  for (int64_t i = 0; i < c.size({"num_hidden_layers"}); ++i) {
+    const std::string at = "layers." + std::to_string(i) + ".";
+    LatentAttentionSpec attention = parts.attention;
+    if (index_of) attention.index = index_of(i);
+    const bool is_routed = is_routed_layer(c, i, parts.num_dense);
+    b.layer({.mixer_norm = at + "input_layernorm",
+             .mixer = b.latent_attention(at + "self_attn", attention, parts.attention_bias),
+             .feed_forward_norm = at + "post_attention_layernorm",
+             .feed_forward =
+                 is_routed ? b.moe(at + "mlp", parts.moe) : b.dense_mlp(at + "mlp", parts.dense),
+             .norm = parts.norm});
+  }
+  b.head("norm", parts.norm, "lm_head", c.tie_word_embeddings());
 }
 
 bool is_routed_layer(const ConfigReader& c, int64_t layer, int64_t num_dense) {

@@ -2,6 +2,8 @@
 // routed experts beside a shared one.
 #pragma once
 
+#include <functional>
+
 #include "models/builder.h"
 #include "models/config_reader.h"
 
@@ -26,10 +28,29 @@ struct DeepseekDefaults {
 LatentAttentionSpec read_latent_attention(const ConfigReader& c, const NormSpec& norm, Builder& b,
                                           const DeepseekDefaults& defaults);
 
+/// How experts are chosen, with the keys of DeepSeek-V3: by sigmoid scores and a correction bias
+/// within groups (`topk_method` noaux_tc), or by a softmax (greedy).
+RouterConfig read_deepseek_router(const ConfigReader& c, const DeepseekDefaults& defaults);
+
 /// Experts chosen by scores (of sigmoids plus a correction bias, or of a softmax) within groups,
 /// and shared ones that are added as they are.
 MoeSpec read_deepseek_moe(const ConfigReader& c, const ActivationParams& activation,
                           const DeepseekDefaults& defaults);
+
+/// The parts of which all layers are made.
+struct LatentLayers {
+  NormSpec norm;
+  LatentAttentionSpec attention;
+  BiasRule attention_bias;
+  MoeSpec moe;
+  DenseMlpSpec dense;
+  int64_t num_dense = 0;  ///< so many first layers have no experts, see is_routed_layer()
+};
+
+/// All `num_hidden_layers` of them and the head. `index_of(i)`: which keys layer i attends to;
+/// without, all.
+void build_latent_layers(const ConfigReader& c, Builder& b, const LatentLayers& parts,
+                         const std::function<KeyIndexSpec(int64_t layer)>& index_of = {});
 
 /// Whether layer i has routed experts: `mlp_layer_types`, or all from `first_k_dense_replace` on.
 bool is_routed_layer(const ConfigReader& c, int64_t layer, int64_t num_dense);

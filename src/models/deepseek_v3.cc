@@ -19,16 +19,7 @@ void build(const ConfigReader& c, Builder& b) {
                            .activation = activation};
   const int64_t num_dense = c.integer({"first_k_dense_replace"}, 0, 1 << 20, 3);
 
-  for (int64_t i = 0; i < c.size({"num_hidden_layers"}); ++i) {
-    const std::string at = "layers." + std::to_string(i) + ".";
-    b.layer(
-        {.mixer_norm = at + "input_layernorm",
-         .mixer = b.latent_attention(at + "self_attn", attention, attention_bias),
-         .feed_forward_norm = at + "post_attention_layernorm",
-         .feed_forward = i < num_dense ? b.dense_mlp(at + "mlp", dense) : b.moe(at + "mlp", moe),
-         .norm = norm});
-  }
-  b.head("norm", norm, "lm_head", c.tie_word_embeddings());
+  build_latent_layers(c, b, {norm, attention, attention_bias, moe, dense, num_dense});
 }
 
 constexpr std::string_view kModelTypes[] = {"deepseek_v3", "kimi_k2", "kimi_k25"};

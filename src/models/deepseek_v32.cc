@@ -53,7 +53,7 @@ void build(const ConfigReader& c, Builder& b) {
   const NormSpec norm = read_norm(c, kFamily == Family::kGlm ? 1e-5 : 1e-6);
   b.embedding("embed_tokens", c.size({"vocab_size"}), c.size({"hidden_size"}));
   const DeepseekDefaults defaults = defaults_of(kFamily);
-  LatentAttentionSpec attention = read_latent_attention(c, norm, b, defaults);
+  const LatentAttentionSpec attention = read_latent_attention(c, norm, b, defaults);
   if (attention.q_latent_dim == 0) {
     c.refuse("q_lora_rank", "a latent of queries, which the indexer reads", "none");
   }
@@ -65,22 +65,18 @@ void build(const ConfigReader& c, Builder& b) {
                            .bias = c.bias({"mlp_bias"})};
   const int64_t num_dense = c.integer({"first_k_dense_replace"}, 0, 1 << 20, 3);
 
-  for (int64_t i = 0; i < c.size({"num_hidden_layers"}); ++i) {
-    const std::string at = "layers." + std::to_string(i) + ".";
-    c.layer_type(i, {"indexed_attention", "deepseek_sparse_attention"}, "indexed_attention");
-    attention.index = read_index(c, kFamily);
-    if constexpr (kFamily == Family::kGlm) attention.index->is_shared = is_shared(c, i);
-    if (i == 0 && attention.index->is_shared) {
-      c.refuse("indexer_types", "an indexer in the first layer", "shared");
-    }
-    b.layer({.mixer_norm = at + "input_layernorm",
-             .mixer = b.latent_attention(at + "self_attn", attention, attention_bias),
-             .feed_forward_norm = at + "post_attention_layernorm",
-             .feed_forward = is_routed_layer(c, i, num_dense) ? b.moe(at + "mlp", moe)
-                                                              : b.dense_mlp(at + "mlp", dense),
-             .norm = norm});
-  }
-  b.head("norm", norm, "lm_head", c.tie_word_embeddings());
+  build_latent_layers(c, b, {norm, attention, attention_bias, moe, dense, num_dense},
+                      [&](int64_t layer) {
+                        c.layer_type(layer, {"indexed_attention", "deepseek_sparse_attention"},
+                                     "indexed_attention");
+                        KeyIndexSpec index = read_index(c, kFamily);
+                        if constexpr (kFamily == Family::kGlm)
+                          index.is_shared = is_shared(c, layer);
+                        if (layer == 0 && index.is_shared) {
+                          c.refuse("indexer_types", "an indexer in the first layer", "shared");
+                        }
+                        return index;
+                      });
 }
 
 constexpr std::string_view kDeepseekTypes[] = {"deepseek_v32"};

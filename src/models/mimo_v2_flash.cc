@@ -63,20 +63,12 @@ Attentions read_attentions(const ConfigReader& c, Builder& b) {
 }
 
 MoeSpec read_moe(const ConfigReader& c, const ActivationParams& activation) {
-  c.require("scoring_func", {"sigmoid"});
-  c.require("topk_method", {"noaux_tc"});
   c.require("n_shared_experts", 0.0);
-  const auto scale = c.number({"routed_scaling_factor"}, 1.0, 1e-6, 1e6);
-  return {.router = {.scoring = ScoringFunction::kSigmoid,
-                     .num_experts = c.size({"n_routed_experts", "num_local_experts"}),
-                     .top_k = c.size({"num_experts_per_tok"}),
-                     .renormalize = c.flag({"norm_topk_prob"}, true),
-                     .scaling_factor = static_cast<float>(scale),
-                     .num_groups = c.size({"n_group"}, 1),
-                     .topk_groups = c.size({"topk_group"}, 1)},
-          .intermediate_size = c.size({"moe_intermediate_size"}),
-          .activation = activation,
-          .correction_bias = "gate.e_score_correction_bias"};
+  return {
+      .router = read_deepseek_router(c, {.scaling_factor = 1.0, .num_groups = 1, .topk_groups = 1}),
+      .intermediate_size = c.size({"moe_intermediate_size"}),
+      .activation = activation,
+      .correction_bias = "gate.e_score_correction_bias"};
 }
 
 bool is_window(const ConfigReader& c, int64_t layer) {

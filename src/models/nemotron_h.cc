@@ -5,6 +5,7 @@
 
 #include "models/architecture.h"
 #include "models/common_settings.h"
+#include "models/deepseek_settings.h"
 
 namespace moe4 {
 namespace {
@@ -28,23 +29,15 @@ Mamba2Spec read_mamba2(const ConfigReader& c, const NormSpec& norm) {
 
 MoeSpec read_moe(const ConfigReader& c, const ActivationParams& activation) {
   c.require("n_shared_experts", 1.0);
-  c.require("scoring_func", {"sigmoid"});
-  c.require("topk_method", {"noaux_tc"});
-  const auto scale = c.number({"routed_scaling_factor"}, 1.0, 1e-6, 1e6);
-  MoeSpec spec{.router = {.scoring = ScoringFunction::kSigmoid,
-                          .num_experts = c.size({"n_routed_experts", "num_local_experts"}),
-                          .top_k = c.size({"num_experts_per_tok"}),
-                          .renormalize = c.flag({"norm_topk_prob"}, true),
-                          .scaling_factor = static_cast<float>(scale),
-                          .num_groups = c.size({"n_group"}, 1),
-                          .topk_groups = c.size({"topk_group"}, 1)},
-               .intermediate_size = c.size({"moe_intermediate_size"}),
-               .activation = activation,
-               .latent_size = c.has("moe_latent_size") ? c.size({"moe_latent_size"}) : 0,
-               .shared = {.intermediate_size = c.size({"moe_shared_expert_intermediate_size"}),
-                          .activation = activation,
-                          .module = "shared_experts"},
-               .correction_bias = "gate.e_score_correction_bias"};
+  MoeSpec spec{
+      .router = read_deepseek_router(c, {.scaling_factor = 1.0, .num_groups = 1, .topk_groups = 1}),
+      .intermediate_size = c.size({"moe_intermediate_size"}),
+      .activation = activation,
+      .latent_size = c.has("moe_latent_size") ? c.size({"moe_latent_size"}) : 0,
+      .shared = {.intermediate_size = c.size({"moe_shared_expert_intermediate_size"}),
+                 .activation = activation,
+                 .module = "shared_experts"},
+      .correction_bias = "gate.e_score_correction_bias"};
   if (spec.latent_size > 0) c.require_multiple("moe_latent_size", spec.latent_size, kRowPadding);
   return spec;
 }
