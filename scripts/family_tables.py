@@ -190,7 +190,7 @@ def latent(name, architecture, model_type, *, hidden=7168, layers=61, heads=128,
                  shared_form=shared_form, dense_module="mlp", dense=dense, dense_form=dense_form,
                  head="language_model.lm_head" if prefix.startswith("language_model") else "lm_head",
                  router_expected=router_of(scoring, factor=factor, groups=groups, bias=bias),
-                 runs="on the CPU" if model_type in ("deepseek_v32", "glm_moe_dsa") else True)
+                 runs=True)
 
 
 def v3_excludes(layers):

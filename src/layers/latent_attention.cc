@@ -73,10 +73,11 @@ void LatentAttentionMixer::forward(const LayerStep& step, const Rows& x,
   const bool has_q_latent = parts_.q_b != nullptr, has_indexer = spec_.has_indexer();
   MOE4_CHECK(!spec_.index || execution.is_measuring() || step.chosen_keys != nullptr);
 
+  // What decides which keys are chosen is float32, as a router's logits are.
   const Rows inputs[] = {
       take_rows(arena, tokens, has_q_latent ? spec_.q_latent_dim : problem.q_width(), format),
       take_rows(arena, tokens, spec_.latent_dim + spec_.rope_dim, format),
-      has_indexer ? take_rows(arena, tokens, spec_.index->dim, format) : Rows{},
+      has_indexer ? take_rows(arena, tokens, spec_.index->dim) : Rows{},
       has_indexer ? take_rows(arena, tokens, spec_.index->num_heads) : Rows{}};
   Rows q = inputs[0];
   run(*parts_.inputs,
@@ -92,8 +93,8 @@ void LatentAttentionMixer::forward(const LayerStep& step, const Rows& x,
   if (has_q_latent) {
     q = take_rows(arena, tokens, problem.q_width(), format);
     const Rows queries[] = {
-        q, has_indexer ? take_rows(arena, tokens, spec_.index->num_heads * spec_.index->dim, format)
-                       : Rows{}};
+        q,
+        has_indexer ? take_rows(arena, tokens, spec_.index->num_heads * spec_.index->dim) : Rows{}};
     run(*parts_.q_b,
         {.x = inputs[0],
          .y = std::span(queries).first(has_indexer ? 2 : 1),

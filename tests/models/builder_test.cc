@@ -63,9 +63,7 @@ TEST(Builder, AsksForTheTensorsThatTheExporterWrote) {
       Describer describer(checkpoint, device);
       build(checkpoint, describer);
       EXPECT_THAT(describer.tensors(), UnorderedElementsAreArray(expected));
-      // Whose keys an indexer chooses, GPUs do not run: DeepseekV32.NoGpuChoosesKeysAndThatIsSaid.
-      const bool has_indexer = checkpoint.text_config().has("index_topk");
-      EXPECT_EQ(describer.description().refusals.empty(), device.is_cpu() || !has_indexer);
+      EXPECT_TRUE(describer.description().refusals.empty());
     }
   });
   for (const std::string& type : known_architectures()) {

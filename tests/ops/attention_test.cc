@@ -245,16 +245,10 @@ double attention_tolerance(const OpOptions& options, RowFormat format) {
   return tolerance(format, options.device.is_cpu() ? 2e-6 : 5e-4);
 }
 
-// CPUs have no FP8 caches, GPUs no float32 ones.
-bool is_judged(const PagedAttention::Problem& problem) {
-  ThreadPool threads(1);
-  const std::vector<OpOptions> all = op_options(threads);
-  return all.empty() || ask<PagedAttention>(problem, all.front().device).implementation != nullptr;
-}
-
 void expect_float64(const PagedAttention::Problem& problem, const std::vector<Piece>& pieces,
                     int64_t num_decodes, int num_threads) {
-  if (!is_judged(problem)) return;
+  // CPUs have no FP8 caches, GPUs no float32 ones.
+  if (!is_judged<PagedAttention>(problem)) return;
   std::ostringstream name;
   PrintTo(problem, &name);
   SCOPED_TRACE(name.str());
@@ -319,7 +313,7 @@ class PagedAttentionBits : public ::testing::TestWithParam<PagedAttention::Probl
 
 TEST_P(PagedAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
   const PagedAttention::Problem& problem = GetParam();
-  if (!is_judged(problem)) GTEST_SKIP() << "its caches are not of this device";
+  if (!is_judged<PagedAttention>(problem)) GTEST_SKIP() << "its caches are not of this device";
   ThreadPool many(4), one(1);
   const int64_t width = problem.num_heads * problem.value_dim();
   for (const bool drafts : {false, true}) {
@@ -351,7 +345,7 @@ TEST_P(PagedAttentionBits, ASequenceHasTheSameAloneOnAnyNumberOfThreads) {
 // are: what a GPU makes of the step's size must not show.
 TEST_P(PagedAttentionBits, ADecodeHasTheSameInStepsOfAnySize) {
   const PagedAttention::Problem& problem = GetParam();
-  if (!is_judged(problem)) GTEST_SKIP() << "its caches are not of this device";
+  if (!is_judged<PagedAttention>(problem)) GTEST_SKIP() << "its caches are not of this device";
   ThreadPool threads(2);
   const int64_t width = problem.num_heads * problem.value_dim();
   for (const int64_t context : {40, 700, 1500, 4500}) {
@@ -388,7 +382,7 @@ TEST_P(PagedAttentionBits, ADecodeHasTheSameInStepsOfAnySize) {
 TEST_P(PagedAttentionBits, APromptHasTheSameHoweverItIsCutAndGenerated) {
   PagedAttention::Problem problem = GetParam();
   problem.output_gate = OutputGate::kNone;
-  if (!is_judged(problem)) GTEST_SKIP() << "its caches are not of this device";
+  if (!is_judged<PagedAttention>(problem)) GTEST_SKIP() << "its caches are not of this device";
   ThreadPool threads(3);
   constexpr int64_t kTokens = 1170;
   AttentionCase whole(problem, {{0, kTokens}});
@@ -742,16 +736,10 @@ const QkvToCache::Problem kQkvProblems[] = {
      .value_norm = NormSpec{.has_weight = false},
      .cache_dtype = DType::kF32}};
 
-bool is_judged(const QkvToCache::Problem& problem) {
-  ThreadPool threads(1);
-  const std::vector<OpOptions> all = op_options(threads);
-  return all.empty() || ask<QkvToCache>(problem, all.front().device).implementation != nullptr;
-}
-
 TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {
   ThreadPool threads(3);
   for (const QkvToCache::Problem& problem : kQkvProblems) {
-    if (!is_judged(problem)) continue;
+    if (!is_judged<QkvToCache>(problem)) continue;
     for (const RowFormat format : activation_formats()) {
       SCOPED_TRACE(&problem - kQkvProblems);
       QkvCase expected(problem, format);

@@ -221,6 +221,15 @@ void each_implementation(
   EXPECT_GT(compared, 0) << "nothing was compared";
 }
 
+/// Whether some implementation takes the problem on the device of this test program; where there is
+/// no GPU, true, so that each_implementation() says so.
+template <class Op>
+bool is_judged(const typename Op::Problem& problem) {
+  ThreadPool threads(1);
+  const std::vector<OpOptions> all = op_options(threads);
+  return all.empty() || ask<Op>(problem, all.front().device).implementation != nullptr;
+}
+
 inline bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }

@@ -24,7 +24,8 @@ enum class OutputGate : uint8_t {
 ///   p_j = exp(scale * query . key_j) / (sum_j exp(scale * query . key_j) + exp(sink[h]))
 ///   y[t, h] = value_scale * sum_j p_j value_j
 /// without the last term where there are no sinks: a sink takes part of the weight, is not scaled
-/// and has no value. With an output gate, y[t, h] is multiplied by what that makes of the gates.
+/// and has no value. With num_chosen, the keys j are those that Args::chosen lists for the token
+/// alone. With an output gate, y[t, h] is multiplied by what that makes of the gates.
 /// Keys and values of the step's own tokens are in the cache already (QkvToCache). Rows of y that
 /// belong to no sequence (padding) are not written.
 /// Rows are float32; on a GPU gates and y may be BF16 too, each of its own. There the scaled
@@ -42,8 +43,9 @@ struct PagedAttention {
     int64_t value_width = 0;  ///< of a value in the cache, at most head_dim; 0: head_dim
     float scale = 1.0f;
     float value_scale = 1.0f;
-    int64_t window = 0;  ///< 0: all keys
-    int64_t chunk = 0;   ///< 0: none; not beside a window
+    int64_t window = 0;      ///< 0: all keys
+    int64_t chunk = 0;       ///< 0: none; not beside a window
+    int64_t num_chosen = 0;  ///< entries a token of Args::chosen; 0: all keys; not beside those two
     bool sinks = false;
     OutputGate output_gate = OutputGate::kNone;
     DType cache_dtype = DType::kF16;  ///< or kF32, kF8E4M3
@@ -89,6 +91,9 @@ struct PagedAttention {
     Rows gates;    ///< [T, gate_width], in the order of heads; empty without a gate
     const Batch* batch = nullptr;
     LayerCache cache;
+    /// [T, num_chosen]: the min(positions[t] + 1, num_chosen) positions that a token sees, rising;
+    /// then anything. Not read where num_chosen is 0.
+    const int32_t* chosen = nullptr;
     Rows y;  ///< [T, num_heads * value_dim]; may not alias queries
   };
   static void check(const Problem& problem, const Args& args);

@@ -43,6 +43,7 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     for (int64_t j = first; j < keys; ++j) {
       double dot = 0;
       for (int64_t d = 0; d < p.head_dim; ++d) dot += query[d] * cached(args, s, j, kv_head, d);
+      if (!is_seen(args, t, j)) dot = -INFINITY;
       scores[j] = dot * static_cast<double>(p.scale);
       top = std::max(top, scores[j]);
     }
@@ -62,6 +63,13 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
       if (p.output_gate != OutputGate::kNone) y *= gate(args.gates.row(t), h, d);
       args.y.row(t)[h * value_dim + d] = static_cast<float>(y);
     }
+  }
+
+  bool is_seen(const PagedAttention::Args& args, int64_t t, int64_t j) const {
+    const int64_t count = problem().num_chosen;
+    const int32_t* chosen = args.chosen + t * count;
+    const int32_t* end = chosen + std::min<int64_t>(count, args.batch->positions[t] + int64_t{1});
+    return count == 0 || std::find(chosen, end, j) != end;
   }
 
   // What multiplies element d of a head.

@@ -15,6 +15,8 @@ namespace moe4 {
 /// Equal scores go to the lower position, a score that is no number is the largest. Constants that
 /// multiply all scores change nothing and are left out. rotate() is IndexToCache's. Rows of chosen
 /// that belong to no sequence (padding) are not written.
+/// Rows are float32; on a GPU q and weights may be BF16 too, each of its own. There a turned query
+/// is the sum of two F16 numbers, 22 bits of its head's largest element; sums are float32.
 struct ChooseKeys {
   static constexpr std::string_view kName = "choose_keys";
   struct Problem {

@@ -14,11 +14,12 @@ void ChooseKeys::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<ChooseKeys>& cpu_choose_keys();
+const Implementation<ChooseKeys>& cuda_choose_keys();
 const Implementation<ChooseKeys>& reference_choose_keys();
 
 template <>
 std::span<const Implementation<ChooseKeys>* const> implementations<ChooseKeys>() {
-  static const Implementation<ChooseKeys>* const list[] = {&cpu_choose_keys(),
+  static const Implementation<ChooseKeys>* const list[] = {&cpu_choose_keys(), &cuda_choose_keys(),
                                                            &reference_choose_keys()};
   return list;
 }

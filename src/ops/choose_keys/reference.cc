@@ -32,12 +32,15 @@ class ReferenceChooseKeys final : public Prepared<ChooseKeys> {
   void run_token(const ChooseKeys::Args& args, int64_t s, int64_t t) const {
     const ChooseKeys::Problem& p = problem();
     std::vector<std::pair<double, int32_t>> order;  // by falling score, then rising position
+    std::vector<std::vector<double>> queries;
+    for (int64_t a = 0; a < p.num_heads; ++a) {
+      queries.push_back(rotated(args.q.row(t) + a * p.dim, args.angles.row(t)));
+    }
     for (int32_t j = 0; j <= args.batch->positions[t]; ++j) {
       double score = 0;
       for (int64_t a = 0; a < p.num_heads; ++a) {
-        const std::vector<double> query = rotated(args.q.row(t) + a * p.dim, args.angles.row(t));
         double dot = 0;
-        for (int64_t d = 0; d < p.dim; ++d) dot += query[d] * cached(args, s, j, d);
+        for (int64_t d = 0; d < p.dim; ++d) dot += queries[a][d] * cached(args, s, j, d);
         score += static_cast<double>(args.weights.row(t)[a]) * (dot <= 0 ? 0.0 : dot);
       }
       order.emplace_back(std::isnan(score) ? -INFINITY : -score, j);

@@ -1,10 +1,12 @@
 // Programs built without CUDA plan for GPUs but cannot prepare anything for one.
 #include "base/error.h"
 #include "ops/attention/paged_attention.h"
+#include "ops/choose_keys/choose_keys.h"
 #include "ops/cuda/implementation.h"
 #include "ops/delta_net/delta_net.h"
 #include "ops/embed/embed.h"
 #include "ops/gated_rows/gated_rows.h"
+#include "ops/index_to_cache/index_to_cache.h"
 #include "ops/latent_attention/latent_attention.h"
 #include "ops/latent_to_cache/latent_to_cache.h"
 #include "ops/linear/linear_group.h"
@@ -30,9 +32,11 @@ std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
                                                              const Op::Weights&, const OpOptions&)
 MOE4_NO_CUDA(AddNorm);
 MOE4_NO_CUDA(AddScaled);
+MOE4_NO_CUDA(ChooseKeys);
 MOE4_NO_CUDA(DeltaNet);
 MOE4_NO_CUDA(Embed);
 MOE4_NO_CUDA(GatedRows);
+MOE4_NO_CUDA(IndexToCache);
 MOE4_NO_CUDA(LatentAttention);
 MOE4_NO_CUDA(LatentToCache);
 MOE4_NO_CUDA(LinearGroup);

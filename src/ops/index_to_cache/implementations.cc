@@ -11,12 +11,13 @@ void IndexToCache::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<IndexToCache>& cpu_index_to_cache();
+const Implementation<IndexToCache>& cuda_index_to_cache();
 const Implementation<IndexToCache>& reference_index_to_cache();
 
 template <>
 std::span<const Implementation<IndexToCache>* const> implementations<IndexToCache>() {
-  static const Implementation<IndexToCache>* const list[] = {&cpu_index_to_cache(),
-                                                             &reference_index_to_cache()};
+  static const Implementation<IndexToCache>* const list[] = {
+      &cpu_index_to_cache(), &cuda_index_to_cache(), &reference_index_to_cache()};
   return list;
 }
 

@@ -14,6 +14,7 @@ namespace moe4 {
 /// `rotates_pairs` elements 2i and 2i + 1. The key goes, rounded to the cache's dtype (F16
 /// saturates at 65504; a key with an infinite element becomes NaN), to slots[t] of the cache: page
 /// slots[t] / 64, place slots[t] % 64; slots[t] of -1 stores nothing.
+/// Rows are float32; on a GPU k may be BF16 too.
 struct IndexToCache {
   static constexpr std::string_view kName = "index_to_cache";
   struct Problem {

@@ -55,8 +55,8 @@ struct LatentAttention {
     Rows angles;  ///< [T, rope_dim], see RotaryAngles
     const Batch* batch = nullptr;
     LayerCache cache;
-    /// [T, num_chosen]: positions, rising, the token's own at most; then -1. Not read where that is
-    /// 0. A token without any is an error.
+    /// [T, num_chosen]: as many positions as ChooseKeys gives a token, min(positions[t] + 1,
+    /// num_chosen), rising, the token's own at most; then -1. Not read where num_chosen is 0.
     const int32_t* chosen = nullptr;
     Rows y;  ///< [T, y_width]; may not alias q
   };

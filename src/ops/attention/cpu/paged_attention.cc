@@ -338,6 +338,9 @@ void CpuPagedAttention::run(const PagedAttention::Args& args, std::span<std::byt
 }
 
 Support accepts(const PagedAttention::Problem& problem) {
+  if (problem.num_chosen > 0) {
+    return Rejection{Rejection::Kind::kShape, "it attends to keys that follow each other"};
+  }
   if (Support no = require_plain_cache(problem.cache_dtype)) return no;
   if (Support no = require_multiple_of_16("head_dim", problem.head_dim)) return no;
   return require_multiple_of_16("latent_dim", problem.value_dim());

@@ -45,8 +45,9 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const bool wide = panels > 4;
     shape_.key_panels = wide ? kMaxKeyPanels : static_cast<int>(panels);
     shape_.value_panels = wide ? 8 : static_cast<int>(panels);
+    shape_.chosen_keys = problem.num_chosen > 0;
     bool fits = prepare_split(shape_, max_shared);
-    if (!wide) {
+    if (!wide && problem.num_chosen == 0) {
       prompt_shape_ = shape_;
       prompt_shape_.prompt_heads = group() % 2 == 0 ? 2 : 1;
       fits = fits && prepare_prompts(prompt_shape_, max_shared);
@@ -116,7 +117,8 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
   // Spans of the keys from the first that a decode's first token sees to its last token's, in
   // contexts of this length.
   int64_t spans(const Batch& batch, int shift, int64_t context) const {
-    const int64_t keys = int64_t{1} << shift, all = ceil_div(context, keys);
+    const int64_t chosen = problem().num_chosen, keys = int64_t{1} << shift;
+    const int64_t all = ceil_div(chosen > 0 ? std::min(context, chosen) : context, keys);
     const int64_t most = problem().chunk > 0 ? problem().chunk : problem().window;
     if (most == 0) return all;
     return std::min(all, ceil_div(most + batch.query_of_decode - 1, keys) + 1);
@@ -151,7 +153,8 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const int64_t partials = batch.num_decodes * problem().num_kv_heads * rows * split.num_spans;
     split.values = arena.take<float>(partials * problem().value_dim());
     split.sums = arena.take<float2>(partials);
-    const int64_t tiles = split_row_tiles(rows) * problem().num_kv_heads * batch.num_decodes;
+    const int64_t tiles = split_row_tiles(split.max_tokens, group(), shape_.chosen_keys) *
+                          problem().num_kv_heads * batch.num_decodes;
     const bool by_block = split.span_shift > kSpanShifts[2] &&
                           split.num_spans <= kMostSpansOfBlock && tiles <= kTickets;
     if (by_block) split.tickets = tickets_.get();
@@ -194,6 +197,8 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
             .latent = p.latent_dim > 0,
             .window = static_cast<int>(p.window),
             .chunk = static_cast<int>(p.chunk),
+            .num_chosen = static_cast<int>(p.num_chosen),
+            .chosen = args.chosen,
             .output_gate = p.output_gate,
             .scale = static_cast<float>(static_cast<double>(p.scale) * kLog2E *
                                         static_cast<double>(is_fp8 ? p.k_scale : 1.0f))};

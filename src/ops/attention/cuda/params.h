@@ -30,10 +30,12 @@ struct AttentionParams {
   const float* sinks;  // times log2 e; null: none
   int num_heads, num_kv_heads, group;
   int head_dim, value_dim;
-  int element_bytes;  // of the cache: 2 F16, 1 E4M3
-  float v_scale;      // of results: that of E4M3 values times value_scale
-  bool latent;        // values are the beginning of keys
-  int window, chunk;  // 0: none
+  int element_bytes;      // of the cache: 2 F16, 1 E4M3
+  float v_scale;          // of results: that of E4M3 values times value_scale
+  bool latent;            // values are the beginning of keys
+  int window, chunk;      // 0: none
+  int num_chosen;         // 0: all keys
+  const int32_t* chosen;  // [T, num_chosen]
   OutputGate output_gate;
 
   // Of a row of keys, of values in a page.
@@ -41,6 +43,11 @@ struct AttentionParams {
   __host__ __device__ int value_bytes() const { return value_width() * element_bytes; }
   // Elements of a row of values in a page, of which value_dim are used.
   __host__ __device__ int value_width() const { return latent ? head_dim : value_dim; }
+  // Of the keys that the token at a position sees the last one: with chosen keys, counted among
+  // those.
+  __host__ __device__ int last_key(int position) const {
+    return num_chosen > 0 && position >= num_chosen ? num_chosen - 1 : position;
+  }
   // Whether tokens do not see all keys before them.
   __host__ __device__ bool is_limited() const { return window > 0 || chunk > 0; }
 
@@ -83,6 +90,7 @@ struct AttentionShape {
   // Of 64 elements: 1, 2, 4 of both, or kMaxKeyPanels and 8.
   int key_panels, value_panels;
   int split_tiles;  // tiles of keys or values that a block of attend_split() holds: 1, 2
+  bool chosen_keys;
   // Heads of a block of attend_prompts(), 1 or 2; when prepared: at most so many. 0: attend_split()
   // does prompts too.
   int prompt_heads;
@@ -97,8 +105,11 @@ bool prepare_prompts(AttentionShape& shape, int max_shared_bytes);
 /// On a device of SM90. False: this program has no code for it.
 bool prepare_prompts_sm90(const AttentionShape& shape);
 
-/// Blocks of attend_split() that have so many rows of a sequence and KV head.
-constexpr int64_t split_row_tiles(int64_t rows) { return (rows + 15) / 16; }
+/// Blocks of attend_split() that have the `group` heads of so many tokens; where keys are chosen, a
+/// block's rows are of one token.
+constexpr int64_t split_row_tiles(int64_t tokens, int64_t group, bool chosen_keys) {
+  return chosen_keys ? tokens * ((group + 15) / 16) : (tokens * group + 15) / 16;
+}
 /// Writes y, or partial results where there are several spans and no tickets.
 void attend_split(const AttentionShape& shape, const AttentionParams& params,
                   const SplitShape& split, const KernelLaunch& how);

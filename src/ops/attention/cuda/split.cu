@@ -8,11 +8,17 @@
 // memory, the next on its way while one is used; latent attention has one tile for both. The first
 // tiles are on their way to the L2 while the kernel in front still runs.
 //
+// Chosen keys (Chosen) are gathered as they are copied. A block's rows are heads of one token,
+// which has keys of its own; counted in their order they are pages, groups and spans as all keys
+// are.
+//
 // Spans of a sequence leave partial results, which the last block to come merges in their order,
 // or, where they are many, merge_kernel().
 //
 // Head_dim 256: 75 KB of shared memory and 128 registers, two blocks an SM. What a block takes for
 // a page is latency (products in chains, four barriers), so it has eight warps.
+#include <type_traits>
+
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
 #include "device/cuda/ptx/prefetch.cuh"
@@ -90,6 +96,11 @@ __device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys,
   }
 }
 
+// In place of ChosenRows where all keys are seen.
+struct NoRows {
+  __device__ NoRows(const int32_t*, int, const int32_t*, int) {}
+};
+
 // A partial result as a thread has it: rows g and g + 8, columns 2t and 2t + 1 of each 8 of the
 // warp's.
 template <int Tiles>
@@ -143,7 +154,7 @@ __device__ __forceinline__ void merge_rows(const AttentionParams& p, const Split
     const int row = i / vectors, d = i % vectors * kColumns;
     const int position = rows.position(p, row);
     const int begin = first_key(p, position) >> split.span_shift;
-    const int end = (position >> split.span_shift) + 1;
+    const int end = (p.last_key(position) >> split.span_shift) + 1;
     const int64_t at = first + static_cast<int64_t>(row) * split.num_spans - first_span;
     Columns<kColumns> total, super;
     for (int from = begin; from < end; from += kAhead) {
@@ -182,7 +193,7 @@ __device__ __forceinline__ void merge_rows(const AttentionParams& p, const Split
   }
 }
 
-template <int Panels, int ValuePanels, int Warps>
+template <int Panels, int ValuePanels, int Warps, bool Chosen>
 __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     split_kernel(const __grid_constant__ AttentionParams p,
                  const __grid_constant__ SplitShape split, int num_tiles) {
@@ -205,20 +216,24 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   // contexts are short.
   rows.kv_head = static_cast<int>(blockIdx.x) % p.num_kv_heads;
   const int row_tile = static_cast<int>(blockIdx.x) / p.num_kv_heads;
-  rows.first_row = row_tile * kRows;
+  const int tiles_of_token = (p.group + kRows - 1) / kRows;  // of chosen keys
+  rows.first_row = Chosen ? row_tile / tiles_of_token * p.group + row_tile % tiles_of_token * kRows
+                          : row_tile * kRows;
   const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
   // Loads that wait for nothing: the first page too, where no window decides which that is.
   const int64_t guess = int64_t{block_span} << split.span_shift >> 6;
-  const int guessed = !p.is_limited() && guess < p.max_blocks ? blocks[guess] : 0;
+  const int guessed = !Chosen && !p.is_limited() && guess < p.max_blocks ? blocks[guess] : 0;
   rows.first_token = p.query_start[rows.sequence];
   const int tokens = p.query_start[rows.sequence + 1] - rows.first_token;
   rows.start = p.context_len[rows.sequence] - tokens;
-  rows.count = min(kRows, tokens * p.group - rows.first_row);
+  const int end_row = Chosen ? (rows.first_row / p.group + 1) * p.group : tokens * p.group;
+  rows.count = rows.first_row < tokens * p.group ? min(kRows, end_row - rows.first_row) : 0;
   // Spans are counted from the one with the first key that the sequence's first token sees.
   const int first_span = first_key(p, rows.start) >> split.span_shift;
   const int64_t span = first_span + block_span;
   const int64_t span_begin = span << split.span_shift;
-  const int num_keys = rows.position(p, rows.count - 1) + 1;
+  const int last_position = rows.position(p, rows.count - 1);
+  const int num_keys = (Chosen ? p.last_key(last_position) : last_position) + 1;
   const int lowest = first_key(p, rows.position(p, 0));
   const int begin = static_cast<int>(max(span_begin, static_cast<int64_t>(lowest)));
   const int end = static_cast<int>(
@@ -229,7 +244,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   const std::byte* all_keys = p.pages + rows_before * p.key_bytes();
   const std::byte* all_values = p.pages + p.values_in_page + rows_before * p.value_bytes();
   int block = 0;
-  if (has_keys) {
+  if (has_keys && !Chosen) {
     block = !p.is_limited() ? guessed : blocks[first_page];
     constexpr int kLine = 128;
     const int64_t page = block * p.page_bytes;
@@ -244,11 +259,21 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   launch_dependents();
   if (!has_keys) return;
 
+  using Gather = std::conditional_t<Chosen, ChosenRows<kThreads>, NoRows>;
+  const int token = rows.first_token + rows.first_row / p.group;  // of chosen keys
+  Gather gather(p.chosen + static_cast<int64_t>(token) * p.num_chosen, num_keys, blocks,
+                first_page);
   // Tiles in order: keys and values of each page in turn, or, latent, keys alone.
   const int tiles_of_page = p.latent ? 1 : 2;
   int next_page = first_page, next_tile = 0, next_buffer = 0;
   const auto copy_next = [&] {
-    if (next_page <= last_page) {
+    if constexpr (Chosen) {
+      if (next_page <= last_page) {
+        gather.copy(p, tiles + next_buffer * tile_bytes, Panels);
+        next_buffer = next_buffer + 1 < num_tiles ? next_buffer + 1 : 0;
+        ++next_page;
+      }
+    } else if (next_page <= last_page) {
       const bool is_values = next_tile > 0;
       copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes,
                                      (is_values ? all_values : all_keys) + block * p.page_bytes,
@@ -307,6 +332,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     const int row = g + 8 * half;
     last_key[half] = row < rows.count ? rows.position(p, row) : -1;
     lowest_key[half] = first_key(p, last_key[half]);
+    if (Chosen) last_key[half] = min(last_key[half], num_keys - 1);
   }
   Partial<kValueTiles> group, super;
   group.clear();
@@ -482,7 +508,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   const int d = (static_cast<int>(blockIdx.y) / split.max_tokens * kMergeColumns + column) * 2;
   const int first_span = first_key(p, start) >> split.span_shift;
   const int begin = first_key(p, start + token) >> split.span_shift;
-  const int end = ((start + token) >> split.span_shift) + 1;
+  const int end = (p.last_key(start + token) >> split.span_shift) + 1;
   const int row = token * p.group + head % p.group;
   const int64_t first =
       ((static_cast<int64_t>(blockIdx.z) * p.num_kv_heads + kv_head) * split.max_tokens * p.group +
@@ -543,17 +569,22 @@ __global__ void __launch_bounds__(kMergeThreads)
 
 using SplitKernel = void (*)(AttentionParams, SplitShape, int);
 
+template <bool Chosen>
 SplitKernel split_kernel_of(int value_panels) {
   switch (value_panels) {
     case 1:
-      return split_kernel<1, 1, warps_of(1)>;
+      return split_kernel<1, 1, warps_of(1), Chosen>;
     case 2:
-      return split_kernel<2, 2, warps_of(2)>;
+      return split_kernel<2, 2, warps_of(2), Chosen>;
     case 4:
-      return split_kernel<4, 4, warps_of(4)>;
+      return split_kernel<4, 4, warps_of(4), Chosen>;
     default:
-      return split_kernel<kMaxKeyPanels, 8, warps_of(8)>;
+      return split_kernel<kMaxKeyPanels, 8, warps_of(8), Chosen>;
   }
+}
+SplitKernel split_kernel_of(const AttentionShape& shape) {
+  return shape.chosen_keys ? split_kernel_of<true>(shape.value_panels)
+                           : split_kernel_of<false>(shape.value_panels);
 }
 
 int shared_bytes(const AttentionShape& shape) {
@@ -564,7 +595,7 @@ int shared_bytes(const AttentionShape& shape) {
 }  // namespace
 
 bool prepare_split(AttentionShape& shape, int max_shared_bytes) {
-  const SplitKernel kernel = split_kernel_of(shape.value_panels);
+  const SplitKernel kernel = split_kernel_of(shape);
   shape.split_tiles = 2;
   while (shared_bytes(shape) > max_shared_bytes) {
     if (--shape.split_tiles == 0) return false;
@@ -576,8 +607,8 @@ bool prepare_split(AttentionShape& shape, int max_shared_bytes) {
 
 void attend_split(const AttentionShape& shape, const AttentionParams& params,
                   const SplitShape& split, const KernelLaunch& how) {
-  const int64_t tiles = split_row_tiles(int64_t{split.max_tokens} * params.group);
-  launch(split_kernel_of(shape.value_panels),
+  const int64_t tiles = split_row_tiles(split.max_tokens, params.group, shape.chosen_keys);
+  launch(split_kernel_of(shape),
          {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads),
                        static_cast<unsigned>(split.num_sequences),
                        static_cast<unsigned>(split.num_spans)),

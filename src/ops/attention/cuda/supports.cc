@@ -21,6 +21,9 @@ Support accepts(const PagedAttention::Problem& problem) {
     return Rejection{Rejection::Kind::kPrecision, "its caches are F16 or F8_E4M3, not " +
                                                       std::string(to_string(problem.cache_dtype))};
   }
+  if (problem.num_chosen > 0 && (!latent || problem.cache_dtype != DType::kF16)) {
+    return Rejection{Rejection::Kind::kShape, "chosen keys are those of F16 latents alone"};
+  }
   return std::nullopt;
 }
 

@@ -93,6 +93,65 @@ __device__ __forceinline__ void copy_tile(const AttentionParams& p, uint32_t til
   }
 }
 
+/// Where the rows of a page's place among chosen keys are, of a thread that copies them: blocks of
+/// tables and positions are loaded ahead, since each load's address depends on the one before.
+template <int Threads>
+class ChosenRows {
+ public:
+  /// `chosen`: of the token, num_keys of them.
+  __device__ ChosenRows(const int32_t* chosen, int num_keys, const int32_t* blocks, int first_page)
+      : chosen_(chosen), blocks_(blocks), num_keys_(num_keys), page_(first_page) {
+    load_keys();
+    advance();
+  }
+
+  /// copy_tile() of the next 64 of them.
+  __device__ __forceinline__ void copy(const AttentionParams& p, uint32_t tile, int panels) {
+    const int chunk = static_cast<int>(threadIdx.x % 8), row_bytes = p.key_bytes();
+    const std::byte* from[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      from[i] = p.pages + block_[i] * p.page_bytes + place_[i] * row_bytes + 16 * chunk;
+    }
+    for (int panel = 0; panel < panels; ++panel) {
+      const bool is_in_row = 16 * (8 * panel + chunk) < row_bytes;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int row = static_cast<int>(threadIdx.x / 8) + i * (Threads / 8);
+        const bool wanted = is_in_row && place_[i] >= 0;
+        copy16(tile + panel * (kKeyBlock * kRowBytes) + in_panel(row, chunk),
+               wanted ? from[i] + panel * kRowBytes : p.pages, wanted ? 16 : 0);
+      }
+    }
+    advance();
+  }
+
+ private:
+  static constexpr int kRows = kKeyBlock * 8 / Threads;  // that a thread copies
+
+  __device__ __forceinline__ void load_keys() {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int at = page_ * kKeyBlock + static_cast<int>(threadIdx.x / 8) + i * (Threads / 8);
+      key_[i] = at < num_keys_ ? chosen_[at] : -1;
+    }
+    ++page_;
+  }
+  __device__ __forceinline__ void advance() {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      block_[i] = key_[i] >= 0 ? blocks_[key_[i] / kKeyBlock] : 0;
+      place_[i] = key_[i] >= 0 ? key_[i] % kKeyBlock : -1;
+    }
+    load_keys();
+  }
+
+  const int32_t *chosen_, *blocks_;
+  int num_keys_, page_;
+  int key_[kRows];                   // of the page behind the next
+  int block_[kRows], place_[kRows];  // of the next page's keys; -1: there is none
+};
+
 /// Four elements of a query, scaled and rounded to F16, from column 4 `quarter` of a panel.
 __device__ __forceinline__ void put_query(uint32_t panel, int row, int quarter, float4 x,
                                           float scale) {

@@ -26,6 +26,7 @@ PagedAttention::Problem absorbed(const LatentAttention::Problem& p, int64_t num_
           .head_dim = p.latent_dim + p.rope_dim,
           .latent_dim = p.latent_dim,
           .scale = p.scale,
+          .num_chosen = p.num_chosen,
           .cache_dtype = p.cache_dtype};
 }
 
@@ -101,6 +102,7 @@ class CudaLatentAttention final : public Prepared<LatentAttention> {
       attention.run({.queries = memory.queries,
                      .batch = args.batch,
                      .cache = args.cache,
+                     .chosen = args.chosen,
                      .y = memory.contexts},
                     memory.attention, stream);
       multiply_heads(values_,

@@ -11,10 +11,6 @@ Support accepts(const LatentAttention::Problem& problem) {
                      std::string(what) + " " + std::to_string(value) + " is not " + expected};
   };
   const auto is_16s = [](int64_t value) { return value > 0 && value % 16 == 0; };
-  if (problem.num_chosen > 0) {
-    return Rejection{Rejection::Kind::kShape,
-                     "it attends to all keys, not to those that an indexer chooses"};
-  }
   if (!is_16s(problem.latent_dim) || problem.latent_dim > 512) {
     return wrong("kv_lora_rank", problem.latent_dim, "a multiple of 16 up to 512");
   }

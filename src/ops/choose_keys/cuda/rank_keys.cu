@@ -1,0 +1,290 @@
+// ChooseKeys on NVIDIA GPUs, its scores: products of all queries of a token with the keys before
+// it on tensor cores.
+//
+// A block has a token and a span of keys. Its queries are turned and split into two F16 numbers,
+// 22 bits of the largest element of a head: each head is scaled by a power of 2, which relu() lets
+// through and the head's weight takes back. Keys are F16 as they are cached and exact. So scores
+// are those of float32.
+//
+// A warp has 32 keys in registers, the rows of mma.m16n8k16, and passes over the heads, its
+// columns: the sum over heads then is one thread's, but for four of them at the end. The order of
+// elements along k is the same for both operands and otherwise free: a thread has 8 neighbouring
+// ones of 32, one load of 16 bytes. Queries lie in shared memory as fragments. 64 heads: 33 KB, 4
+// blocks an SM.
+//
+// A score is of one query and one key, whatever the span, so bits depend on nothing else.
+#include <cuda_bf16.h>
+
+#include "base/checked_math.h"
+#include "device/cuda/launch.h"
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/memory.cuh"
+#include "device/cuda/ptx/mma_f16.cuh"
+#include "device/cuda/ptx/warp.cuh"
+#include "ops/choose_keys/cuda/kernels.h"
+#include "ops/cuda/row_values.cuh"
+
+namespace moe4::cuda {
+namespace {
+
+constexpr int kWarps = 4, kThreads = 32 * kWarps;
+constexpr int kWarpKeys = kKeysOfScoreBlock / kWarps;
+static_assert(kWarpKeys == 32 && kPageTokens % kWarpKeys == 0);
+constexpr int kSteps = 4;       // of 32 elements: dim up to 128
+constexpr int kHeads = 8;       // of a tile
+constexpr int kFragment = 512;  // bytes: 8 heads, 32 elements
+constexpr int kTileBytes = kSteps * 2 * kFragment;
+
+// Heads are taken by 16, with zeros for those that there are not.
+__host__ __device__ constexpr int head_tiles(int num_heads) { return (num_heads + 15) / 16 * 2; }
+size_t shared_bytes(int num_heads) {
+  return static_cast<size_t>(head_tiles(num_heads)) * (kTileBytes + kHeads * sizeof(float));
+}
+
+__device__ __forceinline__ float value_at(const std::byte* rows, int64_t i, bool is_bf16) {
+  return is_bf16 ? to_float(reinterpret_cast<const __nv_bfloat16*>(rows)[i])
+                 : reinterpret_cast<const float*>(rows)[i];
+}
+
+// Eight values side by side; i is a multiple of 8.
+__device__ __forceinline__ void load8(const std::byte* rows, int64_t i, bool is_bf16,
+                                      float (&x)[8]) {
+  if (is_bf16) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(rows + 2 * i);
+    const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      x[2 * j] = __uint_as_float(pairs[j] << 16);
+      x[2 * j + 1] = __uint_as_float(pairs[j] & 0xffff0000u);
+    }
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 8; j += 4) {
+    const float4 part = *reinterpret_cast<const float4*>(rows + 4 * (i + j));
+    x[j] = part.x, x[j + 1] = part.y, x[j + 2] = part.z, x[j + 3] = part.w;
+  }
+}
+
+__device__ __forceinline__ uint32_t pair_of(__half2 x) {
+  return *reinterpret_cast<const uint32_t*>(&x);
+}
+
+// By how much the elements that a thread puts are turned: x[d] cosine + x[its partner] sine.
+struct Turn {
+  bool is_part = false;
+  float cosine[8], sine[8];
+
+  __device__ Turn(const ChooseParams& p, const float* angles, int first) {
+    is_part = first < 2 * p.half;
+    if (!is_part) return;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int d = first + i, angle = p.rotates_pairs ? d / 2 : d % p.half;
+      const bool is_first = p.rotates_pairs ? i % 2 == 0 : d < p.half;
+      cosine[i] = angles[angle];
+      sine[i] = is_first ? -angles[p.half + angle] : angles[p.half + angle];
+    }
+  }
+};
+
+// Turns eight elements of a head, scales it and puts it where fragments of B are; the block's
+// threads have eight heads, 16 threads each. Writes what takes the scale back.
+__device__ __forceinline__ void put_head(const ChooseParams& p, const Turn& turn, int tile,
+                                         float (&x)[8], uint8_t* queries, float* head_weights) {
+  const int chunk = static_cast<int>(threadIdx.x % 16), row = static_cast<int>(threadIdx.x / 16);
+  // In chunks: half is a multiple of 8 (supports.cc).
+  const int distance = p.half / 8, partner = chunk < distance ? chunk + distance : chunk - distance;
+  float top = 0, other[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    other[i] = p.rotates_pairs ? x[i ^ 1] : __shfl_sync(0xffffffff, x[i], partner, 16);
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (turn.is_part) x[i] = x[i] * turn.cosine[i] + other[i] * turn.sine[i];
+    top = fmaxf(top, fabsf(x[i]));
+  }
+#pragma unroll
+  for (int offset = 8; offset > 0; offset /= 2) {
+    top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, offset));
+  }
+  // To [2^10, 2^11), so that the lower of the two numbers is not subnormal.
+  const int exponent = static_cast<int>(__float_as_uint(top) >> 23) - 127;
+  const int up = top > 0 ? max(-100, min(100, 10 - exponent)) : 0;
+  const float factor = __int_as_float((127 + up) << 23);
+  uint32_t high[4], low[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair{x[2 * i] * factor, x[2 * i + 1] * factor};
+    const __half2 rounded = __floats2half2_rn(pair.x, pair.y);
+    const float2 back = __half22float2(rounded);
+    high[i] = pair_of(rounded);
+    low[i] = pair_of(__floats2half2_rn(pair.x - back.x, pair.y - back.y));
+  }
+  uint8_t* to = queries + tile * kTileBytes + chunk / 4 * 2 * kFragment +
+                (4 * row + chunk % 4) * int{sizeof(uint4)};
+  *reinterpret_cast<uint4*>(to) = {high[0], high[1], high[2], high[3]};
+  *reinterpret_cast<uint4*>(to + kFragment) = {low[0], low[1], low[2], low[3]};
+  if (chunk == 0) head_weights[tile * kHeads + row] = __int_as_float((127 - up) << 23);
+}
+
+// Queries of a token as fragments of B, and what each head's dot products are multiplied by. All
+// threads call it; behind it everything is there.
+__device__ __forceinline__ void put_queries(const ChooseParams& p, int64_t token, uint8_t* queries,
+                                            float* head_weights) {
+  constexpr int kAhead = 4;  // tiles whose loads are on their way
+  static_assert(kThreads == 16 * kHeads);
+  const int thread = static_cast<int>(threadIdx.x), d = thread % 16 * 8;
+  const int tiles = head_tiles(p.num_heads);
+  float weight = 0;  // of the head that is the thread's number: there are 128 at most (supports.cc)
+  if (thread < p.num_heads) {
+    weight = value_at(p.weights, token * p.weight_stride + thread, p.weights_are_bf16);
+  }
+  const Turn turn(p, p.angles + token * p.angle_stride, d);
+  for (int first = 0; first < tiles; first += kAhead) {
+    float x[kAhead][8] = {};
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int head = (first + i) * kHeads + thread / 16;
+      if (head >= p.num_heads || d >= p.dim) continue;
+      load8(p.q, token * p.q_stride + head * p.dim + d, p.q_is_bf16, x[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i < tiles) put_head(p, turn, first + i, x[i], queries, head_weights);
+    }
+  }
+  __syncthreads();
+  if (thread < tiles * kHeads) head_weights[thread] *= weight;
+  __syncthreads();
+}
+
+// Rises with the score: equal for equal scores, 0 and -0 among them; the largest for no number.
+__device__ __forceinline__ uint32_t rank_of(float score) {
+  const float x = isnan(score) ? INFINITY : score + 0.0f;
+  const uint32_t bits = __float_as_uint(x);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+__global__ void __launch_bounds__(kThreads, 4)
+    rank_kernel(const __grid_constant__ ChooseParams p, int span) {
+  extern __shared__ __align__(16) uint8_t queries[];
+  __shared__ int sequence;
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int token = p.first_token + static_cast<int>(blockIdx.x);
+  const int begin = static_cast<int>(blockIdx.y) * span;
+  const int num_keys = p.positions[token] + 1, end = min(begin + span, num_keys);
+  if (num_keys <= p.most || begin >= end) return;
+  if (threadIdx.x == 0) sequence = -1;
+  __syncthreads();
+  for (int s = static_cast<int>(threadIdx.x); s < p.num_seqs; s += kThreads) {
+    if (p.query_start[s] <= token && token < p.query_start[s + 1]) sequence = s;
+  }
+  const int tiles = head_tiles(p.num_heads);
+  auto* head_weights = reinterpret_cast<float*>(queries + tiles * kTileBytes);
+  put_queries(p, token, queries, head_weights);
+  if (sequence < 0) return;  // padding
+
+  const int lane = lane_id(), warp = static_cast<int>(threadIdx.x / 32);
+  const int g = lane / 4, t = lane % 4;
+  const int32_t* blocks = p.blocks + sequence * p.max_blocks;
+  const uint32_t fragments = shared_address(queries) + lane * int{sizeof(uint4)};
+  const int steps = (p.dim + 31) / 32;
+  uint32_t* ranks = p.ranks + blockIdx.x * p.rank_stride;
+  for (int first = begin + warp * kWarpKeys; first < end; first += kKeysOfScoreBlock) {
+    const auto* rows =
+        reinterpret_cast<const __half*>(p.pages + blocks[first / kPageTokens] * p.page_bytes) +
+        first % kPageTokens * p.dim;
+    uint32_t keys[2][2 * kSteps][4];  // of 16 keys, 16 elements
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        const int d = 32 * step + 8 * t;
+        uint4 x[2];  // of keys g and g + 8
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int key = 16 * i + 8 * half + g;
+          const bool wanted = d < p.dim && first + key < end;
+          x[half] = wanted ? *reinterpret_cast<const uint4*>(rows + key * p.dim + d) : uint4{};
+        }
+        const uint32_t parts[2][4] = {{x[0].x, x[1].x, x[0].y, x[1].y},
+                                      {x[0].z, x[1].z, x[0].w, x[1].w}};
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          keys[i][2 * step][r] = parts[0][r];
+          keys[i][2 * step + 1][r] = parts[1][r];
+        }
+      }
+    }
+    float scores[2][2] = {};  // of keys 16 i + 8 half + g, of a thread's heads
+    for (int tile = 0; tile < tiles; tile += 2) {
+      float dots[2][2][4] = {};  // of 8 heads, 16 keys
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        if (step >= steps) continue;
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+#pragma unroll
+          for (int n = 0; n < 2; ++n) {
+            const uint4 b =
+                load_shared16(fragments + (tile + n) * kTileBytes + (2 * step + part) * kFragment);
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+              multiply_f16(dots[n][i], keys[i][2 * step], b.x, b.y);
+              multiply_f16(dots[n][i], keys[i][2 * step + 1], b.z, b.w);
+            }
+          }
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const float2 weights =
+            *reinterpret_cast<const float2*>(head_weights + (tile + n) * kHeads + 2 * t);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const float dot = dots[n][i][j] <= 0 ? 0.0f : dots[n][i][j];  // NaN stays
+            scores[i][j / 2] = __fmaf_rn(j % 2 == 0 ? weights.x : weights.y, dot, scores[i][j / 2]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        scores[i][half] += __shfl_xor_sync(0xffffffff, scores[i][half], 1);
+        scores[i][half] += __shfl_xor_sync(0xffffffff, scores[i][half], 2);
+      }
+    }
+    const float low = t % 2 == 0 ? scores[0][0] : scores[0][1];
+    const float high = t % 2 == 0 ? scores[1][0] : scores[1][1];
+    const int key = first + 8 * t + g;
+    if (key < end) ranks[key] = rank_of(t < 2 ? low : high);
+  }
+}
+
+}  // namespace
+
+void prepare_ranks(int num_heads) {
+  MOE4_CUDA_CHECK(cudaFuncSetAttribute(rank_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(shared_bytes(num_heads))));
+}
+
+void rank_keys(const ChooseParams& params, int span, int64_t max_context, const ChooseLaunch& how) {
+  launch(rank_kernel,
+         {.grid = dim3(static_cast<unsigned>(how.num_tokens),
+                       static_cast<unsigned>(ceil_div(max_context, int64_t{span}))),
+          .block = dim3(kThreads),
+          .shared_bytes = shared_bytes(params.num_heads),
+          .stream = how.stream,
+          .dependent = how.dependent},
+         params, span);
+}
+
+}  // namespace moe4::cuda
