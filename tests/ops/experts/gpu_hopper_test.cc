@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "ops/experts/gpu/sum_order.h"
 #include "ops/experts/gpu_adapter.h"
 #include "ops/experts/held_multiprocessors.h"
 #include "ops/experts/hopper/hopper_backend.h"
@@ -190,6 +191,47 @@ TEST_F(HopperOnGpu, GeneratedTokensGetTheSameBitsFromMarlinAndWgmma) {
         call.apply();
         EXPECT_TRUE(same_bits(call.output(), expected.output()))
             << "H " << hidden << ", " << to_string(activation) << ", tiles " << tiles.tiles();
+      }
+    }
+  }
+}
+
+// One token of a layer summed in single chains has kernels of its own. K that is no multiple of
+// their units, slots without an expert, and more slots of one expert than a tile has.
+TEST_F(HopperOnGpu, OneTokenOfALargeLayerGetsTheSameBitsFromItsKernelsAndWgmma) {
+  const std::vector<ActivationParams> activations = {
+      {.kind = ActivationKind::kSilu},
+      {.kind = ActivationKind::kSwigluOai, .limit = 1.1f},
+      {.kind = ActivationKind::kRelu2},
+  };
+  for (const ActivationParams& activation : activations) {
+    const bool gated = activation.is_gated();
+    MoeProblem p = problem(1840, gated ? 944 : 1840, 16, 16);
+    p.activation = activation;
+    const bool mxfp4 = activation.kind == ActivationKind::kSwigluOai;
+    if (mxfp4) p.hidden_size = 1856, p.intermediate_size = 928;  // whole blocks of 32
+    ASSERT_TRUE(cuda::decode_order(p).single_chains()) << to_string(activation);
+    const RandomMoe moe = make_random_moe(
+        {.problem = p, .scheme = mxfp4 ? kMxfp4W4A16 : kW4A4, .biases = !activation.has_limit()});
+    const auto own = prepare(moe, automatic_), wgmma = prepare(moe, tiles_[0]);
+    for (const RoutingCase routing : {RoutingCase::kUniform, RoutingCase::kWithMissing,
+                                      RoutingCase::kDuplicates, RoutingCase::kAllOnOne}) {
+      const HostInput input = make_input(p, 2, routing, 5);
+      for (const int64_t decode : {0, 2}) {
+        DeviceCall expected(*wgmma, input);
+        expected.args().num_decode_tokens = decode;
+        expected.apply();
+        for (const int64_t begin : {0, 1, 2}) {  // the first, the second, both
+          DeviceCall call(*own, begin == 2 ? input : slice(input, begin, 1));
+          call.args().num_decode_tokens = begin == 2 ? decode : decode / 2;
+          call.apply();
+          const std::vector<Bf16> all = expected.output();
+          const std::vector<Bf16> of_these(all.begin() + begin % 2 * p.hidden_size,
+                                           begin == 0 ? all.begin() + p.hidden_size : all.end());
+          EXPECT_TRUE(same_bits(call.output(), of_these))
+              << to_string(activation) << ", " << to_string(routing) << ", tokens " << begin << ", "
+              << decode << " generated";
+        }
       }
     }
   }

@@ -77,7 +77,9 @@ HopperLayer::HopperLayer(const PackedLayer& layer, const Tuning& tuning)
   const PackedLayerView& view = layer.view();
   const int64_t measured = ceil_div(min_mean_tokens(order_) * view.num_experts, view.top_k);
   min_tokens_ = forced_min_tokens(tuning).value_or(measured);
+  one_token_ = order_.single_chains() && !forced_config_ && hopper::has_one_token_kernels(view);
   hopper::prepare_grouped_gemms(view.format);
+  if (one_token_) hopper::prepare_one_token(view.format);
 }
 
 TileConfig HopperLayer::tile_config(int64_t num_tokens) const {
@@ -159,8 +161,12 @@ void HopperLayer::apply_wgmma(const ExpertsArgs& args, Sums sums, int64_t begin,
         .scratch = hopper::take_scratch(arena, view, num_tokens, sums == Sums::kRuns),
         .sm_count = sm_count_,
     };
-    hopper::launch_prologue(call, stream);
-    hopper::launch_grouped_gemms(call, stream);
+    if (num_tokens == 1 && sums == Sums::kChains && one_token_) {
+      hopper::launch_one_token(call, stream);
+    } else {
+      hopper::launch_prologue(call, stream);
+      hopper::launch_grouped_gemms(call, stream);
+    }
     hopper::launch_combine(call, stream);
   }
 }

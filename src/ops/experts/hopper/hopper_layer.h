@@ -17,8 +17,8 @@ namespace moe4::cuda {
 /// Generated tokens are added up in runs of K (gpu/sum_order.h), by marlin's kernels or by wgmma
 /// with narrow tiles, prompts in single chains by wgmma: a token's bits depend on its phase alone
 /// (ExpertsArgs::num_decode_tokens). Where decode_order() is single chains, wgmma takes both phases
-/// at any number of tokens. Where the phase is unknown, calls below min_tokens() take marlin's
-/// order, others single chains.
+/// at any number of tokens but one, which has kernels of its own to the same bits. Where the phase
+/// is unknown, calls below min_tokens() take marlin's order, others single chains.
 class HopperLayer {
  public:
   /// Throws Error(kUsage) for a value of "hopper.*" that it does not know.
@@ -55,6 +55,7 @@ class HopperLayer {
   int sm_count_;
   int64_t min_tokens_;
   std::optional<hopper::TileConfig> forced_config_;  // "hopper.tiles"
+  bool one_token_ = false;                           // has kernels of its own, of single chains
 };
 
 }  // namespace moe4::cuda

@@ -34,7 +34,7 @@ BatchBehavior hopper_batch_behavior(const ExpertsQuery& query) {
         // docs/benchmarks-gpu.md, "What phases cost"
         .cost =
             "at most 1.6 % of a layer of Qwen3.6-35B-A3B's or Qwen3-30B-A3B's shape at any number "
-            "of generated tokens; of DeepSeek-V3's 12 % at one token, 5 % at two, nothing from "
+            "of generated tokens; of DeepSeek-V3's 4 % at one token, 3 % at two, nothing from "
             "four on (H200); prompts that share a step with generated tokens are a call of their "
             "own"};
   }
