@@ -219,6 +219,19 @@ def gpu_phases_table():
     return markdown(["preset", "commit"] + [str(t) for t in tokens], rows)
 
 
+def gpu_one_token_table():
+    """One and two tokens of large layers: runs of K, which only small calls take, against single chains for all."""
+    rows = []
+    for g in gpu_layers():
+        timed = next((s["rows"] for s in g["sections"] if s["name"] == "one_token"), [])
+        for weights, tokens in dict.fromkeys((r["weights"], r["tokens"]) for r in timed):
+            us = {r["variant"]: r["us"] for r in timed if (r["weights"], r["tokens"]) == (weights, tokens)}
+            runs = us.pop("runs (no phase)")
+            rows.append([g["preset"], weights, tokens, f"{runs:.1f}"] +
+                        [f"{us[v]:.1f} ({100 * (us[v] / runs - 1):+.1f} %)" if v in us else "" for v in ("wgmma", "its own kernels")])
+    return markdown(["preset", "weights", "tokens", "runs us", "wgmma us", "its own kernels us"], rows)
+
+
 def gpu_mxfp4_table():
     """MXFP4 weights beside NVFP4, each with the multiple of the floor of its bytes."""
     rows = []
@@ -325,7 +338,8 @@ def devices_table():
     return markdown(["device", *[f"{t} token{'s' if t > 1 else ''}" for t in tokens], "speed in multiples of others"], rows)
 
 
-TABLES = {"devices": devices_table, "gpu-phases": gpu_phases_table, "gpu-mxfp4": gpu_mxfp4_table,
+TABLES = {"devices": devices_table, "gpu-phases": gpu_phases_table, "gpu-one-token": gpu_one_token_table,
+          "gpu-mxfp4": gpu_mxfp4_table,
           "gpu-paths": gpu_paths_table, "gpu-unordered": gpu_unordered_table}
 
 
