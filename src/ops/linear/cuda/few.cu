@@ -17,6 +17,7 @@
 #include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/copy.cuh"
 #include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/memory.cuh"
 #include "device/cuda/ptx/warp.cuh"
 #include "ops/linear/cuda/fragments.cuh"
 #include "ops/linear/cuda/products.cuh"
@@ -85,6 +86,9 @@ __device__ __forceinline__ void copy_rows(const Panel& panel, const Layout::OfPa
   constexpr int kRows = piece_rows(kKind);
   const int pieces = (end - begin + kPanelTileRows - 1) / kPanelTileRows * pieces_of_tile(kKind);
   RingStage stage(layout.stages);
+  // A step's weights go through L2 once and are larger than it: norms, small weights, states and
+  // what kernels hand each other stay there.
+  const uint64_t policy = evict_first_policy();
   const uint8_t* from = panel.chunk(begin, 0);
   for (int i = 0; i < pieces; ++i, stage.next()) {
     const uint32_t full = shared_address(&barriers.full[stage.index()]);
@@ -96,11 +100,11 @@ __device__ __forceinline__ void copy_rows(const Panel& panel, const Layout::OfPa
     if (lane == 0) barrier_expect(full, rows * row_bytes);
     __syncwarp();
     if constexpr (is_tiled(kKind)) {
-      if (lane == 0) bulk_copy(to, from, kRows * row_bytes, full);
+      if (lane == 0) bulk_copy(to, from, kRows * row_bytes, full, policy);
     } else {
       if (lane < rows) {
         bulk_copy(to + lane * (row_bytes + row_padding(kKind)), from + lane * row_bytes, row_bytes,
-                  full);
+                  full, policy);
       }
     }
     from += kRows * row_bytes;
