@@ -7,10 +7,10 @@
 namespace moe4::cuda {
 
 // clang-format off
-#define MOE4_STEP(N, D, A, B) \
-  "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" D "}, {" A "}, " B ", 1, 1, 1, 0;\n"
+#define MOE4_STEP(N, D, A, B, P) \
+  "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" D "}, {" A "}, " B ", " P ", 1, 1, 0;\n"
 
-/// d += A B over the first 32 of 64 columns, e over the others, for exactly 72 or 96 rows of B. In
+/// d (+)= A B over the first 32 of 64 columns, e over the others, for exactly 72 or 96 rows of B. In
 /// turn, so that no product waits for the one before. Asynchronous: one group, fenced before and
 /// committed.
 #define MOE4_D \
@@ -21,14 +21,15 @@ namespace moe4::cuda {
   "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, " \
   "%70, %71"
 __device__ __forceinline__ void multiply_halves(float (&d)[36], float (&e)[36],
-                                                const uint32_t (&a)[2][8], uint32_t b) {
+                                                const uint32_t (&a)[2][8], uint32_t b,
+                                                bool accumulate) {
   asm volatile(
-      "{\n.reg .b64 b0, b1, b2, b3;\n"
+      "{\n.reg .pred first;\n.reg .b64 b0, b1, b2, b3;\nsetp.ne.b32 first, %89, 0;\n"
       "mov.b64 b0, {%88, 0x40000040};\n"
       "add.u64 b1, b0, 2;\nadd.u64 b2, b0, 4;\nadd.u64 b3, b0, 6;\n"
       "wgmma.fence.sync.aligned;\n"
-      MOE4_STEP(72, MOE4_D, "%72, %73, %74, %75", "b0") MOE4_STEP(72, MOE4_E, "%80, %81, %82, %83", "b2")
-      MOE4_STEP(72, MOE4_D, "%76, %77, %78, %79", "b1") MOE4_STEP(72, MOE4_E, "%84, %85, %86, %87", "b3")
+      MOE4_STEP(72, MOE4_D, "%72, %73, %74, %75", "b0", "first") MOE4_STEP(72, MOE4_E, "%80, %81, %82, %83", "b2", "first")
+      MOE4_STEP(72, MOE4_D, "%76, %77, %78, %79", "b1", "1") MOE4_STEP(72, MOE4_E, "%84, %85, %86, %87", "b3", "1")
       "wgmma.commit_group.sync.aligned;\n}"
       :
         "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
@@ -45,15 +46,16 @@ __device__ __forceinline__ void multiply_halves(float (&d)[36], float (&e)[36],
       :
         "r"(a[0][0]), "r"(a[0][1]), "r"(a[0][2]), "r"(a[0][3]), "r"(a[0][4]), "r"(a[0][5]),
         "r"(a[0][6]), "r"(a[0][7]), "r"(a[1][0]), "r"(a[1][1]), "r"(a[1][2]), "r"(a[1][3]),
-        "r"(a[1][4]), "r"(a[1][5]), "r"(a[1][6]), "r"(a[1][7]), "r"(b));
+        "r"(a[1][4]), "r"(a[1][5]), "r"(a[1][6]), "r"(a[1][7]), "r"(b),
+        "r"(static_cast<uint32_t>(accumulate)));
 }
-/// d += A B over 32 columns.
-__device__ __forceinline__ void multiply_half(float (&d)[36], const uint32_t (&a)[8], uint32_t b) {
+/// d (+)= A B over 32 columns.
+__device__ __forceinline__ void multiply_half(float (&d)[36], const uint32_t (&a)[8], uint32_t b, bool accumulate) {
   asm volatile(
-      "{\n.reg .b64 b0, b1;\nmov.b64 b0, {%44, 0x40000040};\nadd.u64 b1, b0, 2;\n"
+      "{\n.reg .pred first;\nsetp.ne.b32 first, %45, 0;\n.reg .b64 b0, b1;\nmov.b64 b0, {%44, 0x40000040};\nadd.u64 b1, b0, 2;\n"
       "wgmma.fence.sync.aligned;\n"
-      MOE4_STEP(72, MOE4_D, "%36, %37, %38, %39", "b0")
-      MOE4_STEP(72, MOE4_D, "%40, %41, %42, %43", "b1")
+      MOE4_STEP(72, MOE4_D, "%36, %37, %38, %39", "b0", "first")
+      MOE4_STEP(72, MOE4_D, "%40, %41, %42, %43", "b1", "1")
       "wgmma.commit_group.sync.aligned;\n}"
       :
         "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
@@ -64,7 +66,7 @@ __device__ __forceinline__ void multiply_half(float (&d)[36], const uint32_t (&a
         "+f"(d[35])
       :
         "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
-        "r"(b));
+        "r"(b), "r"(static_cast<uint32_t>(accumulate)));
 }
 #undef MOE4_D
 #undef MOE4_E
@@ -77,14 +79,15 @@ __device__ __forceinline__ void multiply_half(float (&d)[36], const uint32_t (&a
   "%65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
   "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 __device__ __forceinline__ void multiply_halves(float (&d)[48], float (&e)[48],
-                                                const uint32_t (&a)[2][8], uint32_t b) {
+                                                const uint32_t (&a)[2][8], uint32_t b,
+                                                bool accumulate) {
   asm volatile(
-      "{\n.reg .b64 b0, b1, b2, b3;\n"
+      "{\n.reg .pred first;\n.reg .b64 b0, b1, b2, b3;\nsetp.ne.b32 first, %113, 0;\n"
       "mov.b64 b0, {%112, 0x40000040};\n"
       "add.u64 b1, b0, 2;\nadd.u64 b2, b0, 4;\nadd.u64 b3, b0, 6;\n"
       "wgmma.fence.sync.aligned;\n"
-      MOE4_STEP(96, MOE4_D, "%96, %97, %98, %99", "b0") MOE4_STEP(96, MOE4_E, "%104, %105, %106, %107", "b2")
-      MOE4_STEP(96, MOE4_D, "%100, %101, %102, %103", "b1") MOE4_STEP(96, MOE4_E, "%108, %109, %110, %111", "b3")
+      MOE4_STEP(96, MOE4_D, "%96, %97, %98, %99", "b0", "first") MOE4_STEP(96, MOE4_E, "%104, %105, %106, %107", "b2", "first")
+      MOE4_STEP(96, MOE4_D, "%100, %101, %102, %103", "b1", "1") MOE4_STEP(96, MOE4_E, "%108, %109, %110, %111", "b3", "1")
       "wgmma.commit_group.sync.aligned;\n}"
       :
         "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
@@ -104,15 +107,16 @@ __device__ __forceinline__ void multiply_halves(float (&d)[48], float (&e)[48],
       :
         "r"(a[0][0]), "r"(a[0][1]), "r"(a[0][2]), "r"(a[0][3]), "r"(a[0][4]), "r"(a[0][5]),
         "r"(a[0][6]), "r"(a[0][7]), "r"(a[1][0]), "r"(a[1][1]), "r"(a[1][2]), "r"(a[1][3]),
-        "r"(a[1][4]), "r"(a[1][5]), "r"(a[1][6]), "r"(a[1][7]), "r"(b));
+        "r"(a[1][4]), "r"(a[1][5]), "r"(a[1][6]), "r"(a[1][7]), "r"(b),
+        "r"(static_cast<uint32_t>(accumulate)));
 }
-/// d += A B over 32 columns.
-__device__ __forceinline__ void multiply_half(float (&d)[48], const uint32_t (&a)[8], uint32_t b) {
+/// d (+)= A B over 32 columns.
+__device__ __forceinline__ void multiply_half(float (&d)[48], const uint32_t (&a)[8], uint32_t b, bool accumulate) {
   asm volatile(
-      "{\n.reg .b64 b0, b1;\nmov.b64 b0, {%56, 0x40000040};\nadd.u64 b1, b0, 2;\n"
+      "{\n.reg .pred first;\nsetp.ne.b32 first, %57, 0;\n.reg .b64 b0, b1;\nmov.b64 b0, {%56, 0x40000040};\nadd.u64 b1, b0, 2;\n"
       "wgmma.fence.sync.aligned;\n"
-      MOE4_STEP(96, MOE4_D, "%48, %49, %50, %51", "b0")
-      MOE4_STEP(96, MOE4_D, "%52, %53, %54, %55", "b1")
+      MOE4_STEP(96, MOE4_D, "%48, %49, %50, %51", "b0", "first")
+      MOE4_STEP(96, MOE4_D, "%52, %53, %54, %55", "b1", "1")
       "wgmma.commit_group.sync.aligned;\n}"
       :
         "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
@@ -124,7 +128,7 @@ __device__ __forceinline__ void multiply_half(float (&d)[48], const uint32_t (&a
         "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
       :
         "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]), "r"(a[6]), "r"(a[7]),
-        "r"(b));
+        "r"(b), "r"(static_cast<uint32_t>(accumulate)));
 }
 #undef MOE4_D
 #undef MOE4_E

@@ -8,11 +8,12 @@
 // - decoders bring weights (cp.async, each warp through a ring of its own, begun before the kernel
 //   in front has ended) and decode each of them once, for all tokens, to a stage of 128 columns in
 //   wgmma's 128-byte swizzle;
-// - one warp asks the copy engine for tokens, 128 columns after the other, as they lie in memory;
+// - one warp asks the copy engine for tokens, 64 columns after the other, as they lie in memory;
 //   blocks of a cluster fetch a share of the tokens each, for all of them;
 // - one finds out where results go;
 // - two warpgroups multiply, with the columns of a chunk of 64 tokens in registers: 64 tokens each,
-//   or half of each chunk each, of which the sums are two chains anyway.
+//   or half of each chunk each, of which the sums are two chains anyway. While the products of a
+//   chunk run they load the next one.
 //
 // Thread 4g + t of a warp that multiplies has columns 16t + 4m .. 16t + 4m + 3 of its tokens g and
 // g + 8 in the m-th k16 of a chunk, and decoders put weights in the same order. Sums have the order
@@ -47,12 +48,12 @@ namespace linear_even_sm90 {
 
 constexpr int kGroupThreads = 128;
 constexpr int kShares = 8;
-constexpr int kUnit = 2;                      // chunks of a stage
+constexpr int kUnit = 2;                      // chunks of a stage of weights
 constexpr int kTokenBytes = kPanelChunk * 2;  // of a chunk
 constexpr int kPieceRows = 8;                 // of a unit, that a decoder takes
 
-/// Tokens of a pass, rows of a block, blocks of a cluster; stages of tokens and of weights; warps
-/// that decode, and slots of their rings.
+/// Tokens of a pass, rows of a block, blocks of a cluster; stages of a chunk of tokens and of a
+/// unit of weights; warps that decode, and slots of their rings.
 template <int kTokens_, int kRows_, int kCluster_, int kTokenStages_, int kWeightStages_,
           int kDecoders_, int kSlots_>
 struct EvenConfig {
@@ -68,8 +69,9 @@ struct EvenConfig {
   static constexpr int kOtherGroups = (kDecoders + 2 + 3) / 4;
   static constexpr int kThreads = (kGroups + kOtherGroups) * kGroupThreads;
   static constexpr int kSums = kRows / 2;  // of a thread
-  static constexpr int kMultiplierRegisters = kHalves ? 144 : 200;
-  static constexpr int kDecoderRegisters = kHalves ? 48 : 56;
+  // So that ptxas spills hardly anything of either.
+  static constexpr int kMultiplierRegisters = kHalves ? 144 : 192;
+  static constexpr int kDecoderRegisters = kHalves ? 48 : 64;
   static constexpr int kStartRegisters =
       ((kGroups * kMultiplierRegisters + kOtherGroups * kDecoderRegisters) /
            (kGroups + kOtherGroups) +
@@ -77,14 +79,15 @@ struct EvenConfig {
       8 * 8;
   static_assert(kStartRegisters * kThreads <= 65536);
 
-  static constexpr int kShare = kTokens / kCluster;                 // tokens that a block fetches
-  static constexpr int kShareBytes = kUnit * kShare * kTokenBytes;  // of a stage
+  static constexpr int kShare = kTokens / kCluster;         // tokens that a block fetches
+  static constexpr int kShareBytes = kShare * kTokenBytes;  // of a stage, a chunk
   static constexpr int kTokenStageBytes = kCluster * kShareBytes;
   static constexpr int kTileBytes = kRows * kTokenBytes;  // a chunk of decoded weights
   static constexpr int kWeightStageBytes = kUnit * kTileBytes;
   static constexpr int kPieceBytes = kPieceRows * kUnit * kPanelChunk;        // of FP8
   static constexpr int kRingBytes = kSlots * kPieces * kPieceBytes;           // of a decoder
   static constexpr int kHalfBytes = kHalves ? kGroupThreads * kSums * 4 : 0;  // of sums
+  static_assert(kTokenStages % kUnit == 0);
   static_assert(kShare * kTokenBytes % 1024 == 0 && kTileBytes % 1024 == 0, "the swizzle's");
 };
 
@@ -288,7 +291,7 @@ __device__ __forceinline__ void fetch_tokens(const CUtensorMap& map, int chunks,
   Stage<Config::kTokenStages> stage;
   for (int pass = 0; pass < passes; ++pass) {
 #pragma unroll 1
-    for (int c = 0; c < chunks; c += kUnit) {
+    for (int c = 0; c < chunks; ++c) {
       const uint32_t full = memory + Shared<Config>::kTokensFull + stage.index * 8;
       barrier_wait(memory + Shared<Config>::kTokensEmpty + stage.index * 8, stage.parity ^ 1);
       barrier_expect(full, Config::kTokenStageBytes);
@@ -419,61 +422,79 @@ __device__ __forceinline__ void multiply(const Products& p, int chunks, int rows
                          (warp_token % Config::kShare + g) * kTokenBytes;
   const uint32_t x_piece[2] = {static_cast<uint32_t>((2 * t) ^ g) * 16,
                                static_cast<uint32_t>((2 * t + 1) ^ g) * 16};
+  const uint32_t tokens_full = memory + Shared<Config>::kTokensFull;
   uint32_t tokens_empty = memory + Shared<Config>::kTokensEmpty;
   if constexpr (Config::kCluster > 1) {
     tokens_empty = address_in_block(tokens_empty, lane % Config::kCluster);
   }
   const int share_units = chunks / (kShares * kUnit);
   const HalfExchange<Config> exchange(shared, warp % 4 * 32 + lane);
-  Stage<Config::kTokenStages> x_stage;
+  Stage<Config::kTokenStages / kUnit> x_stage;  // of units
   Stage<Config::kWeightStages> w_stage;
   // The halves of a chunk that this warpgroup has.
   constexpr int kOwn = Config::kHalves ? 1 : 2, kFirst = kSecond ? 1 : 0;
+  uint32_t a[kUnit][kOwn][8] = {};
+  // Behind the last unit, without a wait, whatever lies there: it is not used.
+  const auto load = [&](int h, bool more) {
+    barrier_wait(tokens_full + (x_stage.index * kUnit + h) * 8,
+                 more ? x_stage.parity : x_stage.parity ^ 1);
+    if (has_tokens) {
+      const uint32_t x = x_row + (x_stage.index * kUnit + h) * Config::kTokenStageBytes;
+#pragma unroll
+      for (int half = 0; half < kOwn; ++half) {
+        const uint32_t piece = x + x_piece[kFirst + half];
+        const uint4 low = load_shared16(piece);
+        const uint4 high = load_shared16(piece + 8 * kTokenBytes);
+        uint32_t(&to)[8] = a[h][half];
+        to[0] = low.x, to[1] = high.x, to[2] = low.y, to[3] = high.y;
+        to[4] = low.z, to[5] = high.z, to[6] = low.w, to[7] = high.w;
+      }
+    }
+  };
+  int left = passes * kShares * share_units;
+  load(0, true);
   for (int pass = 0; pass < passes; ++pass) {
     float total[kSecond ? 1 : Config::kSums];
+    if constexpr (!kSecond) {
+      // What is added to -0 stays as it is, the sign of a zero too.
+#pragma unroll
+      for (int i = 0; i < Config::kSums; ++i) total[i] = -0.0f;
+    }
+#pragma unroll 1
     for (int share = 0; share < kShares; ++share) {
       if constexpr (Config::kHalves && !kSecond) exchange.invite();
       float part[kOwn][Config::kSums];
-#pragma unroll
-      for (int i = 0; i < Config::kSums; ++i) part[0][i] = part[kOwn - 1][i] = 0.0f;
+#pragma unroll 1
       for (int unit = 0; unit < share_units; ++unit) {
-        const uint32_t w =
-            memory + Shared<Config>::kWeights + w_stage.index * Config::kWeightStageBytes;
-        const uint32_t x = x_row + x_stage.index * Config::kTokenStageBytes;
-        barrier_wait(memory + Shared<Config>::kTokensFull + x_stage.index * 8, x_stage.parity);
+        const uint32_t b = b_descriptor(memory + Shared<Config>::kWeights +
+                                        w_stage.index * Config::kWeightStageBytes);
         barrier_wait(memory + Shared<Config>::kWeightsFull + w_stage.index * 8, w_stage.parity);
+        const uint32_t empty = tokens_empty + x_stage.index * kUnit * 8;
 #pragma unroll
         for (int h = 0; h < kUnit; ++h) {
-          uint32_t a[kOwn][8] = {};
-          if (has_tokens) {
-#pragma unroll
-            for (int half = 0; half < kOwn; ++half) {
-              const uint32_t piece = x + h * Config::kShare * kTokenBytes + x_piece[kFirst + half];
-              const uint4 low = load_shared16(piece);
-              const uint4 high = load_shared16(piece + 8 * kTokenBytes);
-              uint32_t(&to)[8] = a[half];
-              to[0] = low.x, to[1] = high.x, to[2] = low.y, to[3] = high.y;
-              to[4] = low.z, to[5] = high.z, to[6] = low.w, to[7] = high.w;
-            }
-          }
+          if (h > 0) load(h, true);
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
-            asm volatile("" : "+r"(a[0][i]), "+r"(a[kOwn - 1][i]));  // before any product
+            asm volatile("" : "+r"(a[h][0][i]), "+r"(a[h][kOwn - 1][i]));  // before any product
           }
-          const uint32_t b = b_descriptor(w + h * Config::kTileBytes);
+          const uint32_t at = b + h * (Config::kTileBytes / 16);
+          const bool accumulate = h > 0 || unit > 0;
           if constexpr (Config::kHalves) {
-            multiply_half(part[0], a[0], b + 4 * kFirst);
+            multiply_half(part[0], a[h][0], at + 4 * kFirst, accumulate);
           } else {
-            multiply_halves(part[0], part[1], a, b);
+            multiply_halves(part[0], part[1], a[h], at, accumulate);
           }
-        }
-        __syncwarp();
-        if constexpr (Config::kCluster == 1) {
-          warp_arrive(tokens_empty + x_stage.index * 8, lane == 0);
-        } else {
-          if (lane < Config::kCluster) tell_block(tokens_empty + x_stage.index * 8);
+          __syncwarp();
+          if constexpr (Config::kCluster == 1) {
+            warp_arrive(empty + h * 8, lane == 0);
+          } else {
+            if (lane < Config::kCluster) tell_block(empty + h * 8);
+          }
         }
         x_stage.advance();
+        wgmma_wait<1>();  // the first chunk's registers are free
+        --left;
+        load(0, left > 0);
         // With products pending into the next round ptxas would serialise them all.
         wgmma_wait<0>();
         warp_arrive(memory + Shared<Config>::kWeightsEmpty + w_stage.index * 8, lane == 0);
@@ -485,8 +506,7 @@ __device__ __forceinline__ void multiply(const Products& p, int chunks, int rows
         if constexpr (Config::kHalves) exchange.add(part[0]);
 #pragma unroll
         for (int i = 0; i < Config::kSums; ++i) {
-          const float sum = Config::kHalves ? part[0][i] : part[0][i] + part[kOwn - 1][i];
-          total[i] = share == 0 ? sum : total[i] + sum;
+          total[i] += Config::kHalves ? part[0][i] : part[0][i] + part[kOwn - 1][i];
         }
       }
     }
@@ -654,26 +674,28 @@ bool launch_even(const LinearCall& call) {
   const int blocks = divide_rows(call, Config::kRows, Config::kCluster, p, layout);
   if (blocks == 0) return false;
   layout.passes = static_cast<int32_t>(ceil_div(call.x.rows, int64_t{Config::kTokens}));
-  launch(even_kernel<Config>,
-         {.grid = dim3(static_cast<unsigned>(blocks)),
-          .block = dim3(Config::kThreads),
-          .shared_bytes = kBytes,
-          .stream = call.stream,
-          .dependent = call.dependent,
-          .cluster = Config::kCluster},
-         p, layout,
-         swizzled_rows_map(call.x.data, call.x.rows, call.x.width, call.x.stride, Config::kShare,
-                           kUnit));
+  launch(
+      even_kernel<Config>,
+      {.grid = dim3(static_cast<unsigned>(blocks)),
+       .block = dim3(Config::kThreads),
+       .shared_bytes = kBytes,
+       .stream = call.stream,
+       .dependent = call.dependent,
+       .cluster = Config::kCluster},
+      p, layout,
+      swizzled_rows_map(call.x.data, call.x.rows, call.x.width, call.x.stride, Config::kShare, 1));
   return true;
 }
 
-// A decoder for each 8 rows, or for each 16 where registers have no room for more.
+// A decoder for each 8 rows, or for each 16 where registers have no room for more. A fourth unit
+// of tokens is worth more than two slots of weights.
 template <int kRows>
-using Tokens32 = EvenConfig<32, kRows, 1, 5, 3, kRows / 8, 7>;
+using Tokens32 = EvenConfig<32, kRows, 1, 10, 3, kRows / 8, kRows <= 72 ? 7 : 6>;
 template <int kRows>
-using Tokens64 = EvenConfig<64, kRows, 2, 3, 3, kRows / 8, 6>;
+using Tokens64 = EvenConfig<64, kRows, 2, 8, 3, kRows / 8, 4>;
 template <int kRows>
-using Tokens128 = EvenConfig<128, kRows, 2, 3, 2, (kRows + 15) / 16, 6>;
+using Tokens128 =
+    EvenConfig<128, kRows, 2, 8, kRows <= 72 ? 3 : 2, (kRows + 15) / 16, kRows <= 72 ? 4 : 3>;
 
 template <int kRows>
 bool launch_tokens(const LinearCall& call) {
