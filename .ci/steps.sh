@@ -144,7 +144,7 @@ neon_under_qemu() {
 
 asan() {
   build_and_test asan '-*RealModels*' cpu_conformance_test grammar_test reference_conformance_test checkpoint_test \
-    dialog_test text_test base_test moe_test numerics_test
+    dialog_test text_test base_test moe_test numerics_test gguf_test
 }
 
 tsan() {

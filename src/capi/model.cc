@@ -16,7 +16,7 @@ namespace {
 std::string info_of(const moe4_model& model, const std::vector<std::string>& notes) {
   const ModelConfig& config = model.checkpoint->config();
   const nlohmann::ordered_json json = {
-      {"model", model.checkpoint->directory().string()},
+      {"model", model.checkpoint->path().string()},
       {"architecture", config.architecture},
       {"model_type", config.model_type},
       {"vocab_size", config.vocab_size},
@@ -77,10 +77,10 @@ std::unique_ptr<moe4_model> load_model(const std::string& path, const moe4_model
   std::vector<std::string> notes;
   made->checkpoint = Checkpoint::open(path);
   add_notes(made->checkpoint->notes(), notes);
-  made->tokenizer = Tokenizer::load(made->checkpoint->directory());
-  made->chat_template = ChatTemplate::load(made->checkpoint->directory());
+  made->tokenizer = Tokenizer::load(made->checkpoint->path());
+  made->chat_template = ChatTemplate::load(made->checkpoint->path());
   made->structures = std::make_unique<server::StructureCache>(*made->tokenizer);
-  made->defaults = read_generation_defaults(made->checkpoint->directory(), *made->tokenizer,
+  made->defaults = read_generation_defaults(made->checkpoint->path(), *made->tokenizer,
                                             made->checkpoint->config().vocab_size);
   add_notes(made->defaults.notes, notes);
   made->threads = std::make_unique<ThreadPool>(options.num_threads);

@@ -90,7 +90,7 @@ moe4_status moe4_model_chat_prompt(const moe4_model* model, const char* context_
             "moe4_model_chat_prompt: NULL argument");
     if (model->chat_template == nullptr) {
       throw_bad_input({.what = "the checkpoint has no chat template",
-                       .file = model->checkpoint->directory().string(),
+                       .file = model->checkpoint->path().string(),
                        .expected = "chat_template.jinja, or chat_template in "
                                    "tokenizer_config.json or chat_template.json",
                        .found = "none of them",

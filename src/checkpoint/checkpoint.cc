@@ -4,11 +4,15 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "checkpoint/config_parser.h"
+#include "checkpoint/gguf_config.h"
+#include "checkpoint/gguf_tensors.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/module_names.h"
 #include "checkpoint/module_tensors.h"
@@ -17,6 +21,7 @@
 #include "checkpoint/stored_linear.h"
 #include "checkpoint/tensor_table.h"
 #include "checkpoint/transposed_linear.h"
+#include "gguf/file.h"
 
 namespace moe4 {
 namespace {
@@ -30,6 +35,19 @@ const Json* find_quantization_config(const JsonReader& root) {
   return outer != nullptr ? outer : find_text_config(root).get("quantization_config");
 }
 
+// Which of several files of a model to take is the user's to say.
+void refuse_folder_of_gguf(const fs::path& folder, const fs::path& config_file) {
+  std::error_code error;
+  if (fs::exists(fs::symlink_status(config_file, error))) return;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().extension() != ".gguf") continue;
+    throw_bad_input({.what = "folder has GGUF files and no config.json",
+                     .file = folder.string(),
+                     .expected = "config.json, or the GGUF file itself",
+                     .hint = "give " + entry.path().string()});
+  }
+}
+
 std::string scheme_or_unsupported(const DeclaredQuant& declared) {
   return declared.unsupported.empty() ? to_string(declared.scheme) : declared.unsupported;
 }
@@ -37,7 +55,9 @@ std::string scheme_or_unsupported(const DeclaredQuant& declared) {
 }  // namespace
 
 struct Checkpoint::Impl {
-  fs::path directory;
+  fs::path source;       // the folder, a safetensors file or the first GGUF file
+  fs::path place;        // the folder that it is or lies in; of GGUF the file
+  fs::path config_file;  // config.json; of GGUF the file
   CheckpointOptions options;
   Json root;  // config.json
   ModelConfig config;
@@ -47,6 +67,10 @@ struct Checkpoint::Impl {
   std::string dialect;
   std::string text_prefix;
   std::vector<std::string> linear_modules;
+  // Made tensors that tensor() and linear() have handed out.
+  mutable std::mutex made_mutex;
+  mutable std::map<std::string, std::shared_ptr<const AlignedBuffer>> made;
+  mutable MadeTensors made_for_good;
 
   InterpretOptions interpret_options() const {
     return {.headers_only = options.headers_only,
@@ -64,9 +88,12 @@ struct Checkpoint::Impl {
     return interpret(stored, declared(stored.module), how);
   }
 
+  /// `made`: null for headers alone.
   LinearWeights linear(const std::string& module, int64_t out_features, int64_t in_features,
-                       bool headers_only) const;
+                       MadeTensors* made) const;
   void read_configs();
+  void open_gguf();
+  TensorView made_tensor(const std::string& name) const;
   void list_linear_modules();
   void compare_with_metadata();
   void check_embedding() const;
@@ -87,14 +114,13 @@ struct Checkpoint::Impl {
 };
 
 void Checkpoint::Impl::read_configs() {
-  const fs::path config_file = directory / "config.json";
   QuantDocument config_document{.file = config_file.string()};
   root = read_json_file(config_file, &config_document.group_order);
   config = parse_model_config(root, config_file.string());
 
   config_document.json = find_quantization_config(JsonReader(root, config_file.string()));
   config_document.expert_dtype = config.expert_dtype;
-  const fs::path hf_quant_file = directory / "hf_quant_config.json";
+  const fs::path hf_quant_file = place / "hf_quant_config.json";
   QuantDocument hf_document{.file = hf_quant_file.string()};
   Json hf_quant;
   if (fs::exists(fs::symlink_status(hf_quant_file))) {
@@ -110,6 +136,34 @@ void Checkpoint::Impl::read_configs() {
                      .message = "the metadata asks for " + printable(quant.kv_cache(), 40) +
                                 "; moe4 keeps the KV cache in F16 (F32 with --dtype float32)"});
   }
+}
+
+// Metadata take the place of config.json; tensors have the names and the order of a folder's.
+void Checkpoint::Impl::open_gguf() {
+  auto model = std::make_shared<const GgufModel>(GgufModel::open(source, options.headers_only));
+  root = gguf_config(*model);
+  config = parse_model_config(root, config_file.string());
+  dialect = "gguf";
+  notes.push_back(
+      {.level = CheckpointNote::Level::kInfo,
+       .where = source.filename().string(),
+       .message = "activations of NVFP4 tensors stay BF16: GGUF does not say what they are to be"});
+  tensors =
+      TensorTable::of(open_gguf_tensors(model, JsonReader(root, config_file.string())), source);
+}
+
+TensorView Checkpoint::Impl::made_tensor(const std::string& name) const {
+  NamedView tensor{name, "", tensors.view(name), tensors.maker(name)};
+  if (tensor.maker == nullptr || options.headers_only) return tensor.view;
+  const std::lock_guard lock(made_mutex);
+  std::shared_ptr<const AlignedBuffer>& kept = made[name];
+  if (kept == nullptr) {
+    MadeTensors memory;
+    make_tensor(tensor, memory);
+    kept = memory.front();
+  }
+  tensor.view.data = kept->data();
+  return tensor.view;
 }
 
 // Modules that have a two-dimensional weight and are not embeddings, in the order of their names.
@@ -285,6 +339,7 @@ MoeLayerWeights Checkpoint::Impl::stored_experts(const std::string& module,
   const std::vector<StoredExpert> stored = gather(module, problem);
   std::optional<std::string> first;  // the module whose scheme all others must have
   const auto add = [&](StoredLinear from, int64_t rows, int64_t columns) {
+    if (!headers_only && !options.headers_only) make_tensors(from, weights.memory);
     if (from.is_transposed) {
       if (headers_only) from.weight.view.data = nullptr;
       if (headers_only && from.scale) from.scale->view.data = nullptr;
@@ -327,7 +382,7 @@ MoeLayerWeights Checkpoint::Impl::declared_moe_layer(int64_t layer) const {
   const std::optional<DeclaredQuant> says = declared(module);
   if (says && !says->unsupported.empty()) {
     throw_bad_input({.what = "quantisation is not supported",
-                     .file = (directory / "config.json").string(),
+                     .file = config_file.string(),
                      .tensor = "module " + module,
                      .expected = "NVFP4, MXFP4, FP8 or BF16",
                      .found = says->unsupported});
@@ -344,36 +399,45 @@ std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& path,
     throw_bad_input({.what = "no such checkpoint",
                      .file = path.string(),
                      .found = error ? error.message() : "",
-                     .hint = "give a folder with config.json and .safetensors files"});
+                     .hint = "give a folder with config.json and .safetensors files, or a GGUF "
+                             "file"});
   }
   auto impl = std::make_unique<Impl>();
   impl->options = options;
-  const fs::path source = fs::is_directory(status) ? resolve_hub_cache(path, impl->notes) : path;
-  impl->directory = fs::is_directory(source) ? source : source.parent_path();
-  impl->read_configs();
-  impl->tensors = TensorTable::open(
-      source, {.headers_only = options.headers_only, .num_layers = impl->config.num_layers},
-      impl->notes);
+  impl->source = fs::is_directory(status) ? resolve_hub_cache(path, impl->notes) : path;
+  if (!fs::is_directory(status) && is_gguf_file(path)) {
+    impl->source = impl->place = impl->config_file = first_gguf_file(path);
+    impl->open_gguf();
+  } else {
+    impl->place = fs::is_directory(impl->source) ? impl->source : impl->source.parent_path();
+    impl->config_file = impl->place / "config.json";
+    refuse_folder_of_gguf(impl->place, impl->config_file);
+    impl->read_configs();
+    impl->tensors = TensorTable::open(
+        impl->source, {.headers_only = options.headers_only, .num_layers = impl->config.num_layers},
+        impl->notes);
+  }
   impl->text_prefix = find_text_prefix(impl->tensors);
   impl->check_embedding();
   impl->list_linear_modules();
-  impl->compare_with_metadata();
+  if (impl->dialect != "gguf") impl->compare_with_metadata();
   return std::unique_ptr<Checkpoint>(new Checkpoint(std::move(impl)));
 }
 
 Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Checkpoint::~Checkpoint() = default;
 
-const fs::path& Checkpoint::directory() const { return impl_->directory; }
+const fs::path& Checkpoint::path() const { return impl_->place; }
+const fs::path& Checkpoint::config_file() const { return impl_->config_file; }
 const ModelConfig& Checkpoint::config() const { return impl_->config; }
 JsonReader Checkpoint::root_config() const {
-  return JsonReader(impl_->root, (impl_->directory / "config.json").string());
+  return JsonReader(impl_->root, impl_->config_file.string());
 }
 JsonReader Checkpoint::text_config() const { return find_text_config(root_config()); }
 std::optional<JsonReader> Checkpoint::quantization_config() const {
   const Json* found = find_quantization_config(root_config());
   if (found == nullptr) return std::nullopt;
-  return JsonReader(*found, (impl_->directory / "config.json").string(), "quantization_config");
+  return JsonReader(*found, impl_->config_file.string(), "quantization_config");
 }
 const std::string& Checkpoint::dialect() const { return impl_->dialect; }
 const std::vector<CheckpointNote>& Checkpoint::notes() const { return impl_->notes; }
@@ -382,7 +446,12 @@ const std::vector<std::string>& Checkpoint::linear_modules() const { return impl
 bool Checkpoint::has_tensor(const std::string& name) const {
   return impl_->tensors.find(name) != nullptr;
 }
-TensorView Checkpoint::tensor(const std::string& name) const { return impl_->tensors.view(name); }
+TensorView Checkpoint::tensor(const std::string& name) const { return impl_->made_tensor(name); }
+TensorView Checkpoint::tensor_header(const std::string& name) const {
+  TensorView view = impl_->tensors.view(name);
+  view.data = nullptr;
+  return view;
+}
 fs::path Checkpoint::file_of(const std::string& tensor) const {
   return impl_->tensors.file_of(tensor);
 }
@@ -399,20 +468,27 @@ bool Checkpoint::has_linear(const std::string& module) const {
 }
 
 LinearWeights Checkpoint::linear(const std::string& module, int64_t out_features,
-                                 int64_t in_features) const {
-  return impl_->linear(module, out_features, in_features, impl_->options.headers_only);
+                                 int64_t in_features, MadeTensors* made) const {
+  if (impl_->options.headers_only) return linear_header(module, out_features, in_features);
+  MadeTensors own;
+  LinearWeights linear = impl_->linear(module, out_features, in_features, made ? made : &own);
+  const std::lock_guard lock(impl_->made_mutex);
+  for (auto& buffer : own) impl_->made_for_good.push_back(std::move(buffer));
+  return linear;
 }
 
 LinearWeights Checkpoint::linear_header(const std::string& module, int64_t out_features,
                                         int64_t in_features) const {
-  return impl_->linear(module, out_features, in_features, /*headers_only=*/true);
+  return impl_->linear(module, out_features, in_features, /*made=*/nullptr);
 }
 
 LinearWeights Checkpoint::Impl::linear(const std::string& module, int64_t out_features,
-                                       int64_t in_features, bool headers_only) const {
+                                       int64_t in_features, MadeTensors* made) const {
   InterpretOptions how = interpret_options();
-  how.headers_only = headers_only;
-  LinearWeights linear = interpret(gather_linear(tensors, module), declared(module), how);
+  how.headers_only = made == nullptr;
+  StoredLinear stored = gather_linear(tensors, module);
+  if (made != nullptr) make_tensors(stored, *made);
+  LinearWeights linear = interpret(stored, declared(module), how);
   const auto fits = [](int64_t want, int64_t have) { return want == -1 || want == have; };
   if (!fits(out_features, linear.out_features) || !fits(in_features, linear.in_features)) {
     throw_bad_input({.what = "linear layer does not fit the configuration",
@@ -467,7 +543,7 @@ MoeLayerWeights Checkpoint::moe_layer(int64_t layer) const {
   }
   if (layer < 0 || layer >= config.num_layers || !config.is_moe_layer[layer]) {
     throw_bad_input({.what = "layer has no routed experts",
-                     .file = (directory() / "config.json").string(),
+                     .file = config_file().string(),
                      .tensor = fmt::format("layer {}", layer)});
   }
   return impl_->stored_experts(impl_->experts_module(layer), config.moe_problem(layer));

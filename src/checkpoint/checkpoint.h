@@ -1,5 +1,5 @@
-// Opens a Hugging Face folder: configuration, quantization dialect and tensors, cross-checked
-// against each other.
+// Opens a Hugging Face folder or a GGUF file: configuration, quantization dialect and tensors,
+// cross-checked against each other.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/tensor_view.h"
 #include "checkpoint/json_reader.h"
 #include "checkpoint/model_config.h"
@@ -31,6 +32,9 @@ struct CheckpointOptions {
   bool headers_only = false;
 };
 
+/// Memory of tensors that a file has in another form.
+using MadeTensors = std::vector<std::shared_ptr<const AlignedBuffer>>;
+
 /// What can be said about a layer's routed experts without loading them.
 struct MoeLayerSummary {
   MoeProblem problem;
@@ -43,21 +47,26 @@ struct MoeLayerSummary {
 /// Thread-safe once open.
 class Checkpoint {
  public:
-  /// `path`: the folder, or a single .safetensors file beside its config.json. Throws
-  /// Error(kBadInput) with one line that names the file and the tensor or key.
+  /// `path`: the folder, a single .safetensors file beside its config.json, or a GGUF file, of a
+  /// set any. Throws Error(kBadInput) with one line that names the file and the tensor or key.
   static std::unique_ptr<Checkpoint> open(const std::filesystem::path& path,
                                           const CheckpointOptions& options = {});
   ~Checkpoint();
 
-  const std::filesystem::path& directory() const;
+  /// Where the tokenizer and its kin are: the folder, or the (first) GGUF file.
+  const std::filesystem::path& path() const;
+  /// Where the configuration is, for messages: config.json, or the GGUF file.
+  const std::filesystem::path& config_file() const;
   const ModelConfig& config() const;
-  /// config.json as it is, for what ModelConfig has no field for: the whole document, and the
-  /// object in it that describes the text model (the document itself unless a wrapper nests one).
+  /// config.json as it is (of GGUF what its metadata say, in the same words), for what ModelConfig
+  /// has no field for: the whole document, and the object in it that describes the text model (the
+  /// document itself unless a wrapper nests one).
   JsonReader root_config() const;
   JsonReader text_config() const;
   /// config.json's quantization_config; nullopt when there is none.
   std::optional<JsonReader> quantization_config() const;
-  /// "modelopt", "compressed-tensors", "fp8" or "none", and its version where the files say.
+  /// "modelopt", "compressed-tensors", "fp8", "gguf" or "none", and its version where the files
+  /// say.
   const std::string& dialect() const;
   /// What metadata and tensors disagree about, collected while opening.
   const std::vector<CheckpointNote>& notes() const;
@@ -65,8 +74,11 @@ class Checkpoint {
   /// All tensor names, sorted.
   const std::vector<std::string>& tensor_names() const;
   bool has_tensor(const std::string& name) const;
-  /// Throws Error(kBadInput) when absent, listing the nearest name.
+  /// Throws Error(kBadInput) when absent, listing the nearest name. What the file has in another
+  /// form is made once and kept: for small tensors.
   TensorView tensor(const std::string& name) const;
+  /// The same without data, whatever the checkpoint was opened for.
+  TensorView tensor_header(const std::string& name) const;
   /// The file a tensor lies in, for messages.
   std::filesystem::path file_of(const std::string& tensor) const;
   int64_t total_tensor_bytes() const;
@@ -84,9 +96,10 @@ class Checkpoint {
   /// Whether `module` (full name, e.g. "model.layers.0.self_attn.q_proj") has weights.
   bool has_linear(const std::string& module) const;
   /// The linear with its scheme, dtypes and shapes checked: [out_features, in_features] must match
-  /// unless -1.
+  /// unless -1. What the file has in another form lies in memory that is added to `made`; without
+  /// it in the checkpoint's own.
   LinearWeights linear(const std::string& module, int64_t out_features = -1,
-                       int64_t in_features = -1) const;
+                       int64_t in_features = -1, MadeTensors* made = nullptr) const;
 
   /// The same from headers alone, whatever the checkpoint was opened for: no value is looked at,
   /// global scales are 1.

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "gguf/documents.h"
+#include "gguf/file.h"
 
 namespace moe4 {
 namespace {
@@ -131,15 +133,24 @@ GenerationConfig parse_generation_config(const Json& root_json, const std::strin
 }
 
 GenerationConfig read_generation_config(const fs::path& directory, Notes& notes) {
+  if (is_gguf_file(directory)) {
+    return parse_generation_config(gguf_generation_config(directory), directory.string(), notes);
+  }
   const fs::path file = directory / "generation_config.json";
   const Json root = read_document(file, notes);
   return root.is_null() ? GenerationConfig{} : parse_generation_config(root, file.string(), notes);
 }
 
 std::vector<int32_t> read_config_eos_ids(const fs::path& directory, Notes& notes) {
+  std::vector<int32_t> ids;
+  if (is_gguf_file(directory)) {
+    for (const auto& [id, key] : gguf_end_tokens(directory)) {
+      add_eos_ids({{"eos_token_id", id}}, directory, key, notes, ids);
+    }
+    return ids;
+  }
   const fs::path file = directory / "config.json";
   const Json root = read_document(file, notes);
-  std::vector<int32_t> ids;
   if (root.is_null()) return ids;
   const auto add = [&](const auto& self, const Json& object, const std::string& path) -> void {
     add_eos_ids(object, file, path, notes, ids);

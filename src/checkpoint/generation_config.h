@@ -23,9 +23,9 @@ struct GenerationConfig {
   float repetition_penalty = 1.0f;
 };
 
-/// `directory`/generation_config.json. Throws nothing but for lack of memory: a file that cannot be
-/// read or parsed, a value of the wrong type or out of range, and a setting that moe4 does not
-/// apply each become one note that names the file.
+/// `directory`/generation_config.json, or general.sampling.* of a GGUF file. Throws nothing but for
+/// lack of memory: a file that cannot be read or parsed, a value of the wrong type or out of range,
+/// and a setting that moe4 does not apply each become one note that names the file.
 GenerationConfig read_generation_config(const std::filesystem::path& directory,
                                         std::vector<CheckpointNote>& notes);
 /// The same of a parsed document; `file` is for the notes.
@@ -33,7 +33,8 @@ GenerationConfig parse_generation_config(const Json& root, const std::string& fi
                                          std::vector<CheckpointNote>& notes);
 
 /// eos_token_id of `directory`/config.json, at the top level and in the language models that
-/// wrappers nest, in that order and without repetitions. Unusable values become notes.
+/// wrappers nest, in that order and without repetitions; of a GGUF file tokenizer.ggml.e*_token_id.
+/// Unusable values become notes.
 std::vector<int32_t> read_config_eos_ids(const std::filesystem::path& directory,
                                          std::vector<CheckpointNote>& notes);
 

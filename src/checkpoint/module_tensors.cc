@@ -56,12 +56,12 @@ constexpr std::array<std::pair<const char*, const char*>, 10> kForeignTensors = 
 
 std::optional<NamedView> optional_tensor(const TensorTable& table, const std::string& name) {
   if (table.find(name) == nullptr) return std::nullopt;
-  return NamedView{name, table.file_of(name).string(), table.view(name)};
+  return NamedView{name, table.file_of(name).string(), table.view(name), table.maker(name)};
 }
 
 NamedView required_tensor(const TensorTable& table, const std::string& name) {
   const TensorView view = table.view(name);  // throws with the nearest name
-  return {name, table.file_of(name).string(), view};
+  return {name, table.file_of(name).string(), view, table.maker(name)};
 }
 
 [[noreturn]] void fail_shape(const NamedView& tensor, const std::string& expected) {
@@ -98,33 +98,26 @@ void refuse_foreign_fused(const TensorTable& table, const std::string& base) {
 
 // A 3-D tensor of all experts: rows [first, first + count) of expert `expert` as a matrix.
 NamedView slice(const NamedView& tensor, int64_t expert, int64_t first, int64_t count) {
-  NamedView out = tensor;
-  const int64_t rows = tensor.view.shape[1];
-  const int64_t columns = tensor.view.shape[2];
-  out.view.shape = {count, columns};
-  if (tensor.view.data != nullptr) {
-    out.view.data = static_cast<const std::byte*>(tensor.view.data) +
-                    (expert * rows + first) * columns * size_of(tensor.view.dtype);
-  }
-  return out;
+  const int64_t rows = tensor.view.shape[1], columns = tensor.view.shape[2];
+  return tensor.part((expert * rows + first) * columns, {count, columns});
 }
 
 // A 3-D tensor of all experts: columns [first, first + count) of expert `expert` as a matrix.
 NamedView column_slice(const NamedView& tensor, int64_t expert, int64_t first, int64_t count) {
-  NamedView out = tensor;
   const int64_t rows = tensor.view.shape[1], columns = tensor.view.shape[2];
-  out.view.shape = {rows, count};
-  out.view.row_stride = columns;
-  if (tensor.view.data != nullptr) {
-    out.view.data = static_cast<const std::byte*>(tensor.view.data) +
-                    (expert * rows * columns + first) * size_of(tensor.view.dtype);
+  if (tensor.maker != nullptr) {
+    throw_bad_input({.what = "transposed expert tensors are not supported in this format",
+                     .file = tensor.file,
+                     .tensor = "tensor " + tensor.name,
+                     .found = shape_to_string(tensor.view.shape)});
   }
+  NamedView out = tensor.part(expert * rows * columns + first, {rows, count});
+  out.view.row_stride = columns;
   return out;
 }
 
 // Element of a scale vector: one for all, [E], or [E, halves] (gate and up apart).
 NamedView scalar_of(const NamedView& tensor, int64_t expert, int64_t half, int64_t num_experts) {
-  NamedView out = tensor;
   const int64_t n = tensor.view.num_elements();
   int64_t at = 0;
   if (n == num_experts) {
@@ -134,23 +127,12 @@ NamedView scalar_of(const NamedView& tensor, int64_t expert, int64_t half, int64
   } else if (n != 1) {
     fail_shape(tensor, fmt::format("1, {} or {} values", num_experts, 2 * num_experts));
   }
-  out.view.shape = {};
-  if (tensor.view.data != nullptr) {
-    out.view.data =
-        static_cast<const std::byte*>(tensor.view.data) + at * size_of(tensor.view.dtype);
-  }
-  return out;
+  return tensor.part(at, {});
 }
 
 // Rows [first, first + count) of one expert's bias, out of a bias [E, rows] of all experts.
 NamedView bias_slice(const NamedView& bias, int64_t expert, int64_t first, int64_t count) {
-  NamedView out = bias;
-  out.view.shape = {count};
-  if (bias.view.data != nullptr) {
-    out.view.data = static_cast<const std::byte*>(bias.view.data) +
-                    (expert * bias.view.shape[1] + first) * size_of(bias.view.dtype);
-  }
-  return out;
+  return bias.part(expert * bias.view.shape[1] + first, {count});
 }
 
 // The 3-D tensors of one fused projection, looked up once for all experts.

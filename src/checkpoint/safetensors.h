@@ -5,26 +5,15 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/mapped_file.h"
 #include "base/tensor_view.h"
+#include "checkpoint/weight_file.h"
 
 namespace moe4 {
-
-/// One entry of a header, checked: begin <= end, both inside the file's data, and the size is what
-/// dtype and shape say.
-struct TensorInfo {
-  std::string name;
-  std::string dtype_name;      ///< as spelled in the file
-  std::optional<DType> dtype;  ///< nullopt: a type moe4 does not know (an error only when used)
-  std::vector<int64_t> shape;
-  int64_t begin = 0;  ///< bytes after the header
-  int64_t end = 0;
-};
 
 /// The tensors of a header in the order of their names, and the strings of `__metadata__`.
 struct SafetensorsHeader {
@@ -43,7 +32,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, const std::str
 
 /// A mapped file. Views stay valid while the object lives. What happens when another process
 /// changes the file meanwhile: see MappedFile.
-class SafetensorsFile {
+class SafetensorsFile final : public WeightFile {
  public:
   /// Throws Error(kBadInput) with one line naming the file. `headers_only`: the file may end
   /// anywhere after its header, and views carry no data.
@@ -54,16 +43,17 @@ class SafetensorsFile {
 
   const std::filesystem::path& path() const { return path_; }
   /// Sorted by name.
-  const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
+  const std::vector<TensorInfo>& tensors() const override { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   /// Null when absent.
   const TensorInfo* find(std::string_view name) const;
   /// The data may lie at any byte address: use memcpy or byte-wise loads. Throws Error(kBadInput)
   /// when absent or of an unknown type.
   TensorView tensor(std::string_view name) const;
-  TensorView view(const TensorInfo& info) const;
+  TensorView view(const TensorInfo& info) const override;
+  const std::filesystem::path& path_of(const TensorInfo&) const override { return path_; }
   /// Throws Error(kBadInput) when the file is no longer what was opened.
-  void check_unchanged() const;
+  void check_unchanged() const override;
 
  private:
   SafetensorsFile() = default;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <utility>
 
 #include "base/checked_math.h"
 #include "base/error.h"
@@ -226,6 +227,35 @@ void append_tensor_names(const StoredLinear& stored, std::vector<std::string>& n
        {&stored.scale, &stored.second_scale, &stored.global_scale, &stored.input_scale,
         &stored.input_global_scale, &stored.bias}) {
     if (*tensor) names.push_back((*tensor)->name);
+  }
+}
+
+NamedView NamedView::part(int64_t element, std::vector<int64_t> shape) const {
+  NamedView out = *this;
+  out.view.shape = std::move(shape);
+  out.view.row_stride = 0;
+  out.first += element;
+  if (view.data != nullptr) {
+    out.view.data = static_cast<const std::byte*>(view.data) + element * size_of(view.dtype);
+  }
+  return out;
+}
+
+void make_tensor(NamedView& tensor, std::vector<std::shared_ptr<const AlignedBuffer>>& memory) {
+  if (tensor.maker == nullptr) return;
+  auto buffer = std::make_shared<AlignedBuffer>(static_cast<size_t>(tensor.view.num_bytes()));
+  tensor.maker->make(tensor.first, tensor.view.num_elements(), buffer->data());
+  tensor.view.data = buffer->data();
+  tensor.maker = nullptr;
+  memory.push_back(std::move(buffer));
+}
+
+void make_tensors(StoredLinear& stored, std::vector<std::shared_ptr<const AlignedBuffer>>& memory) {
+  make_tensor(stored.weight, memory);
+  for (std::optional<NamedView>* tensor :
+       {&stored.scale, &stored.second_scale, &stored.global_scale, &stored.input_scale,
+        &stored.input_global_scale, &stored.bias}) {
+    if (*tensor) make_tensor(**tensor, memory);
   }
 }
 

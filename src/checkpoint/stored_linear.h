@@ -1,12 +1,15 @@
 // From the tensors of one linear, as stored in whatever dialect, to LinearWeights.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/tensor_view.h"
 #include "checkpoint/quant_config.h"
+#include "checkpoint/weight_file.h"
 #include "moe/weights.h"
 
 namespace moe4 {
@@ -16,6 +19,11 @@ struct NamedView {
   std::string name;
   std::string file;
   TensorView view;
+  const TensorMaker* maker = nullptr;  ///< of the whole tensor, where `view` has no data
+  int64_t first = 0;                   ///< element of it that the view begins with
+
+  /// Elements from `element` of this view on, in another shape.
+  NamedView part(int64_t element, std::vector<int64_t> shape) const;
 };
 
 /// The tensors of one linear before they are understood. `weight` is always there.
@@ -34,6 +42,11 @@ struct StoredLinear {
 
 /// Appends the names of all tensors of `stored`.
 void append_tensor_names(const StoredLinear& stored, std::vector<std::string>& names);
+
+/// Makes the tensors that have to be made, in memory that is added to `memory`.
+void make_tensors(StoredLinear& stored, std::vector<std::shared_ptr<const AlignedBuffer>>& memory);
+/// The same of one tensor.
+void make_tensor(NamedView& tensor, std::vector<std::shared_ptr<const AlignedBuffer>>& memory);
 
 /// The format that dtype and shapes of the tensors show, whatever metadata says. Throws
 /// Error(kBadInput) naming the tensor when they show none that moe4 knows.

@@ -39,19 +39,31 @@ TensorTable TensorTable::open(const fs::path& path, const TensorTableOptions& op
       table.open_folder(path, options, notes);
     } else {
       table.main_file_ = path;
-      table.add_file(SafetensorsFile::open(path, options.headers_only));
+      table.add_safetensors(path, options.headers_only);
     }
   } catch (const fs::filesystem_error& error) {
     throw_bad_input(
         {.what = "cannot read folder", .file = path.string(), .found = error.code().message()});
   }
-  table.names_.reserve(table.entries_.size());
-  for (const auto& [name, entry] : table.entries_) {
-    table.names_.emplace_back(name);
-    table.total_bytes_ += entry.info->end - entry.info->begin;
-  }
-  std::sort(table.names_.begin(), table.names_.end());
+  table.list_names();
   return table;
+}
+
+TensorTable TensorTable::of(std::unique_ptr<WeightFile> file, const fs::path& main_file) {
+  TensorTable table;
+  table.main_file_ = main_file;
+  table.add_file(std::move(file));
+  table.list_names();
+  return table;
+}
+
+void TensorTable::list_names() {
+  names_.reserve(entries_.size());
+  for (const auto& [name, entry] : entries_) {
+    names_.emplace_back(name);
+    total_bytes_ += entry.info->end - entry.info->begin;
+  }
+  std::sort(names_.begin(), names_.end());
 }
 
 void TensorTable::open_folder(const fs::path& folder, const TensorTableOptions& options,
@@ -87,7 +99,7 @@ void TensorTable::add_shard(const fs::path& file, const TensorTableOptions& opti
                      .message = "shard is a Git LFS pointer; its tensors are unknown"});
     return;
   }
-  add_file(SafetensorsFile::open(file, options.headers_only));
+  add_safetensors(file, options.headers_only);
 }
 
 // Weights of another version of the model may lie beside those that were read.
@@ -97,9 +109,8 @@ void TensorTable::note_unread_files(const fs::path& folder,
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (!name.ends_with(".safetensors")) continue;
-    const bool read = std::any_of(files_.begin(), files_.end(), [&](const auto& file) {
-      return file->path().filename() == name;
-    });
+    const bool read = std::any_of(read_.begin(), read_.end(),
+                                  [&](const fs::path& file) { return file.filename() == name; });
     if (!read) unread.push_back(name);
   }
   // Without any file read, all of them are absent or pointers, which was said.
@@ -117,14 +128,19 @@ void TensorTable::note_unread_files(const fs::path& folder,
            main_file_.filename().string())});
 }
 
-void TensorTable::add_file(std::unique_ptr<SafetensorsFile> file) {
+void TensorTable::add_safetensors(const fs::path& path, bool headers_only) {
+  add_file(SafetensorsFile::open(path, headers_only));
+  read_.push_back(path);
+}
+
+void TensorTable::add_file(std::unique_ptr<WeightFile> file) {
   for (const TensorInfo& info : file->tensors()) {
     const auto [it, fresh] = entries_.try_emplace(info.name, Entry{&info, file.get()});
     if (!fresh) {
       throw_bad_input({.what = "tensor lies in two shards",
-                       .file = file->path().string(),
+                       .file = file->path_of(info).string(),
                        .tensor = "tensor " + info.name,
-                       .found = "also in " + it->second.file->path().filename().string(),
+                       .found = "also in " + path_of(it->second).filename().string(),
                        .hint = "remove one of the two"});
     }
   }
@@ -179,7 +195,7 @@ void TensorTable::open_index(const fs::path& index, const TensorTableOptions& op
     const fs::path file = folder / name;
     if (exists(name) && !(options.headers_only && is_git_lfs_pointer_file(file))) {
       shard.is_present = true;
-      add_file(SafetensorsFile::open(file, options.headers_only));
+      add_safetensors(file, options.headers_only);
       continue;
     }
     if (shard.ignored != nullptr) {
@@ -209,21 +225,21 @@ void TensorTable::open_index(const fs::path& index, const TensorTableOptions& op
       continue;
     }
     const auto it = entries_.find(tensor);
-    if (it == entries_.end() || it->second.file->path().filename() != shard) {
+    if (it == entries_.end() || path_of(it->second).filename() != shard) {
       throw_bad_input({.what = "safetensors index and shard disagree",
                        .file = index.string(),
                        .tensor = "tensor " + tensor,
                        .expected = "the tensor in " + shard,
                        .found = it == entries_.end()
                                     ? "it in no shard"
-                                    : "it in " + it->second.file->path().filename().string(),
+                                    : "it in " + path_of(it->second).filename().string(),
                        .hint = "index and shards are of different versions; download them again"});
     }
   }
   for (const auto& [name, entry] : entries_) {
     if (!weight_map->json().contains(name)) {
       notes.push_back({.where = std::string(name),
-                       .message = "tensor is in " + entry.file->path().filename().string() +
+                       .message = "tensor is in " + path_of(entry).filename().string() +
                                   " but not in the index"});
     }
   }
@@ -252,8 +268,11 @@ TensorView TensorTable::view(const std::string& name) const {
   return entry.file->view(*entry.info);
 }
 
-const fs::path& TensorTable::file_of(const std::string& name) const {
-  return at(name).file->path();
+const fs::path& TensorTable::file_of(const std::string& name) const { return path_of(at(name)); }
+
+const TensorMaker* TensorTable::maker(const std::string& name) const {
+  const Entry& entry = at(name);
+  return entry.file->maker(*entry.info);
 }
 
 void TensorTable::check_unchanged() const {

@@ -1,4 +1,4 @@
-// All tensors of a checkpoint folder, whichever of its safetensors files they lie in.
+// All tensors of a checkpoint, whichever of its files they lie in.
 #pragma once
 
 #include <cstdint>
@@ -26,12 +26,18 @@ class TensorTable {
   static TensorTable open(const std::filesystem::path& path, const TensorTableOptions& options,
                           std::vector<CheckpointNote>& notes);
 
+  /// The tensors of one file or set of files, `main_file` being the first.
+  static TensorTable of(std::unique_ptr<WeightFile> file, const std::filesystem::path& main_file);
+
   /// Sorted.
   const std::vector<std::string>& names() const { return names_; }
   /// Null when absent.
   const TensorInfo* find(std::string_view name) const;
-  /// Throws Error(kBadInput) naming the nearest tensor when absent.
+  /// Without data where there is a maker. Throws Error(kBadInput) naming the nearest tensor when
+  /// absent.
   TensorView view(const std::string& name) const;
+  /// See WeightFile. Throws when absent.
+  const TensorMaker* maker(const std::string& name) const;
   const std::filesystem::path& file_of(const std::string& name) const;
   /// Whether any tensor name begins with `prefix`, in absent shards too.
   bool has_prefix(std::string_view prefix) const;
@@ -46,7 +52,7 @@ class TensorTable {
  private:
   struct Entry {
     const TensorInfo* info;
-    const SafetensorsFile* file;
+    const WeightFile* file;
   };
 
   void open_folder(const std::filesystem::path& folder, const TensorTableOptions& options,
@@ -55,13 +61,19 @@ class TensorTable {
                   std::vector<CheckpointNote>& notes);
   void add_shard(const std::filesystem::path& file, const TensorTableOptions& options,
                  std::vector<CheckpointNote>& notes);
-  void add_file(std::unique_ptr<SafetensorsFile> file);
+  void add_file(std::unique_ptr<WeightFile> file);
+  void add_safetensors(const std::filesystem::path& path, bool headers_only);
+  void list_names();
+  static const std::filesystem::path& path_of(const Entry& entry) {
+    return entry.file->path_of(*entry.info);
+  }
   void note_unread_files(const std::filesystem::path& folder,
                          std::vector<CheckpointNote>& notes) const;
   const Entry& at(const std::string& name) const;
 
   std::filesystem::path main_file_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::unique_ptr<WeightFile>> files_;
+  std::vector<std::filesystem::path> read_;  // safetensors files
   std::unordered_map<std::string_view, Entry> entries_;
   std::vector<std::string> names_;
   std::vector<std::string> absent_names_;  // in absent shards, sorted

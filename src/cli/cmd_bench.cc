@@ -123,7 +123,7 @@ void print_json(const Session& session, const BenchFlags& flags,
     list.push_back(std::move(entry));
   }
   const nlohmann::ordered_json json = {
-      {"model", session.checkpoint->directory().string()},
+      {"model", session.checkpoint->path().string()},
       {"architecture", session.checkpoint->config().architecture},
       {"tensor_bytes", session.checkpoint->total_tensor_bytes()},
       {"device", flags.machine.backend.device},

@@ -138,14 +138,14 @@ void chat(const ChatFlags& flags) {
   Session session;
   const GenerationDefaults defaults =
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
-  Conversation conversation(session.checkpoint->directory(), std::move(arguments));
+  Conversation conversation(session.checkpoint->path(), std::move(arguments));
   reload_model(session, flags.machine,
                {.engines = {ChatEngine::first_limits(session.checkpoint->config(),
                                                      prompt_chunk(session.device))},
                 .advice = "lower --ctx"});
-  const ReasoningFormat reasoning = formats_of_checkpoint(session.checkpoint->directory(),
-                                                          session.checkpoint->config().model_type)
-                                        .reasoning;
+  const ReasoningFormat reasoning =
+      formats_of_checkpoint(session.checkpoint->path(), session.checkpoint->config().model_type)
+          .reasoning;
   const std::vector<int32_t> tags = tag_tokens(*session.tokenizer, ToolFormat::kNone, reasoning);
   const bool styled = output_is_styled();
   const auto restart = [&] {

@@ -68,14 +68,14 @@ void run(const RunFlags& flags) {
       open_for_generation(session, flags.model, flags.machine, flags.sampling);
   std::string prompt = flags.prompt;
   if (flags.chat) {
-    Conversation conversation(session.checkpoint->directory(), std::move(arguments));
+    Conversation conversation(session.checkpoint->path(), std::move(arguments));
     conversation.add("user", flags.prompt);
     prompt = conversation.prompt();
   }
   std::vector<int32_t> tags;  // that the text shall show
   if (flags.chat && grammar != nullptr) {
-    const FormatChoice formats = formats_of_checkpoint(session.checkpoint->directory(),
-                                                       session.checkpoint->config().model_type);
+    const FormatChoice formats =
+        formats_of_checkpoint(session.checkpoint->path(), session.checkpoint->config().model_type);
     if (const auto reasoned = reasoned_answer(*session.tokenizer, formats, prompt)) {
       grammar = compile_reasoned_answer(*reasoned, *grammar);
       tags = tag_tokens(*session.tokenizer, ToolFormat::kNone, formats.reasoning);

@@ -109,7 +109,7 @@ void serve(ServeFlags& flags) {
       .model_path = flags.model,
       .version = MOE4_VERSION};
   if (options.names.empty()) options.names = {flags.model};
-  load_template(flags, session.checkpoint->directory(), options);
+  load_template(flags, session.checkpoint->path(), options);
   options.formats = choose_formats_of(flags, options, session.checkpoint->config().model_type);
   reload_model(session, flags.machine, {.flags = flags.engine});
   options.plan_json = plan_json(group_plan(session.model->moe_plan()));

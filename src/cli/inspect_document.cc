@@ -41,7 +41,7 @@ nlohmann::ordered_json to_json(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
   const Inventory inventory = take_inventory(checkpoint);
   nlohmann::ordered_json json = {
-      {"model", checkpoint.directory().string()},
+      {"model", checkpoint.path().string()},
       {"architecture", config.architecture},
       {"model_type", config.model_type},
       {"dialect", checkpoint.dialect()},

@@ -77,7 +77,7 @@ bool has_power_of_two_scale(const Checkpoint& checkpoint, const std::string& nam
   for (const char* suffix : {".scale", ".weight_scale"}) {
     const std::string scale = module + suffix;
     if (!checkpoint.has_tensor(scale)) continue;
-    const DType type = checkpoint.tensor(scale).dtype;
+    const DType type = checkpoint.tensor_header(scale).dtype;
     if (type == DType::kF8E8M0 || type == DType::kU8) return true;
   }
   return false;
@@ -126,7 +126,7 @@ Inventory take_inventory(const Checkpoint& checkpoint) {
       at = inventory.components.insert(at, {.name = label});
       formats.emplace_back();
     }
-    const TensorView view = checkpoint.tensor(name);
+    const TensorView view = checkpoint.tensor_header(name);
     at->bytes += view.num_bytes();
     if (is_scale(name)) continue;
     at->parameters += view.num_elements() * (is_packed(checkpoint, name, view.dtype) ? 2 : 1);

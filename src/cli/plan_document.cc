@@ -37,7 +37,7 @@ nlohmann::ordered_json plan_document(const Checkpoint& checkpoint, const Selecto
   const ModelConfig& config = checkpoint.config();
   const std::string no_run = why_not_run(config);
   nlohmann::ordered_json json = {
-      {"model", checkpoint.directory().string()},
+      {"model", checkpoint.path().string()},
       {"architecture", config.architecture},
       {"model_type", config.model_type},
       {"vocab_size", config.vocab_size},

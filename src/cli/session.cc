@@ -127,7 +127,7 @@ GenerationDefaults open_for_generation(Session& session, const std::string& path
   check_sampling_flags(sampling);
   open_checkpoint(session, path, flags, WithTokenizer::kYes);
   GenerationDefaults defaults = read_generation_defaults(
-      session.checkpoint->directory(), *session.tokenizer, session.checkpoint->config().vocab_size);
+      session.checkpoint->path(), *session.tokenizer, session.checkpoint->config().vocab_size);
   keep_notes(session, defaults.notes, flags);
   if (flags.quiet) return defaults;
   for (const std::string& line : flags_without_effect(sampling, defaults))
@@ -160,7 +160,7 @@ void open_checkpoint(Session& session, const std::string& path, const MachineFla
   session.path = path;
   session.checkpoint = Checkpoint::open(path);
   if (tokenizer == WithTokenizer::kYes)
-    session.tokenizer = Tokenizer::load(session.checkpoint->directory());
+    session.tokenizer = Tokenizer::load(session.checkpoint->path());
   if (!flags.quiet) session.notes += threads_note(flags.threads);
   keep_notes(session, session.checkpoint->notes(), flags);
 }

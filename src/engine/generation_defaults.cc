@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "gguf/file.h"
 
 namespace moe4 {
 
@@ -59,6 +60,7 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& directo
     found->sources.push_back(source);
   };
 
+  const char* config_file = is_gguf_file(directory) ? "GGUF metadata" : "config.json";
   defaults.config = read_generation_config(directory, defaults.notes);
   for (const int32_t id : defaults.config.eos_token_ids) add(id, "generation_config.json");
   // MiniMax-M2's config.json says 2, which is a letter there.
@@ -67,12 +69,12 @@ GenerationDefaults read_generation_defaults(const std::filesystem::path& directo
                   [&](const StopToken& t) { return tokenizer.is_special(t.id); });
   for (const int32_t id : read_config_eos_ids(directory, defaults.notes)) {
     if (knows_special && id < vocab_size && !tokenizer.is_special(id)) {
-      note("config.json",
+      note(config_file,
            fmt::format("end token {} '{}' is ordinary text, and generation_config.json names other "
                        "ends; it is not used",
                        id, printable(tokenizer.token_bytes(id), 80)));
     } else {
-      add(id, "config.json");
+      add(id, config_file);
     }
   }
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {

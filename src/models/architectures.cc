@@ -53,7 +53,7 @@ BadInput unknown_architecture(const Checkpoint& checkpoint) {
     known += (known.empty() ? "" : ", ") + name;
   }
   return {.what = "unknown architecture",
-          .file = (checkpoint.directory() / "config.json").string(),
+          .file = checkpoint.config_file().string(),
           .tensor = "model_type",
           .expected = "one of " + known,
           .found = checkpoint.config().model_type};

@@ -56,7 +56,8 @@ std::unique_ptr<Mixer> Builder::delta_net(const std::string& module,
                                           const DeltaNet::Problem& problem, DeltaNetInputs inputs) {
   const std::string at = full_name(module) + ".";
   DeltaNetParts parts;
-  if (inputs == DeltaNetInputs::kByKeyHead) {
+  // GGUF has taken them apart.
+  if (inputs == DeltaNetInputs::kByKeyHead && !checkpoint_.has_linear(at + "in_proj_qkv")) {
     parts.in_proj = inputs_by_key_head(at, problem);
   } else {
     parts.in_proj = linears("in_proj",

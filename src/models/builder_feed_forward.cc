@@ -109,7 +109,8 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
   if (!device().is_cpu() && role == "router" && spec.router_norm.empty()) {
     const auto is_bf16 = [&](const LinearSpec& linear) {
       const std::string weight = linear.module + ".weight";
-      return checkpoint().has_tensor(weight) && checkpoint().tensor(weight).dtype == DType::kBF16;
+      return checkpoint().has_tensor(weight) &&
+             checkpoint().tensor_header(weight).dtype == DType::kBF16;
     };
     norm_route_ = NormRoute::Problem{
         .bf16_router = std::all_of(inputs.begin(), inputs.end(), is_bf16), .route = router};

@@ -39,7 +39,7 @@ void Describer::ask_all_below(const std::string& prefix) {
 TensorRef Describer::tensor(const std::string& name, int64_t num_elements) {
   tensors_.insert(name);
   try {
-    const TensorView view = checkpoint().tensor(name);
+    const TensorView view = checkpoint().tensor_header(name);
     if (view.num_elements() != num_elements) {
       throw_bad_input({.what = "wrong shape",
                        .file = checkpoint().file_of(name).string(),
@@ -84,7 +84,7 @@ void Describer::check_bias(const LinearSpec& spec) {
   settings_.push_back(
       Refusal::from("unsupported-setting",
                     {.what = "configuration and tensors disagree about a bias",
-                     .file = (checkpoint().directory() / "config.json").string(),
+                     .file = checkpoint().config_file().string(),
                      .tensor = "tensor " + bias,
                      .expected = (wanted ? "a bias" : "none") +
                                  (key.empty() ? "" : fmt::format(" ({} is {})", key, wanted)),
@@ -116,7 +116,7 @@ std::unique_ptr<RoutedExperts> Describer::experts(const std::string& module,
     for (const std::string& name : checkpoint().tensors_of_experts(module, problem)) {
       // Of fused experts each has the same tensors.
       if (!tensors_.insert(name).second || !checkpoint().has_tensor(name)) continue;
-      experts.bytes += checkpoint().tensor(name).num_bytes();
+      experts.bytes += checkpoint().tensor_header(name).num_bytes();
     }
     sizes_.experts.push_back(experts);
     // Shared experts among them were asked for since the layer chose so.

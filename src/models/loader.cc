@@ -57,7 +57,12 @@ void Loader::report() const {
 
 void Loader::consumed(const TensorView& view) {
   if (view.empty() || view.row_stride != 0) return;
-  release_pages(view);
+  // What was made is in no file that it could be read from again.
+  const bool is_made = std::any_of(made_.begin(), made_.end(), [&](const auto& buffer) {
+    const auto* data = static_cast<const std::byte*>(view.data);
+    return data >= buffer->data() && data < buffer->data() + buffer->size();
+  });
+  if (!is_made) release_pages(view);
   bytes_done_ += view.num_bytes();
 }
 
@@ -77,8 +82,10 @@ TensorRef Loader::tensor(const std::string& name, int64_t) {
 }
 
 std::optional<LinearWeights> Loader::linear(const LinearSpec& spec, int64_t in_features) {
-  return checkpoint().linear(spec.module, spec.out_features, in_features);
+  return checkpoint().linear(spec.module, spec.out_features, in_features, &made_);
 }
+
+void Loader::complete(Whole) { made_.clear(); }
 
 void Loader::chose(OpChoice choice) {
   if (choice.implementation.empty()) {

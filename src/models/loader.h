@@ -26,6 +26,7 @@ class Loader final : public Builder {
   std::optional<ExpertsKind> experts_kind(const std::string& module, const MoeProblem& problem,
                                           int64_t num_shared) override;
   void chose(OpChoice choice) override;
+  void complete(Whole whole) override;
 
   /// For experts of the layer whose parts are being made.
   Selection select_experts(const MoeProblem& problem, const QuantScheme& scheme) const;
@@ -35,6 +36,7 @@ class Loader final : public Builder {
 
   const ModelOptions& options_;
   int64_t bytes_done_ = 0;
+  MadeTensors made_;  // of the layer whose parts are being made
 };
 
 }  // namespace moe4

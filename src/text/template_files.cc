@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "gguf/documents.h"
+#include "gguf/file.h"
 #include "text/read_text_file.h"
 
 namespace moe4 {
@@ -33,9 +35,8 @@ json read_object(const std::filesystem::path& path) {
   return config;
 }
 
-std::vector<NamedTemplate> templates_in(const std::filesystem::path& path) {
-  const json config = read_object(path);
-  const std::string file = path.string();
+// `config` is what `file` says.
+std::vector<NamedTemplate> templates_in(const json& config, const std::string& file) {
   const auto found = config.find("chat_template");
   if (found == config.end() || found->is_null()) return {};
   if (found->is_string()) return {{"default", found->get<std::string>(), file}};
@@ -95,16 +96,24 @@ std::string token_text(const json& token) {
 }  // namespace
 
 std::vector<NamedTemplate> find_templates(const std::filesystem::path& directory) {
+  if (is_gguf_file(directory)) {
+    return templates_in(gguf_tokenizer_config(directory), directory.string());
+  }
   auto templates = templates_in_folder(directory);
-  if (templates.empty()) templates = templates_in(directory / "tokenizer_config.json");
-  if (templates.empty()) templates = templates_in(directory / "chat_template.json");
+  for (const char* name : {"tokenizer_config.json", "chat_template.json"}) {
+    if (!templates.empty()) break;
+    const std::filesystem::path path = directory / name;
+    templates = templates_in(read_object(path), path.string());
+  }
   return templates;
 }
 
 std::vector<std::pair<std::string, std::string>> find_special_tokens(
     const std::filesystem::path& directory) {
-  json config = read_object(directory / "tokenizer_config.json");
-  if (!config.contains("added_tokens_decoder")) {
+  const bool is_gguf = is_gguf_file(directory);
+  json config =
+      is_gguf ? gguf_tokenizer_config(directory) : read_object(directory / "tokenizer_config.json");
+  if (!is_gguf && !config.contains("added_tokens_decoder")) {
     const json map = read_object(directory / "special_tokens_map.json");
     for (const auto& item : map.items()) {
       config[item.key()] = item.value();

@@ -17,7 +17,8 @@ struct NamedTemplate {
 /// All templates of the first place that has any: chat_template.jinja with
 /// additional_chat_templates/NAME.jinja; `chat_template` in tokenizer_config.json (a string, a list
 /// of {name, template} or an object of them); the same key in chat_template.json. Empty when there
-/// are none. Throws Error(kBadInput) for files that cannot be read or are something else.
+/// are none. Of a GGUF file, those of its metadata. Throws Error(kBadInput) for files that cannot
+/// be read or are something else.
 std::vector<NamedTemplate> find_templates(const std::filesystem::path& directory);
 
 /// bos_token, eos_token, ... as transformers passes them to the template: JSON by name, a string or

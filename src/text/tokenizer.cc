@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "gguf/file.h"
 #include "text/byte_alphabet.h"
+#include "text/gguf_tokenizer.h"
 #include "text/read_text_file.h"
 #include "text/tekken_model.h"
 #include "text/tiktoken_model.h"
@@ -26,6 +28,11 @@ Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::filesystem::path& directory) {
+  if (is_gguf_file(directory)) {
+    const auto file = GgufFile::open(first_gguf_file(directory), /*headers_only=*/true);
+    return std::unique_ptr<Tokenizer>(
+        new Tokenizer(std::make_unique<Impl>(Impl{read_gguf_tokenizer(file->metadata())})));
+  }
   const std::filesystem::path path = directory / "tokenizer.json";
   const auto text = read_text_file(path, kMaxFileBytes);
   if (text) return parse(*text, path.string());

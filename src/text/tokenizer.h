@@ -1,5 +1,5 @@
-// BPE over bytes or over text from a Hugging Face tokenizer.json, Kimi's tiktoken.model
-// or Mistral's tekken.json.
+// BPE over bytes or over text from a Hugging Face tokenizer.json, Kimi's tiktoken.model,
+// Mistral's tekken.json or the metadata of a GGUF file.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,9 @@ class TokenStream;
 class Tokenizer {
  public:
   /// Reads tokenizer.json (docs/text.md says which constructs) from a folder; without one,
-  /// tiktoken.model (text/tiktoken_model.h) or tekken.json (text/tekken_model.h). Throws
-  /// Error(kBadInput) naming any construct it does not know.
+  /// tiktoken.model (text/tiktoken_model.h) or tekken.json (text/tekken_model.h). Of a GGUF file,
+  /// from its metadata (text/gguf_tokenizer.h). Throws Error(kBadInput) naming any construct it
+  /// does not know.
   static std::unique_ptr<Tokenizer> load(const std::filesystem::path& directory);
   /// From the text of a tokenizer.json; `name` is for messages.
   static std::unique_ptr<Tokenizer> parse(std::string_view json, const std::string& name);

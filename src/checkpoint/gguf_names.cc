@@ -1,0 +1,273 @@
+// One table an architecture; names are those of gguf-py's tensor_mapping.
+#include "checkpoint/gguf_names.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+namespace moe4 {
+namespace {
+
+constexpr GgufRule kQwen3Moe[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.ffn_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm"},
+    {"blk.attn_k_norm", "self_attn.k_norm"},
+    {"blk.ffn_gate_inp", "mlp.gate"},
+    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+};
+
+constexpr GgufRule kGptOss[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.post_attention_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_sinks.weight", "self_attn.sinks"},
+    {"blk.ffn_gate_inp", "mlp.router"},
+    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+};
+
+constexpr GgufRule kMinimaxM2[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.ffn_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm"},
+    {"blk.attn_k_norm", "self_attn.k_norm"},
+    {"blk.ffn_gate_inp", "block_sparse_moe.gate"},
+    {"blk.exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias"},
+    {"blk.ffn_gate_exps", "block_sparse_moe.experts.gate_proj"},
+    {"blk.ffn_up_exps", "block_sparse_moe.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "block_sparse_moe.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
+};
+
+constexpr GgufRule kGlm4Moe[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.post_attention_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm"},
+    {"blk.attn_k_norm", "self_attn.k_norm"},
+    {"blk.ffn_gate_inp", "mlp.gate"},
+    {"blk.exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+    {"blk.ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+    {"blk.ffn_up_shexp", "mlp.shared_experts.up_proj"},
+    {"blk.ffn_down_shexp", "mlp.shared_experts.down_proj"},
+};
+
+// The oldest architecture, of which only files with experts are read: Mixtral.
+constexpr GgufRule kLlama[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.ffn_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj", GgufForm::kQueryPairs},
+    {"blk.attn_k", "self_attn.k_proj", GgufForm::kKeyPairs},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.ffn_gate_inp", "block_sparse_moe.gate"},
+    {"blk.ffn_gate_exps", "block_sparse_moe.experts.gate_proj"},
+    {"blk.ffn_up_exps", "block_sparse_moe.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "block_sparse_moe.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
+};
+
+constexpr GgufRule kDeepseek2[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.ffn_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_q_a", "self_attn.q_a_proj"},
+    {"blk.attn_q_a_norm", "self_attn.q_a_layernorm"},
+    {"blk.attn_q_b", "self_attn.q_b_proj"},
+    {"blk.attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+    {"blk.attn_kv_a_norm", "self_attn.kv_a_layernorm"},
+    {"blk.attn_kv_b", "self_attn.kv_b_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.ffn_gate_inp", "mlp.gate"},
+    {"blk.exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+    {"blk.ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+    {"blk.ffn_up_shexp", "mlp.shared_experts.up_proj"},
+    {"blk.ffn_down_shexp", "mlp.shared_experts.down_proj"},
+};
+
+constexpr GgufRule kQwen3Next[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm", GgufForm::kPlusOne},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
+    {"blk.post_attention_norm", "post_attention_layernorm", GgufForm::kPlusOne},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
+    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
+    {"blk.ffn_gate_inp", "mlp.gate"},
+    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+    {"blk.ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
+    {"blk.ffn_up_shexp", "mlp.shared_expert.up_proj"},
+    {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
+    {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
+    {"blk.ssm_norm", "linear_attn.norm"},
+    {"blk.attn_qkv", "linear_attn.in_proj_qkv"},
+    {"blk.attn_gate", "linear_attn.in_proj_z"},
+    {"blk.ssm_ba", "linear_attn.in_proj_b", GgufForm::kBetaOfGroups},
+    {"blk.ssm_ba", "linear_attn.in_proj_a", GgufForm::kAlphaOfGroups},
+    {"blk.ssm_conv1d", "linear_attn.conv1d"},
+    {"blk.ssm_a", "linear_attn.A_log", GgufForm::kMinusExp},
+    {"blk.ssm_dt.bias", "linear_attn.dt_bias"},
+    {"blk.ssm_out", "linear_attn.out_proj"},
+};
+
+constexpr GgufRule kQwen35Moe[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm", GgufForm::kPlusOne},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
+    {"blk.post_attention_norm", "post_attention_layernorm", GgufForm::kPlusOne},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
+    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
+    {"blk.ffn_gate_inp", "mlp.gate"},
+    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+    {"blk.ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
+    {"blk.ffn_up_shexp", "mlp.shared_expert.up_proj"},
+    {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
+    {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
+    {"blk.ssm_norm", "linear_attn.norm"},
+    {"blk.attn_qkv", "linear_attn.in_proj_qkv", GgufForm::kTiledMixed},
+    {"blk.attn_gate", "linear_attn.in_proj_z", GgufForm::kTiledValues},
+    {"blk.ssm_beta", "linear_attn.in_proj_b", GgufForm::kTiledHeads},
+    {"blk.ssm_alpha", "linear_attn.in_proj_a", GgufForm::kTiledHeads},
+    {"blk.ssm_conv1d", "linear_attn.conv1d", GgufForm::kTiledMixed},
+    {"blk.ssm_a", "linear_attn.A_log", GgufForm::kTiledDecay},
+    {"blk.ssm_dt.bias", "linear_attn.dt_bias", GgufForm::kTiledHeads},
+    {"blk.ssm_out", "linear_attn.out_proj", GgufForm::kTiledInputs},
+};
+
+// Queries and keys are permuted although nothing rotates.
+constexpr GgufRule kNemotronH[] = {
+    {"token_embd", "model.embeddings"},
+    {"output_norm", "model.norm_f"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "norm"},
+    {"blk.attn_q", "mixer.q_proj", GgufForm::kQueryPairs},
+    {"blk.attn_k", "mixer.k_proj", GgufForm::kKeyPairs},
+    {"blk.attn_v", "mixer.v_proj"},
+    {"blk.attn_output", "mixer.o_proj"},
+    {"blk.ssm_in", "mixer.in_proj"},
+    {"blk.ssm_conv1d", "mixer.conv1d"},
+    {"blk.ssm_a", "mixer.A_log", GgufForm::kMinusExp},
+    {"blk.ssm_d", "mixer.D"},
+    {"blk.ssm_dt.bias", "mixer.dt_bias"},
+    {"blk.ssm_norm", "mixer.norm"},
+    {"blk.ssm_out", "mixer.out_proj"},
+    {"blk.ffn_gate_inp", "mixer.gate"},
+    {"blk.exp_probs_b.bias", "mixer.gate.e_score_correction_bias"},
+    {"blk.ffn_up_exps", "mixer.experts.up_proj"},
+    {"blk.ffn_down_exps", "mixer.experts.down_proj"},
+    {"blk.ffn_up_shexp", "mixer.shared_experts.up_proj"},
+    {"blk.ffn_down_shexp", "mixer.shared_experts.down_proj"},
+    {"blk.ffn_up", "mixer.up_proj"},
+    {"blk.ffn_down", "mixer.down_proj"},
+    {"blk.ffn_latent_down", "mixer.fc1_latent_proj"},
+    {"blk.ffn_latent_up", "mixer.fc2_latent_proj"},
+};
+
+constexpr std::array kArchitectures = {
+    GgufArchitecture{"deepseek2", "deepseek_v3", kDeepseek2},
+    GgufArchitecture{"glm4moe", "glm4_moe", kGlm4Moe},
+    GgufArchitecture{"gpt-oss", "gpt_oss", kGptOss},
+    GgufArchitecture{"llama", "mixtral", kLlama},
+    GgufArchitecture{"minimax-m2", "minimax_m2", kMinimaxM2},
+    GgufArchitecture{"nemotron_h_moe", "nemotron_h", kNemotronH},
+    GgufArchitecture{"qwen35moe", "qwen3_5_moe_text", kQwen35Moe},
+    GgufArchitecture{"qwen3moe", "qwen3_moe", kQwen3Moe},
+    GgufArchitecture{"qwen3next", "qwen3_next", kQwen3Next},
+};
+
+}  // namespace
+
+const GgufArchitecture& gguf_architecture(const GgufMetadata& metadata) {
+  constexpr std::string_view kKey = "general.architecture";
+  const std::string name = metadata.required_string(kKey);
+  const auto* found =
+      std::find_if(kArchitectures.begin(), kArchitectures.end(),
+                   [&](const GgufArchitecture& known) { return known.name == name; });
+  if (found != kArchitectures.end()) return *found;
+  std::string known;
+  for (const GgufArchitecture& one : kArchitectures) {
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", one.name);
+  }
+  metadata.fail(kKey, "GGUF architecture is not supported", known, name,
+                "use the model's safetensors");
+}
+
+}  // namespace moe4
