@@ -25,6 +25,7 @@ class Writer {
         prefix_(std::string(architecture.name) + "."),
         config_(Json::object()) {
     config_["model_type"] = architecture.model_type;
+    config_["architectures"] = {architecture.name};  // for reports
   }
 
   Json& config() { return config_; }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "gguf/file.h"
 
 namespace moe4::cli {
 
@@ -13,9 +14,9 @@ std::unique_ptr<ChatTemplate> load_chat_template(const std::filesystem::path& mo
   if (!std::filesystem::exists(model, failure)) {
     throw_bad_input({.what = "no such checkpoint", .file = model.string()});
   }
-  const auto folder =
-      std::filesystem::is_regular_file(model, failure) ? model.parent_path() : model;
-  auto chat_template = ChatTemplate::load(folder);
+  // A GGUF file has its own; beside one of safetensors they lie in the folder.
+  const bool is_weights = std::filesystem::is_regular_file(model, failure) && !is_gguf_file(model);
+  auto chat_template = ChatTemplate::load(is_weights ? model.parent_path() : model);
   if (chat_template) return chat_template;
   throw_bad_input({.what = "the checkpoint has no chat template",
                    .file = model.string(),
