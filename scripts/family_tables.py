@@ -5,7 +5,8 @@ Sizes are those of the published configurations; what is marked "assumed" could 
 max_position_embeddings, versions of producers, and of lists of excluded modules whatever does not concern the experts.
 """
 
-from family_tensors import (deepseek_v4_mixer, delta_net_mixer, gemma4_mixer, gqa_mixer, mla_mixer, nemotron_mixer, router)
+from family_tensors import (deepseek_v4_mixer, delta_net_mixer, gemma4_mixer, gqa_mixer, minimax_m3_mixer, mla_mixer, nemotron_mixer,
+                            router)
 
 W4A4 = "W4A4 (nvfp4 static, nvfp4 dynamic)"
 W4A16 = "W4A16 (nvfp4 static, none)"
@@ -454,12 +455,17 @@ def checkpoints():
               wrapper_type="minimax_m3_vl", prefix=m3, module="block_sparse_moe.experts", names=W123,
               keys={"num_local_experts": 128, "num_experts_per_tok": 4, "intermediate_size": 3072, "dense_intermediate_size": 12288,
                     "shared_intermediate_size": 3072, "n_shared_experts": 1, "moe_layer_freq": [0] * 3 + [1] * 57, "hidden_act": "silu",
-                    "sparse_attention_freq": [0] * 3 + [1] * 57, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "scoring_func": "sigmoid",
+                    "sparse_attention_config": {
+                        "use_sparse_attention": True, "sparse_index_dim": 128, "sparse_num_index_heads": 4, "sparse_topk_blocks": 16,
+                        "sparse_block_size": 128, "sparse_score_type": "max", "sparse_init_block": 0, "sparse_local_block": 1,
+                        "sparse_disable_index_value": [0] * 3 + [1] * 57, "sparse_attention_freq": [0] * 3 + [1] * 57},
+                    "rope_theta": 5e6, "partial_rotary_factor": 0.5, "use_qk_norm": True, "qk_norm_type": "per_head",
+                    "attention_output_gate": False, "num_mtp_modules": 7, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "scoring_func": "sigmoid",
                     "use_gemma_norm": True, "routed_scaling_factor": 2.0, "use_routing_bias": True, "rotary_dim": 64},
-              mixer=gqa_mixer("mxfp8", qk_norm=True), shared=3072, shared_module="block_sparse_moe.shared_experts", shared_form="mxfp8",
+              mixer=minimax_m3_mixer, shared=3072, shared_module="block_sparse_moe.shared_experts", shared_form="mxfp8",
               shared_names=PLAIN, dense_module="mlp", dense=12288, dense_form="mxfp8", head="language_model.lm_head",
               router_tensors=router("block_sparse_moe.gate", "block_sparse_moe.e_score_correction_bias"),
-              router_expected=router_of(factor=2.0, **SIGMOID))
+              router_expected=router_of(factor=2.0, **SIGMOID), runs="on the CPU")
     yield gemma4()
     coder = [f"model.layers.{i}.mlp.gate" for i in range(62)] + ["lm_head"]
     yield qwen35("qwen3-next-80b-a3b-nvfp4", 2048, 48, 16, 512, 10, 512, 32, "nvfp4", next_generation=False)

@@ -163,6 +163,18 @@ def gqa_mixer(form="bf16", qk_norm=False, bias=False, full_width_norm=False, ext
     return add
 
 
+def minimax_m3_mixer(t, base, family, i):
+    """Behind the first layers an indexer chooses blocks of keys."""
+    c, p = family["text"], base + "self_attn."
+    gqa_mixer("mxfp8", qk_norm=True)(t, base, family, i)
+    sparse = c["sparse_attention_config"]
+    if sparse["sparse_attention_freq"][i]:
+        d = sparse["sparse_index_dim"]
+        for name, rows in (("q", sparse["sparse_num_index_heads"] * d), ("k", d)):
+            t.linear(f"{p}index_{name}_proj", rows, c["hidden_size"], "mxfp8")
+            t.add(f"{p}index_{name}_norm.weight", [d])
+
+
 def gemma4_mixer(t, base, family, i):
     """Full layers have heads of their own size, and no v_proj: their values are their keys."""
     c, p = family["text"], base + "self_attn."

@@ -113,6 +113,17 @@ def experts_only(mtq):
     return copy.deepcopy(mtq.NVFP4_EXPERTS_ONLY_CFG)
 
 
+def is_pair(name):
+    """Whether it holds gate and up of one MLP, which files have apart."""
+    return name.endswith(".gate_up_proj.weight")
+
+
+def halves_of(case, name):
+    """The file's modules of such a pair."""
+    at = case.rename(name).removesuffix("gate_up_proj.weight")
+    return at + PLAIN[0], at + PLAIN[1]
+
+
 def is_fused(name, p):
     """Whether it holds a projection of all experts."""
     return p.ndim == 3 and name.endswith((".gate_up_proj", ".down_proj"))
@@ -133,6 +144,8 @@ def modules_of(case, model):
         elif is_fused(name, p):
             for e in range(p.shape[0]):
                 yield f"{case.rename(module)}.{e}.{down}", p[e]
+        elif is_pair(name):
+            yield from zip(halves_of(case, name), p.chunk(2))
         elif leaf == "weight" and p.ndim == 2:
             yield case.rename(name).removesuffix(".weight"), p
 
@@ -147,7 +160,7 @@ def by_packers(kind_of, metadata):
             tensors |= {f"{module}.{suffix}": t for suffix, t in stored.items()}
         for name, p in model.state_dict().items():
             file_name = case.rename(name)
-            if not case.keep(name) or is_fused(name, p) or file_name.removesuffix(".weight") in kinds:
+            if not case.keep(name) or is_fused(name, p) or is_pair(name) or file_name.removesuffix(".weight") in kinds:
                 continue
             tensors[file_name] = p.float() if name.endswith(AS_STORED) else p.bfloat16()
         config = json.loads(model.config.to_json_string(use_diff=False))
@@ -172,6 +185,31 @@ def compressed(inputs=True, version="0.12.0"):
                  "input_activations": args | {"dynamic": "local"} if inputs else None}
         return {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "version": version,
                 "ignore": ignored, "config_groups": {"group_0": group}}, None
+    return by_packers(kind_of, metadata)
+
+
+def mxfp8(w, _):
+    """E4M3 with a power of two for every 32 along K, so that the largest of them is at most 448."""
+    n, k = w.shape
+    groups = w.view(n, k // 32, 32)
+    exponent = (groups.abs().amax(-1) / 448).clamp(min=2.0 ** -127).log2().ceil()
+    codes = (groups / 2.0 ** exponent[..., None]).to(torch.float8_e4m3fn)
+    return {"weight": codes.view(n, k), "weight_scale": (exponent + 127).to(torch.uint8)}, None
+
+
+def modelopt_mixed(is_mxfp8, version="0.45.0"):
+    """ModelOpt's MIXED_PRECISION: NVFP4 of the routed experts, MXFP8 of what is_mxfp8(module) says."""
+    def kind_of(module):
+        if ".experts." in module:
+            return lambda w, amax: modelopt_nvfp4(w, amax)
+        return mxfp8 if is_mxfp8(module) else bf16
+
+    def metadata(kinds):
+        layers = {m: {"quant_algo": "MXFP8"} if kind is mxfp8 else {"quant_algo": "NVFP4", "group_size": 16}
+                  for m, kind in kinds.items() if kind is not bf16}
+        return None, {"producer": {"name": "modelopt", "version": version}, "quantization": {
+            "quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None, "exclude_modules": [],
+            "quantized_layers": layers}}
     return by_packers(kind_of, metadata)
 
 
@@ -204,8 +242,11 @@ def stacked(tensors):
 # Back from the file.
 
 def decode(tensors, module):
-    """The matrix of `module` in float32, in either dialect."""
+    """The matrix of `module` in float32, in any dialect."""
     packed = tensors.get(module + ".weight_packed", tensors.get(module + ".weight"))
+    if packed.dtype == torch.float8_e4m3fn:
+        factors = 2.0 ** (tensors[module + ".weight_scale"].float() - 127)
+        return packed.float() * factors.repeat_interleave(32, 1)
     if packed.dtype != torch.uint8:
         return packed.float()
     values = e2m1_values(unpack(packed))
@@ -240,6 +281,8 @@ def decoded_model(case, tensors):
             state[name] = torch.stack([torch.cat([expert(e, gate), expert(e, up)]) for e in range(p.shape[0])])
         elif is_fused(name, p):
             state[name] = torch.stack([expert(e, down) for e in range(p.shape[0])])
+        elif is_pair(name):
+            state[name] = torch.cat([decode(tensors, half) for half in halves_of(case, name)])
         elif leaf == "weight":
             state[name] = decode(tensors, case.rename(name).removesuffix(".weight"))
         else:

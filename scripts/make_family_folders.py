@@ -22,17 +22,21 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from family_tables import checkpoints, text_layers  # noqa: E402
 from family_tensors import Tensors, decoder  # noqa: E402
 
-BYTES = {"BF16": 2, "F32": 4, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1}
+BYTES = {"BF16": 2, "F32": 4, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I64": 8}
 
 
 def cut_text(text, layers):
     """The text configuration with its first `layers` layers; lists keep what draft layers add."""
     full = text_layers(text)
     drafts = text.get("num_nextn_predict_layers") or 0
-    out = dict(text)
-    for key, value in text.items():
-        if isinstance(value, list) and len(value) in (full, full + drafts):
-            out[key] = value[:layers] + value[full:]
+
+    def cut(values):
+        is_list = lambda value: isinstance(value, list) and len(value) in (full, full + drafts)
+        return {key: value[:layers] + value[full:] if is_list(value) else value for key, value in values.items()}
+
+    out = cut(text)
+    if "sparse_attention_config" in text:
+        out["sparse_attention_config"] = cut(text["sparse_attention_config"])
     if "num_hidden_layers" in text:
         out["num_hidden_layers"] = layers
     if "hybrid_override_pattern" in text:
@@ -109,7 +113,8 @@ def expected_of(entry, layers, kind):
             activation = expected["activations"].get(i, expected["activation"])
             per_layer[str(i)] = dict(expected["problem"], scheme=expected["scheme"], activation=activation)
     return {"num_layers": layers, "layers": per_layer, "router": expected["router"], "known": bool(expected["runs"]),
-            "run": bool(expected["runs"]) and not (kind == "headers" and expected["header_error"] is not None),
+            "cpu_alone": expected["runs"] == "on the CPU",
+            "run": expected["runs"] is True and not (kind == "headers" and expected["header_error"] is not None),
             "status": 3 if fails else 0, "error": error}
 
 
@@ -169,6 +174,11 @@ def differences(program, folder, want):
     yield from router_differs(report["router"], want["router"])
     if report["run"]["possible"] != want["run"]:
         yield f"run is {report['run']}, expected {want['run']}"
+    if want["cpu_alone"]:
+        command = [program, "plan", folder, "--json", "--device", "cpu"]
+        report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        if not report["run"]["possible"]:
+            yield f"run on the CPU is {report['run']}, expected possible"
     if not want["known"] and report["model_type"] not in report["run"].get("reason", ""):
         yield f"run says {report['run']}, expected why not"
 

@@ -6,10 +6,11 @@ Needs torch, transformers 5.24, nvidia-modelopt 0.47, compressed-tensors, tokeni
     python scripts/make_family_goldens.py [NAME ...]
 """
 
+import re
 import sys
 
 import torch
-from golden_recipe import W132, Case, by_modelopt, compressed, experts_only, modelopt, stacked, write
+from golden_recipe import W132, Case, by_modelopt, compressed, experts_only, modelopt, modelopt_mixed, stacked, write
 
 COMMON = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=2560,
               hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -107,6 +108,47 @@ def minimax_m2():
     return Case("minimax_m2-modelopt-nvfp4", MiniMaxM2ForCausalLM, config, 43, by_modelopt(experts_only), publish,
                 rename=lambda name: name.replace(".mlp.", ".block_sparse_moe."), projections=W132,
                 extra={"model.mtp.0.enorm.weight": torch.zeros(64)},
+                generation={"bos_token_id": 319, "eos_token_id": 318, "do_sample": True, "temperature": 1.0, "top_p": 0.95})
+
+
+def minimax_m3():
+    """MiniMax-M3: norms of 1 + w per head, two of five blocks of keys by an indexer in all layers but the first, the clamped
+    activation in dense, shared and routed MLPs; NVFP4 experts beside MXFP8 linears; a wrapper, and lists of released files."""
+    from transformers import MiniMaxM3VLForCausalLM, MiniMaxM3VLTextConfig
+    config = MiniMaxM3VLTextConfig(
+        **COMMON, bos_token_id=1, eos_token_id=2, num_key_value_heads=2, head_dim=32, intermediate_size=32, dense_intermediate_size=96, shared_intermediate_size=64,
+        num_local_experts=8, num_experts_per_tok=3, routed_scaling_factor=2.0, rotary_dim=16, swiglu_limit=1.5, index_n_heads=2,
+        index_head_dim=32, index_block_size=8, index_topk_blocks=2, index_local_blocks=1,
+        layer_types=["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"], mlp_layer_types=["dense", "sparse", "sparse"],
+        rope_parameters={"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5})
+
+    def rename(name):
+        name = re.sub(r"\.mlp\.(experts|gate|shared_experts)(?=\.|$)", r".block_sparse_moe.\1", name)
+        name = name.replace("block_sparse_moe.gate.e_score", "block_sparse_moe.e_score")
+        return "language_model." + re.sub(r"\.indexer\.([qk]_)", r".index_\1", name)
+
+    def publish(written):
+        text = spelling_of_4(written)
+        marks = [int(word == "minimax_m3_sparse") for word in text.pop("layer_types")]
+        text.pop("model_type")
+        text |= {"moe_layer_freq": [int(word == "sparse") for word in text.pop("mlp_layer_types")], "hidden_act": "swigluoai",
+                 "use_gemma_norm": True, "use_qk_norm": True, "qk_norm_type": "per_head", "attention_output_gate": False,
+                 "scoring_func": "sigmoid", "use_routing_bias": True, "n_shared_experts": 1, "num_mtp_modules": 7,
+                 "num_nextn_predict_layers": 1, "sparse_attention_config": {
+                     "use_sparse_attention": True, "sparse_index_dim": text.pop("index_head_dim"),
+                     "sparse_num_index_heads": text.pop("index_n_heads"), "sparse_topk_blocks": text.pop("index_topk_blocks"),
+                     "sparse_block_size": text.pop("index_block_size"), "sparse_score_type": "max", "sparse_init_block": 0,
+                     "sparse_local_block": text.pop("index_local_blocks"), "sparse_disable_index_value": marks,
+                     "sparse_attention_freq": marks}}
+        return {"architectures": ["MiniMaxM3SparseForConditionalGeneration"], "model_type": "minimax_m3_vl", "text_config": text,
+                "vision_config": {"model_type": "clip_vision_model"}, "torch_dtype": "bfloat16"}
+
+    is_mxfp8 = lambda module: not module.endswith(("embed_tokens", "lm_head", ".gate"))
+    return Case("minimax_m3-modelopt-mixed", MiniMaxM3VLForCausalLM, config, 61, modelopt_mixed(is_mxfp8), publish, rename,
+                projections=W132, one_plus=("norm.weight",), bias=(6.94, 0.03), factor=2.0,
+                extra={"mtp.0.enorm.weight": torch.zeros(64), "vision_tower.vision_model.pre_layrnorm.weight": torch.zeros(8),
+                       "multi_modal_projector.linear_1.weight": torch.zeros(8, 8),
+                       "patch_merge_mlp.linear_1.weight": torch.zeros(8, 8)},
                 generation={"bos_token_id": 319, "eos_token_id": 318, "do_sample": True, "temperature": 1.0, "top_p": 0.95})
 
 
@@ -423,7 +465,7 @@ def glm_moe_dsa():
                 extra=drafts("model.layers.4."), generation=GLM_STOPS)
 
 
-CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna,
+CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, minimax_m3, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna,
          llama4, mimo_v2_flash, step3p7,
          deepseek_v32, glm_moe_dsa]
 

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "checkpoint/config_parser.h"
+#include "checkpoint/e8m0_linear.h"
 #include "checkpoint/gguf_config.h"
 #include "checkpoint/gguf_tensors.h"
 #include "checkpoint/hub_cache.h"
@@ -210,6 +211,12 @@ void Checkpoint::Impl::compare_with_metadata() {
     const bool stored_mxfp4 = dtype && scale_dtype && is_mxfp4(*dtype, *scale_dtype);
     const bool stored_nvfp4 = dtype == DType::kU8 && !stored_mxfp4;
     const bool stored_fp8 = dtype == DType::kF8E4M3;
+    if (stored_fp8 && !is_expert && scale_dtype && is_e8m0(*scale_dtype) && says &&
+        says->unsupported == kMxfp8) {
+      note(module, "is MXFP8, which is decoded to BF16; its activations stay BF16",
+           CheckpointNote::Level::kInfo);
+      return;
+    }
     if (quant.is_excluded_and_listed(names)) {
       note(module, "is both excluded from quantisation and listed as quantised; the tensors decide",
            CheckpointNote::Level::kWarning);
@@ -488,7 +495,10 @@ LinearWeights Checkpoint::Impl::linear(const std::string& module, int64_t out_fe
   how.headers_only = made == nullptr;
   StoredLinear stored = gather_linear(tensors, module);
   if (made != nullptr) make_tensors(stored, *made);
-  LinearWeights linear = interpret(stored, declared(module), how);
+  std::shared_ptr<const AlignedBuffer> memory;
+  LinearWeights linear =
+      interpret(without_e8m0(stored, how.headers_only, memory), declared(module), how);
+  linear.memory = std::move(memory);
   const auto fits = [](int64_t want, int64_t have) { return want == -1 || want == have; };
   if (!fits(out_features, linear.out_features) || !fits(in_features, linear.in_features)) {
     throw_bad_input({.what = "linear layer does not fit the configuration",

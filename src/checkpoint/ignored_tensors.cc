@@ -12,7 +12,7 @@ namespace {
 
 // Components that lead to another part of the model. They count only above the decoder's layers:
 // what lies inside a layer belongs to it, whatever its name.
-constexpr std::array<std::pair<std::string_view, const char*>, 19> kOtherParts = {{
+constexpr std::array<std::pair<std::string_view, const char*>, 20> kOtherParts = {{
     {"visual", "vision"},
     {"vision_tower", "vision"},
     {"vision_model", "vision"},
@@ -24,6 +24,7 @@ constexpr std::array<std::pair<std::string_view, const char*>, 19> kOtherParts =
     {"multi_modal_projector", "vision"},
     {"mm_projector", "vision"},
     {"patch_merger", "vision"},
+    {"patch_merge_mlp", "vision"},
     {"audio_tower", "audio"},
     {"audio_model", "audio"},
     {"audio_encoder", "audio"},

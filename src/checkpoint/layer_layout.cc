@@ -145,6 +145,13 @@ void read_hybrid_layers(const JsonReader& text, ModelConfig& config) {
   }
 }
 
+// MiniMax-M3's list of layers that choose their keys, in an object of its own in released files.
+const Json* sparse_layers(const JsonReader& text) {
+  const char* key = "sparse_attention_freq";
+  const std::optional<JsonReader> own = text.object("sparse_attention_config");
+  return own && own->has(key) ? own->array(key) : text.array(key);
+}
+
 // What the families without layer_types say about their attention.
 void read_attention_patterns(const JsonReader& text, const Family& family, ModelConfig& config) {
   const auto set = [&](auto&& kind_of) {
@@ -166,7 +173,7 @@ void read_attention_patterns(const JsonReader& text, const Family& family, Model
       return is_marked(text, *windows, i, "hybrid_layer_pattern") ? kSlidingAttention
                                                                   : kFullAttention;
     });
-  } else if (const Json* sparse = text.array("sparse_attention_freq")) {  // MiniMax-M3
+  } else if (const Json* sparse = sparse_layers(text)) {
     check_layer_list(text, *sparse, "sparse_attention_freq", config.num_layers);
     set([&](int64_t i) {
       return is_marked(text, *sparse, i, "sparse_attention_freq") ? kSparseAttention

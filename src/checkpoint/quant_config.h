@@ -15,6 +15,10 @@
 
 namespace moe4 {
 
+/// DeclaredQuant::unsupported of MXFP8: routed experts in it are not decoded, other linears are, to
+/// BF16 (e8m0_linear.h).
+inline constexpr std::string_view kMxfp8 = "MXFP8";
+
 /// What the metadata declares for one module.
 struct DeclaredQuant {
   QuantScheme scheme;

@@ -1,5 +1,6 @@
 // Grouped-query softmax attention, over all keys, a window or a chunk, with what families add:
-// norms of queries and keys, rotary positions, sinks, an output gate.
+// norms of queries and keys, rotary positions, sinks, an output gate, an indexer that chooses
+// blocks of keys.
 #pragma once
 
 #include <memory>
@@ -8,10 +9,22 @@
 
 #include "layers/mixer.h"
 #include "ops/attention/paged_attention.h"
+#include "ops/block_attention/block_attention.h"
+#include "ops/choose_blocks/choose_blocks.h"
 #include "ops/linear/linear_group.h"
 #include "ops/qkv_to_cache/qkv_to_cache.h"
 
 namespace moe4 {
+
+/// An indexer whose heads, one a kv head, choose the blocks of keys that a token attends to
+/// (MiniMax-M3): `index_{q,k}_{proj,norm}` beside the attention's own. Norm and rotation are those
+/// of the attention; its keys have one head.
+struct BlockIndexSpec {
+  int64_t dim = 0;         ///< of its heads
+  int64_t block_size = 0;  ///< keys of a block
+  int64_t most = 0;        ///< blocks of a token
+  int64_t local = 0;       ///< of them its own and those before it
+};
 
 struct AttentionSpec {
   int64_t num_heads = 0;
@@ -35,6 +48,9 @@ struct AttentionSpec {
   size_t rotary = 0;                   ///< which of the model's rotary embeddings turns them
   int64_t rotary_dim = 0;              ///< 0: none does
   bool rotates_pairs = false;          ///< elements 2i and 2i + 1, not i and i + rotary_dim / 2
+  /// None: all keys that the mask leaves. Not beside a window, a chunk, sinks, values of another
+  /// width or an output gate.
+  std::optional<BlockIndexSpec> block_index;
   DType cache_dtype = DType::kF16;
   float k_scale = 1.0f, v_scale = 1.0f;  ///< of a cache in kF8E4M3
 
@@ -48,13 +64,21 @@ struct AttentionSpec {
   bool has_gate_proj() const { return output_gate != OutputGate::kNone && !gates_beside_queries(); }
   QkvToCache::Problem qkv_to_cache() const;
   PagedAttention::Problem attention() const;
+  // With a block index.
+  QkvToCache::Problem index_to_cache() const;
+  ChooseBlocks::Problem choose_blocks() const;
+  BlockAttention::Problem block_attention() const;
 };
 
 struct AttentionParts {
-  /// q, k, v where there is one; the gates where they are apart
+  /// q, k, v where there is one; the gates where they are apart; the indexer's q and k
   std::unique_ptr<Prepared<LinearGroup>> qkv_proj;
   std::unique_ptr<Prepared<QkvToCache>> qkv_to_cache;   ///< of spec.qkv_to_cache()
-  std::unique_ptr<Prepared<PagedAttention>> attention;  ///< of spec.attention()
+  std::unique_ptr<Prepared<PagedAttention>> attention;  ///< of spec.attention(); or null, and
+  // Of a block index: for its queries and keys, for its choice, for what then takes place.
+  std::unique_ptr<Prepared<QkvToCache>> index_to_cache = nullptr;
+  std::unique_ptr<Prepared<ChooseBlocks>> choose_blocks = nullptr;
+  std::unique_ptr<Prepared<BlockAttention>> block_attention = nullptr;
   std::unique_ptr<Prepared<LinearGroup>> o_proj;
 };
 
@@ -63,12 +87,16 @@ class Attention final : public Mixer {
   Attention(const AttentionSpec& spec, AttentionParts parts)
       : spec_(spec), parts_(std::move(parts)) {}
 
-  std::vector<CacheSpec> caches() const override { return {parts_.attention->problem().cache()}; }
+  /// Keys and values; the indexer's keys.
+  std::vector<CacheSpec> caches() const override;
   void forward(const LayerStep& step, const Rows& x, std::span<const LayerCache> caches,
                const Rows& y) const override;
   int64_t weight_bytes() const override;
 
  private:
+  void attend_to_blocks(const LayerStep& step, const Rows& queries, std::span<const Rows> index,
+                        std::span<const LayerCache> caches, const Rows& y) const;
+
   AttentionSpec spec_;
   AttentionParts parts_;
 };

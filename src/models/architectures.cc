@@ -19,6 +19,7 @@ extern const Architecture kLaguna;
 extern const Architecture kLlama4;
 extern const Architecture kMimoV2Flash;
 extern const Architecture kMinimaxM2;
+extern const Architecture kMinimaxM3;
 extern const Architecture kMistral4;
 extern const Architecture kMixtral;
 extern const Architecture kNemotronH;
@@ -31,10 +32,10 @@ extern const Architecture kStep3p7;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kDeepseekV32, &kErnie45Moe, &kGemma4,    &kGlm4Moe,  &kGlm4MoeLite,
-    &kGlmMoeDsa,  &kGptOss,      &kHyV3,       &kLaguna,    &kLlama4,   &kMimoV2Flash,
-    &kMinimaxM2,  &kMistral4,    &kMixtral,    &kNemotronH, &kQwen3Moe, &kQwen3Next,
-    &kQwen3VlMoe, &kQwen35Moe,   &kStep3p7,
+    &kDeepseekV3, &kDeepseekV32, &kErnie45Moe, &kGemma4,  &kGlm4Moe,   &kGlm4MoeLite,
+    &kGlmMoeDsa,  &kGptOss,      &kHyV3,       &kLaguna,  &kLlama4,    &kMimoV2Flash,
+    &kMinimaxM2,  &kMinimaxM3,   &kMistral4,   &kMixtral, &kNemotronH, &kQwen3Moe,
+    &kQwen3Next,  &kQwen3VlMoe,  &kQwen35Moe,  &kStep3p7,
 };
 
 }  // namespace

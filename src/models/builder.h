@@ -112,8 +112,8 @@ class Builder {
   /// for equal specs. For AttentionSpec::rotary.
   size_t rotary(const RotarySpec& spec);
 
-  /// `{q,k,v,o}_proj` below `module`, and `{q,k}_norm`, `sinks` and `g_proj` where the spec has
-  /// them; `bias` is about q, k and v.
+  /// `{q,k,v,o}_proj` below `module`, and `{q,k}_norm`, `sinks`, `g_proj` and
+  /// `index_{q,k}_{proj,norm}` where the spec has them; `bias` is about q, k and v.
   std::unique_ptr<Mixer> attention(const std::string& module, AttentionSpec spec,
                                    const BiasRule& bias = {}, const BiasRule& o_bias = {});
   /// `kv_a_proj_with_mqa`, `kv_a_layernorm`, `kv_b_proj` and `o_proj` below `module`, with
@@ -240,6 +240,9 @@ class Builder {
   /// The norm whose weight is this tensor, by its full name; null for "".
   std::unique_ptr<Prepared<AddNorm>> norm_of(const std::string& role,
                                              const std::string& tensor_name, const NormSpec& spec);
+  /// What an attention with a block index has instead of one to all keys; `at` with a dot at its
+  /// end.
+  void attend_to_blocks(const std::string& at, const AttentionSpec& spec, AttentionParts& parts);
   /// The block of a feed-forward part, which may begin with its norm.
   ResidualBlock feed_forward_block(const std::string& norm_module,
                                    std::unique_ptr<FeedForward> feed_forward, const NormSpec& spec);

@@ -43,8 +43,17 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
       {at + "k_proj", spec.k_width(), bias}};
   if (!spec.keys_are_values) inputs.push_back({at + "v_proj", spec.v_width(), bias});
   if (spec.has_gate_proj()) inputs.push_back({at + "g_proj", problem.gate_width()});
-  parts.qkv_proj =
-      linears(spec.has_gate_proj() ? "qkv_gate_proj" : "qkv_proj", inputs, hidden_size_);
+  if (spec.block_index) {
+    // The choice is exact, as a router's.
+    const int64_t dim = spec.block_index->dim;
+    inputs.push_back(
+        {.module = at + "index_q_proj", .out_features = spec.num_kv_heads * dim, .exact = true});
+    inputs.push_back({.module = at + "index_k_proj", .out_features = dim, .exact = true});
+  }
+  parts.qkv_proj = linears(spec.has_gate_proj() ? "qkv_gate_proj"
+                           : spec.block_index   ? "qkv_index_proj"
+                                                : "qkv_proj",
+                           inputs, hidden_size_);
   const QkvToCache::Problem to_cache = spec.qkv_to_cache();
   QkvToCache::Weights norms;
   if (spec.norm && spec.norm->has_weight) {
@@ -52,12 +61,31 @@ std::unique_ptr<Mixer> Builder::attention(const std::string& module, AttentionSp
              .k_norm = tensor(at + "k_norm.weight", to_cache.k_norm_width())};
   }
   parts.qkv_to_cache = prepare<QkvToCache>("qkv_to_cache", to_cache, norms);
-  PagedAttention::Weights sinks;
-  if (spec.sinks) sinks.sinks = tensor(at + spec.sinks_name, spec.num_heads);
-  parts.attention = prepare<PagedAttention>("attention", problem, sinks);
+  if (spec.block_index) {
+    attend_to_blocks(at, spec, parts);
+  } else {
+    PagedAttention::Weights sinks;
+    if (spec.sinks) sinks.sinks = tensor(at + spec.sinks_name, spec.num_heads);
+    parts.attention = prepare<PagedAttention>("attention", problem, sinks);
+  }
   parts.o_proj = linears("o_proj", {{at + "o_proj", hidden_size_, o_bias}}, spec.o_width());
   if (is_describing()) return nullptr;
   return std::make_unique<Attention>(spec, std::move(parts));
+}
+
+void Builder::attend_to_blocks(const std::string& at, const AttentionSpec& spec,
+                               AttentionParts& parts) {
+  MOE4_CHECK(spec.window == 0 && spec.chunk == 0 && !spec.sinks && spec.value_width == 0);
+  MOE4_CHECK(spec.output_gate == OutputGate::kNone && spec.value_scale == 1.0f);
+  keeps(spec.choose_blocks().cache());
+  QkvToCache::Weights norms;
+  if (spec.norm && spec.norm->has_weight) {
+    norms = {.q_norm = tensor(at + "index_q_norm.weight", spec.block_index->dim),
+             .k_norm = tensor(at + "index_k_norm.weight", spec.block_index->dim)};
+  }
+  parts.index_to_cache = prepare<QkvToCache>("index_to_cache", spec.index_to_cache(), norms);
+  parts.choose_blocks = prepare<ChooseBlocks>("choose_blocks", spec.choose_blocks(), {});
+  parts.block_attention = prepare<BlockAttention>("attention", spec.block_attention(), {});
 }
 
 }  // namespace moe4

@@ -67,6 +67,7 @@ void Loader::consumed(const TensorView& view) {
 }
 
 void Loader::consumed(const LinearWeights& weights) {
+  if (weights.memory != nullptr) return;  // gone with its last copy
   consumed(weights.weight);
   consumed(weights.scale);
   consumed(weights.bias);

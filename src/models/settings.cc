@@ -39,6 +39,7 @@ constexpr Setting kSettings[] = {
     {"sparse_attention_freq"},
     {"index_topk"},
     {"index_n_heads"},
+    {"index_topk_blocks"},
     {"index_topk_freq", Off::kOne},
     {"index_topk_pattern"},
     {"indexer_types", Off::kZero, "full"},
@@ -90,6 +91,7 @@ constexpr Setting kSettings[] = {
     {"qkv_bias"},
     {"use_qkv_bias"},
     {"attn_output_gate"},
+    {"attention_output_gate"},
     // Positions.
     {"rope_scaling", Off::kEmpty},
     {"rope_parameters", Off::kEmpty},

@@ -42,6 +42,8 @@ struct LinearWeights {
   /// scale of static FP8 ones.
   std::optional<DecodeScale> input_scale;
   TensorView bias;  ///< [N] or empty
+  /// What views lie in that are in no file; null: the file's mapping.
+  std::shared_ptr<const AlignedBuffer> memory = nullptr;
 };
 
 /// The three projections of an expert. Gate and up keep their own global scales and input scales.

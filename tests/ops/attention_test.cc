@@ -617,7 +617,7 @@ struct QkvCase {
     run_op(op,
            {.q = q.view(),
             .k = k.view(),
-            .v = v.view(),
+            .v = problem.keys_alone ? Rows{} : v.view(),
             .angles = problem.rotary_dim > 0 ? angles.view() : Rows{},
             .slots = ragged.table.slots,
             .positions = problem.temperature.is_one() ? nullptr : ragged.batch.positions,
@@ -734,6 +734,24 @@ const QkvToCache::Problem kQkvProblems[] = {
      .rotary_dim = 8,
      .value_width = 16,
      .value_norm = NormSpec{.has_weight = false},
+     .cache_dtype = DType::kF32},
+    // an indexer's queries and keys (MiniMax-M3); the same with the end of a head turned, and with
+    // a norm of queries that has no weights (DeepSeek-V4)
+    {.num_heads = 4,
+     .num_kv_heads = 1,
+     .head_dim = 32,
+     .rotary_dim = 16,
+     .norm = NormSpec{.eps = 1e-3f, .one_plus = true},
+     .keys_alone = true},
+    {.num_heads = 4,
+     .num_kv_heads = 1,
+     .head_dim = 48,
+     .rotary_dim = 16,
+     .rotates_pairs = true,
+     .rotates_end = true,
+     .norm = NormSpec{.eps = 1e-3f},
+     .plain_queries = true,
+     .keys_alone = true,
      .cache_dtype = DType::kF32}};
 
 TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {

@@ -7,7 +7,9 @@ void QkvToCache::check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.queries.rows, kv_width = problem.num_kv_heads * problem.head_dim;
   MOE4_CHECK(args.q.rows == tokens && args.q.width == problem.q_width());
   MOE4_CHECK(args.k.rows == tokens && args.k.width == kv_width);
-  MOE4_CHECK(args.v.rows == tokens && args.v.width == problem.num_kv_heads * problem.value_dim());
+  MOE4_CHECK(problem.keys_alone ||
+             (args.v.rows == tokens && args.v.width == problem.num_kv_heads * problem.value_dim()));
+  MOE4_CHECK(!problem.keys_alone || (!problem.keys_are_values && !problem.value_norm));
   MOE4_CHECK(problem.value_width <= problem.head_dim);
   MOE4_CHECK(problem.value_width == 0 || !problem.keys_are_values);
   MOE4_CHECK(!problem.value_norm || !problem.value_norm->has_weight);

@@ -16,7 +16,9 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
                       const OpOptions&)
       : Prepared(problem) {
     if (!problem.norm) return;
-    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width());
+    NormSpec of_queries = *problem.norm;
+    if (problem.plain_queries) of_queries.has_weight = false;
+    q_norm_ = norm_weights(of_queries, weights.q_norm, problem.q_norm_width());
     k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width());
   }
 
@@ -39,16 +41,19 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
       std::copy(q.begin(), q.end(), args.queries.row(t));
       if (args.slots[t] < 0) continue;
       std::vector<double> k = gathered(args.k.row(t), p.num_kv_heads, p.head_dim, p.head_dim);
-      std::vector<double> v =
-          p.keys_are_values ? k
-                            : gathered(args.v.row(t), p.num_kv_heads, p.value_dim(), p.value_dim());
+      std::vector<double> v;
+      if (p.keys_are_values) v = k;
+      if (!p.keys_are_values && !p.keys_alone) {
+        v = gathered(args.v.row(t), p.num_kv_heads, p.value_dim(), p.value_dim());
+      }
       normalise(v, p.value_norm, std::vector<float>(p.value_dim(), 1.0f));
       normalise(k, p.norm, k_norm_);
       rotate(k, args.angles, t);
       for (int64_t h = 0; h < p.num_kv_heads; ++h) {
         const auto key = k.begin() + h * p.head_dim;
-        const auto value = v.begin() + h * p.value_dim();
         put(args, args.slots[t], h, std::vector<float>(key, key + p.head_dim));
+        if (p.keys_alone) continue;
+        const auto value = v.begin() + h * p.value_dim();
         put(args, args.slots[t], p.num_kv_heads + h,
             std::vector<float>(value, value + p.value_dim()));
       }
@@ -83,7 +88,8 @@ class ReferenceQkvToCache final : public Prepared<QkvToCache> {
   void rotate(std::vector<double>& x, const Rows& angles, int64_t token) const {
     const QkvToCache::Problem& p = problem();
     const int64_t half = p.rotary_dim / 2;
-    for (auto head = x.begin(); head != x.end(); head += p.head_dim) {
+    for (auto at = x.begin(); at != x.end(); at += p.head_dim) {
+      const auto head = p.rotates_end ? at + (p.head_dim - p.rotary_dim) : at;
       for (int64_t i = 0; i < half; ++i) {
         double& first = p.rotates_pairs ? head[2 * i] : head[i];
         double& second = p.rotates_pairs ? head[2 * i + 1] : head[i + half];

@@ -9,6 +9,7 @@
 #include "ops/attention/paged_attention.h"
 #include "ops/cpu/implementation.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cpu/one_token.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/rotate_pairs.h"
 
@@ -82,9 +83,9 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
       memory.attention = {arena.bytes(size), size};
       return memory;
     }
-    OneToken at;
-    const Batch one = one_token(problem().num_chosen, std::span<OneToken, 1>(&at, 1));
-    const size_t most = std::max(size, attention_->workspace_size({.batch = &one}));
+    const OneToken one;
+    const Batch single = one.batch(problem().num_chosen);
+    const size_t most = std::max(size, attention_->workspace_size({.batch = &single}));
     memory.attention = {arena.bytes(most), most};
     const int64_t pages = ceil_div(problem().num_chosen, kPageTokens);
     memory.pages = arena.bytes(static_cast<size_t>(pages * page_bytes()));
@@ -133,20 +134,6 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
     });
   }
 
-  // What one token sees of `keys` keys: where it is and where they are.
-  struct OneToken {
-    int32_t query_start[2] = {0, 1};
-    int32_t position = 0, context = 0;
-    CacheTable table;
-  };
-  static Batch one_token(int64_t keys, std::span<OneToken, 1> at) {
-    Batch batch{.num_tokens = 1, .num_seqs = 1, .max_query = 1, .max_context = keys, .tables = {}};
-    batch.positions = &at[0].position;
-    batch.query_start = at[0].query_start;
-    batch.context_len = &at[0].context;
-    batch.tables = {&at[0].table, 1};
-    return batch;
-  }
   int64_t page_bytes() const { return cache_unit_bytes(CacheSpec{attention_->problem().cache()}); }
   // Whether none of the tokens leaves keys out; its bits are those of attend_chosen().
   bool sees_all(const LatentAttention::Args& args, int64_t begin, int64_t count) const {
@@ -172,12 +159,8 @@ class CpuLatentAttention final : public Prepared<LatentAttention> {
       std::memcpy(memory.pages + i / kPageTokens * page_bytes() + i % kPageTokens * row_bytes,
                   page + chosen[i] % kPageTokens * row_bytes, static_cast<size_t>(row_bytes));
     }
-    const int64_t pages = ceil_div(keys, kPageTokens);
-    for (int64_t i = 0; i < pages; ++i) memory.blocks[i] = static_cast<int32_t>(i);
-    OneToken one{.position = static_cast<int32_t>(keys - 1),
-                 .context = static_cast<int32_t>(keys),
-                 .table = {.blocks = memory.blocks, .max_blocks = pages}};
-    const Batch batch = one_token(keys, std::span<OneToken, 1>(&one, 1));
+    const OneToken one(keys, memory.blocks);
+    const Batch batch = one.batch(keys);
     attention_->run({.queries = memory.queries.slice(t, 1),
                      .batch = &batch,
                      .cache = {.data = memory.pages, .unit_bytes = page_bytes()},

@@ -17,7 +17,9 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
       : Prepared(problem), kernels_(op_kernels(options.isa)) {
     if (problem.value_norm) v_norm_ = norm_weights(*problem.value_norm, {}, problem.value_dim());
     if (!problem.norm) return;
-    q_norm_ = norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width());
+    NormSpec of_queries = *problem.norm;
+    if (problem.plain_queries) of_queries.has_weight = false;
+    q_norm_ = norm_weights(of_queries, weights.q_norm, problem.q_norm_width());
     k_norm_ = norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width());
   }
 
@@ -59,10 +61,11 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
     std::byte* keys = page + place * row_bytes;
     std::byte* values =
         page + problem().num_kv_heads * kPageTokens * row_bytes + place * value_bytes;
-    make_values(args.k.row(t), args.v.row(t));
+    if (value_dim > 0) make_values(args.k.row(t), args.v.row(t));
     turn(args.k.row(t), problem().num_kv_heads, k_norm_, args.angles, t);
     for (int64_t h = 0; h < problem().num_kv_heads; ++h) {
       store(args.k.row(t) + h * dim, dim, keys + h * kPageTokens * row_bytes);
+      if (value_dim == 0) continue;
       store(args.v.row(t) + h * value_dim, value_dim, values + h * kPageTokens * value_bytes);
     }
   }
@@ -87,9 +90,11 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
         kernels_.rms_norm(x, norm.data(), problem().norm->eps, width, x);
       }
     }
-    if (problem().rotary_dim == 0) return;
+    const int64_t rotary_dim = problem().rotary_dim;
+    if (rotary_dim == 0) return;
+    const int64_t first = problem().rotates_end ? dim - rotary_dim : 0;
     for (float* head = heads; head < heads + count * dim; head += dim) {
-      rotate(problem().rotates_pairs, angles.row(token), problem().rotary_dim, head);
+      rotate(problem().rotates_pairs, angles.row(token), rotary_dim, head + first);
     }
   }
 
@@ -104,7 +109,8 @@ class CpuQkvToCache final : public Prepared<QkvToCache> {
 Support accepts(const QkvToCache::Problem& problem) {
   if (Support no = require_plain_cache(problem.cache_dtype)) return no;
   if (Support no = require_multiple_of_16("head_dim", problem.head_dim)) return no;
-  return require_multiple_of_16("value_width", problem.value_dim());
+  return problem.keys_alone ? std::nullopt
+                            : require_multiple_of_16("value_width", problem.value_dim());
 }
 
 }  // namespace
