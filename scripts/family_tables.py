@@ -5,8 +5,8 @@ Sizes are those of the published configurations; what is marked "assumed" could 
 max_position_embeddings, versions of producers, and of lists of excluded modules whatever does not concern the experts.
 """
 
-from family_tensors import (deepseek_v4_mixer, delta_net_mixer, gemma4_mixer, gqa_mixer, minimax_m3_mixer, mla_mixer, nemotron_mixer,
-                            router)
+from family_tensors import (deepseek_v4_mixer, deepseek_v4_router, delta_net_mixer, gemma4_mixer, gqa_mixer, minimax_m3_mixer, mla_mixer,
+                            nemotron_mixer, router)
 
 W4A4 = "W4A4 (nvfp4 static, nvfp4 dynamic)"
 W4A16 = "W4A16 (nvfp4 static, none)"
@@ -323,7 +323,8 @@ def deepseek_v4(name, dialect, hidden, layers, heads, experts, width, factor, o_
             "moe_intermediate_size": width, "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc", "norm_topk_prob": True,
             "routed_scaling_factor": factor, "num_hash_layers": 3, "swiglu_limit": 10.0, "hidden_act": "silu", "hc_mult": 4,
             "hc_sinkhorn_iters": 20, "vocab_size": 129280, "num_nextn_predict_layers": 1, "rope_theta": 10000,
-            "compress_rope_theta": 160000, "max_position_embeddings": 1048576}
+            "compress_rope_theta": 160000, "max_position_embeddings": 1048576, "rope_scaling": {
+                "type": "yarn", "factor": 16, "original_max_position_embeddings": 65536, "beta_fast": 32, "beta_slow": 1}}
     fp8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]}
     how = {}
     if dialect == "mxfp4":
@@ -344,8 +345,9 @@ def deepseek_v4(name, dialect, hidden, layers, heads, experts, width, factor, o_
     return entry(name, "DeepseekV4ForCausalLM", text, experts=experts, top_k=6, width=width, moe_layers=range(layers),
                  activation="silu(limit=10)", prefix="", module="ffn.experts", names=W123, norms=("attn_norm", "ffn_norm"),
                  mixer=deepseek_v4_mixer, attention_form="fp8-e8m0" if dialect != "compressed" else "fp8-block",
-                 router_tensors=router("ffn.gate", "ffn.gate.bias"), shared=width, shared_module="ffn.shared_experts", embedding="embed",
-                 head="head", router_expected=router_of("sqrtsoftplus", factor=factor, bias=True, hash_layers=[0, 1, 2]), **how)
+                 router_tensors=deepseek_v4_router, shared=width, shared_module="ffn.shared_experts",
+                 shared_form="fp8-e8m0" if dialect != "compressed" else "bf16", embedding="embed", head="head", runs="on the CPU",
+                 router_expected=router_of("sqrtsoftplus", factor=factor, bias=True, hash_layers=[0, 1, 2]), **how)
 
 
 # Vocabulary, dense width, heads and partial rotation of window layers, excluded modules and which layers have limits are assumed.

@@ -258,7 +258,32 @@ def deepseek_v4_mixer(t, base, family, i):
         t.add(f"{base}hc_{part}_fn", [24, 4 * hidden], "F32")
         t.add(f"{base}hc_{part}_base", [24], "F32")
         t.add(f"{base}hc_{part}_scale", [3], "F32")
-    if c["compress_ratios"][i]:
-        t.linear(p + "compressor.wkv", 2 * d if c["compress_ratios"][i] == 4 else d, hidden)
-        t.linear(p + "compressor.wgate", 2 * d if c["compress_ratios"][i] == 4 else d, hidden)
-        t.add(p + "compressor.norm.weight", [d])
+    if i == 0:
+        for name, shape in (("fn", [4, 4 * hidden]), ("base", [4]), ("scale", [1])):
+            t.add(f"hc_head_{name}", shape, "F32")
+    ratio = c["compress_ratios"][i]
+    chosen = ratio == 4  # by an indexer, and entries overlap
+
+    def compressor(at, width):
+        rows = 2 * width if chosen else width
+        t.linear(at + "wkv", rows, hidden)
+        t.linear(at + "wgate", rows, hidden)
+        t.add(at + "ape", [ratio, rows], "F32")
+        t.add(at + "norm.weight", [width])
+
+    if ratio:
+        compressor(p + "compressor.", d)
+    if chosen:
+        compressor(p + "indexer.compressor.", c["index_head_dim"])
+        t.linear(p + "indexer.wq_b", c["index_n_heads"] * c["index_head_dim"], q, form)
+        t.linear(p + "indexer.weights_proj", c["index_n_heads"], hidden)
+
+
+def deepseek_v4_router(t, base, family):
+    """The experts of the first layers are given by the token."""
+    c = family["text"]
+    t.linear(base + "ffn.gate", family["experts"], c["hidden_size"])
+    if int(base.split(".")[-2]) < c["num_hash_layers"]:
+        t.add(base + "ffn.gate.tid2eid", [c["vocab_size"], c["num_experts_per_tok"]], "I64")
+    else:
+        t.add(base + "ffn.gate.bias", [family["experts"]], "F32")

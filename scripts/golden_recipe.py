@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 TOKENS, GREEDY = 40, 16
 PLAIN = ("gate_proj", "up_proj", "down_proj")
 W132 = ("w1", "w3", "w2")
-AS_STORED = ("e_score_correction_bias", "expert_bias", "A_log")  # not rounded to BF16
+# Not rounded to BF16.
+AS_STORED = ("e_score_correction_bias", "expert_bias", "A_log", "position_bias", "hc.fn", "hc.base", "hc.scale", "hc_fn", "hc_base",
+             "hc_scale")
 BUFFERS = AS_STORED + ("layer_scalar",)  # of these ends are in files
 
 
@@ -78,6 +80,9 @@ def randomise(case, model):
                 p.copy_(noise)
             else:
                 p.copy_(1.5 * noise / p.shape[-1] ** 0.5)
+    for name, table in sorted(model.named_buffers()):
+        if name.endswith("tid2eid"):  # experts of every token, each once
+            table.copy_(torch.rand(table.shape[0], case.config.n_routed_experts, generator=generator).argsort(1)[:, :table.shape[1]])
     return model.eval()
 
 
@@ -162,7 +167,8 @@ def by_packers(kind_of, metadata):
             file_name = case.rename(name)
             if not case.keep(name) or is_fused(name, p) or is_pair(name) or file_name.removesuffix(".weight") in kinds:
                 continue
-            tensors[file_name] = p.float() if name.endswith(AS_STORED) else p.bfloat16()
+            is_kept = name.endswith(AS_STORED) or not p.is_floating_point()
+            tensors[file_name] = p if is_kept else p.bfloat16()
         config = json.loads(model.config.to_json_string(use_diff=False))
         quantization, hf_quant = metadata(kinds)
         config |= {"architectures": [type(model).__name__], "dtype": "bfloat16"}
@@ -213,6 +219,32 @@ def modelopt_mixed(is_mxfp8, version="0.45.0"):
     return by_packers(kind_of, metadata)
 
 
+def fp8_e8m0(w, _):
+    """E4M3 with a power of two for every 128 x 128, as DeepSeek-V4 has its linears."""
+    n, k = w.shape
+    blocks = torch.nn.functional.pad(w, (0, -k % 128, 0, -n % 128)).unfold(0, 128, 128).unfold(1, 128, 128)
+    exponent = (blocks.abs().amax((2, 3)) / 448).clamp(min=2.0 ** -127).log2().ceil()
+    factors = (2.0 ** exponent).repeat_interleave(128, 0).repeat_interleave(128, 1)[:n, :k]
+    return {"weight": (w / factors).to(torch.float8_e4m3fn), "scale": (exponent + 127).to(torch.uint8).view(torch.float8_e8m0fnu)}, None
+
+
+def deepseek_fp8(is_fp8, version="0.44.0"):
+    """DeepSeek-V4's own FP8 with ModelOpt's NVFP4 experts on top."""
+    def kind_of(module):
+        if ".experts." in module:
+            return lambda w, amax: modelopt_nvfp4(w, amax)
+        return fp8_e8m0 if is_fp8(module) else bf16
+
+    def metadata(kinds):
+        experts = sorted({m[:m.index(".experts.") + len(".experts")] for m in kinds if ".experts." in m})
+        return {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "scale_fmt": "ue8m0",
+                "weight_block_size": [128, 128], "moe_quant_algo": "NVFP4"}, {
+            "producer": {"name": "modelopt", "version": version}, "quantization": {
+                "quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None, "exclude_modules": [],
+                "quantized_layers": {m: {"quant_algo": "NVFP4", "group_size": 16} for m in experts}}}
+    return by_packers(kind_of, metadata)
+
+
 def modelopt(algorithm, version="0.44.0", is_routed=lambda module: ".experts." in module):
     """ModelOpt's NVFP4 (W4A4) or W4A16_NVFP4 of the routed experts."""
     def kind_of(module):
@@ -244,6 +276,10 @@ def stacked(tensors):
 def decode(tensors, module):
     """The matrix of `module` in float32, in any dialect."""
     packed = tensors.get(module + ".weight_packed", tensors.get(module + ".weight"))
+    if module + ".scale" in tensors:
+        factors = 2.0 ** (tensors[module + ".scale"].view(torch.uint8).float() - 127)
+        factors = factors.repeat_interleave(128, 0).repeat_interleave(128, 1)
+        return packed.float() * factors[:packed.shape[0], :packed.shape[1]]
     if packed.dtype == torch.float8_e4m3fn:
         factors = 2.0 ** (tensors[module + ".weight_scale"].float() - 127)
         return packed.float() * factors.repeat_interleave(32, 1)
@@ -286,7 +322,7 @@ def decoded_model(case, tensors):
         elif leaf == "weight":
             state[name] = decode(tensors, case.rename(name).removesuffix(".weight"))
         else:
-            state[name] = tensors[case.rename(name)].float().view(p.shape)
+            state[name] = tensors[case.rename(name)].to(p.dtype).view(p.shape)
     left_out = model.load_state_dict(state, strict=False)
     assert not left_out.unexpected_keys and not any(map(case.keep, left_out.missing_keys)), left_out
     case.fix(model)
@@ -309,9 +345,11 @@ def golden(case, model):
 
         def hook(mod, args, o):
             x, ids, weights = args
-            # In the order of moe/routing.h: falling (biased) score.
-            scores = case.scores(block.gate if hasattr(block.gate, "e_score_correction_bias") else block, seen["logits"])
-            order = scores.gather(1, ids).argsort(-1, descending=True)
+            if hasattr(block.gate, "tid2eid"):  # in the order of the table
+                order = torch.arange(ids.shape[1]).expand_as(ids)
+            else:  # in that of moe/routing.h: falling (biased) score
+                scores = case.scores(block.gate if hasattr(block.gate, "e_score_correction_bias") else block, seen["logits"])
+                order = scores.gather(1, ids).argsort(-1, descending=True)
             out[key + "input"], out[key + "experts_output"] = first(x), first(o) * case.factor
             out[key + "topk_ids"] = ids.gather(1, order).int()
             out[key + "topk_weights"] = weights.gather(1, order) * case.factor

@@ -57,8 +57,8 @@ struct ModelConfig {
   MoeProblem moe;
   std::vector<float> expert_limits;  ///< activation limits, num_layers entries; empty: all moe's
   RouterConfig router;               ///< correction_bias comes from a tensor, per layer
-  /// The scoring function in the file's words; where RouterConfig has no such function
-  /// ("sqrtsoftplus"), the model can be planned but not run.
+  /// The scoring function in the file's words; `router` has it where it is softmax, sigmoid or that
+  /// of gpt-oss.
   std::string router_scoring = "softmax";
   bool router_has_correction_bias = false;  ///< added for the selection only
   bool router_has_logit_bias = false;       ///< the router's linear has a bias (gpt-oss)

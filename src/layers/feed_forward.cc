@@ -59,6 +59,11 @@ int64_t MoeBlock::weight_bytes() const {
 
 void MoeBlock::route(const Rows& x, int32_t* topk_ids, float* topk_weights,
                      Execution& execution) const {
+  if (router().by_token) {
+    throw Error(ErrorCode::kUsage, "layer " + std::to_string(parts_.layer) +
+                                       " takes a token's experts from its id: give topk_ids and "
+                                       "topk_weights beside the hidden states");
+  }
   Arena::Frame frame(execution.arena);
   Inputs inputs;
   run_inputs(x, -1, inputs, execution);
@@ -80,6 +85,7 @@ void MoeBlock::forward(const LayerStep& step, const Rows& x, const Rows& y) cons
       {.logits = inputs.logits,
        .topk_ids = ids,
        .topk_weights = weights,
+       .token_ids = step.batch.token_ids,
        .num_rows = step.batch.query_start + step.batch.num_seqs},
       execution);
   run_experts_on(to_latent_ != 0 ? inputs.members[to_latent_] : x,

@@ -79,7 +79,8 @@ class MoeBlock final : public FeedForward {
 
   /// Its num_slots() are those of what follows; slots from top_k on are shared experts'.
   const RouterConfig& router() const { return parts_.route->problem(); }
-  /// topk_ids and topk_weights [T, num_slots] for x.
+  /// topk_ids and topk_weights [T, num_slots] for x. Throws Error(kUsage) where a token's
+  /// experts are given by its id.
   void route(const Rows& x, int32_t* topk_ids, float* topk_weights, Execution& execution) const;
   /// y = what the experts of `routing` alone make of x [T, hidden_size], latent projections
   /// included.

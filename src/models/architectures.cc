@@ -8,6 +8,7 @@ namespace moe4 {
 
 extern const Architecture kDeepseekV3;
 extern const Architecture kDeepseekV32;
+extern const Architecture kDeepseekV4;
 extern const Architecture kErnie45Moe;
 extern const Architecture kGemma4;
 extern const Architecture kGlm4Moe;
@@ -32,10 +33,10 @@ extern const Architecture kStep3p7;
 namespace {
 
 constexpr const Architecture* kArchitectures[] = {
-    &kDeepseekV3, &kDeepseekV32, &kErnie45Moe, &kGemma4,  &kGlm4Moe,   &kGlm4MoeLite,
-    &kGlmMoeDsa,  &kGptOss,      &kHyV3,       &kLaguna,  &kLlama4,    &kMimoV2Flash,
-    &kMinimaxM2,  &kMinimaxM3,   &kMistral4,   &kMixtral, &kNemotronH, &kQwen3Moe,
-    &kQwen3Next,  &kQwen3VlMoe,  &kQwen35Moe,  &kStep3p7,
+    &kDeepseekV3,  &kDeepseekV32, &kDeepseekV4, &kErnie45Moe, &kGemma4,  &kGlm4Moe,
+    &kGlm4MoeLite, &kGlmMoeDsa,   &kGptOss,     &kHyV3,       &kLaguna,  &kLlama4,
+    &kMimoV2Flash, &kMinimaxM2,   &kMinimaxM3,  &kMistral4,   &kMixtral, &kNemotronH,
+    &kQwen3Moe,    &kQwen3Next,   &kQwen3VlMoe, &kQwen35Moe,  &kStep3p7,
 };
 
 }  // namespace

@@ -28,6 +28,33 @@ size_t Builder::rotary(const RotarySpec& spec) {
   return rotaries_.size() - 1;
 }
 
+void Builder::streams(const StreamsSpec& spec) {
+  streams_ = spec;
+  const StreamShape shape{.width = hidden_size_, .num_streams = spec.count};
+  StreamParts parts;
+  parts.fill = prepare<FillStreams>("fill_streams", shape, {});
+  parts.add = prepare<AddToStreams>("add_to_streams", shape, {});
+  parts_.streams = std::move(parts);
+  complete(Whole::kModel);
+}
+
+std::unique_ptr<Prepared<MixStreams>> Builder::mix_streams(const std::string& role,
+                                                           const std::string& prefix,
+                                                           bool is_head) {
+  if (!streams_) return nullptr;
+  const MixStreams::Problem problem{
+      .shape = {.width = hidden_size_, .num_streams = streams_->count},
+      .iterations = streams_->iterations,
+      .eps = streams_->eps,
+      .norm_eps = streams_->norm_eps,
+      .is_head = is_head};
+  const std::string at = full_name(prefix);
+  return prepare<MixStreams>(role, problem,
+                             {.fn = tensor(at + "_fn", problem.num_mixes() * problem.shape.all()),
+                              .base = tensor(at + "_base", problem.num_mixes()),
+                              .scale = tensor(at + "_scale", is_head ? 1 : 3)});
+}
+
 std::unique_ptr<Prepared<LinearGroup>> Builder::linears(const std::string& role,
                                                         const std::vector<LinearSpec>& specs,
                                                         int64_t in_features) {
@@ -36,6 +63,7 @@ std::unique_ptr<Prepared<LinearGroup>> Builder::linears(const std::string& role,
   for (const LinearSpec& spec : specs) {
     std::optional<LinearWeights> found = linear(spec, in_features);
     if (!found) continue;
+    if (spec.leaves_bias) found->bias = {};
     weights.members.push_back(*std::move(found));
     options.push_back(spec.exact ? LinearOptions{.exact_inputs = true} : settings_.linears);
   }
@@ -92,10 +120,12 @@ void Builder::layer(LayerSpec spec) {
   };
   layer.push_back({.norm = norm("norm", spec.mixer_norm, spec.norm),
                    .post_norm = post_norm(spec.mixer_post_norm),
+                   .mix = mix_streams("mix_streams", spec.mixer_streams, /*is_head=*/false),
                    .mixer = std::move(spec.mixer)});
   layer.push_back(
       feed_forward_block(spec.feed_forward_norm, std::move(spec.feed_forward), spec.norm));
   layer.back().post_norm = post_norm(spec.feed_forward_post_norm);
+  layer.back().mix = mix_streams("mix_streams", spec.feed_forward_streams, /*is_head=*/false);
   if (!spec.scalar.empty()) {
     const TensorRef scalar = tensor(full_name(spec.scalar), 1);
     if (!is_describing()) layer.back().scale = float_vector(scalar, 1)[0];
@@ -123,6 +153,7 @@ void Builder::head(const std::string& norm_module, const NormSpec& spec, const s
   const std::string nested = "language_model." + module;
   const bool is_nested = !checkpoint_.has_linear(module) && checkpoint_.has_linear(nested);
   const std::string& head = is_nested ? nested : module;
+  if (streams_) parts_.streams->head = mix_streams("head_streams", streams_->head, true);
   parts_.final_norm = norm("final_norm", norm_module, spec);
   parts_.lm_head = linears("lm_head", {{tied ? embedding_ : head, vocab_size_}}, hidden_size_);
   const Embed::Problem table{

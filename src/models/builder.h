@@ -10,6 +10,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "layers/attention.h"
+#include "layers/compressed_attention.h"
 #include "layers/delta_net.h"
 #include "layers/feed_forward.h"
 #include "layers/latent_attention.h"
@@ -33,6 +34,7 @@ struct SharedExpertSpec {
   int64_t intermediate_size = 0;  ///< 0: there is none
   ActivationParams activation;
   std::string module = "shared_expert";  ///< below the block's
+  std::string gate_proj = "gate_proj", up_proj = "up_proj", down_proj = "down_proj";
   /// Linear [1, hidden_size] below the block's module whose sigmoid multiplies it; "": added as is.
   std::string gate;
 };
@@ -49,8 +51,12 @@ struct MoeSpec {
   SharedExpertSpec shared;
   std::string gate = "gate";  ///< the router's linear
   BiasRule gate_bias;
-  std::string correction_bias;  ///< "gate.e_score_correction_bias": [num_experts]; "": none
-  std::string expert_scale;     ///< [num_experts], multiplies weights; "": none
+  /// "gate.e_score_correction_bias": [num_experts]; "": none. Where it is called as the router's
+  /// own bias would be (DeepSeek-V4), it is none.
+  std::string correction_bias;
+  /// Of RouterConfig::by_token: [vocab_size, top_k] integers.
+  std::string experts_of_token;
+  std::string expert_scale;  ///< [num_experts], multiplies weights; "": none
   /// Tensors [hidden_size] of norms of the block's input that the router and the routed experts
   /// read instead of it; "": none. With the first there is neither a shared expert nor a latent.
   std::string router_norm, experts_norm;
@@ -76,6 +82,18 @@ struct LayerSpec {
   NormSpec norm = {};                                             ///< of all
   std::string mixer_post_norm = {}, feed_forward_post_norm = {};  ///< modules; "": none
   std::string scalar = {};  ///< tensor [1] that multiplies h at the layer's end; "": none
+  /// With several residual streams: what the names of the tensors of their mixtures begin with.
+  std::string mixer_streams = {}, feed_forward_streams = {};
+};
+
+/// Several residual streams (MixStreams), each beginning as the embedding.
+struct StreamsSpec {
+  int64_t count = 0;
+  int64_t iterations = 1;
+  float eps = 1e-6f;
+  float norm_eps = 1e-6f;
+  /// What the names of tensors of the last mixture, which the final norm reads, begin with.
+  std::string head;
 };
 
 /// `in_proj`, `conv1d`, `A_log`, `D`, `dt_bias`, `norm` and `out_proj` below its module.
@@ -108,6 +126,8 @@ class Builder {
   /// `scale` multiplies rows, not the head's weights where those are tied to them.
   void embedding(const std::string& module, int64_t vocab_size, int64_t hidden_size,
                  float scale = 1.0f);
+  /// The residual is several streams; between embedding and layers.
+  void streams(const StreamsSpec& spec);
   /// A rotary embedding of the model, made once a step for all layers that name it; the same one
   /// for equal specs. For AttentionSpec::rotary.
   size_t rotary(const RotarySpec& spec);
@@ -125,6 +145,11 @@ class Builder {
   /// The inputs' linears, `out_proj`, `conv1d`, `A_log`, `dt_bias` and `norm` below `module`.
   std::unique_ptr<Mixer> delta_net(const std::string& module, const DeltaNet::Problem& problem,
                                    DeltaNetInputs inputs = DeltaNetInputs::kApart);
+  /// `wq_a`, `q_norm`, `wq_b`, `wkv`, `kv_norm`, `attn_sink`, `wo_a` and `wo_b` below `module`;
+  /// with a ratio `wkv`, `wgate`, `ape` and `norm` below `compressor`, and with an index these
+  /// below `indexer.compressor`, and `wq_b` and `weights_proj` below `indexer`.
+  std::unique_ptr<Mixer> compressed_attention(const std::string& module,
+                                              CompressedAttentionSpec spec);
   std::unique_ptr<Mixer> mamba2(const std::string& module, const Mamba2Spec& spec);
   std::unique_ptr<FeedForward> dense_mlp(const std::string& module, const DenseMlpSpec& spec);
   std::unique_ptr<FeedForward> moe(const std::string& module, const MoeSpec& spec);
@@ -163,7 +188,8 @@ class Builder {
     std::string module;
     int64_t out_features = 0;
     BiasRule bias = {};
-    bool exact = false;  ///< its input is never quantised, whatever the options say
+    bool exact = false;        ///< its input is never quantised, whatever the options say
+    bool leaves_bias = false;  ///< what is stored as its bias is something else
   };
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const std::vector<std::string>& ignored() const { return ignored_; }
@@ -185,12 +211,26 @@ class Builder {
   /// The same of linears at hand, with the options that a file's have.
   std::unique_ptr<Prepared<LinearGroup>> group(const std::string& role,
                                                const LinearGroup::Weights& weights);
+  /// What several residual streams are mixed by; `prefix` is that of its tensors' names. Null for
+  /// one stream.
+  std::unique_ptr<Prepared<MixStreams>> mix_streams(const std::string& role,
+                                                    const std::string& prefix, bool is_head);
+  /// The two linears of a compressor; `at` with a dot at its end.
+  static void add_compressor(const std::string& at, const CompressToCache::Problem& problem,
+                             bool exact, std::vector<LinearSpec>& inputs);
+  std::unique_ptr<Prepared<CompressToCache>> compressor(const std::string& role,
+                                                        const std::string& at,
+                                                        const CompressToCache::Problem& problem);
   /// Of an MLP's first product, `module` with a dot at its end.
   static std::vector<LinearSpec> gate_and_up(const std::string& module, int64_t width,
                                              const ActivationParams& activation,
                                              const BiasRule& bias);
+  /// Of a shared expert's; `at` is the block's module with a dot at its end.
+  static std::vector<LinearSpec> gate_and_up(const std::string& at, const SharedExpertSpec& spec);
   /// A small tensor of this many elements; its view is empty while describing.
   virtual TensorRef tensor(const std::string& name, int64_t num_elements) = 0;
+  /// A router's table of experts by token: see Route::Weights. Empty while describing.
+  std::vector<int32_t> expert_table(const std::string& name, const RouterConfig& router);
   /// The first implementation that can; null while describing.
   template <class Op>
   std::unique_ptr<Prepared<Op>> prepare(const std::string& role,
@@ -266,6 +306,7 @@ class Builder {
   std::optional<NormRoute::Problem> norm_route_;
   std::vector<std::string> ignored_;
   std::vector<RotarySpec> rotaries_;
+  std::optional<StreamsSpec> streams_;
   std::string embedding_;  // full name of the module
   int64_t vocab_size_ = 0, hidden_size_ = 0;
   float embedding_scale_ = 1.0f;

@@ -1,6 +1,7 @@
 // Dense MLPs and mixtures of experts from a checkpoint's modules.
 #include <algorithm>
 
+#include "base/error.h"
 #include "models/builder.h"
 
 namespace moe4 {
@@ -12,6 +13,46 @@ std::vector<Builder::LinearSpec> Builder::gate_and_up(const std::string& module,
   if (activation.is_gated()) specs.push_back({module + "gate_proj", width, bias});
   specs.push_back({module + "up_proj", width, bias});
   return specs;
+}
+
+std::vector<Builder::LinearSpec> Builder::gate_and_up(const std::string& at,
+                                                      const SharedExpertSpec& spec) {
+  const std::string module = at + spec.module + ".";
+  std::vector<LinearSpec> specs;
+  if (spec.activation.is_gated()) {
+    specs.push_back({module + spec.gate_proj, spec.intermediate_size});
+  }
+  specs.push_back({module + spec.up_proj, spec.intermediate_size});
+  return specs;
+}
+
+std::vector<int32_t> Builder::expert_table(const std::string& name, const RouterConfig& router) {
+  const int64_t n = vocab_size_ * router.top_k;
+  const TensorRef stored = tensor(name, n);
+  if (is_describing()) return {};
+  const DType dtype = stored.view.dtype;
+  if (dtype != DType::kI64 && dtype != DType::kI32) {
+    throw_bad_input({.what = "a table of experts that holds no integers",
+                     .file = checkpoint_.file_of(name).string(),
+                     .tensor = name,
+                     .expected = "I64 or I32",
+                     .found = std::string(to_string(dtype))});
+  }
+  std::vector<int32_t> table(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t expert =
+        dtype == DType::kI64 ? stored.view.as<int64_t>()[i] : int64_t{stored.view.as<int32_t>()[i]};
+    if (expert < 0 || expert >= router.num_experts) {
+      throw_bad_input(
+          {.what = "a table of experts that names one that is not there",
+           .file = checkpoint_.file_of(name).string(),
+           .tensor = name,
+           .expected = "0 to " + std::to_string(router.num_experts - 1),
+           .found = std::to_string(expert) + " for token " + std::to_string(i / router.top_k)});
+    }
+    table[static_cast<size_t>(i)] = static_cast<int32_t>(expert);
+  }
+  return table;
 }
 
 std::unique_ptr<FeedForward> Builder::dense_mlp(const std::string& module,
@@ -59,15 +100,13 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
   std::vector<LinearSpec> inputs = {{.module = at + spec.gate,
                                      .out_features = router.num_experts,
                                      .bias = spec.gate_bias,
-                                     .exact = true}};
+                                     .exact = true,
+                                     .leaves_bias = spec.correction_bias == spec.gate + ".bias"}};
   std::string role = "router";
   const std::string expert = at + shared.module + ".";
   if (is_apart) {
     role += shared.activation.is_gated() ? "_shared_gate_up_proj" : "_shared_up_proj";
-    for (LinearSpec& linear :
-         gate_and_up(expert, shared.intermediate_size, shared.activation, {})) {
-      inputs.push_back(std::move(linear));
-    }
+    for (LinearSpec& linear : gate_and_up(at, shared)) inputs.push_back(std::move(linear));
   }
   if (has_shared && !shared.gate.empty()) inputs.push_back({at + shared.gate, 1});
   if (spec.latent_size > 0) {
@@ -76,7 +115,7 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
   }
   parts.inputs = linears(role, inputs, hidden_size_);
   if (is_apart) {
-    parts.shared_down = linears("shared_down_proj", {{expert + "down_proj", hidden_size_}},
+    parts.shared_down = linears("shared_down_proj", {{expert + shared.down_proj, hidden_size_}},
                                 shared.intermediate_size);
     parts.shared_gated = prepare<GatedRows>(
         "shared_activation", {.width = shared.intermediate_size, .activation = shared.activation},
@@ -103,6 +142,7 @@ std::unique_ptr<FeedForward> Builder::moe(const std::string& module, const MoeSp
     const TensorRef values = tensor(at + spec.expert_scale, router.num_experts);
     if (!is_describing()) bias.expert_scale = float_vector(values, router.num_experts);
   }
+  if (router.by_token) bias.experts_of_token = expert_table(at + spec.experts_of_token, router);
   parts.route = prepare<Route>("route", router, bias);
   parts.experts = experts(at + spec.experts, routed,
                           shared_expert_weights(at, spec, routed, router.shared_experts));

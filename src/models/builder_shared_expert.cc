@@ -46,9 +46,8 @@ int64_t Builder::shared_experts(const std::string& at, const MoeSpec& spec,
               fmt::format("they quantise their inputs ({})", to_string(kind->precision)));
   }
   const std::string module = at + shared.module + ".";
-  std::vector<LinearSpec> linears =
-      gate_and_up(module, shared.intermediate_size, shared.activation, {});
-  linears.push_back({module + "down_proj", hidden_size_});
+  std::vector<LinearSpec> linears = gate_and_up(at, shared);
+  linears.push_back({module + shared.down_proj, hidden_size_});
   for (const LinearSpec& linear : linears) {
     try {
       const QuantScheme scheme = checkpoint().linear_header(linear.module).scheme;
@@ -70,10 +69,11 @@ std::vector<ExpertWeights> Builder::shared_expert_weights(const std::string& at,
   if (count == 0) return experts;
   const std::string module = at + spec.shared.module + ".";
   const int64_t width = spec.shared.intermediate_size;
-  const auto gate = spec.activation.is_gated() ? linear({module + "gate_proj", width}, hidden_size_)
-                                               : std::nullopt;
-  const auto up = linear({module + "up_proj", width}, hidden_size_);
-  const auto down = linear({module + "down_proj", hidden_size_}, width);
+  const auto gate = spec.activation.is_gated()
+                        ? linear({module + spec.shared.gate_proj, width}, hidden_size_)
+                        : std::nullopt;
+  const auto up = linear({module + spec.shared.up_proj, width}, hidden_size_);
+  const auto down = linear({module + spec.shared.down_proj, hidden_size_}, width);
   if (is_describing()) return std::vector<ExpertWeights>(static_cast<size_t>(count));
   MoeLayerWeights whole{.problem = routed, .scheme = up->scheme};
   whole.problem.intermediate_size = width;

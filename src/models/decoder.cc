@@ -47,6 +47,83 @@ size_t Decoder::workspace_size(const StepLimits& limits) const {
   return arena.peak();
 }
 
+// The residual on its way through a step.
+struct Decoder::Flow {
+  Rows residual;               // [T, width]; of several streams what a block reads of them
+  Rows streams, coefficients;  // of several streams, see MixStreams
+  Rows x, delta, normed;       // of one block: its input, what it yields, and the norm of that
+  Rows waiting = {};           // the output of the block before, not yet added
+  float scale = 1.0f;          // of the residual when it is
+};
+
+void Decoder::enter(const ResidualBlock& block, Flow& flow, Execution& execution) const {
+  if (!parts_.streams) return;  // the norm adds
+  if (!flow.waiting.empty()) {
+    run(*parts_.streams->add,
+        {.y = flow.waiting, .coefficients = flow.coefficients, .streams = flow.streams}, execution);
+    flow.waiting = {};
+  }
+  run(*block.mix, {.streams = flow.streams, .x = flow.residual, .coefficients = flow.coefficients},
+      execution);
+}
+
+void Decoder::see_layer(int64_t layer, const Flow& flow, Execution& execution) const {
+  observe(Observer::Point::kLayer, layer, parts_.streams ? flow.streams : flow.residual, execution);
+}
+
+void Decoder::run_layers(const LayerStep& step, std::span<const LayerCache> caches, Flow& flow,
+                         bool observed) const {
+  Execution& execution = step.execution;
+  for (size_t i = 0; i < parts_.layers.size(); ++i) {
+    for (const ResidualBlock& block : parts_.layers[i]) {
+      enter(block, flow, execution);
+      const AddNorm::Args norm{
+          .residual = flow.residual, .delta = flow.waiting, .scale = flow.scale, .y = flow.x};
+      if (block.mixer == nullptr && !observed) {
+        block.feed_forward->forward_normed(step, *block.norm, norm, flow.delta);
+      } else {
+        run(*block.norm, norm, execution);
+        if (i > 0 && &block == &parts_.layers[i].front()) {
+          see_layer(static_cast<int64_t>(i) - 1, flow, execution);
+        }
+        if (block.mixer != nullptr) {
+          const size_t first = first_cache_[i], count = first_cache_[i + 1] - first;
+          block.mixer->forward(step, flow.x, caches.subspan(first, count), flow.delta);
+        } else {
+          block.feed_forward->forward(step, flow.x, flow.delta);
+        }
+      }
+      flow.waiting = flow.delta;
+      if (block.post_norm != nullptr) {
+        run(*block.post_norm, {.residual = flow.delta, .y = flow.normed}, execution);
+        flow.waiting = flow.normed;
+      }
+      flow.scale = block.scale;
+    }
+  }
+  if (!parts_.streams) return;
+  run(*parts_.streams->add,
+      {.y = flow.waiting, .coefficients = flow.coefficients, .streams = flow.streams}, execution);
+  flow.waiting = {};
+}
+
+void Decoder::finish(const Flow& flow, const int32_t* rows, const Rows& y,
+                     Execution& execution) const {
+  if (!parts_.streams) {
+    run(*parts_.final_norm,
+        {.residual = flow.residual,
+         .delta = flow.waiting,
+         .scale = flow.scale,
+         .rows = rows,
+         .y = y},
+        execution);
+    return;
+  }
+  const Rows mixed = flow.residual.slice(0, y.rows);  // which no block reads any more
+  run(*parts_.streams->head, {.streams = flow.streams, .rows = rows, .x = mixed}, execution);
+  run(*parts_.final_norm, {.residual = mixed, .y = y}, execution);
+}
+
 void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, const Rows& logits,
                       Execution& execution) const {
   MOE4_CHECK(caches.size() == caches_.size());
@@ -54,11 +131,16 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
   Arena& arena = execution.arena;
   Arena::Frame frame(arena);
   const int64_t tokens = batch.num_tokens, width = parts_.config.hidden_size;
-  const Rows residual = take_rows(arena, tokens, width);
   const RowFormat format = execution.activations();
-  const Rows delta = take_rows(arena, tokens, width, format);
-  const Rows x = take_rows(arena, tokens, width, format);
-  const Rows normed = has_post_norms_ ? take_rows(arena, tokens, width, format) : Rows{};
+  Flow flow{.residual = take_rows(arena, tokens, width)};
+  flow.delta = take_rows(arena, tokens, width, format);
+  flow.x = take_rows(arena, tokens, width, format);
+  if (has_post_norms_) flow.normed = take_rows(arena, tokens, width, format);
+  if (parts_.streams) {
+    const StreamShape& shape = parts_.streams->fill->problem();
+    flow.streams = take_rows(arena, tokens, shape.all());
+    flow.coefficients = take_rows(arena, tokens, shape.num_coefficients());
+  }
   const bool observed = !execution.is_measuring() && execution.observer != nullptr;
 
   constexpr size_t kMostRotaries = 4;
@@ -71,58 +153,27 @@ void Decoder::forward(const Batch& batch, std::span<const LayerCache> caches, co
   const int64_t chosen = parts_.num_chosen_keys;
   const LayerStep step{batch,
                        {angles.data(), parts_.rotaries.size()},
-                       residual,
+                       flow.residual,
                        execution,
                        chosen > 0 ? arena.take<int32_t>(tokens * chosen) : nullptr};
 
-  run(*parts_.embed_tokens, {.ids = batch.token_ids, .y = residual}, execution);
-  observe(Observer::Point::kEmbedding, -1, residual, execution);
-  Rows waiting;        // the output of the block before, not yet added
-  float scale = 1.0f;  // of the residual when it is
-  for (size_t i = 0; i < parts_.layers.size(); ++i) {
-    for (const ResidualBlock& block : parts_.layers[i]) {
-      const AddNorm::Args norm{.residual = residual, .delta = waiting, .scale = scale, .y = x};
-      if (block.mixer == nullptr && !observed) {
-        block.feed_forward->forward_normed(step, *block.norm, norm, delta);
-      } else {
-        run(*block.norm, norm, execution);
-        if (i > 0 && &block == &parts_.layers[i].front()) {
-          observe(Observer::Point::kLayer, static_cast<int64_t>(i) - 1, residual, execution);
-        }
-        if (block.mixer != nullptr) {
-          const size_t first = first_cache_[i], count = first_cache_[i + 1] - first;
-          block.mixer->forward(step, x, caches.subspan(first, count), delta);
-        } else {
-          block.feed_forward->forward(step, x, delta);
-        }
-      }
-      waiting = delta;
-      if (block.post_norm != nullptr) {
-        run(*block.post_norm, {.residual = delta, .y = normed}, execution);
-        waiting = normed;
-      }
-      scale = block.scale;
-    }
+  run(*parts_.embed_tokens, {.ids = batch.token_ids, .y = flow.residual}, execution);
+  observe(Observer::Point::kEmbedding, -1, flow.residual, execution);
+  if (parts_.streams) {
+    run(*parts_.streams->fill, {.x = flow.residual, .streams = flow.streams}, execution);
   }
+  run_layers(step, caches, flow, observed);
 
   if (observed) {
-    run(*parts_.final_norm, {.residual = residual, .delta = waiting, .scale = scale, .y = x},
-        execution);
-    observe(Observer::Point::kLayer, static_cast<int64_t>(parts_.layers.size()) - 1, residual,
-            execution);
-    observe(Observer::Point::kFinalNorm, -1, x, execution);
-    waiting = {};
-    scale = 1.0f;
+    finish(flow, nullptr, flow.x, execution);  // and adds what waits
+    flow.waiting = {};
+    flow.scale = 1.0f;
+    see_layer(static_cast<int64_t>(parts_.layers.size()) - 1, flow, execution);
+    observe(Observer::Point::kFinalNorm, -1, flow.x, execution);
   }
   if (batch.num_logits == 0) return;
   const Rows last = take_rows(arena, batch.num_logits, width, format);
-  run(*parts_.final_norm,
-      {.residual = residual,
-       .delta = waiting,
-       .scale = scale,
-       .rows = batch.logits_rows,
-       .y = last},
-      execution);
+  finish(flow, batch.logits_rows, last, execution);
   run(*parts_.lm_head, {.x = last, .y = {&logits, 1}, .num_decode_tokens = batch.num_decode_logits},
       execution);
   if (parts_.soft_cap != nullptr) run(*parts_.soft_cap, {.y = logits}, execution);
@@ -141,6 +192,7 @@ int64_t Decoder::bytes_per_token() const {
   int64_t bytes = parts_.lm_head->weight_bytes();
   for (const DecoderLayer& layer : parts_.layers) {
     for (const ResidualBlock& block : layer) {
+      if (block.mix != nullptr) bytes += block.mix->weight_bytes();
       bytes +=
           block.mixer != nullptr ? block.mixer->weight_bytes() : block.feed_forward->weight_bytes();
     }

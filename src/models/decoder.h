@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "device/memory.h"
@@ -13,14 +14,17 @@
 #include "ops/gated_rows/gated_rows.h"
 #include "ops/norm/add_norm.h"
 #include "ops/rotary/rotary_angles.h"
+#include "ops/streams/streams.h"
 
 namespace moe4 {
 
-/// h = (h + post_norm(part(norm(h)))) * scale.
+/// h = (h + post_norm(part(norm(h)))) * scale. With several residual streams (ops/streams) h is
+/// what `mix` makes of them, and the part's result goes to all of them.
 struct ResidualBlock {
   std::unique_ptr<Prepared<AddNorm>> norm;
   std::unique_ptr<Prepared<AddNorm>> post_norm = nullptr;  ///< null: there is none
   float scale = 1.0f;
+  std::unique_ptr<Prepared<MixStreams>> mix = nullptr;  ///< null: there is one stream
   // One of them.
   std::unique_ptr<Mixer> mixer = nullptr;
   std::unique_ptr<FeedForward> feed_forward = nullptr;
@@ -28,6 +32,13 @@ struct ResidualBlock {
 
 /// A mixer and a feed-forward part, or one of them alone (Nemotron-H).
 using DecoderLayer = std::vector<ResidualBlock>;
+
+/// What a decoder with several residual streams has besides.
+struct StreamParts {
+  std::unique_ptr<Prepared<FillStreams>> fill;
+  std::unique_ptr<Prepared<AddToStreams>> add;
+  std::unique_ptr<Prepared<MixStreams>> head;  ///< what the final norm reads
+};
 
 /// What a Builder assembles: embedding, layers, final norm, output head.
 struct DecoderParts {
@@ -38,6 +49,7 @@ struct DecoderParts {
   std::unique_ptr<Prepared<AddNorm>> final_norm;
   std::unique_ptr<Prepared<SoftCap>> soft_cap;  ///< of the logits; null: there is none
   std::vector<DecoderLayer> layers;
+  std::optional<StreamParts> streams;  ///< none: the residual is one stream
   std::vector<MoeLayerPlan> moe_plan;
   int64_t num_chosen_keys = 0;  ///< that indexers of its layers choose for a token; 0: it has none
 };
@@ -59,6 +71,15 @@ class Decoder final : public Model {
   int64_t bytes_per_token() const override;
 
  private:
+  struct Flow;
+  /// What the first norm of `block` reads, given that `flow.waiting` is to be added.
+  void enter(const ResidualBlock& block, Flow& flow, Execution& execution) const;
+  void see_layer(int64_t layer, const Flow& flow, Execution& execution) const;
+  void run_layers(const LayerStep& step, std::span<const LayerCache> caches, Flow& flow,
+                  bool observed) const;
+  /// Final norm of some rows of the residual (null: of all).
+  void finish(const Flow& flow, const int32_t* rows, const Rows& y, Execution& execution) const;
+
   DecoderParts parts_;
   OwnedStream stream_;
   std::vector<CacheSpec> caches_;

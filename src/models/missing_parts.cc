@@ -1,4 +1,4 @@
-// Parts that the configuration shows, then those that a family is known to have.
+// Parts that the configuration shows.
 #include "models/missing_parts.h"
 
 #include <fmt/format.h>
@@ -12,20 +12,6 @@
 
 namespace moe4 {
 namespace {
-
-// What config.json does not say in so many words; by the beginning of model_type, the longest
-// first.
-struct FamilyParts {
-  std::string_view model_type;
-  std::vector<std::string_view> parts;
-};
-
-const std::vector<FamilyParts>& family_parts() {
-  static const std::vector<FamilyParts> table = {
-      {"deepseek_v4", {"hyper-connections", "attention sinks"}},
-  };
-  return table;
-}
 
 void add_mixers(const ModelConfig& config, std::vector<std::string>& parts) {
   const auto has = [&](LayerKind kind) {
@@ -69,10 +55,6 @@ std::vector<std::string> missing_parts(const ModelConfig& config) {
   std::vector<std::string> parts;
   if (is_known_architecture(config.model_type)) return parts;
   add_mixers(config, parts);
-  for (const FamilyParts& family : family_parts()) {
-    if (!config.model_type.starts_with(family.model_type)) continue;
-    parts.insert(parts.end(), family.parts.begin(), family.parts.end());
-  }
   add_experts(config, parts);
   return parts;
 }

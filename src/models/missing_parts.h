@@ -12,11 +12,11 @@ namespace moe4 {
 bool is_known_architecture(const std::string& model_type);
 
 /// Parts of the model that no architecture of moe4 has, from its configuration: "short
-/// convolutions", "hyper-connections", ... Empty for a known architecture, and for one of which
-/// nothing is known.
+/// convolutions", "multi-head latent attention", ... Empty for a known architecture, and for one of
+/// which nothing is known.
 std::vector<std::string> missing_parts(const ModelConfig& config);
 
-/// "architecture deepseek_v4 is not known: it needs hyper-connections, ..."; "" when it is known.
+/// "architecture lfm2_moe is not known: it needs short convolutions, ..."; "" when it is known.
 std::string why_not_run(const ModelConfig& config);
 
 }  // namespace moe4

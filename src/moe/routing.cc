@@ -51,12 +51,10 @@ void mask_groups(const RouterConfig& config, const float* selection, bool* taken
   }
 }
 
-void route_token(const RouterConfig& config, const float* logits, int32_t* ids, float* weights) {
+// Scores of all experts; false: a logit is NaN, and ids and weights say so.
+bool score_token(const RouterConfig& config, const float* logits, float* scores, int32_t* ids,
+                 float* weights) {
   const int64_t num_experts = config.num_experts;
-  std::array<float, kMaxExperts> scores;     // become weights
-  std::array<float, kMaxExperts> selection;  // decide who is chosen
-  std::array<bool, kMaxExperts> taken{};
-
   float max_logit = kMinusInfinity;
   for (int64_t i = 0; i < num_experts; ++i) {
     if (std::isnan(logits[i])) {
@@ -64,7 +62,7 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
       std::fill(weights, weights + config.num_slots(), 0.0f);
       ids[0] = 0;
       weights[0] = kNan;
-      return;
+      return false;
     }
     max_logit = std::max(max_logit, logits[i]);
   }
@@ -79,9 +77,48 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
       for (int64_t i = 0; i < num_experts; ++i) scores[i] = 1.0f / (1.0f + std::exp(-logits[i]));
       break;
     case ScoringFunction::kSoftmaxOverSelected:
-      std::copy(logits, logits + num_experts, scores.begin());
+      std::copy(logits, logits + num_experts, scores);
+      break;
+    case ScoringFunction::kSqrtSoftplus:
+      for (int64_t i = 0; i < num_experts; ++i) {
+        const float x = logits[i];
+        scores[i] = std::sqrt(std::max(x, 0.0f) + std::log1p(std::exp(-std::abs(x))));
+      }
       break;
   }
+  return true;
+}
+
+// From the scores of the chosen experts, in `weights`, to their weights; then the shared experts.
+void weigh(const RouterConfig& config, const float* logits, int32_t* ids, float* weights) {
+  const int64_t num_experts = config.num_experts, top_k = config.top_k;
+  float sum = 0.0f;
+  if (config.scoring == ScoringFunction::kSoftmaxOverSelected) {
+    const float max_logit = *std::max_element(logits, logits + num_experts);
+    for (int64_t k = 0; k < top_k; ++k) sum += weights[k] = std::exp(weights[k] - max_logit);
+    for (int64_t k = 0; k < top_k; ++k) weights[k] /= sum;
+  } else if (config.renormalize) {
+    for (int64_t k = 0; k < top_k; ++k) sum += weights[k];
+    // Such scores can all underflow; transformers adds the same tiny number for the same reason.
+    if (config.scoring != ScoringFunction::kSoftmax) sum += 1e-20f;
+    for (int64_t k = 0; k < top_k; ++k) weights[k] /= sum;
+  }
+  for (int64_t k = 0; k < top_k; ++k) {
+    weights[k] *= config.scaling_factor;
+    if (!config.expert_scale.empty() && ids[k] >= 0) weights[k] *= config.expert_scale[ids[k]];
+  }
+  for (int64_t i = 0; i < config.shared_experts; ++i) {
+    ids[top_k + i] = static_cast<int32_t>(num_experts + i);
+    weights[top_k + i] = config.shared_gate ? 1.0f / (1.0f + std::exp(-logits[num_experts])) : 1.0f;
+  }
+}
+
+void route_token(const RouterConfig& config, const float* logits, int32_t* ids, float* weights) {
+  const int64_t num_experts = config.num_experts;
+  std::array<float, kMaxExperts> scores;     // become weights
+  std::array<float, kMaxExperts> selection;  // decide who is chosen
+  std::array<bool, kMaxExperts> taken{};
+  if (!score_token(config, logits, scores.data(), ids, weights)) return;
   for (int64_t i = 0; i < num_experts; ++i) {
     // Softmax scores of very unlikely experts underflow to equal zeros: order by the logit, which
     // keeps their order.
@@ -90,7 +127,6 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
   }
   if (config.num_groups > 1) mask_groups(config, selection.data(), taken.data());
 
-  float sum = 0.0f;
   for (int64_t k = 0; k < config.top_k; ++k) {
     const int64_t best = argmax(selection.data(), num_experts, taken.data());
     if (best < 0) {  // fewer candidates than top_k (narrow groups)
@@ -101,26 +137,8 @@ void route_token(const RouterConfig& config, const float* logits, int32_t* ids, 
     taken[best] = true;
     ids[k] = static_cast<int32_t>(best);
     weights[k] = scores[best];
-    sum += weights[k];
   }
-  if (config.scoring == ScoringFunction::kSoftmaxOverSelected) {
-    sum = 0.0f;
-    for (int64_t k = 0; k < config.top_k; ++k) sum += weights[k] = std::exp(weights[k] - max_logit);
-    for (int64_t k = 0; k < config.top_k; ++k) weights[k] /= sum;
-  } else if (config.renormalize) {
-    // Sigmoid scores can all underflow; transformers adds the same tiny number for the same reason.
-    if (config.scoring == ScoringFunction::kSigmoid) sum += 1e-20f;
-    for (int64_t k = 0; k < config.top_k; ++k) weights[k] /= sum;
-  }
-  for (int64_t k = 0; k < config.top_k; ++k) {
-    weights[k] *= config.scaling_factor;
-    if (!config.expert_scale.empty() && ids[k] >= 0) weights[k] *= config.expert_scale[ids[k]];
-  }
-  for (int64_t i = 0; i < config.shared_experts; ++i) {
-    ids[config.top_k + i] = static_cast<int32_t>(num_experts + i);
-    weights[config.top_k + i] =
-        config.shared_gate ? 1.0f / (1.0f + std::exp(-logits[num_experts])) : 1.0f;
-  }
+  weigh(config, logits, ids, weights);
 }
 
 }  // namespace
@@ -129,6 +147,7 @@ void route_topk(const RouterConfig& config, const float* logits, int64_t num_tok
                 int32_t* topk_ids, float* topk_weights) {
   MOE4_CHECK(config.num_experts > 0 && config.num_experts <= kMaxExperts);
   MOE4_CHECK(config.top_k > 0 && config.top_k <= config.num_experts);
+  MOE4_CHECK(!config.by_token);
   MOE4_CHECK(config.num_groups > 0 && config.num_experts % config.num_groups == 0);
   MOE4_CHECK(config.topk_groups > 0 && config.topk_groups <= config.num_groups);
   MOE4_CHECK(config.correction_bias.empty() ||
@@ -139,6 +158,18 @@ void route_topk(const RouterConfig& config, const float* logits, int64_t num_tok
     route_token(config, logits + t * config.num_logits(), topk_ids + t * config.num_slots(),
                 topk_weights + t * config.num_slots());
   }
+}
+
+void weigh_chosen(const RouterConfig& config, const float* logits, const int32_t* chosen,
+                  int32_t* topk_ids, float* topk_weights) {
+  MOE4_CHECK(config.by_token && config.num_experts <= kMaxExperts);
+  std::array<float, kMaxExperts> scores;
+  if (!score_token(config, logits, scores.data(), topk_ids, topk_weights)) return;
+  for (int64_t k = 0; k < config.top_k; ++k) {
+    topk_ids[k] = chosen[k];
+    topk_weights[k] = scores[chosen[k]];
+  }
+  weigh(config, logits, topk_ids, topk_weights);
 }
 
 }  // namespace moe4

@@ -10,6 +10,7 @@ enum class ScoringFunction {
   kSoftmax,              ///< softmax over all experts, then top-k (Qwen, Mixtral)
   kSigmoid,              ///< sigmoid of each, then top-k (DeepSeek-V3, GLM, MiniMax, Nemotron-H)
   kSoftmaxOverSelected,  ///< top-k of the raw logits, then softmax over the chosen (gpt-oss)
+  kSqrtSoftplus,         ///< sqrt(ln(1 + e^logit)) of each, then as kSigmoid (DeepSeek-V4)
 };
 
 struct RouterConfig {
@@ -25,6 +26,8 @@ struct RouterConfig {
   std::span<const float> correction_bias;
   /// [num_experts] or empty: multiplies an expert's weight, last (Gemma-4's per_expert_scale).
   std::span<const float> expert_scale;
+  /// A token's experts are given by its id (DeepSeek-V4's hash layers): logits are only weights.
+  bool by_token = false;
   /// Experts that every token takes besides, with ids from num_experts on, in the last slots. Their
   /// weight is 1, or the sigmoid of one more logit.
   int64_t shared_experts = 0;
@@ -42,5 +45,10 @@ struct RouterConfig {
 /// E <= 4096.
 void route_topk(const RouterConfig& config, const float* logits, int64_t num_tokens,
                 int32_t* topk_ids, float* topk_weights);
+
+/// The same of one token whose experts are given: `chosen` [top_k], all of them experts, in their
+/// order.
+void weigh_chosen(const RouterConfig& config, const float* logits, const int32_t* chosen,
+                  int32_t* topk_ids, float* topk_weights);
 
 }  // namespace moe4

@@ -7,7 +7,8 @@ namespace moe4 {
 
 int64_t cache_unit_bytes(const CacheSpec& spec) {
   if (const auto* paged = std::get_if<PagedSpec>(&spec)) {
-    const int64_t values = paged->num_kv_heads * kPageTokens * (paged->key_dim + paged->value_dim);
+    const int64_t values =
+        paged->num_kv_heads * paged->keys_of_page() * (paged->key_dim + paged->value_dim);
     return round_up(values * size_of(paged->dtype), 64);
   }
   int64_t floats = 0;

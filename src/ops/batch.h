@@ -75,7 +75,15 @@ struct PagedSpec {
   /// windows are other groups, so that pages behind a window could go to somebody else; today they
   /// are kept.
   int64_t window = 0;
+  /// Tokens that share one key: a divisor of kPageTokens, or a multiple of it. Key j is of the
+  /// tokens [j ratio, (j + 1) ratio) and lies in the page of the last of them, whose keys are those
+  /// of one head side by side: keys_of_page() of them, or one in every so-many-th page.
+  int64_t ratio = 1;
   bool operator==(const PagedSpec&) const = default;
+
+  int64_t keys_of_page() const { return ratio < kPageTokens ? kPageTokens / ratio : 1; }
+  /// Which of a sequence's pages key j lies in; its place there is j % keys_of_page().
+  int64_t page_of(int64_t key) const { return ((key + 1) * ratio - 1) / kPageTokens; }
 };
 
 /// Layers with a state of fixed size a sequence (delta net, convolutions): float32 arrays of these

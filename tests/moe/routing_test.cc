@@ -100,6 +100,43 @@ TEST(Routing, SigmoidWeightsRenormaliseOverTheSelected) {
   EXPECT_NEAR(routed.weights[1], 0.5f / sum, 1e-6);
 }
 
+TEST(Routing, RootsOfSoftplusAreScores) {
+  const std::vector<float> bias = {0, 0, 0, 10};
+  const RouterConfig config{.scoring = ScoringFunction::kSqrtSoftplus,
+                            .num_experts = 4,
+                            .top_k = 2,
+                            .scaling_factor = 1.5f,
+                            .correction_bias = bias};
+  const Routed routed = route(config, {0.5f, 90.0f, -1.0f, -2.0f});
+  EXPECT_EQ(routed.ids, (std::vector<int32_t>{3, 1}));
+  const double last = std::sqrt(std::log1p(std::exp(-2.0))), second = std::sqrt(90.0);
+  EXPECT_NEAR(routed.weights[0], 1.5 * last / (last + second), 1e-6);
+  EXPECT_NEAR(routed.weights[1], 1.5 * second / (last + second), 1e-6);
+}
+
+TEST(Routing, GivenExpertsAreOnlyWeighed) {
+  const RouterConfig config{.scoring = ScoringFunction::kSigmoid,
+                            .num_experts = 4,
+                            .top_k = 2,
+                            .by_token = true,
+                            .shared_experts = 1};
+  const std::vector<float> logits = {2.0f, -1.0f, 5.0f, 1.0f};
+  const int32_t chosen[] = {3, 1};
+  int32_t ids[3] = {};
+  float weights[3] = {};
+  weigh_chosen(config, logits.data(), chosen, ids, weights);
+  EXPECT_EQ(std::vector<int32_t>(ids, ids + 3), (std::vector<int32_t>{3, 1, 4}));
+  const float sum = sigmoid(1.0f) + sigmoid(-1.0f);
+  EXPECT_NEAR(weights[0], sigmoid(1.0f) / sum, 1e-6);
+  EXPECT_NEAR(weights[1], sigmoid(-1.0f) / sum, 1e-6);
+  EXPECT_EQ(weights[2], 1.0f);
+  const std::vector<float> nan = {2.0f, -1.0f, NAN, 1.0f};
+  weigh_chosen(config, nan.data(), chosen, ids, weights);
+  EXPECT_EQ(ids[0], 0);
+  EXPECT_TRUE(std::isnan(weights[0]));
+  EXPECT_EQ(ids[1], -1);
+}
+
 TEST(Routing, AGroupScoresByItsTwoBestAndOthersLeaveTheRace) {
   // Group 0 has the single best expert, group 1 the best pair.
   const RouterConfig config{.scoring = ScoringFunction::kSigmoid,

@@ -14,6 +14,14 @@ using namespace moe4::testing;
 
 constexpr int64_t kTokens = 67;  // more than one piece of work for every op at some width
 
+// Whether somebody takes the problem on the device of this test program.
+template <class Op>
+bool is_judged(const typename Op::Problem& problem) {
+  ThreadPool threads(1);
+  const std::vector<OpOptions> all = op_options(threads);
+  return all.empty() || ask<Op>(problem, all.front().device).implementation != nullptr;
+}
+
 TEST(AddNorm, EqualsFloat64WithAndWithoutDeltaAndRows) {
   ThreadPool threads(3);
   const std::vector<int32_t> some = {0, 7, 8, 66};
@@ -303,6 +311,77 @@ TEST(RotaryAngles, AreThoseOfTheReferenceToTheBit) {
       threads);
 }
 
+// Of keys that four tokens share the position is the first token's.
+TEST(RotaryAngles, PositionsMayCountInSteps) {
+  ThreadPool threads(2);
+  const RotarySpec whole{.dim = 16, .theta = 1e4};
+  RotarySpec steps = whole;
+  steps.step = 4;
+  if (!is_judged<RotaryAngles>(steps)) GTEST_SKIP() << "not on this device";
+  const std::vector<int32_t> positions = {0, 3, 4, 7, 8, 1003, -1},
+                             first = {0, 0, 4, 4, 8, 1000, 0};
+  const auto run = [&](const Prepared<RotaryAngles>& op, const std::vector<int32_t>& at) {
+    OwnedRows y(static_cast<int64_t>(at.size()), 16);
+    run_op(op, {.positions = at.data(), .y = y.view()}, threads);
+    return y.dense();
+  };
+  const auto expected = run(*reference_of<RotaryAngles>().prepare(whole, {}, {}), first);
+  EXPECT_TRUE(
+      same_bits(run(*reference_of<RotaryAngles>().prepare(steps, {}, {}), positions), expected));
+  each_implementation<RotaryAngles>(
+      steps,
+      [&](const Implementation<RotaryAngles>& implementation, const OpOptions& options) {
+        EXPECT_TRUE(
+            same_bits(run(*implementation.prepare(steps, {}, options), positions), expected));
+      },
+      threads);
+}
+
+// A token's experts in the order of its list, weighed by their own scores.
+TEST(Route, ExpertsMayBeGivenByTheTokensId) {
+  ThreadPool threads(3);
+  constexpr int64_t kVocabulary = 50, kExperts = 24, kTopK = 5;
+  const RouterConfig problem{.scoring = ScoringFunction::kSqrtSoftplus,
+                             .num_experts = kExperts,
+                             .top_k = kTopK,
+                             .scaling_factor = 1.5f,
+                             .by_token = true};
+  if (!is_judged<Route>(problem)) GTEST_SKIP() << "not on this device";
+  Route::Weights weights;
+  for (int64_t i = 0; i < kVocabulary * kTopK; ++i) {  // no list has an expert twice
+    const int64_t token = i / kTopK, place = i % kTopK;
+    weights.experts_of_token.push_back(static_cast<int32_t>((token * 7 + place * 5) % kExperts));
+  }
+  std::vector<int32_t> tokens;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    tokens.push_back(static_cast<int32_t>(t * 13 % kVocabulary));
+  }
+  const auto run = [&](const Prepared<Route>& op) {
+    OwnedRows logits(kTokens, kExperts, 12, 3.0f);
+    std::vector<int32_t> ids(kTokens * kTopK, 99);
+    std::vector<float> chosen(ids.size(), 99.0f);
+    run_op(op,
+           {.logits = logits.view(),
+            .topk_ids = ids.data(),
+            .topk_weights = chosen.data(),
+            .token_ids = tokens.data()},
+           threads);
+    return std::pair(ids, chosen);
+  };
+  const auto expected = run(*reference_of<Route>().prepare(problem, weights, {}));
+  for (int64_t i = 0; i < kTokens * kTopK; ++i) {
+    EXPECT_EQ(expected.first[i], weights.experts_of_token[tokens[i / kTopK] * kTopK + i % kTopK]);
+  }
+  each_implementation<Route>(
+      problem,
+      [&](const Implementation<Route>& implementation, const OpOptions& options) {
+        const auto found = run(*implementation.prepare(problem, weights, options));
+        EXPECT_EQ(found.first, expected.first);
+        EXPECT_LT(relative_error(found.second, expected.second), 5e-7);
+      },
+      threads);
+}
+
 struct Router {
   RouterConfig config;
   bool biased = false, scaled = false;
@@ -356,10 +435,21 @@ TEST(Route, ChoosesAndWeighsAsTheReference) {
         .topk_groups = 3},
        true},
       {{.num_experts = 640, .top_k = 32}},
+      // DeepSeek-V4
+      {{.scoring = ScoringFunction::kSqrtSoftplus,
+        .num_experts = 256,
+        .top_k = 6,
+        .scaling_factor = 1.5f},
+       true},
+      {{.scoring = ScoringFunction::kSqrtSoftplus,
+        .num_experts = 60,
+        .top_k = 6,
+        .renormalize = false}},
       {{.num_experts = 3, .top_k = 3}},
       {{.num_experts = 1, .top_k = 1}}};
   for (const Router& router : routers) {
     const RouterConfig& problem = router.config;
+    if (!is_judged<Route>(problem)) continue;
     const int64_t experts = problem.num_experts, slots = problem.num_slots();
     SCOPED_TRACE(std::to_string(problem.top_k) + " of " + std::to_string(experts));
     const Route::Weights weights{

@@ -5,7 +5,7 @@ namespace moe4 {
 
 void ChooseKeys::check(const Problem& problem, const Args& args) {
   const int64_t tokens = args.batch->num_tokens;
-  MOE4_CHECK(problem.most > 0);
+  MOE4_CHECK(problem.most > 0 && problem.ratio > 0);
   MOE4_CHECK(problem.rotary_dim % 2 == 0 && problem.rotary_dim <= problem.dim);
   MOE4_CHECK(args.q.rows == tokens && args.q.width == problem.num_heads * problem.dim);
   MOE4_CHECK(args.weights.rows == tokens && args.weights.width == problem.num_heads);

@@ -36,7 +36,8 @@ class ReferenceChooseKeys final : public Prepared<ChooseKeys> {
     for (int64_t a = 0; a < p.num_heads; ++a) {
       queries.push_back(rotated(args.q.row(t) + a * p.dim, args.angles.row(t)));
     }
-    for (int32_t j = 0; j <= args.batch->positions[t]; ++j) {
+    const int64_t keys = (args.batch->positions[t] + 1) / p.ratio;
+    for (int32_t j = 0; j < keys; ++j) {
       double score = 0;
       for (int64_t a = 0; a < p.num_heads; ++a) {
         double dot = 0;
@@ -56,9 +57,10 @@ class ReferenceChooseKeys final : public Prepared<ChooseKeys> {
   std::vector<double> rotated(const float* head, const float* angles) const {
     std::vector<double> query(head, head + problem().dim);
     const int64_t half = problem().rotary_dim / 2;
+    const int64_t at = problem().rotates_end ? problem().dim - problem().rotary_dim : 0;
     for (int64_t i = 0; i < half; ++i) {
-      double& first = problem().rotates_pairs ? query[2 * i] : query[i];
-      double& second = problem().rotates_pairs ? query[2 * i + 1] : query[i + half];
+      double& first = query[at + (problem().rotates_pairs ? 2 * i : i)];
+      double& second = query[at + (problem().rotates_pairs ? 2 * i + 1 : i + half)];
       const double a = first, b = second, cos = angles[i], sin = angles[half + i];
       first = a * cos - b * sin;
       second = b * cos + a * sin;
@@ -68,9 +70,11 @@ class ReferenceChooseKeys final : public Prepared<ChooseKeys> {
 
   double cached(const ChooseKeys::Args& args, int64_t s, int64_t j, int64_t d) const {
     const CacheTable& table = args.batch->tables[args.cache.table];
-    const int64_t block = table.blocks[s * table.max_blocks + j / kPageTokens];
+    // Of `ratio` tokens, in the page of the last of them.
+    const int64_t ratio = problem().ratio, last = (j + 1) * ratio - 1;
+    const int64_t block = table.blocks[s * table.max_blocks + last / kPageTokens];
     const std::byte* page = args.cache.data + block * args.cache.unit_bytes;
-    const int64_t i = j % kPageTokens * problem().dim + d;
+    const int64_t i = last % kPageTokens / ratio * problem().dim + d;
     if (problem().cache_dtype == DType::kF16) {
       return static_cast<double>(to_float(reinterpret_cast<const F16*>(page)[i]));
     }

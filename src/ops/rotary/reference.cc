@@ -22,7 +22,9 @@ class ReferenceRotaryAngles final : public Prepared<RotaryAngles> {
     const auto half = static_cast<int64_t>(frequencies.size());
     for (int64_t t = 0; t < args.y.rows; ++t) {
       for (int64_t i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(std::max(0, args.positions[t])) * frequencies[i];
+        const int64_t position = std::max(0, args.positions[t]);
+        const float angle =
+            static_cast<float>(position - position % problem().step) * frequencies[i];
         const auto at = static_cast<double>(angle);
         args.y.row(t)[i] = static_cast<float>(problem().amplitude * std::cos(at));
         args.y.row(t)[half + i] = static_cast<float>(problem().amplitude * std::sin(at));

@@ -41,6 +41,9 @@ struct RotarySpec {
   /// kYarn: latent attention multiplies its scores by yarn_mscale(factor, mscale_all_dim)^2 where
   /// this is not 0. The angles do not read it: `amplitude` is a correction of its own.
   double mscale_all_dim = 0;
+  /// Positions count from one multiple of this to the next: p is p / step * step (keys that many
+  /// tokens share, DeepSeek-V4).
+  int64_t step = 1;
 
   bool operator==(const RotarySpec&) const = default;
 };

@@ -24,7 +24,10 @@ std::vector<int64_t> ranked(const std::vector<double>& values) {
 class ReferenceRoute final : public Prepared<Route> {
  public:
   ReferenceRoute(const RouterConfig& problem, const Route::Weights& weights, const OpOptions&)
-      : Prepared(problem), bias_(weights.correction_bias), scale_(weights.expert_scale) {}
+      : Prepared(problem),
+        bias_(weights.correction_bias),
+        scale_(weights.expert_scale),
+        of_token_(weights.experts_of_token) {}
 
   size_t workspace_size(const Route::Args&) const override { return 0; }
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
@@ -40,7 +43,8 @@ class ReferenceRoute final : public Prepared<Route> {
         continue;
       }
       run_token({args.logits.row(t), static_cast<size_t>(problem().num_experts)},
-                args.logits.row(t)[problem().num_logits() - 1], args.topk_ids + t * k,
+                args.logits.row(t)[problem().num_logits() - 1],
+                args.token_ids != nullptr ? args.token_ids[t] : 0, args.topk_ids + t * k,
                 args.topk_weights + t * k);
     }
   }
@@ -55,6 +59,8 @@ class ReferenceRoute final : public Prepared<Route> {
       double sum = 0;
       for (double& s : scores) sum += s = std::exp(s - top);
       for (double& s : scores) s /= sum;
+    } else if (problem().scoring == ScoringFunction::kSqrtSoftplus) {
+      for (double& s : scores) s = std::sqrt(std::log1p(std::exp(s)));
     }
     return scores;
   }
@@ -75,7 +81,7 @@ class ReferenceRoute final : public Prepared<Route> {
     }
   }
 
-  void run_token(std::span<const float> logits, double shared_gate, int32_t* ids,
+  void run_token(std::span<const float> logits, double shared_gate, int32_t token, int32_t* ids,
                  float* weights) const {
     const int64_t k = problem().top_k;
     std::fill_n(ids, problem().num_slots(), -1);
@@ -87,7 +93,13 @@ class ReferenceRoute final : public Prepared<Route> {
     }
     const std::vector<double> scores = scores_of(logits);
     std::vector<double> selection = scores;
-    if (!bias_.empty()) {
+    if (problem().by_token) {
+      // As far from the end as it stands in the list.
+      std::fill(selection.begin(), selection.end(), kNever);
+      for (int64_t i = 0; i < k; ++i) {
+        selection[of_token_[token * k + i]] = static_cast<double>(k - i);
+      }
+    } else if (!bias_.empty()) {
       for (size_t i = 0; i < bias_.size(); ++i) selection[i] += bias_[i];
     } else {
       selection.assign(logits.begin(), logits.end());  // the same order, and nothing underflows
@@ -118,6 +130,7 @@ class ReferenceRoute final : public Prepared<Route> {
   }
 
   std::vector<float> bias_, scale_;
+  std::vector<int32_t> of_token_;
 };
 
 }  // namespace

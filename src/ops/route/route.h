@@ -16,11 +16,14 @@ struct Route {
   struct Weights {
     std::vector<float> correction_bias;  ///< [num_experts] or empty
     std::vector<float> expert_scale;     ///< [num_experts] or empty
+    /// Of RouterConfig::by_token: [vocabulary, top_k], every one an expert.
+    std::vector<int32_t> experts_of_token;
   };
   struct Args {
-    Rows logits;                    ///< [T, num_logits()]
-    int32_t* topk_ids = nullptr;    ///< [T, num_slots()]
-    float* topk_weights = nullptr;  ///< [T, num_slots()]
+    Rows logits;                         ///< [T, num_logits()]
+    int32_t* topk_ids = nullptr;         ///< [T, num_slots()]
+    float* topk_weights = nullptr;       ///< [T, num_slots()]
+    const int32_t* token_ids = nullptr;  ///< [T], of by_token; below the vocabulary
     /// On the op's device: rows from this number on are padding, whose ids become -1. Null: there
     /// are none.
     const int32_t* num_rows = nullptr;

@@ -63,7 +63,7 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
 
   Buffers take_buffers(Arena& arena, const Batch& batch) const {
     Buffers memory{};
-    memory.context = round_up(batch.max_context, kPageTokens);
+    memory.context = round_up(batch.max_context / problem().ratio, kPageTokens);
     memory.scores = arena.take<float>(kTokens * memory.context);
     memory.dots = arena.take<float>(threads_ * problem().num_heads * kPageTokens);
     memory.order = arena.take<int32_t>(threads_ * memory.context);
@@ -74,18 +74,21 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
                   const Stream& stream) const {
     const ChooseKeys::Problem& p = problem();
     const int32_t* positions = args.batch->positions + tokens.first;
-    const int64_t keys = positions[tokens.count - 1] + int64_t{1};
+    const int64_t keys = p.num_keys(positions[tokens.count - 1]);
     // Tokens that attend to all keys need no scores.
     int64_t begin = 0;
-    for (; begin < tokens.count && positions[begin] < p.most; ++begin) {
+    for (; begin < tokens.count && p.num_keys(positions[begin]) <= p.most; ++begin) {
       int32_t* chosen = args.chosen + (tokens.first + begin) * p.most;
-      for (int64_t j = 0; j < p.most; ++j) chosen[j] = j <= positions[begin] ? int32_t(j) : -1;
+      const int64_t all = p.num_keys(positions[begin]);
+      for (int64_t j = 0; j < p.most; ++j) chosen[j] = j < all ? static_cast<int32_t>(j) : -1;
     }
     if (begin == tokens.count) return;
     for (int64_t i = begin; i < tokens.count; ++i) {
       const int64_t t = tokens.first + i;
       for (int64_t a = 0; a < p.num_heads; ++a) {
-        rotate(p.rotates_pairs, args.angles.row(t), p.rotary_dim, args.q.row(t) + a * p.dim);
+        float* head = args.q.row(t) + a * p.dim;
+        rotate(p.rotates_pairs, args.angles.row(t), p.rotary_dim,
+               p.rotates_end ? head + p.dim - p.rotary_dim : head);
       }
     }
     const int64_t segments = ceil_div(keys, kSegment), items = segments * (tokens.count - begin);
@@ -99,7 +102,7 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
     stream.threads->parallel_for(
         tokens.count - begin, 1, [&](int64_t from, int64_t to, int thread) {
           for (int64_t i = begin + from; i < begin + to; ++i) {
-            choose(memory.scores + i * memory.context, positions[i] + int64_t{1},
+            choose(memory.scores + i * memory.context, p.num_keys(positions[i]),
                    memory.order + thread * memory.context,
                    args.chosen + (tokens.first + i) * p.most);
           }
@@ -112,14 +115,16 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
     const ChooseKeys::Problem& p = problem();
     const CacheTable& table = args.batch->tables[args.cache.table];
     const int32_t* blocks = table.blocks + tokens.sequence * table.max_blocks;
-    const int64_t t = tokens.first + i, keys = args.batch->positions[t] + int64_t{1};
+    const PagedSpec spec = p.cache();
+    const int64_t t = tokens.first + i, keys = p.num_keys(args.batch->positions[t]);
+    const int64_t of_page = spec.keys_of_page();
     const float* weights = args.weights.row(t);
     float* dots = memory.dots + thread * p.num_heads * kPageTokens;
     const int64_t end = std::min((segment + 1) * kSegment, keys);
-    for (int64_t first = segment * kSegment; first < end; first += kPageTokens) {
-      const int64_t count = std::min(kPageTokens, end - first);
+    for (int64_t first = segment * kSegment; first < end; first += of_page) {
+      const int64_t count = std::min(of_page, end - first);
       kernels_.times_transposed(
-          {.matrix = args.cache.data + blocks[first / kPageTokens] * args.cache.unit_bytes,
+          {.matrix = args.cache.data + blocks[spec.page_of(first)] * args.cache.unit_bytes,
            .dtype = p.cache_dtype,
            .rows = count,
            .columns = p.dim,

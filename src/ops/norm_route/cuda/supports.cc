@@ -33,6 +33,9 @@ class ClusterSm90 final : public Implementation<NormRoute> {
     }
     if (route.num_slots() > 32) return wrong("top_k", route.num_slots(), "32 or less");
     if (route.num_groups > 1) return wrong("n_group", route.num_groups, "1");
+    if (route.scoring == ScoringFunction::kSqrtSoftplus || route.by_token) {
+      return Rejection{Kind::kShape, "neither roots of softplus nor experts by token id"};
+    }
     return std::nullopt;
   }
   std::unique_ptr<Prepared<NormRoute>> prepare(const NormRoute::Problem& problem,

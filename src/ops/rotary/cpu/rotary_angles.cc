@@ -27,7 +27,8 @@ class CpuRotaryAngles final : public Prepared<RotaryAngles> {
     const int64_t grain = parallel_grain(args.y.rows, 128 * half);
     stream.threads->parallel_for(args.y.rows, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; ++t) {
-        const auto position = static_cast<float>(std::max(0, args.positions[t]));
+        const int64_t whole = std::max(0, args.positions[t]) / problem().step * problem().step;
+        const auto position = static_cast<float>(whole);
         float* out = args.y.row(t);
         for (int64_t i = 0; i < half; ++i) {
           const float angle = position * frequencies_[i];

@@ -17,6 +17,7 @@ class CpuRoute final : public Prepared<Route> {
       : Prepared(problem),
         bias_(weights.correction_bias),
         scale_(weights.expert_scale),
+        of_token_(weights.experts_of_token),
         config_(problem) {
     config_.correction_bias = bias_;
     config_.expert_scale = scale_;
@@ -25,7 +26,8 @@ class CpuRoute final : public Prepared<Route> {
   size_t workspace_size(const Route::Args&) const override { return 0; }
   BatchInvariance batch_invariant() const override { return BatchInvariance::kFull; }
   int64_t weight_bytes() const override {
-    return static_cast<int64_t>((bias_.size() + scale_.size()) * sizeof(float));
+    return static_cast<int64_t>((bias_.size() + scale_.size()) * sizeof(float)) +
+           (config_.by_token ? config_.top_k * int64_t{sizeof(int32_t)} : 0);
   }
 
   void run(const Route::Args& args, std::span<std::byte>, const Stream& stream) const override {
@@ -36,6 +38,12 @@ class CpuRoute final : public Prepared<Route> {
           std::fill_n(args.topk_ids + t * k, k, -1);
           continue;
         }
+        if (config_.by_token) {
+          weigh_chosen(config_, args.logits.row(t),
+                       of_token_.data() + args.token_ids[t] * config_.top_k, args.topk_ids + t * k,
+                       args.topk_weights + t * k);
+          continue;
+        }
         route_topk(config_, args.logits.row(t), 1, args.topk_ids + t * k,
                    args.topk_weights + t * k);
       }
@@ -44,6 +52,7 @@ class CpuRoute final : public Prepared<Route> {
 
  private:
   std::vector<float> bias_, scale_;
+  std::vector<int32_t> of_token_;
   RouterConfig config_;
 };
 
