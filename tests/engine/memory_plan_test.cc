@@ -27,7 +27,7 @@ ModelNeeds hybrid() {
   return {.device = Device::cuda_sm(90),
           .other_weights = 3 * kGB,
           .experts = std::vector<ModelNeeds::Experts>(40, {.bytes = 450 * kMB}),
-          .page_bytes = 64 * 20480,
+          .page_bytes = int64_t{64} * 20480,
           .state_bytes = 64 * kMB,
           .vocab_size = 248320,
           .max_context = 262144,
