@@ -142,7 +142,8 @@ constexpr GgufRule kDeepseek2[] = {
     {"blk.ffn_down_shexp", "mlp.shared_experts.down_proj"},
 };
 
-constexpr GgufRule kQwen3Next[] = {
+// Both families with gated delta nets.
+constexpr GgufRule kQwenHybrid[] = {
     {"token_embd", "model.embed_tokens"},
     {"output_norm", "model.norm", GgufForm::kPlusOne},
     {"output", "lm_head"},
@@ -167,50 +168,40 @@ constexpr GgufRule kQwen3Next[] = {
     {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
     {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
     {"blk.ssm_norm", "linear_attn.norm"},
-    {"blk.attn_qkv", "linear_attn.in_proj_qkv"},
-    {"blk.attn_gate", "linear_attn.in_proj_z"},
-    {"blk.ssm_ba", "linear_attn.in_proj_b", GgufForm::kBetaOfGroups},
-    {"blk.ssm_ba", "linear_attn.in_proj_a", GgufForm::kAlphaOfGroups},
-    {"blk.ssm_conv1d", "linear_attn.conv1d"},
-    {"blk.ssm_a", "linear_attn.A_log", GgufForm::kMinusExp},
-    {"blk.ssm_dt.bias", "linear_attn.dt_bias"},
-    {"blk.ssm_out", "linear_attn.out_proj"},
 };
 
-constexpr GgufRule kQwen35Moe[] = {
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm", GgufForm::kPlusOne},
-    {"output", "lm_head"},
-    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
-    {"blk.post_attention_norm", "post_attention_layernorm", GgufForm::kPlusOne},
-    {"blk.attn_q", "self_attn.q_proj"},
-    {"blk.attn_k", "self_attn.k_proj"},
-    {"blk.attn_v", "self_attn.v_proj"},
-    {"blk.attn_output", "self_attn.o_proj"},
-    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
-    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
-    {"blk.ffn_gate_inp", "mlp.gate"},
-    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
-    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
-    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
-    {"blk.ffn_gate", "mlp.gate_proj"},
-    {"blk.ffn_up", "mlp.up_proj"},
-    {"blk.ffn_down", "mlp.down_proj"},
-    {"blk.ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
-    {"blk.ffn_up_shexp", "mlp.shared_expert.up_proj"},
-    {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
-    {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
-    {"blk.ssm_norm", "linear_attn.norm"},
-    {"blk.attn_qkv", "linear_attn.in_proj_qkv", GgufForm::kTiledMixed},
-    {"blk.attn_gate", "linear_attn.in_proj_z", GgufForm::kTiledValues},
-    {"blk.ssm_beta", "linear_attn.in_proj_b", GgufForm::kTiledHeads},
-    {"blk.ssm_alpha", "linear_attn.in_proj_a", GgufForm::kTiledHeads},
-    {"blk.ssm_conv1d", "linear_attn.conv1d", GgufForm::kTiledMixed},
-    {"blk.ssm_a", "linear_attn.A_log", GgufForm::kTiledDecay},
-    {"blk.ssm_dt.bias", "linear_attn.dt_bias", GgufForm::kTiledHeads},
-    {"blk.ssm_out", "linear_attn.out_proj", GgufForm::kTiledInputs},
-};
+// `shared`, then what a family has of its own.
+template <size_t kShared, size_t kOwn>
+constexpr std::array<GgufRule, kShared + kOwn> with(const GgufRule (&shared)[kShared],
+                                                    const GgufRule (&own)[kOwn]) {
+  std::array<GgufRule, kShared + kOwn> rules;
+  std::copy_n(own, kOwn, std::copy_n(shared, kShared, rules.begin()));
+  return rules;
+}
+
+constexpr auto kQwen3Next =
+    with(kQwenHybrid, {
+                          {"blk.attn_qkv", "linear_attn.in_proj_qkv"},
+                          {"blk.attn_gate", "linear_attn.in_proj_z"},
+                          {"blk.ssm_ba", "linear_attn.in_proj_b", GgufForm::kBetaOfGroups},
+                          {"blk.ssm_ba", "linear_attn.in_proj_a", GgufForm::kAlphaOfGroups},
+                          {"blk.ssm_conv1d", "linear_attn.conv1d"},
+                          {"blk.ssm_a", "linear_attn.A_log", GgufForm::kMinusExp},
+                          {"blk.ssm_dt.bias", "linear_attn.dt_bias"},
+                          {"blk.ssm_out", "linear_attn.out_proj"},
+                      });
+
+constexpr auto kQwen35Moe =
+    with(kQwenHybrid, {
+                          {"blk.attn_qkv", "linear_attn.in_proj_qkv", GgufForm::kTiledMixed},
+                          {"blk.attn_gate", "linear_attn.in_proj_z", GgufForm::kTiledValues},
+                          {"blk.ssm_beta", "linear_attn.in_proj_b", GgufForm::kTiledHeads},
+                          {"blk.ssm_alpha", "linear_attn.in_proj_a", GgufForm::kTiledHeads},
+                          {"blk.ssm_conv1d", "linear_attn.conv1d", GgufForm::kTiledMixed},
+                          {"blk.ssm_a", "linear_attn.A_log", GgufForm::kTiledDecay},
+                          {"blk.ssm_dt.bias", "linear_attn.dt_bias", GgufForm::kTiledHeads},
+                          {"blk.ssm_out", "linear_attn.out_proj", GgufForm::kTiledInputs},
+                      });
 
 // Queries and keys are permuted although nothing rotates.
 constexpr GgufRule kNemotronH[] = {
