@@ -318,6 +318,18 @@ def mixers_table(report):
     return f"{note}\n\n{markdown(['mixer', 'call', 'us', 'floor us', 'x floor'], rows)}"
 
 
+def sparse_table(report):
+    """Of a layer whose indexer chooses keys: what choice and attention take. Floors of prompts' pieces say nothing."""
+    rows = []
+    for r in report["sparse_calls"]:
+        prompt = "p" in r["call"]
+        us = lambda key: f"{r[key]:.1f}" if r[key] < 1000 else f"{r[key]:.0f}"
+        rows.append([f"`{r['call']}`", us("index_us"), us("choose_us"), "-" if prompt else us("index_floor_us"), us("chosen_us"),
+                     us("all_us")])
+    header = ["call", "keys of the indexer us", "choice us", "floor us: its keys", "attention over the chosen us", "over all us"]
+    return f"{report['device']}, commit {report['commit']} ({report['note']})\n\n{markdown(header, rows)}"
+
+
 def result(name):
     return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
 
@@ -361,6 +373,8 @@ def table_of(name):
         return served_table(report)
     if "model_steps" in report:
         return steps_table(report)
+    if "sparse_calls" in report:
+        return sparse_table(report)
     if "mixers" in report:
         return mixers_table(report)
     if "model_runs" in report:
