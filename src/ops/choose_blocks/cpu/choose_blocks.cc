@@ -7,17 +7,13 @@
 #include <limits>
 #include <numeric>
 
+#include "ops/cpu/choosing.h"
 #include "ops/cpu/implementation.h"
-#include "ops/cpu/kernels.h"
-#include "ops/cpu/parallel.h"
 
 namespace moe4 {
 namespace {
 
-// Neither is part of the arithmetic: a score is of one query and one key.
-constexpr int64_t kTokens = 16;
-constexpr int64_t kSegment = 1024;
-static_assert(kSegment % kPageTokens == 0);
+using choosing::kSegment, choosing::kTokens, choosing::Tokens;
 
 class CpuChooseBlocks final : public Prepared<ChooseBlocks> {
  public:
@@ -41,13 +37,8 @@ class CpuChooseBlocks final : public Prepared<ChooseBlocks> {
     MOE4_CHECK(stream.threads->size() <= threads_);
     Arena arena(workspace);
     const Buffers memory = take_buffers(arena, *args.batch);
-    const Batch& batch = *args.batch;
-    for (int64_t s = 0; s < batch.num_seqs; ++s) {
-      const int64_t end = batch.query_start[s + 1];
-      for (int64_t first = batch.query_start[s]; first < end; first += kTokens) {
-        run_tokens(args, memory, {s, first, std::min(kTokens, end - first)}, stream);
-      }
-    }
+    choosing::for_each_tokens(
+        *args.batch, [&](const Tokens& tokens) { run_tokens(args, memory, tokens, stream); });
   }
 
  private:
@@ -57,10 +48,6 @@ class CpuChooseBlocks final : public Prepared<ChooseBlocks> {
     float* scores;   // [threads, blocks]
     int32_t* order;  // [threads, blocks]
     int64_t runs = 0, blocks = 0;
-  };
-  // Of one sequence.
-  struct Tokens {
-    int64_t sequence, first, count;
   };
 
   Buffers take_buffers(Arena& arena, const Batch& batch) const {
@@ -90,14 +77,10 @@ class CpuChooseBlocks final : public Prepared<ChooseBlocks> {
       }
     }
     if (begin == tokens.count) return;
-    const int64_t segments = ceil_div(keys, kSegment), items = segments * (tokens.count - begin);
-    const int64_t bytes = kSegment * p.dim * (size_of(p.cache_dtype) + p.num_heads / 4);
-    stream.threads->parallel_for(
-        items, parallel_grain(items, bytes), [&](int64_t from, int64_t to, int thread) {
-          for (int64_t item = from; item < to; ++item) {
-            score(args, memory, tokens, begin + item / segments, item % segments, thread);
-          }
-        });
+    choosing::for_each_segment(begin, tokens.count, keys, choosing::bytes_of_segment(p), stream,
+                               [&](int64_t i, int64_t segment, int thread) {
+                                 score(args, memory, tokens, i, segment, thread);
+                               });
     const int64_t heads = (tokens.count - begin) * p.num_heads;
     stream.threads->parallel_for(heads, 1, [&](int64_t from, int64_t to, int thread) {
       for (int64_t i = from; i < to; ++i) {
@@ -120,16 +103,8 @@ class CpuChooseBlocks final : public Prepared<ChooseBlocks> {
     const int64_t end = std::min((segment + 1) * kSegment, keys);
     for (int64_t first = segment * kSegment; first < end; first += kPageTokens) {
       const int64_t count = std::min(kPageTokens, end - first);
-      kernels_.times_transposed(
-          {.matrix = args.cache.data + blocks[first / kPageTokens] * args.cache.unit_bytes,
-           .dtype = p.cache_dtype,
-           .rows = count,
-           .columns = p.dim,
-           .num_tokens = p.num_heads,
-           .x = args.q.row(t),
-           .y = dots,
-           .x_stride = p.dim,
-           .y_stride = kPageTokens});
+      const std::byte* page = args.cache.data + blocks[first / kPageTokens] * args.cache.unit_bytes;
+      choosing::dots_of_page(kernels_, p, page, count, args.q.row(t), dots);
       for (int64_t a = 0; a < p.num_heads; ++a) {
         float* largest = memory.largest + (i * p.num_heads + a) * memory.runs + first / run_keys_;
         for (int64_t j = 0; j < count; ++j) {
@@ -152,14 +127,8 @@ class CpuChooseBlocks final : public Prepared<ChooseBlocks> {
       const int64_t end = std::min((b + 1) * of_block, runs);
       scores[b] = b > own - p.local ? std::numeric_limits<float>::infinity()
                                     : *std::max_element(largest + b * of_block, largest + end);
-      order[b] = static_cast<int32_t>(b);
     }
-    const auto is_before = [&](int32_t i, int32_t j) {
-      return scores[i] != scores[j] ? scores[i] > scores[j] : i < j;
-    };
-    std::nth_element(order, order + p.most, order + own + 1, is_before);
-    std::copy_n(order, p.most, chosen);
-    std::sort(chosen, chosen + p.most);
+    choosing::take_largest(scores, own + 1, p.most, order, chosen);
   }
 
   const OpKernels& kernels_;

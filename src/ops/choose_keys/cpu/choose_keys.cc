@@ -6,18 +6,14 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/cpu/choosing.h"
 #include "ops/cpu/implementation.h"
-#include "ops/cpu/kernels.h"
-#include "ops/cpu/parallel.h"
 #include "ops/cpu/rotate_pairs.h"
 
 namespace moe4 {
 namespace {
 
-// Neither is part of the arithmetic: a score is of one query and one key.
-constexpr int64_t kTokens = 16;
-constexpr int64_t kSegment = 1024;
-static_assert(kSegment % kPageTokens == 0);
+using choosing::kSegment, choosing::kTokens, choosing::Tokens;
 
 class CpuChooseKeys final : public Prepared<ChooseKeys> {
  public:
@@ -40,13 +36,8 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
     MOE4_CHECK(stream.threads->size() <= threads_);
     Arena arena(workspace);
     const Buffers memory = take_buffers(arena, *args.batch);
-    const Batch& batch = *args.batch;
-    for (int64_t s = 0; s < batch.num_seqs; ++s) {
-      const int64_t end = batch.query_start[s + 1];
-      for (int64_t first = batch.query_start[s]; first < end; first += kTokens) {
-        run_tokens(args, memory, {s, first, std::min(kTokens, end - first)}, stream);
-      }
-    }
+    choosing::for_each_tokens(
+        *args.batch, [&](const Tokens& tokens) { run_tokens(args, memory, tokens, stream); });
   }
 
  private:
@@ -55,10 +46,6 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
     float* dots;     // [threads, num_heads, kPageTokens]
     int32_t* order;  // [threads, context]
     int64_t context = 0;
-  };
-  // Of one sequence.
-  struct Tokens {
-    int64_t sequence, first, count;
   };
 
   Buffers take_buffers(Arena& arena, const Batch& batch) const {
@@ -91,14 +78,10 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
                p.rotates_end ? head + p.dim - p.rotary_dim : head);
       }
     }
-    const int64_t segments = ceil_div(keys, kSegment), items = segments * (tokens.count - begin);
-    const int64_t bytes = kSegment * p.dim * (size_of(p.cache_dtype) + p.num_heads / 4);
-    stream.threads->parallel_for(
-        items, parallel_grain(items, bytes), [&](int64_t from, int64_t to, int thread) {
-          for (int64_t item = from; item < to; ++item) {
-            score(args, memory, tokens, begin + item / segments, item % segments, thread);
-          }
-        });
+    choosing::for_each_segment(begin, tokens.count, keys, choosing::bytes_of_segment(p), stream,
+                               [&](int64_t i, int64_t segment, int thread) {
+                                 score(args, memory, tokens, i, segment, thread);
+                               });
     stream.threads->parallel_for(
         tokens.count - begin, 1, [&](int64_t from, int64_t to, int thread) {
           for (int64_t i = begin + from; i < begin + to; ++i) {
@@ -123,16 +106,8 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
     const int64_t end = std::min((segment + 1) * kSegment, keys);
     for (int64_t first = segment * kSegment; first < end; first += of_page) {
       const int64_t count = std::min(of_page, end - first);
-      kernels_.times_transposed(
-          {.matrix = args.cache.data + blocks[spec.page_of(first)] * args.cache.unit_bytes,
-           .dtype = p.cache_dtype,
-           .rows = count,
-           .columns = p.dim,
-           .num_tokens = p.num_heads,
-           .x = args.q.row(t),
-           .y = dots,
-           .x_stride = p.dim,
-           .y_stride = kPageTokens});
+      const std::byte* page = args.cache.data + blocks[spec.page_of(first)] * args.cache.unit_bytes;
+      choosing::dots_of_page(kernels_, p, page, count, args.q.row(t), dots);
       float* scores = memory.scores + i * memory.context + first;
       std::fill_n(scores, count, 0.0f);
       for (int64_t a = 0; a < p.num_heads; ++a) {
@@ -145,14 +120,8 @@ class CpuChooseKeys final : public Prepared<ChooseKeys> {
   void choose(float* scores, int64_t keys, int32_t* order, int32_t* chosen) const {
     for (int64_t j = 0; j < keys; ++j) {
       if (std::isnan(scores[j])) scores[j] = std::numeric_limits<float>::infinity();
-      order[j] = static_cast<int32_t>(j);
     }
-    const auto is_before = [&](int32_t i, int32_t j) {
-      return scores[i] != scores[j] ? scores[i] > scores[j] : i < j;
-    };
-    std::nth_element(order, order + problem().most, order + keys, is_before);
-    std::copy_n(order, problem().most, chosen);
-    std::sort(chosen, chosen + problem().most);
+    choosing::take_largest(scores, keys, problem().most, order, chosen);
   }
 
   const OpKernels& kernels_;
