@@ -132,6 +132,12 @@ GenerationDefaults open_for_generation(Session& session, const std::string& path
   if (flags.quiet) return defaults;
   for (const std::string& line : flags_without_effect(sampling, defaults))
     session.notes += "note: " + line + "\n";
+  const int64_t made_for = session.checkpoint->config().max_position_embeddings;
+  if (sampling.context > made_for) {
+    session.notes += fmt::format(
+        "note: --ctx {} is more than the {} tokens that the model was made for: {} are used\n",
+        sampling.context, made_for, made_for);
+  }
   session.notes += fmt::format("stop tokens: {}{}\n", to_string(defaults.stop_tokens),
                                sampling.ignore_eos ? "; ignored" : "");
   return defaults;

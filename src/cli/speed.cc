@@ -44,6 +44,7 @@ std::string speed_line(const GenerateResult& result, const Speed& speed) {
     line += fmt::format(" ({:.0f}% of the memory's read bandwidth measured here)",
                         speed.memory_share * 100);
   }
+  if (result.reason == StopReason::kContextFull) line += "; the context is full";
   return line;
 }
 

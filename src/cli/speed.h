@@ -22,7 +22,8 @@ Speed measure_speed(const GenerateResult& result, int64_t bytes_per_token, doubl
 /// short to tell.
 double measure_memory(ThreadPool& threads);
 
-/// "prompt 12 tokens at 812.3 tok/s; generation 64 tokens at 120.1 tok/s, 0.012 GB per token".
+/// "prompt: 12 tokens at 812.3 tok/s; generation: 64 tokens at 120.1 tok/s, 0.0120 GB per token,
+/// ..."; says at its end when there was no room for more.
 std::string speed_line(const GenerateResult& result, const Speed& speed);
 
 }  // namespace moe4::cli

@@ -343,6 +343,21 @@ TEST_F(Generation, APromptThatFillsTheContextIsRefusedAndOneTokenLessIsNot) {
   EXPECT_EQ(whole["stop_reason"], "length");
 }
 
+TEST_F(Generation, AnAnswerThatTheContextEndsSaysSo) {
+  const std::string small = model({.config = {{"max_position_embeddings", 16}}});
+  const auto err = [&](const std::string& tokens, const std::string& context) {
+    return run_program(
+               {"run", small, "-p", "uuuuuuu", "--ignore-eos", "-n", tokens, "--ctx", context})
+        .err;
+  };
+  const std::string more = "note: --ctx 17 is more than the 16 tokens that the model was made for";
+  EXPECT_THAT(err("9", "16"),
+              AllOf(Not(HasSubstr("note: --ctx")), Not(HasSubstr("context is full"))));
+  EXPECT_THAT(err("10", "16"),
+              AllOf(Not(HasSubstr("note: --ctx")), HasSubstr("; the context is full")));
+  EXPECT_THAT(err("10", "17"), AllOf(HasSubstr(more), HasSubstr("; the context is full")));
+}
+
 TEST_F(Generation, ChatKeepsAnswersAndTheSystemMessageInTheConversation) {
   const std::string folder = model({});
   const auto turns = [&](const std::vector<std::string>& flags, const std::string& input) {
