@@ -61,11 +61,11 @@ tidy() {
     --extra-arg=-Wno-unknown-warning-option
 }
 
-# Sources that the change touched, within ten minutes: what is left then is named, and .ci/extended's.
+# Sources that the change touched, within seven minutes: what is left then is named, and .ci/extended's.
 tidy_changed() {
   base=$(change_base) || return 1
   files=$(git diff --name-only --diff-filter=d "$base" -- 'src/*.cc' 'tests/*.cc' 'bench/*.cc' | compiled_files) || return 1
-  deadline=$(($(date +%s) + ${MOE4_TIDY_SECONDS:-600}))
+  deadline=$(($(date +%s) + ${MOE4_TIDY_SECONDS:-420}))
   set --
   for file in $files; do
     set -- "$@" "$file"
