@@ -3,7 +3,7 @@
  *
  *   moe4_layer* layer = NULL;
  *   if (moe4_layer_create(&desc, &layer) != MOE4_OK) puts(moe4_last_error());
- *   size_t bytes = moe4_layer_workspace_size(layer, max_tokens);
+ *   size_t bytes = moe4_layer_workspace_size(layer, max_tokens, MOE4_BF16);
  *   moe4_layer_apply(layer, &args);
  *   moe4_layer_destroy(layer);
  *
