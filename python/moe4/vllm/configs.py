@@ -13,7 +13,7 @@ from vllm.model_executor.layers.quantization.modelopt import (
     ModelOptNvFp4FusedMoE,
 )
 
-from moe4.vllm.methods import CompressedTensorsMoe4MoEMethod, ModelOptMoe4FusedMoE, why_not
+from moe4.vllm.methods import CompressedTensorsMoe4MoEMethod, ModelOptMoe4FusedMoE, check_vllm, why_not
 
 logger = init_logger("vllm.moe4")
 
@@ -23,7 +23,10 @@ def _is_experts(layer: Any) -> bool:
 
 
 def _takes(moe: Any, use_a16: bool) -> bool:
-    reason = why_not(moe, use_a16)
+    try:
+        reason = why_not(moe, use_a16)
+    except (AttributeError, KeyError) as error:  # a user's start must not fail for a vLLM that changed
+        reason = f"this vLLM is not as moe4 knows it: {type(error).__name__}: {error}"
     if reason is not None:
         logger.info_once("moe4 leaves the routed experts to vLLM: %s", reason)
     return reason is None
@@ -31,7 +34,10 @@ def _takes(moe: Any, use_a16: bool) -> bool:
 
 def _modelopt_method(quant_config: Any, moe_config: Any) -> Any:
     """moe4's method, or vLLM's own with the reason in the log."""
-    ours = _takes(moe_config, quant_config.quant_method == "W4A16_NVFP4")
+    override = getattr(quant_config, "moe_activation_override", None)  # an option of the user's, 0.29 and later
+    if override is not None:
+        logger.info_once("moe4 leaves the routed experts to vLLM: the activations shall be %s", override)
+    ours = override is None and _takes(moe_config, quant_config.quant_method == "W4A16_NVFP4")
     cls = ModelOptMoe4FusedMoE if ours else ModelOptNvFp4FusedMoE
     return cls(quant_config=quant_config, moe_config=moe_config)
 
@@ -59,18 +65,25 @@ class Moe4CompressedTensorsConfig(CompressedTensorsConfig):
 
     def get_quant_method(self, layer: Any, prefix: str) -> Any:
         if _is_experts(layer):
-            self._add_fused_moe_to_target_scheme_map()
-            down = getattr(layer, "ckpt_down_proj_name", "down_proj")
-            scheme = self.get_scheme_dict(layer, f"{prefix}.0.{down}")
+            scheme = self._scheme_of_experts(layer, prefix)
             if scheme and self._is_nvfp4_format(scheme.get("weights")):
-                use_a16 = scheme.get("input_activations") is None
-                if _takes(layer.moe_config, use_a16):
-                    return CompressedTensorsMoe4MoEMethod(layer.moe_config, prefix, use_a16=use_a16)
+                inputs = scheme.get("input_activations")
+                taken = inputs is None or self._is_nvfp4_format(inputs)
+                if taken and _takes(layer.moe_config, inputs is None):
+                    return CompressedTensorsMoe4MoEMethod(layer.moe_config, prefix, use_a16=inputs is None)
         return super().get_quant_method(layer, prefix)
+
+    def _scheme_of_experts(self, layer: Any, prefix: str) -> Any:
+        """The scheme that all projections share; None where they differ, which vLLM's own method reports."""
+        self._add_fused_moe_to_target_scheme_map()
+        names = [getattr(layer, f"ckpt_{part}_proj_name", f"{part}_proj") for part in ("gate", "up", "down")]
+        schemes = [self.get_scheme_dict(layer, f"{prefix}.0.{name}") for name in names if name]
+        return schemes[0] if all(scheme == schemes[0] for scheme in schemes) else None
 
 
 def register() -> None:
-    """Under the names that checkpoints and loaders use."""
+    """Under the names that checkpoints and loaders use; TypeError for a vLLM that calls what moe4 has otherwise."""
+    check_vllm()
     register_quantization_config("modelopt_fp4")(Moe4ModelOptNvFp4Config)
     register_quantization_config("modelopt_mixed")(Moe4ModelOptMixedPrecisionConfig)
     register_quantization_config("compressed-tensors")(Moe4CompressedTensorsConfig)

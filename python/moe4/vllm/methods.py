@@ -28,6 +28,8 @@ from moe4.vllm.experts import ACTIVATIONS, Moe4Experts, device_index
 logger = init_logger("vllm.moe4")
 
 _OPTIONS = {"enabled": True, "activations": "auto", "backend": "auto"}
+# vLLM's ways to bring tokens to experts of other ranks that hand over whole tokens, not quantised.
+_ALL_TO_ALL = ("allgather_reducescatter", "naive", "deepep_high_throughput")
 
 
 def options() -> dict[str, Any]:
@@ -63,6 +65,13 @@ def why_not(moe: Any, use_a16: bool) -> str | None:
         return "expert load balancing moves weights"
     if parallel.use_batched_activation_format:
         return f"{parallel.all2all_backend} hands out tokens by expert"
+    # "passthrough" counts without other ranks, too: the experts themselves move tokens then.
+    if parallel.all2all_backend not in _ALL_TO_ALL and (
+        parallel.use_all2all_kernels or getattr(parallel, "use_passthrough_all2all", False)
+    ):
+        return f"moe4 has not met {parallel.all2all_backend}, expected one of {', '.join(_ALL_TO_ALL)}"
+    if moe.num_local_experts > moe.num_experts:
+        return "shared experts are fused into the routed ones"
     if moe.activation not in ACTIVATIONS:
         return f"the activation {moe.activation.value} is not moe4's"
     if getattr(moe, "has_bias", False):
@@ -80,6 +89,26 @@ def why_not(moe: Any, use_a16: bool) -> str | None:
         backend=chosen["backend"],
     )
     return None if answer["backend"] else answer["reason"]
+
+
+def check_vllm() -> None:
+    """TypeError where this vLLM would call moe4 with other arguments than it has, or lacks what moe4 calls."""
+    for name in ("apply", "workspace_shapes"):
+        ours, theirs = (
+            list(inspect.signature(getattr(cls, name)).parameters) for cls in (Moe4Experts, mk.FusedMoEExpertsModular)
+        )
+        if ours != theirs:
+            raise TypeError(f"{name} of vLLM's experts has the parameters {theirs}, expected {ours}")
+    for function, needed in (
+        (maybe_make_prepare_finalize, {"moe", "quant_config"}),
+        (mk.FusedMoEKernel, {"prepare_finalize", "fused_experts"}),
+    ):
+        missing = needed - set(inspect.signature(function).parameters)
+        if missing:
+            raise TypeError(f"vLLM's {function.__name__} has no {sorted(missing)}")
+    for cls in (Moe4Experts, ModelOptMoe4FusedMoE, CompressedTensorsMoe4MoEMethod):
+        if cls.__abstractmethods__:
+            raise TypeError(f"vLLM's base of {cls.__name__} also wants {sorted(cls.__abstractmethods__)}")
 
 
 def _accepted(function: Any, **arguments: Any) -> Any:
@@ -162,7 +191,7 @@ class _Moe4Method:
             else:
                 replace_parameter(layer, names[ours], left)
         for ours, theirs in names.items():
-            if ours.endswith("_scale"):
+            if "_scale" in ours:
                 replace_parameter(layer, theirs, getattr(layer, theirs).data.new_empty(0))
 
 
@@ -178,7 +207,7 @@ class ModelOptMoe4FusedMoE(_Moe4Method, ModelOptNvFp4FusedMoE):
         self.use_a16 = quant_config.quant_method == "W4A16_NVFP4"
         self.use_global_sf = False
         self.nvfp4_backend = None
-        self.experts_cls = None
+        self.experts_cls = Moe4Experts  # asked for is_monolithic() before there is a kernel
         self.per_token_activation = False
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
@@ -204,7 +233,7 @@ class CompressedTensorsMoe4MoEMethod(_Moe4Method, CompressedTensorsW4A4Nvfp4MoEM
         self.use_a16 = use_a16
         self.use_global_sf = False
         self.nvfp4_backend = None
-        self.experts_cls = None
+        self.experts_cls = Moe4Experts  # asked for is_monolithic() before there is a kernel
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         names = {
