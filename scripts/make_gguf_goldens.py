@@ -60,7 +60,7 @@ def all_subclasses(cls):
 @torch.no_grad()
 def golden(model, seed):
     """Logits of a prompt and the greedy tokens behind it; another prompt where two tokens are nearly alike."""
-    vocab = model.config.vocab_size
+    vocab = model.config.get_text_config().vocab_size
     ids = torch.randint(3, vocab - 4, (1, TOKENS), generator=torch.Generator().manual_seed(seed))
     out = {"input_ids": ids[0].int(), "logits": model(ids, use_cache=False).logits[0]}
     margins = []
@@ -110,6 +110,76 @@ GLM = dict(moe_intermediate_size=32, intermediate_size=48, n_routed_experts=4, n
            n_group=2, topk_group=1, norm_topk_prob=True, routed_scaling_factor=2.5, first_k_dense_replace=1)
 
 
+def more_families():
+    """Further ones; their folders go through publish()."""
+    import transformers as t
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32,
+            "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
+    latent = dict(q_lora_rank=16, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, num_key_value_heads=2)
+    two_kinds = lambda part: {"full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": part},
+                              "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}}
+    small = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"}
+    one_group = {"n_group": 1, "topk_group": 1}
+    wide_and_narrow = ["full_attention", "sliding_attention"]
+    dsa = dict(index_topk=8, index_head_dim=32, index_n_heads=12)  # of fewer all scores may be 0, which tie
+    return {
+        "qwen3_vl_moe": (t.Qwen3VLMoeForConditionalGeneration, t.Qwen3VLMoeConfig(
+            text_config=dict(SMALL, head_dim=32, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, intermediate_size=48,
+                             rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 5, 5],
+                                              "mrope_interleaved": True}),
+            tie_word_embeddings=False, vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=32,
+                                                          deepstack_visual_indexes=[0], num_position_embeddings=16)), (), {}),
+        "ernie4_5_moe": (t.Ernie4_5_MoeForCausalLM, t.Ernie4_5_MoeConfig(
+            **SMALL | {"num_hidden_layers": 3, "tie_word_embeddings": True}, intermediate_size=48, moe_num_experts=4, moe_k=2,
+            moe_intermediate_size=32, moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_end_index=2, moe_layer_interval=1,
+            rope_parameters={"rope_type": "default", "rope_theta": 5e5}), (), {}),
+        "hy_v3": (t.HYV3ForCausalLM, t.HYV3Config(**SMALL, head_dim=32, intermediate_size=48, num_experts=4, num_experts_per_tok=2,
+                  moe_intermediate_size=32, num_shared_experts=1, router_scaling_factor=2.826, rope_parameters=dict(ROPE)), (), {}),
+        "laguna": (t.LagunaForCausalLM, t.LagunaConfig(
+            **SMALL, head_dim=32, intermediate_size=48, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+            shared_expert_intermediate_size=32, moe_routed_scaling_factor=2.5, sliding_window=8, gating="per-head",
+            num_attention_heads_per_layer=[2, 4], layer_types=wide_and_narrow, mlp_layer_types=["dense", "sparse"], rope_parameters={
+                "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                                   "original_max_position_embeddings": 64, "partial_rotary_factor": 0.5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}}), (), {}),
+        "llama4": (t.Llama4ForCausalLM, t.Llama4TextConfig(
+            **SMALL | {"num_hidden_layers": 4}, head_dim=16, intermediate_size=32, intermediate_size_mlp=48, num_local_experts=3,
+            num_experts_per_tok=1, interleave_moe_layer_step=2, use_qk_norm=True, rope_parameters={
+                "rope_type": "llama3", "rope_theta": 5e5, "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+                "original_max_position_embeddings": 64}), (), {}),
+        "mistral4": (t.Mistral4ForCausalLM, t.Mistral4Config(
+            **small, **latent, intermediate_size=48, moe_intermediate_size=32, n_routed_experts=4, num_experts_per_tok=2,
+            n_shared_experts=1, first_k_dense_replace=0, rope_parameters=yarn | {
+                "original_max_position_embeddings": 16, "max_position_embeddings": 256, "factor": 16.0, "llama_4_scaling_beta": 0.1,
+                "partial_rotary_factor": 0.5}), (), {}),
+        "glm4_moe_lite": (t.Glm4MoeLiteForCausalLM, t.Glm4MoeLiteConfig(**small, **latent, **GLM | one_group,
+                                                                        rope_parameters=dict(ROPE)), (), {}),
+        "deepseek_v32": (t.DeepseekV32ForCausalLM, t.DeepseekV32Config(**small, **latent, **GLM, **dsa, rope_parameters=yarn), (),
+                         {"scoring_func": "sigmoid"}),
+        "glm_moe_dsa": (t.GlmMoeDsaForCausalLM, t.GlmMoeDsaConfig(
+            **small | {"num_hidden_layers": 3}, **latent, **GLM | one_group, **dsa, indexer_types=["full", "full", "shared"],
+            rope_parameters=ROPE | {"rope_theta": 1e6}), (), {"scoring_func": "sigmoid"}),
+        "mimo_v2_flash": (t.MiMoV2FlashForCausalLM, t.MiMoV2FlashConfig(
+            **SMALL, head_dim=48, v_head_dim=32, intermediate_size=48, n_routed_experts=4, num_experts_per_tok=2,
+            moe_intermediate_size=32, sliding_window=8, layer_types=wide_and_narrow, mlp_layer_types=["dense", "sparse"],
+            rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.334},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.334}}), (), {}),
+        "step3p7": (t.Step3p7ForConditionalGeneration, t.Step3p7Config(
+            text_config=dict(SMALL | {"num_hidden_layers": 3}, head_dim=32, intermediate_size=48, n_routed_experts=4, num_experts_per_tok=2,
+                             moe_intermediate_size=32, share_expert_dim=32, moe_router_scaling_factor=3.0, num_sliding_attention_heads=4,
+                             sliding_window=8, layer_types=["full_attention", "sliding_attention", "full_attention"],
+                             mlp_layer_types=["dense", "sparse", "sparse"], swiglu_limits=[0.0, 0.0, 0.7],
+                             swiglu_limits_shared=[0.0, 0.0, 0.8], rope_parameters=two_kinds(0.5)),
+            vision_config=dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2.0)),
+            ("norm.weight",), {}),
+        "minimax_m3": (t.MiniMaxM3VLForCausalLM, t.MiniMaxM3VLTextConfig(
+            **SMALL, head_dim=32, intermediate_size=32, dense_intermediate_size=48, shared_intermediate_size=32, num_local_experts=4,
+            num_experts_per_tok=2, routed_scaling_factor=2.0, rotary_dim=16, swiglu_limit=7.0, index_n_heads=1, index_head_dim=32,
+            index_block_size=8, index_topk_blocks=2, index_local_blocks=1, layer_types=["full_attention", "minimax_m3_sparse"],
+            mlp_layer_types=["dense", "sparse"], rope_parameters=ROPE | {"partial_rotary_factor": 0.5}), ("norm.weight",), {}),
+    }
+
+
 def families():
     """name: (class, config, ends of norms of 1 + w, additions to config.json)."""
     import transformers as t
@@ -138,7 +208,55 @@ def families():
             ssm_state_size=16, conv_kernel=4, chunk_size=8, intermediate_size=48, moe_intermediate_size=32,
             moe_shared_expert_intermediate_size=48, n_routed_experts=4, num_experts_per_tok=2, routed_scaling_factor=2.5,
             n_group=1, topk_group=1, use_conv_bias=True, max_position_embeddings=256, tie_word_embeddings=False), (), {}),
-    }
+    } | more_families()
+
+
+# Changes of config.json. Model types that transformers knows it would translate when the converter reads them.
+PUBLISHED = {
+    "mistral4": {"architectures": ["Mistral3ForConditionalGeneration"]},
+    "mimo_v2_flash": {
+        "model_type": "mimo_v2", "rope_parameters": None, "rope_theta": 5e6, "swa_rope_theta": 1e4, "partial_rotary_factor": 0.334,
+        "hybrid_layer_pattern": [0, 1], "moe_layer_freq": [0, 1], "sliding_window": 7, "swa_num_attention_heads": 2,
+        "swa_num_key_value_heads": 2, "swa_head_dim": 48, "swa_v_head_dim": 32, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+        "layernorm_epsilon": 1e-5},
+    "minimax_m3": {
+        "model_type": "minimax_m3", "architectures": ["MiniMaxM3SparseForCausalLM"], "scoring_func": "sigmoid", "n_shared_experts": 1,
+        "moe_layer_freq": [0, 1], "sparse_attention_config": {
+            "sparse_index_dim": 32, "sparse_num_index_heads": 1, "sparse_topk_blocks": 2, "sparse_block_size": 8,
+            "sparse_local_block": 1}},
+}
+
+
+def publish(name, folder):
+    """The folder as the makers write it, where transformers writes another."""
+    config = json.loads((folder / "config.json").read_text()) | PUBLISHED.get(name, {})
+    tensors = load_file(folder / "model.safetensors")
+    if name == "qwen3_vl_moe":  # [experts, in, out]
+        tensors = {n: t.transpose(1, 2).contiguous() if ".experts." in n else t for n, t in tensors.items()}
+    elif name == "step3p7":
+        config = config["text_config"] | {
+            "architectures": ["Step3p5ForCausalLM"], "model_type": "step35",
+            "num_attention_groups": 1, "moe_num_experts": 4, "moe_top_k": 2, "moe_layers_enum": "1,2", "moe_router_activation": "sigmoid",
+            "norm_expert_weight": True, "rope_theta": [5e6, 1e4, 5e6], "partial_rotary_factors": [0.5, 1.0, 0.5],
+            "attention_other_setting": {"attention_type": "sliding_attention", "num_attention_heads": 4, "num_attention_groups": 1,
+                                        "head_dim": 32}}
+        for key in ("rope_parameters", "per_layer_config"):
+            config.pop(key, None)
+    elif name == "minimax_m3":
+        for key in [key for key in tensors if "gate_up_proj" in key]:
+            for part, half in zip(("gate_proj", "up_proj"), tensors.pop(key).chunk(2, -2)):
+                tensors[key.replace("gate_up_proj", part)] = half.contiguous()
+        for key in [key for key in tensors if ".mlp.experts." in key]:
+            stacked, projection = tensors.pop(key), {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}[key.rsplit(".", 1)[1]]
+            for e, one in enumerate(stacked):
+                tensors[f"{key.rsplit('.', 1)[0]}.{e}.{projection}.weight"] = one.contiguous()
+        moved = (("mlp.gate.e_score", "block_sparse_moe.e_score"), ("mlp.experts.", "block_sparse_moe.experts."),
+                 ("mlp.gate.", "block_sparse_moe.gate."), ("mlp.shared_experts.", "block_sparse_moe.shared_experts."),
+                 (".indexer.q_", ".index_q_"), (".indexer.k_", ".index_k_"))
+        for theirs, ours in moved:
+            tensors = {n.replace(theirs, ours): t for n, t in tensors.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def family(name):
@@ -146,7 +264,7 @@ def family(name):
     config._attn_implementation = "eager"
     model = cls._from_config(config).float().eval()
     randomise(model, 11, one_plus)
-    if name == "deepseek_v3":  # transformers has 1e-6 there, whatever the file says
+    if hasattr(config, "kv_lora_rank"):  # transformers has 1e-6 there, whatever the file says
         for layer in model.model.layers:
             layer.self_attn.q_a_layernorm.variance_epsilon = layer.self_attn.kv_a_layernorm.variance_epsilon = config.rms_norm_eps
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +272,9 @@ def family(name):
         model.save_pretrained(folder)
         written = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(written | more))
-        convert(folder, OUT / f"{name}.gguf", "bf16", more=("--no-mtp",) if "next" in name or "3_5" in name else ())
+        publish(name, folder)
+        drafts = any(word in name for word in ("next", "3_5", "mimo"))
+        convert(folder, OUT / f"{name}.gguf", "bf16", more=("--no-mtp",) if drafts else ())
     save_file(golden(model, 5), OUT / f"{name}.safetensors")
 
 

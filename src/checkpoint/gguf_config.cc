@@ -1,184 +1,26 @@
-// Reads what all architectures have, then what each has of its own.
+// What each architecture has of its own.
 #include "checkpoint/gguf_config.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
+#include "checkpoint/gguf_config_writer.h"
 #include "checkpoint/gguf_names.h"
+#include "checkpoint/gguf_rope_factors.h"
 
 namespace moe4 {
 namespace {
 
-// Keys below "ARCHITECTURE."; every one that is read is noted.
-class Writer {
- public:
-  Writer(const GgufModel& model, const GgufArchitecture& architecture)
-      : model_(model),
-        metadata_(model.metadata()),
-        prefix_(std::string(architecture.name) + "."),
-        config_(Json::object()) {
-    config_["model_type"] = architecture.model_type;
-    config_["architectures"] = {architecture.name};  // for reports
-  }
-
-  Json& config() { return config_; }
-
-  std::optional<int64_t> integer(const char* key) { return metadata_.integer(note(key)); }
-  int64_t required(const char* key) { return metadata_.required_integer(note(key)); }
-  std::optional<double> number(const char* key) { return metadata_.number(note(key)); }
-  std::optional<bool> flag(const char* key) { return metadata_.boolean(note(key)); }
-  std::optional<std::string> word(const char* key) { return metadata_.string(note(key)); }
-  /// One a layer, or one for all.
-  std::vector<int64_t> per_layer(const char* key);
-  /// The value of all layers that have one; throws where they differ.
-  int64_t same_for_all(const char* key);
-
-  void copy(const char* to, std::optional<int64_t> value) {
-    if (value) config_[to] = *value;
-  }
-  void copy(const char* to, std::optional<double> value) {
-    if (value) config_[to] = *value;
-  }
-  void copy(const char* to, std::optional<bool> value) {
-    if (value) config_[to] = *value;
-  }
-  /// Keys that change nothing, whatever they say.
-  void disregard(std::initializer_list<const char*> keys) {
-    for (const char* key : keys) note(key);
-  }
-  void require(const char* key, int64_t value) {
-    const auto found = integer(key);
-    if (found && *found != value) refuse(key, std::to_string(value), std::to_string(*found));
-  }
-  [[noreturn]] void refuse(const char* key, const std::string& expected,
-                           const std::string& found) const {
-    metadata_.fail(prefix_ + key, "GGUF value is not supported", expected, found,
-                   "use the model's safetensors");
-  }
-
-  const GgufTensor* tensor(const std::string& name) const { return model_.find(name); }
-  bool has_tensor(const std::string& name) const { return tensor(name) != nullptr; }
-  /// Layers of the decoder, without those that draft.
-  int64_t num_layers() const { return num_layers_; }
-
-  void read_common();
-  /// rope.scaling.*; none is no object.
-  void read_scaling();
-  void refuse_unread() const;
-
- private:
-  std::string note(const char* key) {
-    std::string name = prefix_ + key;
-    read_.insert(name);
-    return name;
-  }
-
-  const GgufModel& model_;
-  GgufMetadata metadata_;
-  std::string prefix_;
-  Json config_;
-  std::set<std::string, std::less<>> read_;
-  int64_t num_layers_ = 0;
-};
-
-std::vector<int64_t> Writer::per_layer(const char* key) {
-  const auto values = metadata_.integers(note(key));
-  if (!values) return {};
-  if (values->size() == 1) return std::vector<int64_t>(num_layers_, values->front());
-  if (static_cast<int64_t>(values->size()) < num_layers_) {
-    metadata_.fail(prefix_ + key, "GGUF array has the wrong length",
-                   fmt::format("{} entries", num_layers_), std::to_string(values->size()));
-  }
-  return {values->begin(), values->begin() + num_layers_};
-}
-
-int64_t Writer::same_for_all(const char* key) {
-  const std::vector<int64_t> values = per_layer(key);
-  int64_t found = 0;
-  for (const int64_t value : values) {
-    if (value != 0 && found != 0 && value != found) {
-      refuse(key, "one number for all layers", fmt::format("{} and {}", found, value));
-    }
-    if (value != 0) found = value;
-  }
-  if (found == 0) metadata_.fail(prefix_ + key, "GGUF file lacks a key", "a number", "nothing");
-  return found;
-}
-
-void Writer::read_common() {
-  // Bounded before lists of this length are made.
-  constexpr int64_t kMaxLayers = 100'000;
-  const int64_t drafts = integer("nextn_predict_layers").value_or(0);
-  const int64_t blocks = required("block_count");
-  if (blocks < 1 || blocks > kMaxLayers || drafts < 0 || drafts >= blocks) {
-    refuse("block_count", fmt::format("1 to {}, and more than nextn_predict_layers", kMaxLayers),
-           fmt::format("{} and {}", blocks, drafts));
-  }
-  num_layers_ = blocks - drafts;
-  config_["num_hidden_layers"] = num_layers_;
-  config_["hidden_size"] = required("embedding_length");
-  copy("max_position_embeddings", integer("context_length"));
-  copy("rms_norm_eps", number("attention.layer_norm_rms_epsilon"));
-  copy("rope_theta", number("rope.freq_base"));
-  copy("num_experts_per_tok", integer("expert_used_count"));
-  config_["tie_word_embeddings"] = !has_tensor("output.weight");
-  // The rows that are there count; vocab_size is often left out.
-  disregard({"vocab_size", "rope.dimension_sections"});
-  if (!flag("attention.causal").value_or(true)) refuse("attention.causal", "true", "false");
-  constexpr const char* kEmbedding = "token_embd.weight";
-  const GgufTensor* embedding = tensor(kEmbedding);
-  if (embedding == nullptr || embedding->shape.size() != 2) {
-    throw_bad_input({.what = "GGUF file has no embedding",
-                     .file = metadata_.file(),
-                     .tensor = std::string("tensor ") + kEmbedding,
-                     .expected = "two dimensions",
-                     .found = embedding == nullptr ? "nothing" : "another shape"});
-  }
-  config_["vocab_size"] = embedding->shape[0];
-}
-
-void Writer::read_scaling() {
-  const std::string type = word("rope.scaling.type").value_or("none");
-  const auto factor = number("rope.scaling.factor");
-  const auto context = integer("rope.scaling.original_context_length");
-  const auto attention = number("rope.scaling.yarn_attn_factor");
-  const auto fast = number("rope.scaling.yarn_beta_fast");
-  const auto slow = number("rope.scaling.yarn_beta_slow");
-  if (const auto extension = number("rope.scaling.yarn_ext_factor"); extension && *extension != 1) {
-    refuse("rope.scaling.yarn_ext_factor", "1", fmt::format("{}", *extension));
-  }
-  disregard({"rope.scaling.finetuned"});
-  if (type == "none") return;
-  if (type != "yarn" && type != "linear") {
-    refuse("rope.scaling.type", "none, linear or yarn", type);
-  }
-  if (!factor) refuse("rope.scaling.factor", "a number", "nothing");
-  Json scaling = {{"rope_type", type}, {"factor", *factor}};
-  if (type == "yarn") {
-    if (!context) refuse("rope.scaling.original_context_length", "a number", "nothing");
-    scaling["original_max_position_embeddings"] = *context;
-    if (attention) scaling["attention_factor"] = *attention;
-    if (fast) scaling["beta_fast"] = *fast;
-    if (slow) scaling["beta_slow"] = *slow;
-  }
-  config_["rope_scaling"] = std::move(scaling);
-}
-
-// What a key that is new here does to the numbers is not known.
-void Writer::refuse_unread() const {
-  for (const auto& [key, value] : model_.files().front()->header().metadata) {
-    if (!key.starts_with(prefix_) || read_.contains(key)) continue;
-    metadata_.fail(key, "unsupported key of a GGUF architecture", "no such key",
-                   std::string(to_string(value.type)), "use the model's safetensors");
-  }
-}
+using Writer = GgufConfigWriter;
 
 // Grouped-query attention with one width of head.
 void read_attention(Writer& w) {
@@ -227,6 +69,9 @@ void write_gpt_oss(Writer& w) {
   config["sliding_window"] = w.required("attention.sliding_window");
   w.disregard({"feed_forward_length", "rope.dimension_count"});
 }
+
+constexpr double kDefaultTheta = 10000.0;  // what all families take that say nothing
+constexpr double kMistral4Beta = 0.1;      // the only published model's, which the file lacks
 
 // gguf-py's ExpertGatingFuncType.
 constexpr int64_t kSoftmax = 1, kSigmoid = 2;
@@ -291,8 +136,8 @@ void write_mixtral(Writer& w) {
   w.disregard({"rope.dimension_count", "expert_feed_forward_length"});
 }
 
-void write_deepseek_v3(Writer& w) {
-  require_sigmoid_router(w, kSoftmax);  // of DeepSeek-V2
+// Latent attention and its YaRN, which DeepSeek's converter writes for all families that have it.
+void read_latent_attention(Writer& w) {
   Json& config = w.config();
   const int64_t heads = w.required("attention.head_count");
   const int64_t rotated = w.required("rope.dimension_count");
@@ -321,7 +166,301 @@ void write_deepseek_v3(Writer& w) {
     const double mscale = std::round(*log * 1e7) / 1e6;
     config["rope_scaling"]["mscale"] = config["rope_scaling"]["mscale_all_dim"] = mscale;
   }
+}
+
+// DeepSeek-V3 and GLM-4.7-Flash, which is the same without YaRN and groups, and whose file does not
+// say that scores are sigmoids; DeepSeek-V2's are softmaxes, and it has no correction bias.
+void write_deepseek_v3(Writer& w) {
+  bool has_bias = false;
+  for (int64_t i = 0; i < w.num_layers(); ++i) has_bias |= w.layer_has(i, "exp_probs_b.bias");
+  require_sigmoid_router(w, has_bias ? kSigmoid : kSoftmax);
+  read_latent_attention(w);
   write_deepseek_router(w);
+}
+
+void write_deepseek_v32(Writer& w) {
+  Json& config = w.config();
+  require_sigmoid_router(w);
+  read_latent_attention(w);
+  write_deepseek_router(w);
+  config["index_n_heads"] = w.required("attention.indexer.head_count");
+  config["index_head_dim"] = w.required("attention.indexer.key_length");
+  config["index_topk"] = w.required("attention.indexer.top_k");
+}
+
+void write_glm_moe_dsa(Writer& w) {
+  write_deepseek_v32(w);
+  const std::vector<bool> full = w.marks("attention.indexer.types");
+  if (full.empty()) return;
+  Json types = Json::array();
+  for (const bool is_full : full) types.push_back(is_full ? "full" : "shared");
+  w.config()["indexer_types"] = std::move(types);
+}
+
+void write_mistral4(Writer& w) {
+  const int64_t gating = w.integer("expert_gating_func").value_or(kSoftmax);
+  if (gating != kSoftmax) w.refuse("expert_gating_func", "1 (softmax)", std::to_string(gating));
+  read_latent_attention(w);
+  write_deepseek_router(w);
+  Json& config = w.config();
+  const double beta = w.number("attention.temperature_scale").value_or(kMistral4Beta);
+  if (config.contains("rope_scaling")) config["rope_scaling"]["llama_4_scaling_beta"] = beta;
+}
+
+// "sparse" for layers with experts, "dense" for the others.
+Json mlp_layer_types(const Writer& w) {
+  Json types = Json::array();
+  for (int64_t i = 0; i < w.num_layers(); ++i) {
+    types.push_back(w.layer_has(i, "ffn_down_exps.weight") ? "sparse" : "dense");
+  }
+  return types;
+}
+
+Json attention_layer_types(const std::vector<bool>& windows) {
+  Json types = Json::array();
+  for (const bool window : windows) {
+    types.push_back(window ? "sliding_attention" : "full_attention");
+  }
+  return types;
+}
+
+void write_ernie45_moe(Writer& w) {
+  Json& config = w.config();
+  read_attention(w);
+  w.read_scaling();
+  config["moe_num_experts"] = w.required("expert_count");
+  config["moe_intermediate_size"] = w.required("expert_feed_forward_length");
+  config["moe_num_shared_experts"] = w.integer("expert_shared_count").value_or(0);
+  w.copy("intermediate_size", w.integer("feed_forward_length"));
+  const Json types = mlp_layer_types(w);
+  const auto first = std::find(types.begin(), types.end(), "sparse");
+  const auto last = std::find(std::make_reverse_iterator(types.end()),
+                              std::make_reverse_iterator(types.begin()), "sparse");
+  config["moe_layer_start_index"] = first - types.begin();
+  config["moe_layer_end_index"] = last.base() - types.begin() - 1;
+  config["moe_layer_interval"] = w.integer("interleave_moe_layer_step").value_or(1);
+  // The converter divides by the wrong number; the tensors say the width.
+  w.disregard({"expert_shared_feed_forward_length", "leading_dense_block_count"});
+}
+
+void write_hy_v3(Writer& w) {
+  Json& config = w.config();
+  require_sigmoid_router(w);
+  w.require("expert_weights_norm", true);
+  read_attention(w);
+  w.read_scaling();
+  const int64_t width = w.required("expert_feed_forward_length");
+  const int64_t shared = w.integer("expert_shared_feed_forward_length").value_or(0);
+  if (width < 1 || shared % width != 0) {
+    w.refuse("expert_shared_feed_forward_length", fmt::format("a multiple of {}", width),
+             std::to_string(shared));
+  }
+  config["num_experts"] = w.required("expert_count");
+  config["moe_intermediate_size"] = width;
+  config["num_shared_experts"] = shared / width;
+  config["router_scaling_factor"] = w.number("expert_weights_scale").value_or(1.0);
+  w.copy("intermediate_size", w.integer("feed_forward_length"));
+  config["mlp_layer_types"] = mlp_layer_types(w);
+}
+
+// Scaling of the frequencies of rotated pairs, which stands in a tensor; ones may follow.
+void read_rope_factors(Writer& w, Json& rope, double theta, int64_t pairs) {
+  constexpr const char* kFactors = "rope_freqs.weight";
+  std::vector<float> factors = w.values(kFactors);
+  if (factors.empty()) return;
+  const auto count = static_cast<size_t>(std::max<int64_t>(pairs, 0));
+  const bool is_padded = count <= factors.size() &&
+                         std::all_of(factors.begin() + static_cast<std::ptrdiff_t>(count),
+                                     factors.end(), [](float factor) { return factor == 1; });
+  factors.resize(is_padded ? count : 0);
+  const std::optional<Json> scaling = llama3_of_factors(factors, theta);
+  if (!is_padded || !scaling) {
+    w.refuse_tensor(kFactors,
+                    fmt::format("{} factors that rope_type llama3 gives, then ones", pairs));
+  }
+  rope.update(*scaling);
+}
+
+// A rotary embedding of layers without a window, and one of those with, as folders have them.
+void write_two_rotaries(Writer& w, double full_part, double window_part) {
+  w.read_scaling();
+  Json& config = w.config();
+  Json full = config.value("rope_scaling", Json{{"rope_type", "default"}});
+  Json window = {{"rope_type", "default"}, {"partial_rotary_factor", window_part}};
+  full["partial_rotary_factor"] = full_part;
+  full["rope_theta"] = config.value("rope_theta", kDefaultTheta);
+  window["rope_theta"] = w.number("rope.freq_base_swa").value_or(full["rope_theta"]);
+  config.erase("rope_scaling");
+  config.erase("rope_theta");
+  config["rope_parameters"] = {{"full_attention", std::move(full)},
+                               {"sliding_attention", std::move(window)}};
+}
+
+void write_laguna(Writer& w) {
+  Json& config = w.config();
+  require_sigmoid_router(w);
+  w.require("expert_weights_norm", true);
+  const int64_t head = w.required("attention.key_length");
+  if (head < 1) w.refuse("attention.key_length", "a positive number", std::to_string(head));
+  w.require("attention.value_length", head);
+  const std::vector<int64_t> heads = w.per_layer("attention.head_count");
+  config["num_attention_heads"] = heads.empty() ? 0 : heads.front();
+  config["num_attention_heads_per_layer"] = std::vector<uint64_t>(heads.begin(), heads.end());
+  config["num_key_value_heads"] = w.same_for_all("attention.head_count_kv");
+  config["head_dim"] = head;
+  // Without a list every fourth layer sees all keys, the first among them, as in the published one.
+  std::vector<bool> windows = w.marks("attention.sliding_window_pattern");
+  const int64_t window = w.integer("attention.sliding_window").value_or(0);
+  if (window > 0) config["sliding_window"] = window;
+  for (int64_t i = static_cast<int64_t>(windows.size()); i < w.num_layers(); ++i) {
+    windows.push_back(window > 0 && i % 4 != 0);
+  }
+  config["layer_types"] = attention_layer_types(windows);
+  const auto part = [&](const char* key) {
+    return static_cast<double>(w.integer(key).value_or(head)) / static_cast<double>(head);
+  };
+  write_two_rotaries(w, part("rope.dimension_count"), part("rope.dimension_count_swa"));
+  const GgufTensor* gate = w.tensor("blk.0.attn_gate.weight");
+  const bool is_per_head = gate == nullptr || gate->shape.empty() || heads.empty() ||
+                           gate->shape.front() == heads.front();
+  config["gating"] = is_per_head ? "per-head" : "per-element";
+  config["num_experts"] = w.required("expert_count");
+  config["moe_intermediate_size"] = w.required("expert_feed_forward_length");
+  w.copy("intermediate_size", w.integer("feed_forward_length"));
+  w.copy("shared_expert_intermediate_size", w.integer("expert_shared_feed_forward_length"));
+  config["moe_routed_scaling_factor"] = w.number("expert_weights_scale").value_or(1.0);
+  config["mlp_layer_types"] = mlp_layer_types(w);
+  w.require("expert_shared_count", int64_t{1});
+  w.disregard({"leading_dense_block_count"});
+}
+
+// The file lacks chunks, temperatures and which layers do not rotate: those of all published
+// models.
+void write_llama4(Writer& w) {
+  Json& config = w.config();
+  read_attention(w);
+  w.read_scaling();
+  constexpr int64_t kMaverickExperts = 128, kChunk = 8192;
+  const int64_t experts = w.required("expert_count");
+  config["num_local_experts"] = experts;
+  config["use_qk_norm"] = experts != kMaverickExperts;  // as llama.cpp knows it
+  config["intermediate_size"] = w.required("expert_feed_forward_length");
+  config["intermediate_size_mlp"] = w.required("feed_forward_length");
+  config["interleave_moe_layer_step"] = w.required("interleave_moe_layer_step");
+  w.require("attention.sliding_window", kChunk);
+  config["attention_chunk_size"] = kChunk;
+  Json scaling = Json::object();
+  read_rope_factors(w, scaling, config.value("rope_theta", kDefaultTheta),
+                    w.required("attention.key_length") / 2);
+  if (!scaling.empty()) config["rope_scaling"] = std::move(scaling);
+  w.disregard({"rope.dimension_count"});
+}
+
+void write_mimo_v2_flash(Writer& w) {
+  Json& config = w.config();
+  require_sigmoid_router(w);
+  const int64_t head = w.required("attention.key_length");
+  const int64_t values = w.required("attention.value_length");
+  const int64_t heads = w.same_for_all("attention.head_count");
+  const std::vector<bool> windows = w.marks("attention.sliding_window_pattern");
+  if (windows.empty()) w.refuse("attention.sliding_window_pattern", "0 or 1 a layer", "nothing");
+  config["layer_types"] = attention_layer_types(windows);
+  config["num_attention_heads"] = config["swa_num_attention_heads"] = heads;
+  config["head_dim"] = config["swa_head_dim"] = head;
+  config["v_head_dim"] = config["swa_v_head_dim"] = values;
+  for (const bool window : {false, true}) {
+    const int64_t kv = w.same_for_marked("attention.head_count_kv", windows, window);
+    bool has_sinks = false;
+    for (int64_t i = 0; i < w.num_layers(); ++i) {
+      has_sinks |= windows[i] == window && w.layer_has(i, "attn_sinks.weight");
+    }
+    if (kv != 0) config[window ? "swa_num_key_value_heads" : "num_key_value_heads"] = kv;
+    config[window ? "add_swa_attention_sink_bias" : "add_full_attention_sink_bias"] = has_sinks;
+  }
+  // So many keys before the token, as in a folder.
+  config["sliding_window"] = config["sliding_window_size"] = w.required("attention.sliding_window");
+  w.read_scaling();
+  write_partial_rotary(w);
+  w.copy("swa_rope_theta", w.number("rope.freq_base_swa"));
+  w.copy("attention_value_scale", w.number("attention.value_scale"));
+  config["n_routed_experts"] = w.required("expert_count");
+  config["moe_intermediate_size"] = w.required("expert_feed_forward_length");
+  w.copy("intermediate_size", w.integer("feed_forward_length"));
+  config["n_group"] = w.integer("expert_group_count").value_or(1);
+  config["topk_group"] = w.integer("expert_group_used_count").value_or(1);
+  config["norm_topk_prob"] = w.flag("expert_weights_norm").value_or(true);
+  w.copy("routed_scaling_factor", w.number("expert_weights_scale"));
+  config["mlp_layer_types"] = mlp_layer_types(w);
+}
+
+void write_step3p5(Writer& w) {
+  Json& config = w.config();
+  require_sigmoid_router(w);
+  w.require("expert_weights_norm", true);
+  const int64_t head = w.required("attention.key_length");
+  w.require("attention.value_length", head);
+  const std::vector<bool> windows = w.marks("attention.sliding_window_pattern");
+  if (windows.empty()) w.refuse("attention.sliding_window_pattern", "one a layer", "nothing");
+  config["layer_types"] = attention_layer_types(windows);
+  config["head_dim"] = head;
+  config["sliding_window"] = w.required("attention.sliding_window");
+  Json other = {{"head_dim", head}};
+  for (const bool window : {false, true}) {
+    const int64_t heads = w.same_for_marked("attention.head_count", windows, window);
+    const int64_t groups = w.same_for_marked("attention.head_count_kv", windows, window);
+    Json& to = window ? other : config;
+    if (heads != 0) to["num_attention_heads"] = heads;
+    if (groups != 0) to["num_attention_groups"] = groups;
+  }
+  config["attention_other_setting"] = std::move(other);
+  write_two_rotaries(w, 0.5, 1.0);  // the converter takes no others
+  Json& full = config["rope_parameters"]["full_attention"];
+  read_rope_factors(w, full, full["rope_theta"], head / 4);
+  config["moe_num_experts"] = w.required("expert_count");
+  config["moe_intermediate_size"] = w.required("expert_feed_forward_length");
+  config["share_expert_dim"] = w.required("expert_shared_feed_forward_length");
+  config["moe_router_scaling_factor"] = w.number("expert_weights_scale").value_or(1.0);
+  w.copy("intermediate_size", w.integer("feed_forward_length"));
+  config["mlp_layer_types"] = mlp_layer_types(w);
+  if (const auto limits = w.numbers("swiglu_clamp_exp"); !limits.empty()) {
+    config["swiglu_limits"] = limits;
+  }
+  if (const auto limits = w.numbers("swiglu_clamp_shexp"); !limits.empty()) {
+    config["swiglu_limits_shared"] = limits;
+  }
+  w.disregard({"leading_dense_block_count", "moe_every_n_layers", "rope.dimension_count"});
+}
+
+void write_minimax_m3(Writer& w) {
+  Json& config = w.config();
+  write_minimax_m2(w);
+  w.require("expert_weights_norm", true);
+  w.copy("dense_intermediate_size", w.integer("feed_forward_length"));
+  config["n_shared_experts"] = w.required("expert_shared_count");
+  config["routed_scaling_factor"] = w.number("expert_weights_scale").value_or(1.0);
+  config["index_n_heads"] = w.required("attention.indexer.head_count");
+  config["index_head_dim"] = w.required("attention.indexer.key_length");
+  config["index_topk_blocks"] = w.required("attention.indexer.top_k");
+  config["index_block_size"] = w.required("attention.indexer.block_size");
+  config["index_local_blocks"] = w.required("attention.indexer.local_blocks");
+  config["hidden_act"] = "swigluoai";
+  Json types = Json::array();
+  for (int64_t i = 0; i < w.num_layers(); ++i) {
+    types.push_back(w.layer_has(i, "indexer.q_proj.weight") ? "minimax_m3_sparse"
+                                                            : "full_attention");
+    const GgufTensor* up = w.tensor(fmt::format("blk.{}.ffn_up_shexp.weight", i));
+    if (up != nullptr && !up->shape.empty()) {
+      config["shared_intermediate_size"] = up->shape.front();
+    }
+  }
+  config["layer_types"] = std::move(types);
+  config["mlp_layer_types"] = mlp_layer_types(w);
+  w.disregard({"leading_dense_block_count"});
+}
+
+void write_qwen3_vl_moe(Writer& w) {
+  write_qwen3_moe(w);
+  w.disregard({"n_deepstack_layers"});  // where images join
 }
 
 // Gated delta nets, of which every `interval`th layer is none.
@@ -411,11 +550,26 @@ void write_nemotron_h(Writer& w) {
 
 using Write = void (*)(Writer&);
 constexpr std::pair<std::string_view, Write> kWriters[] = {
-    {"deepseek2", write_deepseek_v3}, {"glm4moe", write_glm4_moe},
-    {"gpt-oss", write_gpt_oss},       {"llama", write_mixtral},
-    {"minimax-m2", write_minimax_m2}, {"nemotron_h_moe", write_nemotron_h},
-    {"qwen35moe", write_qwen35_moe},  {"qwen3moe", write_qwen3_moe},
+    {"deepseek2", write_deepseek_v3},
+    {"deepseek32", write_deepseek_v32},
+    {"ernie4_5-moe", write_ernie45_moe},
+    {"glm-dsa", write_glm_moe_dsa},
+    {"glm4moe", write_glm4_moe},
+    {"gpt-oss", write_gpt_oss},
+    {"hy_v3", write_hy_v3},
+    {"laguna", write_laguna},
+    {"llama", write_mixtral},
+    {"llama4", write_llama4},
+    {"mimo2", write_mimo_v2_flash},
+    {"minimax-m2", write_minimax_m2},
+    {"minimax-m3", write_minimax_m3},
+    {"mistral4", write_mistral4},
+    {"nemotron_h_moe", write_nemotron_h},
+    {"qwen35moe", write_qwen35_moe},
+    {"qwen3moe", write_qwen3_moe},
     {"qwen3next", write_qwen3_next},
+    {"qwen3vlmoe", write_qwen3_vl_moe},
+    {"step35", write_step3p5},
 };
 
 }  // namespace

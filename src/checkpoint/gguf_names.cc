@@ -10,6 +10,15 @@
 namespace moe4 {
 namespace {
 
+// `shared`, then what a family has of its own.
+template <size_t kShared, size_t kOwn>
+constexpr std::array<GgufRule, kShared + kOwn> with(const GgufRule (&shared)[kShared],
+                                                    const GgufRule (&own)[kOwn]) {
+  std::array<GgufRule, kShared + kOwn> rules;
+  std::copy_n(own, kOwn, std::copy_n(shared, kShared, rules.begin()));
+  return rules;
+}
+
 constexpr GgufRule kQwen3Moe[] = {
     {"token_embd", "model.embed_tokens"},
     {"output_norm", "model.norm"},
@@ -114,7 +123,7 @@ constexpr GgufRule kLlama[] = {
     {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
 };
 
-constexpr GgufRule kDeepseek2[] = {
+constexpr GgufRule kLatent[] = {
     {"token_embd", "model.embed_tokens"},
     {"output_norm", "model.norm"},
     {"output", "lm_head"},
@@ -170,15 +179,6 @@ constexpr GgufRule kQwenHybrid[] = {
     {"blk.ssm_norm", "linear_attn.norm"},
 };
 
-// `shared`, then what a family has of its own.
-template <size_t kShared, size_t kOwn>
-constexpr std::array<GgufRule, kShared + kOwn> with(const GgufRule (&shared)[kShared],
-                                                    const GgufRule (&own)[kOwn]) {
-  std::array<GgufRule, kShared + kOwn> rules;
-  std::copy_n(own, kOwn, std::copy_n(shared, kShared, rules.begin()));
-  return rules;
-}
-
 constexpr auto kQwen3Next =
     with(kQwenHybrid, {
                           {"blk.attn_qkv", "linear_attn.in_proj_qkv"},
@@ -232,16 +232,177 @@ constexpr GgufRule kNemotronH[] = {
     {"blk.ffn_latent_up", "mixer.fc2_latent_proj"},
 };
 
+// What Ernie, Hy3, Laguna and MiMo call alike.
+constexpr GgufRule kGrouped[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.ffn_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm"},
+    {"blk.attn_k_norm", "self_attn.k_norm"},
+    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+};
+
+constexpr auto kErnie45Moe =
+    with(kGrouped, {
+                       {"blk.ffn_gate_inp", "mlp.gate"},
+                       {"blk.exp_probs_b.bias", "mlp.moe_statics.e_score_correction_bias"},
+                       {"blk.ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+                       {"blk.ffn_up_shexp", "mlp.shared_experts.up_proj"},
+                       {"blk.ffn_down_shexp", "mlp.shared_experts.down_proj"},
+                   });
+
+constexpr auto kHyV3 = with(kGrouped, {
+                                          {"blk.ffn_gate_inp", "mlp.router.gate"},
+                                          {"blk.exp_probs_b", "mlp.expert_bias"},
+                                          {"blk.exp_probs_b.bias", "mlp.expert_bias"},
+                                          {"blk.ffn_gate_shexp", "mlp.shared_mlp.gate_proj"},
+                                          {"blk.ffn_up_shexp", "mlp.shared_mlp.up_proj"},
+                                          {"blk.ffn_down_shexp", "mlp.shared_mlp.down_proj"},
+                                      });
+
+constexpr auto kLaguna =
+    with(kGrouped, {
+                       {"blk.attn_gate", "self_attn.g_proj"},
+                       {"blk.ffn_gate_inp", "mlp.gate"},
+                       {"blk.exp_probs_b.bias", "mlp.experts.e_score_correction_bias"},
+                       {"blk.ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
+                       {"blk.ffn_up_shexp", "mlp.shared_expert.up_proj"},
+                       {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
+                   });
+
+constexpr auto kMimo2 =
+    with(kGrouped, {
+                       {"blk.attn_sinks.weight", "self_attn.attention_sink_bias"},
+                       {"blk.ffn_gate_inp", "mlp.gate"},
+                       {"blk.exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+                   });
+
+// The factors of rotary frequencies are in the configuration then.
+constexpr GgufRule kRopeFactors = {"rope_freqs.weight", "model.rotary_emb.inv_freq"};
+
+constexpr GgufRule kLlama4[] = {
+    kRopeFactors,
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm"},
+    {"blk.ffn_norm", "post_attention_layernorm"},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.ffn_gate_inp", "feed_forward.router"},
+    {"blk.ffn_gate_exps", "feed_forward.experts.gate_proj"},
+    {"blk.ffn_up_exps", "feed_forward.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "feed_forward.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "feed_forward.experts.down_proj"},
+    {"blk.ffn_gate", "feed_forward.gate_proj"},
+    {"blk.ffn_up", "feed_forward.up_proj"},
+    {"blk.ffn_down", "feed_forward.down_proj"},
+    {"blk.ffn_gate_shexp", "feed_forward.shared_expert.gate_proj"},
+    {"blk.ffn_up_shexp", "feed_forward.shared_expert.up_proj"},
+    {"blk.ffn_down_shexp", "feed_forward.shared_expert.down_proj"},
+};
+
+constexpr GgufRule kStep35[] = {
+    kRopeFactors,
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm", GgufForm::kPlusOne},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
+    {"blk.ffn_norm", "post_attention_layernorm", GgufForm::kPlusOne},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_gate", "self_attn.g_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
+    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
+    {"blk.ffn_gate_inp", "moe.gate"},
+    {"blk.exp_probs_b.bias", "moe.router_bias"},
+    {"blk.ffn_gate_exps", "moe.gate_proj"},
+    {"blk.ffn_up_exps", "moe.up_proj"},
+    {"blk.ffn_gate_up_exps", "moe.gate_up_proj"},
+    {"blk.ffn_down_exps", "moe.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+    {"blk.ffn_gate_shexp", "share_expert.gate_proj"},
+    {"blk.ffn_up_shexp", "share_expert.up_proj"},
+    {"blk.ffn_down_shexp", "share_expert.down_proj"},
+};
+
+constexpr GgufRule kMinimaxM3[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm", GgufForm::kPlusOne},
+    {"output", "lm_head"},
+    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
+    {"blk.ffn_norm", "post_attention_layernorm", GgufForm::kPlusOne},
+    {"blk.attn_q", "self_attn.q_proj"},
+    {"blk.attn_k", "self_attn.k_proj"},
+    {"blk.attn_v", "self_attn.v_proj"},
+    {"blk.attn_output", "self_attn.o_proj"},
+    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
+    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
+    {"blk.indexer.q_proj", "self_attn.index_q_proj"},
+    {"blk.indexer.k_proj", "self_attn.index_k_proj"},
+    {"blk.indexer.q_norm", "self_attn.index_q_norm", GgufForm::kPlusOne},
+    {"blk.indexer.k_norm", "self_attn.index_k_norm", GgufForm::kPlusOne},
+    {"blk.ffn_gate_inp", "block_sparse_moe.gate"},
+    {"blk.exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias"},
+    {"blk.ffn_gate_exps", "block_sparse_moe.experts.gate_proj"},
+    {"blk.ffn_up_exps", "block_sparse_moe.experts.up_proj"},
+    {"blk.ffn_gate_up_exps", "block_sparse_moe.experts.gate_up_proj"},
+    {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
+    {"blk.ffn_gate", "mlp.gate_proj"},
+    {"blk.ffn_up", "mlp.up_proj"},
+    {"blk.ffn_down", "mlp.down_proj"},
+    {"blk.ffn_gate_shexp", "block_sparse_moe.shared_experts.gate_proj"},
+    {"blk.ffn_up_shexp", "block_sparse_moe.shared_experts.up_proj"},
+    {"blk.ffn_down_shexp", "block_sparse_moe.shared_experts.down_proj"},
+};
+
+constexpr auto kLatentIndexed =
+    with(kLatent, {
+                      {"blk.indexer.k_norm", "self_attn.indexer.k_norm"},
+                      {"blk.indexer.proj", "self_attn.indexer.weights_proj"},
+                      {"blk.indexer.attn_k", "self_attn.indexer.wk"},
+                      {"blk.indexer.attn_q_b", "self_attn.indexer.wq_b"},
+                  });
+
 constexpr std::array kArchitectures = {
-    GgufArchitecture{"deepseek2", "deepseek_v3", kDeepseek2},
+    GgufArchitecture{"deepseek2", "deepseek_v3", kLatent},
+    GgufArchitecture{"deepseek32", "deepseek_v32", kLatentIndexed},
+    GgufArchitecture{"ernie4_5-moe", "ernie4_5_moe", kErnie45Moe},
+    GgufArchitecture{"glm-dsa", "glm_moe_dsa", kLatentIndexed},
     GgufArchitecture{"glm4moe", "glm4_moe", kGlm4Moe},
     GgufArchitecture{"gpt-oss", "gpt_oss", kGptOss},
+    GgufArchitecture{"hy_v3", "hy_v3", kHyV3},
+    GgufArchitecture{"laguna", "laguna", kLaguna},
     GgufArchitecture{"llama", "mixtral", kLlama},
+    GgufArchitecture{"llama4", "llama4_text", kLlama4},
+    GgufArchitecture{"mimo2", "mimo_v2_flash", kMimo2},
     GgufArchitecture{"minimax-m2", "minimax_m2", kMinimaxM2},
+    GgufArchitecture{"minimax-m3", "minimax_m3", kMinimaxM3},
+    GgufArchitecture{"mistral4", "mistral4", kLatent},
     GgufArchitecture{"nemotron_h_moe", "nemotron_h", kNemotronH},
     GgufArchitecture{"qwen35moe", "qwen3_5_moe_text", kQwen35Moe},
     GgufArchitecture{"qwen3moe", "qwen3_moe", kQwen3Moe},
     GgufArchitecture{"qwen3next", "qwen3_next", kQwen3Next},
+    GgufArchitecture{"qwen3vlmoe", "qwen3_vl_moe_text", kQwen3Moe},
+    GgufArchitecture{"step35", "step3p5", kStep35},
 };
 
 }  // namespace

@@ -297,7 +297,8 @@ std::vector<GgufTensors::Target> GgufTensors::targets_of(const std::string& name
 }
 
 bool GgufTensors::is_latent_half(std::string_view name) const {
-  if (architecture_.model_type != "deepseek_v3") return false;
+  const auto is_whole = [](const GgufRule& rule) { return rule.gguf == "blk.attn_kv_b"; };
+  if (std::none_of(architecture_.rules.begin(), architecture_.rules.end(), is_whole)) return false;
   return name.ends_with(".attn_k_b.weight") || name.ends_with(".attn_v_b.weight");
 }
 
