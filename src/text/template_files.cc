@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "gguf/documents.h"
 #include "gguf/file.h"
+#include "text/builtin_templates.h"
 #include "text/read_text_file.h"
 
 namespace moe4 {
@@ -105,6 +106,13 @@ std::vector<NamedTemplate> find_templates(const std::filesystem::path& directory
     const std::filesystem::path path = directory / name;
     templates = templates_in(read_object(path), path.string());
   }
+  if (!templates.empty()) return templates;
+  const json model_type = read_object(directory / "config.json").value("model_type", json());
+  if (!model_type.is_string()) return {};
+  const auto type = model_type.get<std::string>();
+  std::string source = builtin_template(type);
+  if (!source.empty())
+    templates.push_back({"default", std::move(source), "moe4's template of " + type});
   return templates;
 }
 
