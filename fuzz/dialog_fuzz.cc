@@ -37,8 +37,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
   DialogOptions options;
-  options.tools = static_cast<moe4::ToolFormat>(data[0] % 9);
-  options.reasoning = static_cast<moe4::ReasoningFormat>(data[0] / 9 % 4);
+  options.tools = static_cast<moe4::ToolFormat>(data[0] % 12);
+  options.reasoning = static_cast<moe4::ReasoningFormat>(data[0] / 12 % 5);
   options.make_call_id = [] { return std::string("id"); };
   const size_t step = 1 + data[1] % 16;
   for (const bool stream : {true, false}) {

@@ -2,7 +2,7 @@
 """Writes tests/data/dialog/goldens.json: answers as published chat templates write them, and what they say.
 
 Needs jinja2 and a folder of chat templates by the names below (those of llama.cpp's models/templates, and trl's).
-Run from the repository root: python3 scripts/make_dialog_goldens.py FOLDER
+Run from the repository root: python3 scripts/make_dialog_goldens.py FOLDER [NAME..], which leaves other templates' cases alone.
 An answer is what a template makes of an assistant's message, after what it makes of the prompt and without end token.
 """
 
@@ -25,15 +25,20 @@ TEMPLATES = {
     "qwen3_6": ("qwen3_coder", "qwen3", "<|im_end|>\n"),
     "nemotron_3_nano": ("qwen3_coder", "nemotron_v3", "<|im_end|>\n"),
     "MiniMax-M2": ("minimax_m2", "minimax_m2", "[e~[\n"),
+    "MiniMax-M3": ("minimax_m3", "minimax_m3", "[e~[\n"),
     "GLM-4.6": ("glm45", "glm45", ""),
     "GLM-4.7-Flash": ("glm45", "glm45", ""),
     "deepseekv3": ("deepseek_v3", "none", "<｜end▁of▁sentence｜>"),
     "deepseek-ai-DeepSeek-V3.1": ("deepseek_v31", "deepseek_v3", "<｜end▁of▁sentence｜>"),
+    "deepseek-ai-DeepSeek-V3.2": ("deepseek_v32", "deepseek_v3", "<｜end▁of▁sentence｜>"),
+    "deepseek-ai-DeepSeek-V4": ("deepseek_v4", "deepseek_v4", "<｜end▁of▁sentence｜>"),
     "moonshotai-Kimi-K2-Thinking": ("kimi_k2", "kimi_k2", "<|im_end|>"),
     "openai-gpt-oss-120b": ("harmony", "openai_gptoss", None),
 }
 # Their templates print the arguments as they are.
 STRING_ARGUMENTS = {"deepseekv3"}
+# Their templates leave reasoning out else.
+MUST_THINK = {"deepseek-ai-DeepSeek-V3.2", "deepseek-ai-DeepSeek-V4"}
 
 TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "Weather of a place.", "parameters": {
@@ -82,12 +87,26 @@ def assistant(name, content, reasoning, calls):
     return message
 
 
+def as_written(name, value):
+    """What can be read back of an argument: MiniMax-M3 has no null."""
+    if name != "MiniMax-M3":
+        return value
+    if isinstance(value, dict):
+        return {key: as_written(name, one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [as_written(name, one) for one in value]
+    return "" if value is None else value
+
+
 def cases(folder, name):
     tools, reasoning_format, end = TEMPLATES[name]
     env = environment()
     env.globals["strftime_now"] = lambda form: "2026-01-01"
     template = env.from_string((folder / (name + ".jinja")).read_text())
     common = {"tools": TOOLS, "bos_token": "", "eos_token": ""}
+    modes = [{"enable_thinking": True}] if name in MUST_THINK else [{"enable_thinking": True}, {"enable_thinking": False}]
+    if name in MUST_THINK:
+        common |= modes[0]
     user = {"role": "user", "content": "Hi"}
     for content, reasoning, calls in messages():
         if reasoning and reasoning_format == "none":
@@ -96,8 +115,7 @@ def cases(folder, name):
             continue  # the template knows one call, and thinking beside it
         try:
             message = assistant(name, content, reasoning, calls)
-            prompts = [template.render(messages=[user], add_generation_prompt=True, enable_thinking=on, **common)
-                       for on in (True, False)]
+            prompts = [template.render(messages=[user], add_generation_prompt=True, **(common | mode)) for mode in modes]
             whole = template.render(messages=[user, message], add_generation_prompt=False, **common)
         except jinja2.exceptions.TemplateError as error:  # a message that it cannot write
             print(f"{name}: {error}", file=sys.stderr)
@@ -114,12 +132,15 @@ def cases(folder, name):
             text = text.removesuffix(one) if one else text
         yield {"template": name, "tools": tools, "reasoning": reasoning_format, "prompt": prompt[-24:], "text": text,
                "expected": {"content": content, "reasoning": reasoning if reasoning in text else "",
-                            "calls": [{"name": tool, "arguments": a} for tool, a in calls]}}
+                            "calls": [{"name": tool, "arguments": as_written(name, a)} for tool, a in calls]}}
 
 
 def main():
     folder = pathlib.Path(sys.argv[1])
-    found = [case for name in TEMPLATES for case in cases(folder, name)]
+    chosen = sys.argv[2:] or TEMPLATES
+    known = json.loads(OUT.read_text())["cases"] if OUT.exists() else []
+    found = [case for name in TEMPLATES
+             for case in (cases(folder, name) if name in chosen else [c for c in known if c["template"] == name])]
     for name in TEMPLATES:
         print(name, sum(c["template"] == name for c in found), file=sys.stderr)
     OUT.parent.mkdir(exist_ok=True)

@@ -19,12 +19,18 @@ std::unique_ptr<DialogFormat> make_call_format(const DialogOptions& options) {
       return make_qwen3_coder_format(options.tool_list);
     case ToolFormat::kMiniMaxM2:
       return make_minimax_m2_format(options.tool_list);
+    case ToolFormat::kMiniMaxM3:
+      return make_minimax_m3_format(options.tool_list);
     case ToolFormat::kGlm45:
       return make_glm45_format(options.tool_list);
     case ToolFormat::kDeepSeekV3:
       return make_deepseek_v3_format();
     case ToolFormat::kDeepSeekV31:
       return make_deepseek_v31_format();
+    case ToolFormat::kDeepSeekV32:
+      return make_deepseek_v32_format(options.tool_list);
+    case ToolFormat::kDeepSeekV4:
+      return make_deepseek_v4_format(options.tool_list);
     case ToolFormat::kKimiK2:
       return make_kimi_k2_format();
     default:
@@ -39,8 +45,7 @@ std::unique_ptr<DialogFormat> make_format(const DialogOptions& options) {
     return make_harmony_format(harmony_calls, harmony_reasoning);
   std::unique_ptr<DialogFormat> calls = make_call_format(options);
   if (options.reasoning == ReasoningFormat::kNone) return calls;
-  return make_think_format(options.reasoning == ReasoningFormat::kThinkNow, options.prompt,
-                           std::move(calls));
+  return make_think_format(options.reasoning, options.prompt, std::move(calls));
 }
 
 }  // namespace

@@ -32,8 +32,8 @@ struct DialogOptions {
   /// while the parser is made.
   std::string_view prompt;
   /// The request's `tools` (OpenAI's list). Their schemas say of what type the parameters of
-  /// qwen3_coder and glm45 are, which are text. May be null; only looked at while the parser is
-  /// made.
+  /// qwen3_coder, minimax_m2, minimax_m3 and glm45 are, which are text. May be null; only looked at
+  /// while the parser is made.
   const nlohmann::json* tool_list = nullptr;
   /// True: calls are handed out piece by piece; of a call that breaks off, what has been handed out
   /// stands, and only the rest is content. False: calls are handed out whole, and one that is not
@@ -45,9 +45,9 @@ struct DialogOptions {
 
 /// Rules: white space beside a tag belongs to the tag and is dropped; all other text is handed out
 /// to the byte, invalid UTF-8 as U+FFFD. What looks like a call but is none is content. A call is
-/// complete with its JSON (qwen3_coder: </function>, minimax_m2: </invoke>, glm45: </tool_call>),
-/// whether or not the tags after it come. Reasoning that does not end is reasoning; calls within it
-/// are not looked for.
+/// complete with its JSON (qwen3_coder: </function>, minimax_m2, minimax_m3, deepseek_v32,
+/// deepseek_v4: the end of its invoke, glm45: </tool_call>), whether or not the tags after it come.
+/// Reasoning that does not end is reasoning; calls within it are not looked for.
 ///
 /// How the text is cut into pieces does not change what the deltas add up to. The work is linear in
 /// the text. The text must hold the format's tags (see format_tags) and no token after the end.

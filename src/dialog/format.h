@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "dialog/formats.h"
 #include "dialog/output.h"
 #include "dialog/text_reader.h"
 
@@ -49,10 +50,19 @@ class CallFormat : public DialogFormat {
   bool after_tag_ = false;  // space_ began right after a tag
 };
 
+/// Around reasoning.
+struct ThinkTags {
+  std::string_view open, close;
+  /// An answer without reasoning may begin with `close`.
+  bool is_closed_alone = false;
+};
+/// Of a format that writes tags: neither kNone nor kHarmony.
+ThinkTags think_tags(ReasoningFormat format);
+
 enum class Thinking { kUnknown, kBegun, kOver };
 
-/// What the end of a prompt says of the answer's <think>.
-Thinking thinking_after(std::string_view prompt);
+/// What the end of a prompt says of the answer's reasoning.
+Thinking thinking_after(std::string_view prompt, const ThinkTags& tags);
 
 /// All is content.
 std::unique_ptr<DialogFormat> make_plain_format();
@@ -60,14 +70,17 @@ std::unique_ptr<DialogFormat> make_hermes_format();
 /// `tool_list` may be null and is copied.
 std::unique_ptr<DialogFormat> make_qwen3_coder_format(const nlohmann::json* tool_list);
 std::unique_ptr<DialogFormat> make_minimax_m2_format(const nlohmann::json* tool_list);
+std::unique_ptr<DialogFormat> make_minimax_m3_format(const nlohmann::json* tool_list);
 std::unique_ptr<DialogFormat> make_glm45_format(const nlohmann::json* tool_list);
 std::unique_ptr<DialogFormat> make_deepseek_v3_format();
 std::unique_ptr<DialogFormat> make_deepseek_v31_format();
+std::unique_ptr<DialogFormat> make_deepseek_v32_format(const nlohmann::json* tool_list);
+std::unique_ptr<DialogFormat> make_deepseek_v4_format(const nlohmann::json* tool_list);
 std::unique_ptr<DialogFormat> make_kimi_k2_format();
 std::unique_ptr<DialogFormat> make_harmony_format(bool with_calls, bool with_reasoning);
-/// <think>..</think> before what `rest` reads. `now`: reasoning from the first word on. The end of
-/// `prompt` may say otherwise.
-std::unique_ptr<DialogFormat> make_think_format(bool now, std::string_view prompt,
+/// Reasoning between think_tags(format) before what `rest` reads; of kThinkNow from the first word
+/// on. The end of `prompt` may say otherwise.
+std::unique_ptr<DialogFormat> make_think_format(ReasoningFormat format, std::string_view prompt,
                                                 std::unique_ptr<DialogFormat> rest);
 
 }  // namespace moe4

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "dialog/format.h"
 #include "text/template_files.h"
 
 namespace moe4 {
@@ -15,29 +16,34 @@ template <typename Format>
 using Names = std::pair<std::string_view, Format>;
 
 // The first name of a format is its own, others are what else users know.
-constexpr std::array<Names<ToolFormat>, 12> kToolNames = {{
+constexpr std::array<Names<ToolFormat>, 15> kToolNames = {{
     {"none", ToolFormat::kNone},
     {"hermes", ToolFormat::kHermes},
     {"qwen3_coder", ToolFormat::kQwen3Coder},
     {"qwen3_xml", ToolFormat::kQwen3Coder},
     {"minimax_m2", ToolFormat::kMiniMaxM2},
+    {"minimax_m3", ToolFormat::kMiniMaxM3},
     {"glm45", ToolFormat::kGlm45},
     {"glm47", ToolFormat::kGlm45},
     {"deepseek_v3", ToolFormat::kDeepSeekV3},
     {"deepseek_v31", ToolFormat::kDeepSeekV31},
+    {"deepseek_v32", ToolFormat::kDeepSeekV32},
+    {"deepseek_v4", ToolFormat::kDeepSeekV4},
     {"kimi_k2", ToolFormat::kKimiK2},
     {"harmony", ToolFormat::kHarmony},
     {"openai", ToolFormat::kHarmony},
 }};
-constexpr std::array<Names<ReasoningFormat>, 10> kReasoningNames = {{
+constexpr std::array<Names<ReasoningFormat>, 12> kReasoningNames = {{
     {"none", ReasoningFormat::kNone},
     {"qwen3", ReasoningFormat::kThink},
     {"glm45", ReasoningFormat::kThink},
     {"deepseek_v3", ReasoningFormat::kThink},
+    {"deepseek_v4", ReasoningFormat::kThink},
     {"kimi_k2", ReasoningFormat::kThink},
     {"nemotron_v3", ReasoningFormat::kThink},
     {"minimax_m2", ReasoningFormat::kThink},
     {"deepseek_r1", ReasoningFormat::kThinkNow},
+    {"minimax_m3", ReasoningFormat::kMiniMaxM3},
     {"harmony", ReasoningFormat::kHarmony},
     {"openai_gptoss", ReasoningFormat::kHarmony},
 }};
@@ -72,11 +78,14 @@ struct Sign {
   ToolFormat tools;
 };
 
-constexpr std::array<Sign, 8> kSigns = {{
+constexpr std::array<Sign, 11> kSigns = {{
     {"<|channel|>", "<|message|>", ToolFormat::kHarmony},
     {"<|tool_calls_section_begin|>", "<|tool_call_begin|>", ToolFormat::kKimiK2},
     {"<｜tool▁sep｜>", "```json", ToolFormat::kDeepSeekV3},
     {"<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", ToolFormat::kDeepSeekV31},
+    {"｜DSML｜", "tool_calls>", ToolFormat::kDeepSeekV4},
+    {"｜DSML｜", "function_calls>", ToolFormat::kDeepSeekV32},
+    {"]<]minimax[>[", "<invoke name=", ToolFormat::kMiniMaxM3},
     {"<minimax:tool_call>", "<invoke name=", ToolFormat::kMiniMaxM2},
     {"<arg_key>", "<tool_call>", ToolFormat::kGlm45},
     {"<function=", "<tool_call>", ToolFormat::kQwen3Coder},
@@ -90,12 +99,16 @@ struct Family {
 };
 
 // For models whose template has no calls, or that have none.
-constexpr std::array<Family, 9> kFamilies = {{
+constexpr std::array<Family, 13> kFamilies = {{
     {"gpt_oss", ToolFormat::kHarmony, ReasoningFormat::kHarmony},
     {"kimi_k2", ToolFormat::kKimiK2, ReasoningFormat::kThink},
     {"deepseek_v3", ToolFormat::kDeepSeekV3, ReasoningFormat::kThink},
     {"glm4_moe", ToolFormat::kGlm45, ReasoningFormat::kThink},
+    {"deepseek_v32", ToolFormat::kDeepSeekV32, ReasoningFormat::kThink},
+    {"deepseek_v4", ToolFormat::kDeepSeekV4, ReasoningFormat::kThink},
     {"minimax_m2", ToolFormat::kMiniMaxM2, ReasoningFormat::kThink},
+    {"minimax_m3", ToolFormat::kMiniMaxM3, ReasoningFormat::kMiniMaxM3},
+    {"minimax_m3_vl", ToolFormat::kMiniMaxM3, ReasoningFormat::kMiniMaxM3},
     {"qwen3_5_moe", ToolFormat::kQwen3Coder, ReasoningFormat::kThink},
     {"qwen3_next", ToolFormat::kHermes, ReasoningFormat::kThink},
     {"qwen3_moe", ToolFormat::kHermes, ReasoningFormat::kThink},
@@ -126,6 +139,9 @@ FormatChoice choose_formats(std::string_view template_source, std::string_view m
   if (choice.tools == ToolFormat::kHarmony) {
     choice.reasoning = ReasoningFormat::kHarmony;
     reasoning_why = tools_why;
+  } else if (contains(template_source, "<mm:think>")) {
+    choice.reasoning = ReasoningFormat::kMiniMaxM3;
+    reasoning_why = "the chat template writes <mm:think>";
   } else if (contains(template_source, "<think>") || contains(template_source, "</think>")) {
     choice.reasoning = ReasoningFormat::kThink;
     reasoning_why = "the chat template writes <think>";
@@ -169,6 +185,9 @@ std::vector<std::string> format_tags(ToolFormat tools, ReasoningFormat reasoning
     case ToolFormat::kMiniMaxM2:
       tags = {"<minimax:tool_call>", "</minimax:tool_call>"};
       break;
+    case ToolFormat::kMiniMaxM3:
+      tags = {"]<]minimax[>[", "<tool_call>", "</tool_call>"};
+      break;
     case ToolFormat::kGlm45:
       tags = {"<tool_call>", "</tool_call>", "<arg_key>",
               "</arg_key>",  "<arg_value>",  "</arg_value>"};
@@ -177,6 +196,10 @@ std::vector<std::string> format_tags(ToolFormat tools, ReasoningFormat reasoning
     case ToolFormat::kDeepSeekV31:
       tags = {"<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
               "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"};
+      break;
+    case ToolFormat::kDeepSeekV32:
+    case ToolFormat::kDeepSeekV4:
+      tags = {"｜DSML｜"};
       break;
     case ToolFormat::kKimiK2:
       tags = {"<|tool_calls_section_begin|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>",
@@ -190,8 +213,10 @@ std::vector<std::string> format_tags(ToolFormat tools, ReasoningFormat reasoning
                             "<|return|>", "<|call|>"})
       tags.emplace_back(tag);
   }
-  if (reasoning == ReasoningFormat::kThink || reasoning == ReasoningFormat::kThinkNow)
-    tags.insert(tags.end(), {"<think>", "</think>"});
+  if (reasoning != ReasoningFormat::kNone && reasoning != ReasoningFormat::kHarmony) {
+    const ThinkTags think = think_tags(reasoning);
+    tags.insert(tags.end(), {std::string(think.open), std::string(think.close)});
+  }
   return tags;
 }
 

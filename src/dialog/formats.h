@@ -16,26 +16,31 @@ enum class ToolFormat {
   kHermes,      ///< <tool_call>{"name": .., "arguments": {..}}</tool_call>: Qwen2.5, Qwen3
   kQwen3Coder,  ///< <tool_call><function=name><parameter=key>..: Qwen3-Coder, Qwen3.5, Nemotron
   kMiniMaxM2,   ///< <minimax:tool_call><invoke name="name"><parameter name="key">..
+  kMiniMaxM3,   ///< ]<]minimax[>[<tool_call>]<]minimax[>[<invoke name="name">]<]minimax[>[<key>..
   kGlm45,       ///< <tool_call>name<arg_key>..</arg_key><arg_value>..: GLM-4.5 and later
   kDeepSeekV3,  ///< <｜tool▁call▁begin｜>function<｜tool▁sep｜>name and a block of JSON: V3, R1
   kDeepSeekV31,  ///< <｜tool▁call▁begin｜>name<｜tool▁sep｜>{..}: V3.1
-  kKimiK2,       ///< <|tool_call_begin|>functions.name:0<|tool_call_argument_begin|>{..}
-  kHarmony,      ///< gpt-oss: messages in channels, calls are messages to functions.name
+  kDeepSeekV32,  ///< <｜DSML｜function_calls><｜DSML｜invoke name="name"><｜DSML｜parameter ..:
+                 ///< V3.2
+  kDeepSeekV4,  ///< <｜DSML｜tool_calls> and the same: V4
+  kKimiK2,      ///< <|tool_call_begin|>functions.name:0<|tool_call_argument_begin|>{..}
+  kHarmony,     ///< gpt-oss: messages in channels, calls are messages to functions.name
 };
 
 enum class ReasoningFormat {
-  kNone,      ///< all is content
-  kThink,     ///< <think>..</think>, opened by the prompt or by the first word of the answer
-  kThinkNow,  ///< reasoning from the first word to </think>, unless the prompt has closed it
-  kHarmony,   ///< the analysis channel
+  kNone,       ///< all is content
+  kThink,      ///< <think>..</think>, opened by the prompt or by the first word of the answer
+  kThinkNow,   ///< reasoning from the first word to </think>, unless the prompt has closed it
+  kMiniMaxM3,  ///< <mm:think>..</mm:think>; an answer without reasoning may begin with the latter
+  kHarmony,    ///< the analysis channel
 };
 
 /// By the names that vLLM has for its parsers: none, hermes, qwen3_coder, qwen3_xml, minimax_m2,
-/// glm45, glm47, deepseek_v3, deepseek_v31, kimi_k2, harmony, openai. Throws Error(kUsage) listing
-/// them.
+/// minimax_m3, glm45, glm47, deepseek_v3, deepseek_v31, deepseek_v32, deepseek_v4, kimi_k2,
+/// harmony, openai. Throws Error(kUsage) listing them.
 ToolFormat parse_tool_format(std::string_view name);
-/// none, qwen3, glm45, deepseek_v3, kimi_k2, nemotron_v3, minimax_m2 (kThink), deepseek_r1
-/// (kThinkNow), harmony, openai_gptoss. Throws Error(kUsage) listing them.
+/// none, qwen3, glm45, deepseek_v3, deepseek_v4, kimi_k2, nemotron_v3, minimax_m2 (kThink),
+/// deepseek_r1 (kThinkNow), minimax_m3, harmony, openai_gptoss. Throws Error(kUsage) listing them.
 ReasoningFormat parse_reasoning_format(std::string_view name);
 /// The first name of each.
 std::string_view to_string(ToolFormat format);

@@ -1,6 +1,5 @@
-// <think>reasoning</think> before the rest of an answer.
+// Reasoning between tags before the rest of an answer.
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "dialog/format.h"
@@ -8,14 +7,13 @@
 namespace moe4 {
 namespace {
 
-constexpr std::string_view kOpen = "<think>";
-constexpr std::array<std::string_view, 1> kClose = {"</think>"};
-
 class ThinkFormat : public DialogFormat {
  public:
-  ThinkFormat(bool now, std::string_view prompt, std::unique_ptr<DialogFormat> rest)
-      : now_(now), rest_(std::move(rest)) {
-    const Thinking thinking = thinking_after(prompt);
+  ThinkFormat(ReasoningFormat format, std::string_view prompt, std::unique_ptr<DialogFormat> rest)
+      : tags_(think_tags(format)),
+        now_(format == ReasoningFormat::kThinkNow),
+        rest_(std::move(rest)) {
+    const Thinking thinking = thinking_after(prompt, tags_);
     if (thinking == Thinking::kBegun) now_ = true;
     if (thinking == Thinking::kOver) state_ = State::kRest;
   }
@@ -38,17 +36,24 @@ class ThinkFormat : public DialogFormat {
     const std::string_view text = reader.rest();
     space_ = std::min(text.find_first_not_of(kDialogSpace, space_), text.size());
     const std::string_view word = text.substr(space_);
-    if (word.starts_with(kOpen)) {
-      reader.skip(space_ + kOpen.size());
+    if (word.starts_with(tags_.open)) {
+      reader.skip(space_ + tags_.open.size());
       state_ = State::kReasoning;
-    } else if (reader.closed() || !kOpen.starts_with(word)) {
+    } else if (tags_.is_closed_alone && word.starts_with(tags_.close)) {
+      reader.skip(space_ + tags_.close.size());
+      state_ = State::kAfter;
+    } else if (reader.closed() || !may_be_tag(word)) {
       state_ = now_ ? State::kReasoning : State::kRest;
     }
   }
 
+  bool may_be_tag(std::string_view word) const {
+    return tags_.open.starts_with(word) || (tags_.is_closed_alone && tags_.close.starts_with(word));
+  }
+
   void read_reasoning(TextReader& reader, DialogOutput& output) {
     std::string text;
-    const bool ended = reader.read_until(kClose, &text).has_value();
+    const bool ended = reader.read_until(std::span(&tags_.close, 1), &text).has_value();
     if (!is_told_) text.erase(0, std::min(text.find_first_not_of(kDialogSpace), text.size()));
     const size_t words_end = text.find_last_not_of(kDialogSpace) + 1;
     if (words_end > 0) {
@@ -65,6 +70,7 @@ class ThinkFormat : public DialogFormat {
     }
   }
 
+  ThinkTags tags_;
   bool now_;
   std::unique_ptr<DialogFormat> rest_;
   State state_ = State::kStart;
@@ -75,15 +81,21 @@ class ThinkFormat : public DialogFormat {
 
 }  // namespace
 
-Thinking thinking_after(std::string_view prompt) {
-  prompt = prompt.substr(0, prompt.find_last_not_of(kDialogSpace) + 1);
-  if (prompt.ends_with(kOpen)) return Thinking::kBegun;
-  return prompt.ends_with(kClose.front()) ? Thinking::kOver : Thinking::kUnknown;
+ThinkTags think_tags(ReasoningFormat format) {
+  if (format == ReasoningFormat::kMiniMaxM3)
+    return {.open = "<mm:think>", .close = "</mm:think>", .is_closed_alone = true};
+  return {.open = "<think>", .close = "</think>"};
 }
 
-std::unique_ptr<DialogFormat> make_think_format(bool now, std::string_view prompt,
+Thinking thinking_after(std::string_view prompt, const ThinkTags& tags) {
+  prompt = prompt.substr(0, prompt.find_last_not_of(kDialogSpace) + 1);
+  if (prompt.ends_with(tags.open)) return Thinking::kBegun;
+  return prompt.ends_with(tags.close) ? Thinking::kOver : Thinking::kUnknown;
+}
+
+std::unique_ptr<DialogFormat> make_think_format(ReasoningFormat format, std::string_view prompt,
                                                 std::unique_ptr<DialogFormat> rest) {
-  return std::make_unique<ThinkFormat>(now, prompt, std::move(rest));
+  return std::make_unique<ThinkFormat>(format, prompt, std::move(rest));
 }
 
 }  // namespace moe4

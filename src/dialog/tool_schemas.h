@@ -2,12 +2,20 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace moe4 {
+
+/// A value between tags of its name: text, or other values between tags.
+struct TaggedValue {
+  std::string name;
+  std::string text;
+  std::vector<TaggedValue> children;
+};
 
 class ToolSchemas {
  public:
@@ -21,10 +29,15 @@ class ToolSchemas {
   /// a string when it can be none of them. `unknown`: what a parameter without a schema is.
   std::string to_json(const std::string& tool, const std::string& parameter, std::string_view text,
                       Unknown unknown) const;
+  /// The JSON of a parameter whose objects are values by name, and whose lists are values called
+  /// "item". Such values are a list where the schema has one or says nothing, else an object with
+  /// that key. An object's values of one name are a list. What holds nothing is the first of "",
+  /// [] and {} that the schema has. Without a schema texts are strings.
+  std::string to_json(const std::string& tool, const TaggedValue& parameter) const;
 
  private:
-  using Types = std::vector<std::string>;  // JSON schema's words
-  std::map<std::string, std::map<std::string, Types>> types_;
+  // The schemas of the tools' arguments.
+  std::map<std::string, std::shared_ptr<const nlohmann::json>> parameters_;
 };
 
 }  // namespace moe4

@@ -22,9 +22,12 @@ bool is_plain(const std::string& name) {
 std::optional<ReasoningWords> reasoning_words(ReasoningFormat format, std::string_view prompt) {
   switch (format) {
     case ReasoningFormat::kThink:
-    case ReasoningFormat::kThinkNow: {
-      ReasoningWords words{.begin = "<think>", .end = "</think>", .has_line_breaks = true};
-      const Thinking thinking = thinking_after(prompt);
+    case ReasoningFormat::kThinkNow:
+    case ReasoningFormat::kMiniMaxM3: {
+      const ThinkTags tags = think_tags(format);
+      ReasoningWords words{
+          .begin = std::string(tags.open), .end = std::string(tags.close), .has_line_breaks = true};
+      const Thinking thinking = thinking_after(prompt, tags);
       if (thinking == Thinking::kOver) return std::nullopt;
       if (thinking == Thinking::kBegun || format == ReasoningFormat::kThinkNow) {
         words.begin = "";

@@ -1,115 +1,28 @@
-// Calls whose parameters stand between tags: qwen3_coder's, minimax_m2's and glm45's.
-#include <algorithm>
+// Calls whose parameters stand between tags: qwen3_coder's, minimax_m2's, DeepSeek's DSML and
+// glm45's.
 #include <array>
 #include <initializer_list>
-#include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
 #include <utility>
 
-#include "dialog/format.h"
 #include "dialog/json_scanner.h"
-#include "dialog/tool_schemas.h"
+#include "dialog/xml_format.h"
 
 namespace moe4 {
 namespace {
 
-constexpr size_t kMaxNameBytes = 256;
-
-std::string_view trimmed(std::string_view text) {
-  text.remove_prefix(std::min(text.find_first_not_of(kDialogSpace), text.size()));
-  return text.substr(0, text.find_last_not_of(kDialogSpace) + 1);
-}
-
-bool is_name(std::string_view text) {
-  return !text.empty() && text.size() <= kMaxNameBytes &&
-         text.find_first_of("<>\n\"") == std::string_view::npos;
-}
-
-// What both do: names, values that end at a tag, arguments as one object.
-class XmlFormat : public CallFormat {
- protected:
-  XmlFormat(const nlohmann::json* tool_list, ToolSchemas::Unknown unknown)
-      : schemas_(tool_list), unknown_(unknown) {}
-
-  void reset() {
-    tool_.clear();
-    key_.clear();
-    value_.clear();
-    seen_.clear();
-  }
-
-  // Reads a name up to one of `ends` into *name; *end: which.
-  Progress read_name(TextReader& reader, std::span<const std::string_view> ends, std::string* name,
-                     size_t* end) {
-    const auto found = reader.read_until(ends, name, kMaxNameBytes + 1);
-    if (!found) return name->size() <= kMaxNameBytes ? Progress::kMore : Progress::kBad;
-    *name = std::string(trimmed(*name));
-    *end = *found;
-    return is_name(*name) ? Progress::kDone : Progress::kBad;
-  }
-
-  // Reads key_'s value up to `close` into value_. Behind it one of `followers` must come after
-  // white space, and is left unread; else it was text of the value.
-  Progress read_value(TextReader& reader, std::string_view close,
-                      std::span<const std::string_view> followers) {
-    for (;;) {
-      if (!closing_) {
-        if (!reader.read_until(std::span(&close, 1), &value_)) return Progress::kMore;
-        closing_ = true;
-        space_.clear();
-      }
-      const std::string_view rest = reader.rest();
-      const size_t space = std::min(rest.find_first_not_of(kDialogSpace), rest.size());
-      space_.append(rest.substr(0, space));
-      reader.skip(space);
-      const std::string_view next = reader.rest();
-      bool may_follow = false;
-      for (const std::string_view follower : followers) {
-        if (next.starts_with(follower)) {
-          closing_ = false;
-          return Progress::kDone;
-        }
-        may_follow |= follower.starts_with(next);
-      }
-      if (may_follow) return Progress::kMore;
-      closing_ = false;
-      value_ += close;
-      value_ += space_;
-    }
-  }
-
-  // Tells key_ and value_; false when the call has that parameter already.
-  bool tell_parameter(TextReader& reader, DialogOutput& output) {
-    if (!seen_.insert(key_).second) return false;
-    tell(reader, output,
-         (seen_.size() == 1 ? "{" : ", ") + json_quoted(key_) + ": " +
-             schemas_.to_json(tool_, key_, value_, unknown_));
-    key_.clear();
-    value_.clear();
-    return true;
-  }
-
-  void tell_end(TextReader& reader, DialogOutput& output) {
-    tell(reader, output, seen_.empty() ? "{}" : "}");
-  }
-
-  std::string tool_, key_, value_;
-
- private:
-  ToolSchemas schemas_;
-  ToolSchemas::Unknown unknown_;
-  std::set<std::string> seen_;
-  bool closing_ = false;  // after the tag that may close a value
-  std::string space_;     // ... and what came behind it
-};
-
 // How a call is written whose parameters have their names in their tags.
 struct NamedTags {
   std::array<std::string_view, 3> outer;  // the frame, a call, the end of the frame
-  std::string_view name_end;              // of calls and parameters
+  std::string_view name_end;              // of calls, and of parameters unless has_types
   std::string_view call_end, parameter, parameter_end;
-  bool is_on_lines;  // a line break at either end of a value is none of it
+  bool is_on_lines = false;  // a line break at either end of a value is none of it
+  bool has_types = false;    // names of parameters end with one of kTypedNameEnds
 };
+
+// DSML says of each value whether it is a string or JSON.
+constexpr std::array<std::string_view, 2> kTypedNameEnds = {"\" string=\"true\">",
+                                                            "\" string=\"false\">"};
 
 constexpr NamedTags kQwen3Coder = {.outer = {"<tool_call>", "<function=", "</tool_call>"},
                                    .name_end = ">",
@@ -122,13 +35,25 @@ constexpr NamedTags kMiniMaxM2 = {
     .name_end = "\">",
     .call_end = "</invoke>",
     .parameter = "<parameter name=\"",
-    .parameter_end = "</parameter>",
-    .is_on_lines = false};
+    .parameter_end = "</parameter>"};
+
+// After encoding/encoding_dsv32.py of deepseek-ai/DeepSeek-V3.2 and encoding/encoding_dsv4.py of
+// deepseek-ai/DeepSeek-V4-Pro, which write and read it. Only the frame has another name in V4.
+constexpr NamedTags dsml(std::string_view frame, std::string_view frame_end) {
+  return {.outer = {frame, "<｜DSML｜invoke name=\"", frame_end},
+          .name_end = "\">",
+          .call_end = "</｜DSML｜invoke>",
+          .parameter = "<｜DSML｜parameter name=\"",
+          .parameter_end = "</｜DSML｜parameter>",
+          .has_types = true};
+}
+constexpr NamedTags kDeepSeekV32 = dsml("<｜DSML｜function_calls>", "</｜DSML｜function_calls>");
+constexpr NamedTags kDeepSeekV4 = dsml("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>");
 
 class NamedTagsFormat : public XmlFormat {
  public:
   NamedTagsFormat(const NamedTags& tags, const nlohmann::json* tool_list)
-      : XmlFormat(tool_list, ToolSchemas::Unknown::kString), tags_(tags) {}
+      : XmlFormat(tool_list), tags_(tags) {}
 
  protected:
   // The frame is sometimes left out by the models, and may hold several calls.
@@ -161,7 +86,7 @@ class NamedTagsFormat : public XmlFormat {
               read_tag(reader, {tags_.parameter, tags_.call_end}, {State::kKey, State::kEnd});
           break;
         case State::kKey:
-          progress = read_name_to(reader, &key_, State::kValue);
+          progress = read_key(reader);
           break;
         case State::kValue:
           progress = read_parameter(reader, output);
@@ -202,6 +127,24 @@ class NamedTagsFormat : public XmlFormat {
     return progress;
   }
 
+  Progress read_key(TextReader& reader) {
+    if (!tags_.has_types) return read_name_to(reader, &key_, State::kValue);
+    size_t end = 0;
+    const Progress progress = read_name(reader, kTypedNameEnds, &key_, &end);
+    is_string_ = end == 0;
+    if (progress == Progress::kDone) state_ = State::kValue;
+    return progress;
+  }
+
+  // What the call says of the type goes before the schema.
+  std::string value_json() const {
+    if (tags_.has_types) {
+      if (is_string_) return json_quoted(value_);
+      if (const auto value = as_json(value_, "{[\"-0123456789tfn")) return *value;
+    }
+    return schemas_.to_json(tool_, key_, value_, ToolSchemas::Unknown::kString);
+  }
+
   Progress read_parameter(TextReader& reader, DialogOutput& output) {
     const std::array<std::string_view, 2> followers = {tags_.parameter, tags_.call_end};
     const Progress progress = read_value(reader, tags_.parameter_end, followers);
@@ -211,18 +154,18 @@ class NamedTagsFormat : public XmlFormat {
       if (value_.ends_with('\n')) value_.pop_back();
     }
     state_ = State::kBody;
-    return tell_parameter(reader, output) ? Progress::kDone : Progress::kBad;
+    return tell_parameter(reader, output, value_json()) ? Progress::kDone : Progress::kBad;
   }
 
   const NamedTags& tags_;
   State state_ = State::kFunction;
+  bool is_string_ = false;  // key_'s value, where tags_.has_types
   bool after_call_ = false;
 };
 
 class Glm45Format : public XmlFormat {
  public:
-  explicit Glm45Format(const nlohmann::json* tool_list)
-      : XmlFormat(tool_list, ToolSchemas::Unknown::kJsonIfItIs) {}
+  explicit Glm45Format(const nlohmann::json* tool_list) : XmlFormat(tool_list) {}
 
  protected:
   static constexpr std::array<std::string_view, 1> kTags = {"<tool_call>"};
@@ -258,7 +201,10 @@ class Glm45Format : public XmlFormat {
         case State::kValue:
           progress = read_value(reader, "</arg_value>", kSteps);
           if (progress != Progress::kDone) return progress;
-          if (!tell_parameter(reader, output)) return Progress::kBad;
+          if (!tell_parameter(
+                  reader, output,
+                  schemas_.to_json(tool_, key_, value_, ToolSchemas::Unknown::kJsonIfItIs)))
+            return Progress::kBad;
           state_ = State::kStep;
           break;
         case State::kStep:  // one of kSteps stands there
@@ -306,6 +252,14 @@ std::unique_ptr<DialogFormat> make_qwen3_coder_format(const nlohmann::json* tool
 
 std::unique_ptr<DialogFormat> make_minimax_m2_format(const nlohmann::json* tool_list) {
   return std::make_unique<NamedTagsFormat>(kMiniMaxM2, tool_list);
+}
+
+std::unique_ptr<DialogFormat> make_deepseek_v32_format(const nlohmann::json* tool_list) {
+  return std::make_unique<NamedTagsFormat>(kDeepSeekV32, tool_list);
+}
+
+std::unique_ptr<DialogFormat> make_deepseek_v4_format(const nlohmann::json* tool_list) {
+  return std::make_unique<NamedTagsFormat>(kDeepSeekV4, tool_list);
 }
 
 std::unique_ptr<DialogFormat> make_glm45_format(const nlohmann::json* tool_list) {

@@ -47,7 +47,7 @@ TEST(DialogGoldens, WhatTemplatesWriteIsReadBack) {
       ++calls[one["tools"].get<std::string>()];
     }
   }
-  EXPECT_EQ(calls.size(), 8U);
+  EXPECT_EQ(calls.size(), 11U);
   for (const auto& [format, count] : calls) EXPECT_GE(count, 10) << format;
 }
 
@@ -64,7 +64,7 @@ TEST(DialogGoldens, StreamedCallsAddUpToTheWholeOnesWhereverTheTextIsCut) {
     if (tried[one["template"].get<std::string>()]++ % 5 == 0)
       expect_cuts_change_nothing(options_of(one), text);
   }
-  EXPECT_EQ(tried.size(), 14U);
+  EXPECT_EQ(tried.size(), 17U);
 }
 
 TEST(DialogGoldens, FinishReasonIsKnownFromCompleteCalls) {

@@ -14,9 +14,10 @@ namespace {
 using nlohmann::json;
 
 const std::vector<ToolFormat> kAllTools = {
-    ToolFormat::kNone,        ToolFormat::kHermes, ToolFormat::kQwen3Coder,
-    ToolFormat::kMiniMaxM2,   ToolFormat::kGlm45,  ToolFormat::kDeepSeekV3,
-    ToolFormat::kDeepSeekV31, ToolFormat::kKimiK2, ToolFormat::kHarmony};
+    ToolFormat::kNone,       ToolFormat::kHermes,      ToolFormat::kQwen3Coder,
+    ToolFormat::kMiniMaxM2,  ToolFormat::kMiniMaxM3,   ToolFormat::kGlm45,
+    ToolFormat::kDeepSeekV3, ToolFormat::kDeepSeekV31, ToolFormat::kDeepSeekV32,
+    ToolFormat::kDeepSeekV4, ToolFormat::kKimiK2,      ToolFormat::kHarmony};
 
 struct Example {
   ToolFormat tools;
@@ -25,8 +26,26 @@ struct Example {
   std::string streamed;  // ... and in pieces; empty: the same
 };
 
-void expect_told(const Example& example, ReasoningFormat reasoning = ReasoningFormat::kNone) {
-  DialogOptions options{.tools = example.tools, .reasoning = reasoning, .stream_calls = false};
+// MiniMax-M3's tags, each # standing for the token before them.
+std::string m3(std::string text) {
+  for (size_t at = 0; (at = text.find('#', at)) != std::string::npos;)
+    text.replace(at, 1, "]<]minimax[>[");
+  return text;
+}
+
+// DSML's tags, each # standing for the token in them.
+std::string dsml(std::string text) {
+  for (size_t at = 0; (at = text.find('#', at)) != std::string::npos;)
+    text.replace(at, 1, "｜DSML｜");
+  return text;
+}
+
+void expect_told(const Example& example, ReasoningFormat reasoning = ReasoningFormat::kNone,
+                 const json* tool_list = nullptr) {
+  DialogOptions options{.tools = example.tools,
+                        .reasoning = reasoning,
+                        .tool_list = tool_list,
+                        .stream_calls = false};
   const size_t size = example.text.size();
   EXPECT_EQ(told(fed_in_pieces(options, example.text, size + 1)), example.whole) << example.text;
   options.stream_calls = true;
@@ -72,6 +91,112 @@ TEST(DialogParser, ATagInsideAnArgumentIsText) {
                "content[] reasoning[] call[call_id|f|{\"a\": \"</arg_value>x\"}]"});
 }
 
+TEST(DialogParser, DsmlSaysItselfWhatAValueIs) {
+  const json tools = json::parse(R"([{"function": {"name": "f", "parameters": {"properties": {
+      "n": {"type": "integer"}, "s": {"type": "string"}, "b": {"type": "boolean"}}}}}])");
+  const auto told_of = [&](const std::string& parameters) {
+    const std::string text =
+        dsml("<#tool_calls>\n<#invoke name=\"f\">\n" + parameters + "</#invoke>\n</#tool_calls>");
+    const DialogOptions options{.tools = ToolFormat::kDeepSeekV4, .tool_list = &tools};
+    expect_cuts_change_nothing(options, text);
+    return told(fed_in_pieces(options, text, text.size()));
+  };
+  // A string is one to the byte, whatever the schema says.
+  EXPECT_EQ(told_of("<#parameter name=\"s\" string=\"true\"> 5\n</#parameter>\n"),
+            "content[] reasoning[] call[call_id|f|{\"s\": \" 5\\n\"}]");
+  EXPECT_EQ(told_of("<#parameter name=\"n\" string=\"true\">5</#parameter>"
+                    "<#parameter name=\"s\" string=\"false\">[1, {\"a\": null}]</#parameter>"),
+            "content[] reasoning[] call[call_id|f|{\"n\": \"5\", \"s\": [1, {\"a\": null}]}]");
+  // What should be JSON and is none becomes what the schema asks for.
+  EXPECT_EQ(told_of("<#parameter name=\"b\" string=\"false\">True</#parameter>"
+                    "<#parameter name=\"n\" string=\"false\">five</#parameter>"),
+            "content[] reasoning[] call[call_id|f|{\"b\": true, \"n\": \"five\"}]");
+  EXPECT_EQ(told_of("\n"), "content[] reasoning[] call[call_id|f|{}]");
+  // Tags within a value are text unless the call goes on behind them.
+  EXPECT_EQ(told_of(dsml("<#parameter name=\"s\" string=\"true\"></#parameter> x <#invoke>"
+                         "</#parameter>")),
+            dsml("content[] reasoning[] call[call_id|f|{\"s\": \"</#parameter> x <#invoke>\"}]"));
+}
+
+TEST(DialogParser, DsmlHasAnotherFrameInEachGeneration) {
+  const std::string call = "\n<#invoke name=\"f\">\n</#invoke>\n";
+  const std::string one = "content[a] reasoning[] call[call_id|f|{}]";
+  expect_told({ToolFormat::kDeepSeekV32,
+               dsml("a\n\n<#function_calls>" + call + "</#function_calls>"), one});
+  expect_told({ToolFormat::kDeepSeekV4, dsml("a\n\n<#tool_calls>" + call + "</#tool_calls>"), one});
+  // The frame of the other one is text.
+  expect_told({ToolFormat::kDeepSeekV4, dsml("<#function_calls>" + call),
+               dsml("content[<#function_calls>] reasoning[] call[call_id|f|{}]")});
+}
+
+TEST(DialogParser, MiniMaxM3NestsValues) {
+  const json tools = json::parse(R"([{"function": {"name": "f", "parameters": {"properties": {
+      "n": {"type": "integer"},
+      "where": {"$ref": "#/$defs/Point"},
+      "points": {"type": "array", "items": {"$ref": "#/$defs/Point"}},
+      "names": {"type": "array", "items": {"type": "string"}},
+      "map": {"type": "object", "additionalProperties": {"type": "number"}},
+      "one": {"type": "object", "properties": {"item": {"type": "boolean"}}}},
+      "$defs": {"Point": {"type": "object", "properties": {"x": {"type": "integer"}}}}}}}])");
+  const auto arguments_of = [&](const std::string& parameters) {
+    const std::string text =
+        m3("#<tool_call>\n#<invoke name=\"f\">" + parameters + "#</invoke>\n#</tool_call>");
+    const DialogOptions options{.tools = ToolFormat::kMiniMaxM3, .tool_list = &tools};
+    expect_cuts_change_nothing(options, text);
+    const DialogMessage message = fed_in_pieces(options, text, text.size());
+    EXPECT_EQ(message.content, "");
+    return message.tool_calls.size() == 1 ? message.tool_calls[0].arguments : "no call";
+  };
+  EXPECT_EQ(arguments_of(""), "{}");
+  EXPECT_EQ(arguments_of("\n#<n>042#</n>\n#<text> a\n<n>5</n> #</text>\n"),
+            R"({"n": "042", "text": " a\n<n>5</n> "})");
+  EXPECT_EQ(arguments_of("#<where>#<x>1#</x>\n#<y>2#</y>#</where>"),
+            R"({"where": {"x": 1, "y": "2"}})");
+  EXPECT_EQ(arguments_of("#<points>#<item>#<x>1#</x>#</item>#<item>#<x>2#</x>#</item>#</points>"
+                         "#<names>#<item>5#</item>#</names>"),
+            R"({"points": [{"x": 1}, {"x": 2}], "names": ["5"]})");
+  EXPECT_EQ(arguments_of("#<map>#<a>1.5#</a>#<b>2#</b>#</map>"), R"({"map": {"a": 1.5, "b": 2}})");
+  // What holds nothing is what the schema has; items are a list unless the schema says otherwise.
+  EXPECT_EQ(arguments_of("#<names>#</names>#<map>#</map>#<any>#</any>"),
+            R"({"names": [], "map": {}, "any": ""})");
+  EXPECT_EQ(arguments_of("#<any>#<item>1#</item>#</any>#<one>#<item>true#</item>#</one>"),
+            R"({"any": ["1"], "one": {"item": true}})");
+  // Values of one name are a list, parameters of one name no call.
+  EXPECT_EQ(arguments_of("#<where>#<tag>a#</tag>#<x>1#</x>#<tag>b#</tag>#</where>"),
+            R"({"where": {"tag": ["a", "b"], "x": 1}})");
+}
+
+TEST(DialogParser, MiniMaxM3sCallsShareAFrame) {
+  const std::string call = "#<invoke name=\"f\">#<a>1#</a>#</invoke>\n";
+  const std::string told_call = " call[call_id|f|{\"a\": \"1\"}]";
+  expect_told({ToolFormat::kMiniMaxM3, m3("Hm.#<tool_call>\n" + call + call + "#</tool_call>"),
+               "content[Hm.] reasoning[]" + told_call + told_call});
+  expect_told({ToolFormat::kMiniMaxM3, m3(call + "#</tool_call>\nx"),
+               "content[\nx] reasoning[]" + told_call});
+}
+
+TEST(DialogParser, MiniMaxM3sCallsThatAreWrongAreContent) {
+  for (const char* call : {"#<tool_call>", "#<tool_call>\n#</user_id> x", "#<tool_call>x",
+                           "#</tool_call>", "#<tool_call>\n#<invoke name=\"a\nb\">"})
+    expect_told({ToolFormat::kMiniMaxM3, m3(call), "content[" + m3(call) + "] reasoning[]"});
+  // ... and where calls are streamed what was handed out of them stands.
+  for (const std::string& rest :
+       {std::string("#<a>1"), std::string("#<a>1#</b>"), std::string("text"), std::string("#</x>"),
+        std::string("#<a>1#<b>2#</b>#</a>"), std::string("#<a b=\"c\">1#</a>"),
+        std::string("#<>")}) {
+    const std::string text = "#<invoke name=\"f\">" + rest;
+    expect_told({ToolFormat::kMiniMaxM3, m3(text), "content[" + m3(text) + "] reasoning[]",
+                 "content[" + m3(rest) + "] reasoning[] call[call_id|f|]"});
+  }
+  const std::string twice = "#<invoke name=\"f\">#<a>1#</a>#<a>2#</a>#</invoke>";
+  expect_told(
+      {ToolFormat::kMiniMaxM3, m3(twice), "content[" + m3(twice) + "] reasoning[]",
+       "content[" + m3("#<a>2#</a>#</invoke>") + "] reasoning[] call[call_id|f|{\"a\": \"1\"]"});
+  std::string deep = "#<invoke name=\"f\">";
+  for (int i = 0; i < 100; ++i) deep += "#<a>";
+  EXPECT_EQ(parse_dialog({.tools = ToolFormat::kMiniMaxM3}, m3(deep)).content, m3(deep));
+}
+
 TEST(DialogParser, SpaceBesideTagsIsTheirsAndOtherSpaceIsContent) {
   const std::string call = R"(<tool_call>{"name": "f", "arguments": {}}</tool_call>)";
   expect_told({ToolFormat::kHermes, " a \n\n" + call + "\n" + call + "\n",
@@ -102,6 +227,10 @@ TEST(DialogParser, WhatIsNoCallIsContent) {
                  std::string(text) == "<invoke name=\"f\">"
                      ? "content[] reasoning[] call[call_id|f|]"
                      : ""});
+  for (const char* text :
+       {"<#tool_calls>x", "<#invoke name=\"a\nb\">", "<#tool_calls>\n<#invoke name=f>",
+        "</#tool_calls>", "<#tool_calls>\n</#tool_calls>", "#"})
+    expect_told({ToolFormat::kDeepSeekV4, dsml(text), "content[" + dsml(text) + "] reasoning[]"});
   for (const char* text : {"<tool_call>", "<tool_call>f", "<tool_call></tool_call>",
                            "<tool_call>{\"name\": 1}</tool_call>", "<tool_call>a<b</tool_call>"})
     expect_told({ToolFormat::kGlm45, text, "content[" + std::string(text) + "] reasoning[]"});
@@ -133,6 +262,15 @@ TEST(DialogParser, ACallThatBreaksOffIsContentOrWhatWasHandedOutOfIt) {
                "</function>] reasoning[]",
                "content[<parameter=a>2</parameter></function>] reasoning[] "
                "call[call_id|f|{\"a\": \"1\"]"});
+  // A parameter of DSML must say what it is.
+  for (const char* rest : {"<#parameter name=\"a\">1</#parameter></#invoke>",
+                           "<#parameter name=\"a\" string=\"true\">1",
+                           "<#parameter name=\"a\" string=\"yes\">1</#parameter></#invoke>"}) {
+    const std::string call = "<#invoke name=\"f\">";
+    expect_told({ToolFormat::kDeepSeekV32, dsml(call + rest),
+                 "content[" + dsml(call + rest) + "] reasoning[]",
+                 "content[" + dsml(rest) + "] reasoning[] call[call_id|f|]"});
+  }
   expect_told({ToolFormat::kKimiK2,
                "<|tool_call_begin|>functions.f:3<|tool_call_argument_begin|>{]",
                "content[<|tool_call_begin|>functions.f:3<|tool_call_argument_begin|>{]] "
@@ -179,6 +317,15 @@ TEST(DialogParser, ReasoningBeginsWithTheFirstWordOrInThePrompt) {
   EXPECT_EQ(parse(kThinkNow, "<think></think>\n\n", "a</think>b"),
             "content[a</think>b] reasoning[]");
   EXPECT_EQ(parse(kThink, "", "<think></think></think>x"), "content[</think>x] reasoning[]");
+  // An answer of MiniMax-M3 without reasoning may begin with the closing tag.
+  EXPECT_EQ(parse(kMiniMaxM3, "]~b]ai\n", "<mm:think>a</mm:think>b"), "content[b] reasoning[a]");
+  EXPECT_EQ(parse(kMiniMaxM3, "]~b]ai\n", "</mm:think>b"), "content[b] reasoning[]");
+  EXPECT_EQ(parse(kMiniMaxM3, "]~b]ai\n", "b</mm:think>"), "content[b</mm:think>] reasoning[]");
+  EXPECT_EQ(parse(kMiniMaxM3, "ai\n<mm:think>", "a</mm:think>b"), "content[b] reasoning[a]");
+  EXPECT_EQ(parse(kMiniMaxM3, "ai\n<mm:think>", "</mm:think>b"), "content[b] reasoning[]");
+  EXPECT_EQ(parse(kMiniMaxM3, "ai\n</mm:think>", "</mm:think>b"),
+            "content[</mm:think>b] reasoning[]");
+  EXPECT_EQ(parse(kMiniMaxM3, "", "<think>a</think>"), "content[<think>a</think>] reasoning[]");
   // Calls are looked for in content only.
   const std::string call = R"(<tool_call>{"name": "f"}</tool_call>)";
   EXPECT_EQ(parse(kThink, "<think>", call + "</think>" + call),
@@ -291,6 +438,15 @@ std::string tag_soup(std::mt19937& random, ToolFormat tools, int* words) {
   if (tools == ToolFormat::kMiniMaxM2)
     pieces.insert(pieces.end(), {"<invoke name=\"f\">", "</invoke>", "<parameter name=\"p\">",
                                  "</parameter>", "<invoke name=\"", "\">"});
+  if (tools == ToolFormat::kMiniMaxM3)
+    pieces.insert(pieces.end(),
+                  {m3("#<tool_call>"), m3("#<invoke name=\"f\">"), m3("#</invoke>"), m3("#<p>"),
+                   m3("#</p>"), m3("#<item>"), m3("#</item>"), m3("#<p>1#</p>"), m3("#<")});
+  if (tools == ToolFormat::kDeepSeekV32 || tools == ToolFormat::kDeepSeekV4)
+    pieces.insert(pieces.end(),
+                  {dsml("<#tool_calls>"), dsml("<#function_calls>"), dsml("<#invoke name=\"f\">"),
+                   dsml("</#invoke>"), dsml("<#parameter name=\"p\" string=\"true\">"),
+                   dsml("<#parameter name=\"q\" string=\"false\">"), dsml("</#parameter>"), "\">"});
   if (tools == ToolFormat::kDeepSeekV3)
     pieces.insert(pieces.end(),
                   {"function<｜tool▁sep｜>f\n```json\n", "\n```<｜tool▁call▁end｜>", "```"});

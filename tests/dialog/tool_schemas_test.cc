@@ -77,6 +77,18 @@ TEST(ToolSchemas, WithoutASchemaTheFormatDecides) {
   }
 }
 
+TEST(ToolSchemas, ReferencesInCirclesEnd) {
+  // Each of these schemas is all of them: who follows them by their paths is never done.
+  json defs, all = json::array();
+  for (int i = 0; i < 12; ++i) all.push_back({{"$ref", "#/$defs/S" + std::to_string(i)}});
+  for (int i = 0; i < 12; ++i) defs["S" + std::to_string(i)] = {{"anyOf", all}};
+  const json tools = {
+      {{"name", "f"},
+       {"parameters", {{"properties", {{"p", {{"anyOf", all}}}}}, {"$defs", defs}}}}};
+  EXPECT_EQ(ToolSchemas(&tools).to_json("f", "p", "5", Unknown::kString), "\"5\"");
+  EXPECT_EQ(ToolSchemas(&tools).to_json("f", {.name = "p", .text = "5", .children = {}}), "\"5\"");
+}
+
 TEST(ToolSchemas, WhatIsNoListOfToolsSaysNothing) {
   for (const char* tools :
        {"null", "{}", "[1]", R"([{}])", R"([{"function":{"name":5}}])",

@@ -23,6 +23,7 @@ TEST(WrittenForm, ReasoningFollowsFromTheEndOfThePrompt) {
   EXPECT_FALSE(now->is_optional);
   EXPECT_FALSE(reasoning_words(ReasoningFormat::kThink, "<think>\n\n</think>\n\n"));
   EXPECT_FALSE(reasoning_words(ReasoningFormat::kThinkNow, "<think>\n\n</think>\n\n"));
+  EXPECT_FALSE(reasoning_words(ReasoningFormat::kMiniMaxM3, "]~b]ai\n</mm:think>"));
   EXPECT_FALSE(reasoning_words(ReasoningFormat::kNone, "<think>"));
   EXPECT_TRUE(reasoning_words(ReasoningFormat::kHarmony, "<|start|>assistant"));
   EXPECT_FALSE(reasoning_words(ReasoningFormat::kHarmony, "<|channel|>final<|message|>The"));
@@ -32,6 +33,8 @@ TEST(WrittenForm, ReadersSplitReasoningFromTheAnswer) {
   for (const auto& [format, prompt] : {std::pair(ReasoningFormat::kThink, "assistant\n"),
                                        {ReasoningFormat::kThink, "assistant\n<think>\n"},
                                        {ReasoningFormat::kThinkNow, "assistant\n"},
+                                       {ReasoningFormat::kMiniMaxM3, "]~b]ai\n"},
+                                       {ReasoningFormat::kMiniMaxM3, "]~b]ai\n<mm:think>"},
                                        {ReasoningFormat::kHarmony, "<|start|>assistant"}}) {
     const auto words = reasoning_words(format, prompt);
     ASSERT_TRUE(words);
@@ -66,8 +69,10 @@ TEST(WrittenForm, ReadersFindTheCalls) {
 }
 
 TEST(WrittenForm, OtherFormatsAndNamesHaveNoWords) {
-  for (const ToolFormat format : {ToolFormat::kNone, ToolFormat::kQwen3Coder, ToolFormat::kGlm45,
-                                  ToolFormat::kMiniMaxM2, ToolFormat::kKimiK2}) {
+  for (const ToolFormat format :
+       {ToolFormat::kNone, ToolFormat::kQwen3Coder, ToolFormat::kGlm45, ToolFormat::kMiniMaxM2,
+        ToolFormat::kMiniMaxM3, ToolFormat::kDeepSeekV32, ToolFormat::kDeepSeekV4,
+        ToolFormat::kKimiK2}) {
     EXPECT_FALSE(calls_words(format, {"get_time"})) << to_string(format);
   }
   for (const char* name : {"", "get time", "a\"", "a<", "ä"}) {

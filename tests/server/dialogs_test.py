@@ -183,6 +183,21 @@ class Qwen3Coder(Calls, Scripted):
     TWO = CALL + "\n<tool_call>\n<function=clock>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>"
 
 
+class MiniMaxM3(Calls, Scripted):
+    FLAGS = ["--reasoning-parser", "minimax_m3", "--tool-call-parser", "minimax_m3"]
+    BEGIN, END = "<mm:think>", "</mm:think>"
+    CALL = ('#<tool_call>\n#<invoke name="weather">#<city>Rome#</city>#</invoke>\n#</tool_call>').replace("#", "]<]minimax[>[")
+    TWO = CALL.replace("]<]minimax[>[</tool_call>", ('#<invoke name="clock">#<city>Oslo#</city>#</invoke>\n'
+                                                     "#</tool_call>").replace("#", "]<]minimax[>["))
+
+
+class DeepSeekV4(Calls, Scripted):
+    FLAGS = ["--reasoning-parser", "deepseek_v4", "--tool-call-parser", "deepseek_v4"]
+    INVOKE = '<｜DSML｜invoke name="{}">\n<｜DSML｜parameter name="city" string="true">{}</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+    CALL = "<｜DSML｜tool_calls>\n" + INVOKE.format("weather", "Rome") + "</｜DSML｜tool_calls>"
+    TWO = CALL.replace("</｜DSML｜tool_calls>", INVOKE.format("clock", "Oslo") + "</｜DSML｜tool_calls>")
+
+
 class DeepSeekV31(OwnCalls, Scripted):
     FLAGS = ["--reasoning-parser", "deepseek_r1", "--tool-call-parser", "deepseek_v31"]
     BEGIN = ""
