@@ -13,6 +13,7 @@
 #include "checkpoint/config_parser.h"
 #include "checkpoint/e8m0_linear.h"
 #include "checkpoint/gguf_config.h"
+#include "checkpoint/gguf_notes.h"
 #include "checkpoint/gguf_tensors.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/module_names.h"
@@ -145,10 +146,11 @@ void Checkpoint::Impl::open_gguf() {
   root = gguf_config(*model);
   config = parse_model_config(root, config_file.string());
   dialect = "gguf";
-  notes.push_back(
-      {.level = CheckpointNote::Level::kInfo,
-       .where = source.filename().string(),
-       .message = "activations of NVFP4 tensors stay BF16: GGUF does not say what they are to be"});
+  for (const std::string& note : gguf_notes(*model)) {
+    notes.push_back({.level = CheckpointNote::Level::kInfo,
+                     .where = source.filename().string(),
+                     .message = note});
+  }
   tensors =
       TensorTable::of(open_gguf_tensors(model, JsonReader(root, config_file.string())), source);
 }

@@ -37,6 +37,7 @@ std::vector<bool> GgufConfigWriter::marks(const char* key) {
   }
   const auto numbers = metadata_.integers(name);
   std::vector<bool> out;
+  out.reserve(numbers->size());
   for (const int64_t number : *numbers) {
     if (number != 0 && number != 1) refuse(key, "0 or 1 a layer", std::to_string(number));
     out.push_back(number == 1);

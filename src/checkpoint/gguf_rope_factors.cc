@@ -31,6 +31,7 @@ struct Ramp {
 
 std::optional<Json> llama3_of_factors(const std::vector<float>& factors, double theta) {
   std::vector<double> wavelengths;
+  wavelengths.reserve(factors.size());
   for (size_t i = 0; i < factors.size(); ++i) {
     const double part = static_cast<double>(i) / static_cast<double>(factors.size());
     wavelengths.push_back(2 * std::numbers::pi * std::pow(theta, part));

@@ -20,6 +20,7 @@ namespace {
 using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::ProgramResult;
 using testing::run_program;
 using ::testing::StartsWith;
@@ -93,6 +94,14 @@ TEST_F(GgufCommands, PlanAndInspectSayTheFormatOfTheExperts) {
   const ProgramResult inspect = run_program({"inspect", kFile});
   EXPECT_EQ(inspect.status, 0) << inspect.err;
   EXPECT_THAT(inspect.out, HasSubstr("nvfp4"));
+}
+
+TEST_F(GgufCommands, PlanSaysWhichTensorsBecomeFloat32) {
+  const std::string quantised = std::string(MOE4_TEST_DATA) + "/gguf/qwen3_moe_quantised.gguf";
+  const ProgramResult plan = run_program({"plan", quantised});
+  EXPECT_EQ(plan.status, 0) << plan.err;
+  EXPECT_THAT(plan.out, HasSubstr("tensors of Q4_K, Q6_K, Q8_0 become float32"));
+  EXPECT_THAT(run_program({"plan", kFile}).out, Not(HasSubstr("become float32")));
 }
 
 TEST_F(GgufCommands, TemplateRendersTheFilesOwn) {
