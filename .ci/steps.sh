@@ -128,6 +128,29 @@ python_with_torch() {
   "$LOG/venv/bin/python" -m pytest -q tests/python
 }
 
+# vLLM's layers of the oldest and the newest version that the plug-in is for: seven gigabytes each, one after the other.
+vllm_layers() {
+  cmake --preset release || return 1
+  cmake --build --preset release --target moe4_shared || return 1
+  for version in 0.26.0 0.33.0; do
+    rm -rf "$LOG/vllm"
+    python3 -m venv "$LOG/vllm" || return 1
+    "$LOG/vllm/bin/pip" install -q --no-cache-dir --no-deps -r ".ci/vllm-$version.txt" || return 1
+    "$LOG/vllm/bin/python" -m pytest -q tests/python/test_vllm_layers.py || return 1
+  done
+  rm -rf "$LOG/vllm"
+}
+
+# The Python package with a library under ASan (C programs are among the preset's tests). Python itself is not instrumented,
+# so the runtime is preloaded, beside libstdc++, whose throwing it looks for when it starts; leaks are not looked for.
+python_under_asan() {
+  cmake --preset asan || return 1
+  cmake --build --preset asan --target moe4_shared || return 1
+  env LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 MOE4_LIBRARY="$PWD/build/asan/src/capi/libmoe4.so" \
+    /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/python
+}
+
 # abused_server PRESET: ten thousand clients of the worst kind against a server under a sanitizer.
 abused_server() {
   cmake --preset "$1" || return 1
