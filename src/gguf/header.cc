@@ -11,6 +11,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "gguf/metadata.h"
 
 namespace moe4 {
 namespace {
@@ -99,9 +100,15 @@ class Parser {
 
   std::string take_name(const char* kind) {
     const std::string_view name = take_string();
-    if (name.empty() || name.size() > kMaxNameBytes || name.find('\0') != std::string_view::npos) {
+    // Messages and JSON have them as they are.
+    const auto is_control = [](char c) {
+      return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+    };
+    if (name.empty() || name.size() > kMaxNameBytes || !is_valid_utf8(name) ||
+        std::any_of(name.begin(), name.end(), is_control)) {
       fail(fmt::format("unusable name of a {} in a GGUF file", kind),
-           fmt::format("1 to {} bytes", kMaxNameBytes), fmt::format("{} bytes", name.size()));
+           fmt::format("1 to {} bytes of UTF-8 without control characters", kMaxNameBytes),
+           fmt::format("{} bytes", name.size()));
     }
     return std::string(name);
   }

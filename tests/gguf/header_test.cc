@@ -100,6 +100,9 @@ TEST(GgufHeader, NamesAreUniqueAndPlain) {
               HasSubstr("unusable name"));
   EXPECT_THAT(error_of(GgufWriter().u32(std::string(2000, 'x'), 1).bytes()),
               HasSubstr("unusable name"));
+  EXPECT_THAT(error_of(GgufWriter().u32("a\xff", 1).bytes()), HasSubstr("unusable name of a key"));
+  EXPECT_THAT(error_of(GgufWriter().floats("a\x1b[0m", {1}, {1}).bytes()),
+              HasSubstr("unusable name of a tensor"));
 }
 
 TEST(GgufHeader, ShapesThatOverflowOrCutBlocksAreRefused) {
