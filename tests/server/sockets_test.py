@@ -554,6 +554,13 @@ class Settings(unittest.TestCase):
         self.assertEqual(text, "[Tell me of the sea.]<|im_end|>")
         server.stop()
 
+    def test_a_body_above_the_limit(self):
+        server = Server("--max-body-mib", "1")
+        for size, expected in ((1 << 20, 200), ((1 << 20) + 1, 413)):
+            body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 1}).encode()
+            self.assertEqual(server.ask("POST", "/v1/completions", body.ljust(size))[0], expected, size)
+        server.stop()
+
     def test_a_full_queue(self):
         server = Server("--max-num-seqs", "1", "--max-queued-requests", "1")
         status, headers, reply = server.ask("POST", "/v1/completions", {"prompt": "a", "n": 3})

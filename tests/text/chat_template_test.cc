@@ -132,10 +132,18 @@ TEST(ChatTemplate, ErrorsNameTheConstructAndItsLine) {
   EXPECT_THAT(error_of("x\n{{ y.z }}"), testing::AllOf(HasSubstr("line 2"), HasSubstr("'y'")));
   EXPECT_THAT(error_of("{{ 'a'.encode('utf-8') }}"), HasSubstr("str.encode"));
   EXPECT_THAT(error_of("{{ raise_exception('No\nway') }}"), HasSubstr("No\\x0away"));
-  EXPECT_THAT(error_of("{{ [].append(1) }}"), HasSubstr("changes a list"));
+  for (const char* method :
+       {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}) {
+    EXPECT_THAT(error_of(std::string("{{ [].") + method + "(1) }}"), HasSubstr("changes a list"));
+  }
+  for (const char* method : {"clear", "pop", "popitem", "setdefault", "update"}) {
+    EXPECT_THAT(error_of(std::string("{{ {}.") + method + "(1) }}"), HasSubstr("changes a dict"));
+  }
   // Python's methods without parameters take none.
   EXPECT_THAT(error_of("{{ 'a'.upper(1) }}"), HasSubstr("argument"));
   EXPECT_THAT(error_of("{{ {}.copy(1) }}"), HasSubstr("copy takes"));
+  EXPECT_THAT(error_of("{{ {}.get('a', 1, 2) }}"), HasSubstr("get takes"));
+  EXPECT_THAT(error_of("{{ {}.get('a', otherwise=1) }}"), HasSubstr("get"));
   EXPECT_THAT(error_of("{{ y|dictsort }}"), HasSubstr("'y' is undefined"));
   // A filter's own line, not that of its last argument.
   EXPECT_THAT(error_of("{{ {}\n|dictsort(\nby=y.z|default('neither')) }}", R"({"y": {"z": "a"}})"),
