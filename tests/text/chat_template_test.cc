@@ -254,6 +254,14 @@ TEST(ChatTemplate, NamedArgumentsOfSortsAndMethodsOfTuples) {
                    "{}"),
             "Ba");
   EXPECT_EQ(render("{{ (1, 2, 1).count(1) }}{{ (1, 2).index(2) }}", "{}"), "21");
+  EXPECT_EQ(render("{{ 'a\\tb'.expandtabs(tabsize=2) }}", "{}"), "a b");
+}
+
+TEST(ChatTemplate, QuotientsOfTheLargestIntegersAreThoseOfPython) {
+  EXPECT_EQ(
+      render("{% set n = 2**8000 * 2**8382 %}{{ n / (n // 2) }} {{ 1 / n }} {{ 3 / 2**1022 }}",
+             "{}"),
+      "2.0 0.0 6.675221575521604e-308");
 }
 
 TEST(ChatTemplate, LoopsThatRememberThemselvesDoNotLeak) {

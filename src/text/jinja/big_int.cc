@@ -66,25 +66,21 @@ BigInt BigInt::truncate(double value) {
   int exponent = 0;
   const double fraction = std::frexp(std::trunc(value), &exponent);  // in [0.5, 1)
   if (exponent <= 62) return BigInt(static_cast<int64_t>(value));
-  const BigInt mantissa(static_cast<int64_t>(std::ldexp(fraction, 53)));
-  return mantissa.shifted_left(exponent - 53);
+  BigInt result(static_cast<int64_t>(std::ldexp(fraction, 53)));
+  result.limbs_ = shift_magnitude(result.limbs_, exponent - 53);
+  return result;
 }
 
-BigInt BigInt::shifted_left(int64_t count) const {
-  if (is_zero()) return *this;
-  if (bits() + count > kMaxBits) throw TemplateError("an integer has more than 16384 bits");
-  BigInt result;
-  result.negative_ = negative_;
-  result.limbs_.assign(static_cast<size_t>(count / 32), 0);
+BigInt::Limbs BigInt::shift_magnitude(const Limbs& a, int64_t count) {
+  Limbs result(static_cast<size_t>(count / 32), 0);
   const int shift = static_cast<int>(count % 32);
   uint32_t carry = 0;
-  for (const uint32_t limb : limbs_) {
+  for (const uint32_t limb : a) {
     const uint64_t wide = uint64_t{limb} << shift;
-    result.limbs_.push_back(static_cast<uint32_t>(wide) | carry);
+    result.push_back(static_cast<uint32_t>(wide) | carry);
     carry = static_cast<uint32_t>(wide >> 32);
   }
-  result.limbs_.push_back(carry);
-  result.trim();
+  if (carry != 0) result.push_back(carry);
   return result;
 }
 
@@ -333,7 +329,7 @@ double BigInt::true_divide(const BigInt& a, const BigInt& b, Budget* budget) {
   const int64_t shift = std::max<int64_t>(66 - (a.bits() - b.bits()), 0);
   Limbs remainder;
   BigInt quotient;
-  quotient.limbs_ = divide_magnitude(a.shifted_left(shift).limbs_, b.limbs_, &remainder);
+  quotient.limbs_ = divide_magnitude(shift_magnitude(a.limbs_, shift), b.limbs_, &remainder);
   if (!remainder.empty()) quotient.limbs_[0] |= 1;
   quotient.trim();
   int exponent = 0;

@@ -57,7 +57,7 @@ class BigInt {
   static Limbs add_magnitude(const Limbs& a, const Limbs& b);
   static Limbs subtract_magnitude(const Limbs& a, const Limbs& b);  // a >= b
   static Limbs divide_magnitude(const Limbs& a, const Limbs& b, Limbs* remainder);
-  BigInt shifted_left(int64_t count) const;
+  static Limbs shift_magnitude(const Limbs& a, int64_t count);  // to the left; a is not zero
 
   bool negative_ = false;
   Limbs limbs_;  // least significant first, no leading zeros
