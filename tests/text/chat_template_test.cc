@@ -255,6 +255,10 @@ TEST(ChatTemplate, NamedArgumentsOfSortsAndMethodsOfTuples) {
             "Ba");
   EXPECT_EQ(render("{{ (1, 2, 1).count(1) }}{{ (1, 2).index(2) }}", "{}"), "21");
   EXPECT_EQ(render("{{ 'a\\tb'.expandtabs(tabsize=2) }}", "{}"), "a b");
+  EXPECT_EQ(render("{{ [['a', 'd'], ['b', 'c']]|map(attribute='1')|join }}"
+                   "{{ [['a', 'd'], ['b', 'c']]|sort(attribute='1')|map(attribute=0)|join }}",
+                   "{}"),
+            "dcba");
 }
 
 TEST(ChatTemplate, QuotientsOfTheLargestIntegersAreThoseOfPython) {
