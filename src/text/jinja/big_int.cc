@@ -202,7 +202,7 @@ BigInt BigInt::add(const BigInt& a, const BigInt& b) {
     result.negative_ = a.negative_;
     result.limbs_ = add_magnitude(a.limbs_, b.limbs_);
   } else {
-    const bool a_wins = compare_magnitude(a.limbs_, b.limbs_) >= 0;
+    const bool a_wins = std::is_gteq(compare_magnitude(a.limbs_, b.limbs_));
     result.negative_ = a_wins ? a.negative_ : b.negative_;
     result.limbs_ =
         a_wins ? subtract_magnitude(a.limbs_, b.limbs_) : subtract_magnitude(b.limbs_, a.limbs_);
@@ -234,7 +234,7 @@ BigInt BigInt::multiply(const BigInt& a, const BigInt& b, Budget* budget) {
 
 // Knuth's algorithm D (The Art of Computer Programming, 4.3.1).
 BigInt::Limbs BigInt::divide_magnitude(const Limbs& a, const Limbs& b, Limbs* remainder) {
-  if (compare_magnitude(a, b) < 0) {
+  if (std::is_lt(compare_magnitude(a, b))) {
     *remainder = a;
     return {};
   }
