@@ -42,7 +42,7 @@ TEST(DeepseekV32, TheChoiceOfKeysAndItsRotationCount) {
   EXPECT_EQ(logits_after(kV32, with({{"indexer_rope_interleave", false}})), expected);
   // The first eight tokens attend to all keys.
   const std::vector<float> all = logits_after(kV32, with({{"index_topk", 2048}}));
-  EXPECT_TRUE(std::equal(all.begin(), all.begin() + std::ptrdiff_t{8 * 320}, expected.begin()));
+  EXPECT_TRUE(std::equal(all.begin(), all.begin() + std::ptrdiff_t{8} * 320, expected.begin()));
 }
 
 TEST(DeepseekV32, WhatIsNotComputedIsRefusedByName) {
@@ -80,7 +80,8 @@ TEST(GlmMoeDsa, TheIndexerTurnsPairsAndALayerMayShareAChoice) {
   }
   // Files may have tensors of an indexer that nobody asks.
   const auto with_more = [](EditableCheckpoint& c) {
-    c.add("model.layers.2.self_attn.indexer.wk.weight", {32, 64}, std::vector<float>(32 * 64, 1));
+    c.add("model.layers.2.self_attn.indexer.wk.weight", {32, 64},
+          std::vector<float>(size_t{32} * 64, 1));
   };
   EXPECT_EQ(logits_after(kGlm5, with_more), expected);
 }
@@ -120,7 +121,7 @@ TEST(DeepseekV4, WindowsRatiosStreamsAndRotationsCount) {
   // The first seven tokens see the same keys with a window of one less.
   const std::vector<float> narrow = logits_after(kV4, with({{"sliding_window", 7}}));
   EXPECT_TRUE(
-      std::equal(narrow.begin(), narrow.begin() + std::ptrdiff_t{7 * 320}, expected.begin()));
+      std::equal(narrow.begin(), narrow.begin() + std::ptrdiff_t{7} * 320, expected.begin()));
 }
 
 TEST(DeepseekV4, EveryTensorOfALayerCounts) {

@@ -66,7 +66,7 @@ TEST(Gemma4, LayersWithoutAWindowHaveNoValuesOfTheirOwn) {
   EXPECT_THAT(error_after(kGemma,
                           [](EditableCheckpoint& c) {
                             c.add(kGemmaLayers + "2.self_attn.v_proj.weight", {32, 96},
-                                  std::vector<float>(32 * 96, 0.5f));
+                                  std::vector<float>(size_t{32} * 96, 0.5f));
                           }),
               HasSubstr("2.self_attn.v_proj"));
 }
