@@ -83,7 +83,7 @@ TEST(MinimaxM3, BlocksClampsAndRotationsCount) {
   }
   // The first sixteen tokens attend to all keys.
   const std::vector<float> all = logits_after(kM3, with_sparse({{"sparse_topk_blocks", 16}}));
-  EXPECT_TRUE(std::equal(all.begin(), all.begin() + std::ptrdiff_t{16 * 320}, expected.begin()));
+  EXPECT_TRUE(std::equal(all.begin(), all.begin() + std::ptrdiff_t{16} * 320, expected.begin()));
 }
 
 // Norms multiply by 1 + w, and those of the indexer are its own.
