@@ -337,6 +337,7 @@ TEST_F(Generation, APromptThatFillsTheContextIsRefusedAndOneTokenLessIsNot) {
     const json result = run_json(arguments);
     EXPECT_EQ(result["tokens"].size(), 1u);
     EXPECT_EQ(result["stop_reason"], "context full");
+    EXPECT_EQ(result["generation_tokens_per_second"], 0) << "the first token is the prompt's";
   }
   const json whole = run_json(run(seven, {"-n", "9"}));
   EXPECT_EQ(whole["tokens"].size(), 9u);

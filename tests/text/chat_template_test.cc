@@ -144,6 +144,7 @@ TEST(ChatTemplate, ErrorsNameTheConstructAndItsLine) {
   EXPECT_THAT(error_of("{{ {}.copy(1) }}"), HasSubstr("copy takes"));
   EXPECT_THAT(error_of("{{ {}.get('a', 1, 2) }}"), HasSubstr("get takes"));
   EXPECT_THAT(error_of("{{ {}.get('a', otherwise=1) }}"), HasSubstr("get"));
+  EXPECT_THAT(error_of("{{ joiner(',', 1) }}"), HasSubstr("joiner takes"));
   EXPECT_THAT(error_of("{{ y|dictsort }}"), HasSubstr("'y' is undefined"));
   // A filter's own line, not that of its last argument.
   EXPECT_THAT(error_of("{{ {}\n|dictsort(\nby=y.z|default('neither')) }}", R"({"y": {"z": "a"}})"),
@@ -259,6 +260,9 @@ TEST(ChatTemplate, NamedArgumentsOfSortsAndMethodsOfTuples) {
                    "{{ [['a', 'd'], ['b', 'c']]|sort(attribute='1')|map(attribute=0)|join }}",
                    "{}"),
             "dcba");
+  EXPECT_EQ(render("{{ [1, 2, 3]|batch(linecount=2, fill_with=0)|list }}", "{}"),
+            "[[1, 2], [3, 0]]");
+  EXPECT_EQ(render("{% set j = joiner(sep='; ') %}{{ j() }}a{{ j() }}b", "{}"), "a; b");
 }
 
 TEST(ChatTemplate, QuotientsOfTheLargestIntegersAreThoseOfPython) {
@@ -374,6 +378,14 @@ TEST(ChatTemplate, ToolsChooseTheTemplateOfThatName) {
     EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("no default"), HasSubstr("a, b")));
   }
   std::filesystem::create_directories(folder.path() / "additional_chat_templates");
+  folder.write("additional_chat_templates/a.jinja", "x");
+  folder.write("additional_chat_templates/b.jinja", "y");
+  try {
+    ChatTemplate::load(folder.path())->render("{}");
+    ADD_FAILURE() << "there is no default";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("a.jinja"), HasSubstr("a, b")));
+  }
   folder.write("additional_chat_templates/tool_use.jinja", "file t");
   folder.write("chat_template.jinja", "file d");
   EXPECT_EQ(ChatTemplate::load(folder.path())->render("{}"), "file d");
