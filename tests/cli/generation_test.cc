@@ -389,6 +389,7 @@ TEST_F(Generation, ChatTakesLinesThatEndInCarriageReturns) {
   const auto prompts = [&](const std::string& input) {
     const ProgramResult result = run_program({"chat", folder, "-n", "12"}, {}, input);
     EXPECT_EQ(result.status, 0) << result.err;
+    EXPECT_THAT(result.err, Not(HasSubstr("\n> "))) << "nobody types there";
     return prompt_tokens(result.err);
   };
   EXPECT_EQ(prompts("hi\r\n"), prompts("hi\n"));

@@ -206,7 +206,8 @@ TEST(Tokenizer, UnknownConstructsAreNamed) {
   EXPECT_THAT(error_of_patch({{"model", {{"type", "Unigram"}}}}), HasSubstr("Unigram"));
   EXPECT_THAT(error_of_patch({{"model", {{"byte_fallback", true}, {"vocab", {{"~", nullptr}}}}}}),
               HasSubstr("byte_fallback"));
-  EXPECT_THAT(error_of_patch({{"model", {{"dropout", 0.1}}}}), HasSubstr("dropout"));
+  EXPECT_THAT(error_of_patch({{"model", {{"dropout", 0.1}}}}), HasSubstr("unsupported dropout"));
+  EXPECT_EQ(error_of_patch({{"model", {{"dropout", 0.0}}}}), "no error");
   EXPECT_THAT(error_of_patch({{"model", {{"end_of_word_suffix", "</w>"}}}}), HasSubstr("</w>"));
   EXPECT_THAT(error_of_patch({{"normalizer", {{"type", "Lowercase"}}}}), HasSubstr("Lowercase"));
   EXPECT_THAT(error_of_patch(pre({{"type", "Whitespace"}})), HasSubstr("Whitespace"));
