@@ -149,7 +149,7 @@ TEST(Sampler, ParametersOutOfRangeAreUsageErrors) {
   for (const SamplingParams& params :
        {SamplingParams{.temperature = -1.0f}, SamplingParams{.temperature = 1.0f, .top_k = -1},
         SamplingParams{.temperature = 1.0f, .top_p = -0.1f},
-        SamplingParams{.temperature = kInfinity},
+        SamplingParams{.temperature = kInfinity}, SamplingParams{.repetition_penalty = kInfinity},
         SamplingParams{.presence_penalty = std::numeric_limits<float>::quiet_NaN()},
         SamplingParams{.frequency_penalty = kInfinity}, SamplingParams{.logit_bias = {{5, 1.0f}}},
         SamplingParams{.logit_bias = {{-1, 1.0f}}}, SamplingParams{.logit_bias = {{0, kInfinity}}},
