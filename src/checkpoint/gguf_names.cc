@@ -1,4 +1,4 @@
-// One table an architecture; names are those of gguf-py's tensor_mapping.
+// What every architecture calls its tensors; names are those of gguf-py's tensor_mapping.
 #include "checkpoint/gguf_names.h"
 
 #include <fmt/format.h>
@@ -12,34 +12,40 @@ namespace {
 
 // `shared`, then what a family has of its own.
 template <size_t kShared, size_t kOwn>
-constexpr std::array<GgufRule, kShared + kOwn> with(const GgufRule (&shared)[kShared],
-                                                    const GgufRule (&own)[kOwn]) {
+constexpr auto with(const std::array<GgufRule, kShared>& shared, const GgufRule (&own)[kOwn]) {
   std::array<GgufRule, kShared + kOwn> rules;
-  std::copy_n(own, kOwn, std::copy_n(shared, kShared, rules.begin()));
+  std::copy_n(own, kOwn, std::copy_n(shared.begin(), kShared, rules.begin()));
   return rules;
 }
 
-constexpr GgufRule kQwen3Moe[] = {
+// What most families name alike: plain attention and dense layers, and experts beside those.
+constexpr auto kPlain = std::to_array<GgufRule>({
     {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm"},
     {"output", "lm_head"},
-    {"blk.attn_norm", "input_layernorm"},
-    {"blk.ffn_norm", "post_attention_layernorm"},
     {"blk.attn_q", "self_attn.q_proj"},
     {"blk.attn_k", "self_attn.k_proj"},
     {"blk.attn_v", "self_attn.v_proj"},
     {"blk.attn_output", "self_attn.o_proj"},
-    {"blk.attn_q_norm", "self_attn.q_norm"},
-    {"blk.attn_k_norm", "self_attn.k_norm"},
-    {"blk.ffn_gate_inp", "mlp.gate"},
-    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
-    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
-    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
     {"blk.ffn_gate", "mlp.gate_proj"},
     {"blk.ffn_up", "mlp.up_proj"},
     {"blk.ffn_down", "mlp.down_proj"},
-};
+});
+constexpr auto kPlainExperts =
+    with(kPlain, {
+                     {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
+                     {"blk.ffn_up_exps", "mlp.experts.up_proj"},
+                     {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
+                     {"blk.ffn_down_exps", "mlp.experts.down_proj"},
+                 });
+
+constexpr auto kQwen3Moe = with(kPlainExperts, {
+                                                   {"output_norm", "model.norm"},
+                                                   {"blk.attn_norm", "input_layernorm"},
+                                                   {"blk.ffn_norm", "post_attention_layernorm"},
+                                                   {"blk.attn_q_norm", "self_attn.q_norm"},
+                                                   {"blk.attn_k_norm", "self_attn.k_norm"},
+                                                   {"blk.ffn_gate_inp", "mlp.gate"},
+                                               });
 
 constexpr GgufRule kGptOss[] = {
     {"token_embd", "model.embed_tokens"},
@@ -79,31 +85,19 @@ constexpr GgufRule kMinimaxM2[] = {
     {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
 };
 
-constexpr GgufRule kGlm4Moe[] = {
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm"},
-    {"output", "lm_head"},
-    {"blk.attn_norm", "input_layernorm"},
-    {"blk.post_attention_norm", "post_attention_layernorm"},
-    {"blk.attn_q", "self_attn.q_proj"},
-    {"blk.attn_k", "self_attn.k_proj"},
-    {"blk.attn_v", "self_attn.v_proj"},
-    {"blk.attn_output", "self_attn.o_proj"},
-    {"blk.attn_q_norm", "self_attn.q_norm"},
-    {"blk.attn_k_norm", "self_attn.k_norm"},
-    {"blk.ffn_gate_inp", "mlp.gate"},
-    {"blk.exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
-    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
-    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
-    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
-    {"blk.ffn_gate", "mlp.gate_proj"},
-    {"blk.ffn_up", "mlp.up_proj"},
-    {"blk.ffn_down", "mlp.down_proj"},
-    {"blk.ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
-    {"blk.ffn_up_shexp", "mlp.shared_experts.up_proj"},
-    {"blk.ffn_down_shexp", "mlp.shared_experts.down_proj"},
-};
+constexpr auto kGlm4Moe =
+    with(kPlainExperts, {
+                            {"output_norm", "model.norm"},
+                            {"blk.attn_norm", "input_layernorm"},
+                            {"blk.post_attention_norm", "post_attention_layernorm"},
+                            {"blk.attn_q_norm", "self_attn.q_norm"},
+                            {"blk.attn_k_norm", "self_attn.k_norm"},
+                            {"blk.ffn_gate_inp", "mlp.gate"},
+                            {"blk.exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+                            {"blk.ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+                            {"blk.ffn_up_shexp", "mlp.shared_experts.up_proj"},
+                            {"blk.ffn_down_shexp", "mlp.shared_experts.down_proj"},
+                        });
 
 // The oldest architecture, of which only files with experts are read: Mixtral.
 constexpr GgufRule kLlama[] = {
@@ -123,7 +117,7 @@ constexpr GgufRule kLlama[] = {
     {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
 };
 
-constexpr GgufRule kLatent[] = {
+constexpr auto kLatent = std::to_array<GgufRule>({
     {"token_embd", "model.embed_tokens"},
     {"output_norm", "model.norm"},
     {"output", "lm_head"},
@@ -149,35 +143,23 @@ constexpr GgufRule kLatent[] = {
     {"blk.ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
     {"blk.ffn_up_shexp", "mlp.shared_experts.up_proj"},
     {"blk.ffn_down_shexp", "mlp.shared_experts.down_proj"},
-};
+});
 
 // Both families with gated delta nets.
-constexpr GgufRule kQwenHybrid[] = {
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm", GgufForm::kPlusOne},
-    {"output", "lm_head"},
-    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
-    {"blk.post_attention_norm", "post_attention_layernorm", GgufForm::kPlusOne},
-    {"blk.attn_q", "self_attn.q_proj"},
-    {"blk.attn_k", "self_attn.k_proj"},
-    {"blk.attn_v", "self_attn.v_proj"},
-    {"blk.attn_output", "self_attn.o_proj"},
-    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
-    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
-    {"blk.ffn_gate_inp", "mlp.gate"},
-    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
-    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
-    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
-    {"blk.ffn_gate", "mlp.gate_proj"},
-    {"blk.ffn_up", "mlp.up_proj"},
-    {"blk.ffn_down", "mlp.down_proj"},
-    {"blk.ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
-    {"blk.ffn_up_shexp", "mlp.shared_expert.up_proj"},
-    {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
-    {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
-    {"blk.ssm_norm", "linear_attn.norm"},
-};
+constexpr auto kQwenHybrid = with(
+    kPlainExperts, {
+                       {"output_norm", "model.norm", GgufForm::kPlusOne},
+                       {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
+                       {"blk.post_attention_norm", "post_attention_layernorm", GgufForm::kPlusOne},
+                       {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
+                       {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
+                       {"blk.ffn_gate_inp", "mlp.gate"},
+                       {"blk.ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
+                       {"blk.ffn_up_shexp", "mlp.shared_expert.up_proj"},
+                       {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
+                       {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
+                       {"blk.ssm_norm", "linear_attn.norm"},
+                   });
 
 constexpr auto kQwen3Next =
     with(kQwenHybrid, {
@@ -233,26 +215,13 @@ constexpr GgufRule kNemotronH[] = {
 };
 
 // What Ernie, Hy3, Laguna and MiMo call alike.
-constexpr GgufRule kGrouped[] = {
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm"},
-    {"output", "lm_head"},
-    {"blk.attn_norm", "input_layernorm"},
-    {"blk.ffn_norm", "post_attention_layernorm"},
-    {"blk.attn_q", "self_attn.q_proj"},
-    {"blk.attn_k", "self_attn.k_proj"},
-    {"blk.attn_v", "self_attn.v_proj"},
-    {"blk.attn_output", "self_attn.o_proj"},
-    {"blk.attn_q_norm", "self_attn.q_norm"},
-    {"blk.attn_k_norm", "self_attn.k_norm"},
-    {"blk.ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"blk.ffn_up_exps", "mlp.experts.up_proj"},
-    {"blk.ffn_gate_up_exps", "mlp.experts.gate_up_proj"},
-    {"blk.ffn_down_exps", "mlp.experts.down_proj"},
-    {"blk.ffn_gate", "mlp.gate_proj"},
-    {"blk.ffn_up", "mlp.up_proj"},
-    {"blk.ffn_down", "mlp.down_proj"},
-};
+constexpr auto kGrouped = with(kPlainExperts, {
+                                                  {"output_norm", "model.norm"},
+                                                  {"blk.attn_norm", "input_layernorm"},
+                                                  {"blk.ffn_norm", "post_attention_layernorm"},
+                                                  {"blk.attn_q_norm", "self_attn.q_norm"},
+                                                  {"blk.attn_k_norm", "self_attn.k_norm"},
+                                              });
 
 constexpr auto kErnie45Moe =
     with(kGrouped, {
@@ -316,63 +285,47 @@ constexpr GgufRule kLlama4[] = {
     {"blk.ffn_down_shexp", "feed_forward.shared_expert.down_proj"},
 };
 
-constexpr GgufRule kStep35[] = {
-    kRopeFactors,
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm", GgufForm::kPlusOne},
-    {"output", "lm_head"},
-    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
-    {"blk.ffn_norm", "post_attention_layernorm", GgufForm::kPlusOne},
-    {"blk.attn_q", "self_attn.q_proj"},
-    {"blk.attn_k", "self_attn.k_proj"},
-    {"blk.attn_v", "self_attn.v_proj"},
-    {"blk.attn_output", "self_attn.o_proj"},
-    {"blk.attn_gate", "self_attn.g_proj"},
-    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
-    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
-    {"blk.ffn_gate_inp", "moe.gate"},
-    {"blk.exp_probs_b.bias", "moe.router_bias"},
-    {"blk.ffn_gate_exps", "moe.gate_proj"},
-    {"blk.ffn_up_exps", "moe.up_proj"},
-    {"blk.ffn_gate_up_exps", "moe.gate_up_proj"},
-    {"blk.ffn_down_exps", "moe.down_proj"},
-    {"blk.ffn_gate", "mlp.gate_proj"},
-    {"blk.ffn_up", "mlp.up_proj"},
-    {"blk.ffn_down", "mlp.down_proj"},
-    {"blk.ffn_gate_shexp", "share_expert.gate_proj"},
-    {"blk.ffn_up_shexp", "share_expert.up_proj"},
-    {"blk.ffn_down_shexp", "share_expert.down_proj"},
-};
+constexpr auto kStep35 =
+    with(kPlain, {
+                     kRopeFactors,
+                     {"output_norm", "model.norm", GgufForm::kPlusOne},
+                     {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
+                     {"blk.ffn_norm", "post_attention_layernorm", GgufForm::kPlusOne},
+                     {"blk.attn_gate", "self_attn.g_proj"},
+                     {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
+                     {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
+                     {"blk.ffn_gate_inp", "moe.gate"},
+                     {"blk.exp_probs_b.bias", "moe.router_bias"},
+                     {"blk.ffn_gate_exps", "moe.gate_proj"},
+                     {"blk.ffn_up_exps", "moe.up_proj"},
+                     {"blk.ffn_gate_up_exps", "moe.gate_up_proj"},
+                     {"blk.ffn_down_exps", "moe.down_proj"},
+                     {"blk.ffn_gate_shexp", "share_expert.gate_proj"},
+                     {"blk.ffn_up_shexp", "share_expert.up_proj"},
+                     {"blk.ffn_down_shexp", "share_expert.down_proj"},
+                 });
 
-constexpr GgufRule kMinimaxM3[] = {
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm", GgufForm::kPlusOne},
-    {"output", "lm_head"},
-    {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
-    {"blk.ffn_norm", "post_attention_layernorm", GgufForm::kPlusOne},
-    {"blk.attn_q", "self_attn.q_proj"},
-    {"blk.attn_k", "self_attn.k_proj"},
-    {"blk.attn_v", "self_attn.v_proj"},
-    {"blk.attn_output", "self_attn.o_proj"},
-    {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
-    {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
-    {"blk.indexer.q_proj", "self_attn.index_q_proj"},
-    {"blk.indexer.k_proj", "self_attn.index_k_proj"},
-    {"blk.indexer.q_norm", "self_attn.index_q_norm", GgufForm::kPlusOne},
-    {"blk.indexer.k_norm", "self_attn.index_k_norm", GgufForm::kPlusOne},
-    {"blk.ffn_gate_inp", "block_sparse_moe.gate"},
-    {"blk.exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias"},
-    {"blk.ffn_gate_exps", "block_sparse_moe.experts.gate_proj"},
-    {"blk.ffn_up_exps", "block_sparse_moe.experts.up_proj"},
-    {"blk.ffn_gate_up_exps", "block_sparse_moe.experts.gate_up_proj"},
-    {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
-    {"blk.ffn_gate", "mlp.gate_proj"},
-    {"blk.ffn_up", "mlp.up_proj"},
-    {"blk.ffn_down", "mlp.down_proj"},
-    {"blk.ffn_gate_shexp", "block_sparse_moe.shared_experts.gate_proj"},
-    {"blk.ffn_up_shexp", "block_sparse_moe.shared_experts.up_proj"},
-    {"blk.ffn_down_shexp", "block_sparse_moe.shared_experts.down_proj"},
-};
+constexpr auto kMinimaxM3 =
+    with(kPlain, {
+                     {"output_norm", "model.norm", GgufForm::kPlusOne},
+                     {"blk.attn_norm", "input_layernorm", GgufForm::kPlusOne},
+                     {"blk.ffn_norm", "post_attention_layernorm", GgufForm::kPlusOne},
+                     {"blk.attn_q_norm", "self_attn.q_norm", GgufForm::kPlusOne},
+                     {"blk.attn_k_norm", "self_attn.k_norm", GgufForm::kPlusOne},
+                     {"blk.indexer.q_proj", "self_attn.index_q_proj"},
+                     {"blk.indexer.k_proj", "self_attn.index_k_proj"},
+                     {"blk.indexer.q_norm", "self_attn.index_q_norm", GgufForm::kPlusOne},
+                     {"blk.indexer.k_norm", "self_attn.index_k_norm", GgufForm::kPlusOne},
+                     {"blk.ffn_gate_inp", "block_sparse_moe.gate"},
+                     {"blk.exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias"},
+                     {"blk.ffn_gate_exps", "block_sparse_moe.experts.gate_proj"},
+                     {"blk.ffn_up_exps", "block_sparse_moe.experts.up_proj"},
+                     {"blk.ffn_gate_up_exps", "block_sparse_moe.experts.gate_up_proj"},
+                     {"blk.ffn_down_exps", "block_sparse_moe.experts.down_proj"},
+                     {"blk.ffn_gate_shexp", "block_sparse_moe.shared_experts.gate_proj"},
+                     {"blk.ffn_up_shexp", "block_sparse_moe.shared_experts.up_proj"},
+                     {"blk.ffn_down_shexp", "block_sparse_moe.shared_experts.down_proj"},
+                 });
 
 constexpr auto kLatentIndexed =
     with(kLatent, {
