@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Checkpoint folders without weights for every family of family_tables.py, and what a plan of them must say.
 
-    make_family_folders.py OUT [--only NAME] [--full]      writes OUT/{metadata,headers}/NAME and OUT/expected.json
-    make_family_folders.py --check PROGRAM [--only NAME] [--full]
+    make_family_folders.py OUT [--only NAME] [--full | --layers N]     writes OUT/{metadata,headers}/NAME and OUT/expected.json
+    make_family_folders.py --check PROGRAM [--only NAME] [--full | --layers N]
                           writes each to a temporary folder, runs `PROGRAM plan --json` and `inspect --json` on it, compares
 
 metadata/NAME has config.json and quantisation metadata only; headers/NAME also a model.safetensors that ends after its
-header, with all tensors. Headers are cut to the first layers unless --full; the metadata always has all of them.
+header, with all tensors: `moe4 synth --headers` fills it. Headers are cut to a few first layers, with --layers to so many,
+with --full not at all; the metadata always has all of them. --only takes all whose names contain NAME.
 """
 
 import argparse
@@ -94,11 +95,11 @@ def write_header(entry, layers, folder):
         file.write(struct.pack("<Q", len(text)) + text)
 
 
-def layers_in_header(entry, full):
-    """Enough layers for one of every kind; at least two with experts."""
+def layers_in_header(entry, full, layers=None):
+    """As many as asked for, or enough for one of every kind and at least two with experts."""
     total = entry["expected"]["num_layers"]
-    if full:
-        return total
+    if full or layers:
+        return min(total, layers or total)
     return min(total, max(entry["moe_layers"][1] + 1, 3))
 
 
@@ -118,7 +119,13 @@ def expected_of(entry, layers, kind):
             "status": 3 if fails else 0, "error": error}
 
 
-def folders(out, only, full):
+def write_headers(entry, layers, folder):
+    """The first `layers` layers without weights."""
+    write_metadata(entry, cut_text(entry["text"], layers), folder)
+    write_header(entry, layers, folder)
+
+
+def folders(out, only, full, cut_to):
     """Writes every folder; yields (kind, name, folder, expected)."""
     for entry in checkpoints():
         if only and only not in entry["id"]:
@@ -127,10 +134,9 @@ def folders(out, only, full):
         folder = os.path.join(out, "metadata", entry["id"])
         write_metadata(entry, entry["text"], folder)
         yield "metadata", entry["id"], folder, expected_of(entry, total, "metadata")
-        layers = layers_in_header(entry, full)
+        layers = layers_in_header(entry, full, cut_to)
         folder = os.path.join(out, "headers", entry["id"])
-        write_metadata(entry, cut_text(entry["text"], layers), folder)
-        write_header(entry, layers, folder)
+        write_headers(entry, layers, folder)
         yield "headers", entry["id"], folder, expected_of(entry, layers, "headers")
 
 
@@ -202,10 +208,10 @@ def differences(program, folder, want):
                 yield f"inspect: layer {layer} is {text!r}, expected {start!r}"
 
 
-def check(program, only, full):
+def check(program, only, full, cut_to):
     wrong = compared = 0
     with tempfile.TemporaryDirectory() as out:
-        for kind, name, folder, want in folders(out, only, full):
+        for kind, name, folder, want in folders(out, only, full, cut_to):
             compared += 1
             found = list(dict.fromkeys(differences(program, folder, want)))
             wrong += bool(found)
@@ -221,14 +227,18 @@ def main():
     parser.add_argument("out", nargs="?")
     parser.add_argument("--check", metavar="PROGRAM")
     parser.add_argument("--only", default="")
-    parser.add_argument("--full", action="store_true")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--full", action="store_true")
+    length.add_argument("--layers", type=int, metavar="N")
     flags = parser.parse_args()
+    if flags.layers is not None and flags.layers < 1:
+        parser.error("--layers takes 1 and more")
     if flags.check:
-        return check(flags.check, flags.only, flags.full)
+        return check(flags.check, flags.only, flags.full, flags.layers)
     if not flags.out:
         parser.error("give OUT or --check PROGRAM")
     expected = {}
-    for kind, name, _, want in folders(flags.out, flags.only, flags.full):
+    for kind, name, _, want in folders(flags.out, flags.only, flags.full, flags.layers):
         expected.setdefault(name, {})[kind] = want
     save_json(os.path.join(flags.out, "expected.json"), expected)
     return 0

@@ -38,6 +38,7 @@ Family family_of(std::string_view type) {
   family.renormalize =
       !is_llama4 && !is_any_of(type, {"qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v2"});
   family.weight_on_input = family.transposed_experts = is_llama4;
+  family.one_plus_norms = is_hybrid_qwen || family.is_step || type.starts_with("minimax_m3");
   family.oai_activation = family.is_gpt_oss || type.starts_with("minimax_m3");
   if (starts_with_any_of(type, {"deepseek_v3", "kimi", "glm4_moe", "glm_moe", "minimax_m", "step3",
                                 "nemotron_h", "mimo", "laguna", "hy_v3", "dots1"})) {

@@ -23,6 +23,7 @@ struct Family {
   bool transposed_experts = false;  ///< 3-D experts may be [E, K, N]
   bool oai_activation = false;      ///< whatever hidden_act says
   bool correction_bias = false;
+  bool one_plus_norms = false;  ///< multiply by 1 + w (all but a delta net's own)
   ScoringFunction scoring = ScoringFunction::kSoftmax;
   std::string_view scoring_name = "softmax";
   std::string_view experts_module = "mlp.experts";

@@ -38,7 +38,8 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  /// Appends `bytes` to the data of tensor `name`.
+  /// Appends `bytes` to the data of tensor `name`. Several threads may write different tensors at
+  /// once.
   void write(std::string_view name, const void* data, int64_t bytes);
   /// Every tensor must be complete.
   void finish();

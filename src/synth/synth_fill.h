@@ -9,6 +9,12 @@
 
 namespace moe4 {
 
+// What the fills have for a standard deviation: Fill::kCodes, Fill::kFp8Normal, and the first times
+// the mean of Fill::kBlockScales.
+inline constexpr float kCodeDeviation = 3.0f;
+inline constexpr float kCodeTimesScale = kCodeDeviation * 256.0f;
+inline constexpr float kFp8Deviation = 96.0f;
+
 /// Fills one tensor piece by piece, in order.
 class TensorFiller {
  public:
@@ -21,6 +27,7 @@ class TensorFiller {
 
   const SynthTensor& tensor_;
   uint64_t state_;
+  int64_t done_ = 0;  // bytes
 };
 
 }  // namespace moe4

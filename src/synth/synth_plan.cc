@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "synth/synth_fill.h"
 #include "synth/synth_tokenizer.h"
 
 namespace moe4 {
@@ -26,10 +27,6 @@ constexpr Preset kPresets[] = {
     {"qwen3-30b-a3b", false, 2048, 48, 128, 8, 768, 0, 151936, 32, 4, 128, 0, 0, 0, 1e6},
     {"tiny", true, 256, 4, 32, 4, 128, 128, 4096, 4, 2, 64, 4, 8, 32, 1e4},
 };
-
-// NVFP4 codes as filled have a standard deviation of about 3 and block scales a mean of about 256.
-constexpr float kCodeTimesScale = 3.0f * 256.0f;
-constexpr float kFp8Deviation = 96.0f;
 
 class PlanBuilder {
  public:
@@ -54,14 +51,11 @@ class PlanBuilder {
       add("lm_head.weight", {p_.vocab, p_.hidden}, Fill::kNormal, unit);
       ignored_.push_back("lm_head");
     }
-    plan_.config_json = config().dump(2);
-    if (format_ != SynthFormat::kCompressedTensors)
-      plan_.hf_quant_config_json = hf_quant_config().dump(2);
-    plan_.generation_config_json =
-        Json{{"eos_token_id", kSynthEosToken}, {"pad_token_id", kSynthPadToken}}.dump(2);
-    plan_.tokenizer_json = synth_tokenizer_json(p_.vocab);
-    plan_.tokenizer_config_json =
-        Json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", "<|im_end|>"}}.dump(2);
+    plan_.texts = synth_tokenizer_files(p_.vocab);
+    plan_.texts.push_back({"config.json", config().dump(2)});
+    if (format_ != SynthFormat::kCompressedTensors) {
+      plan_.texts.push_back({"hf_quant_config.json", hf_quant_config().dump(2)});
+    }
     return std::move(plan_);
   }
 
@@ -86,8 +80,7 @@ class PlanBuilder {
   void add_nvfp4(const std::string& module, int64_t n, int64_t k) {
     const float scale = 1.0f / (std::sqrt(static_cast<float>(k)) * kCodeTimesScale);
     const bool ct = format_ == SynthFormat::kCompressedTensors;
-    add(module + (ct ? ".weight_packed" : ".weight"), {n, k / 2}, Fill::kNvfp4Codes, 0, 0,
-        DType::kU8);
+    add(module + (ct ? ".weight_packed" : ".weight"), {n, k / 2}, Fill::kCodes, 0, 0, DType::kU8);
     add(module + ".weight_scale", {n, k / 16}, Fill::kBlockScales, 0, 0, DType::kF8E4M3);
     if (ct) {
       add(module + ".weight_global_scale", {1}, Fill::kConstant, 1.0f / scale, 0, DType::kF32);
@@ -286,6 +279,15 @@ int64_t SynthTensor::num_bytes() const {
   int64_t n = size_of(dtype);
   for (int64_t d : shape) n *= d;
   return n;
+}
+
+std::vector<SynthText> synth_tokenizer_files(int64_t vocab_size) {
+  return {
+      {"tokenizer.json", synth_tokenizer_json(vocab_size)},
+      {"tokenizer_config.json",
+       Json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", "<|im_end|>"}}.dump(2)},
+      {"generation_config.json",
+       Json{{"eos_token_id", kSynthEosToken}, {"pad_token_id", kSynthPadToken}}.dump(2)}};
 }
 
 std::vector<std::string> synth_presets() {

@@ -16,6 +16,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::array kSpecialTokens = {"<|endoftext|>", "<|im_end|>", "<|im_start|>"};
 constexpr int64_t kFirstSpecial = kSynthPadToken;
 constexpr int64_t kFirstWord = kFirstSpecial + static_cast<int64_t>(kSpecialTokens.size());
+static_assert(kFirstWord == kSynthFewestIds);
 
 // Letters of word `index`: those of one letter, then those of two, each in the alphabet's order.
 std::string letters_of(int64_t index) {

@@ -11,6 +11,7 @@
 
 #include "checkpoint/safetensors.h"
 #include "checkpoint/safetensors_writer.h"
+#include "support/header_folder.h"
 #include "support/run_program.h"
 #include "support/scripted_checkpoint.h"
 #include "support/temp_dir.h"
@@ -329,6 +330,26 @@ TEST_F(ModelCommands, ASyntheticCheckpointRuns) {
   EXPECT_EQ(run_program({"synth", path("model"), "--preset", "tiny"}).status, 2);  // exists
   const json result = run_json({"bench", path("model"), "-p", "8", "-n", "2", "-r", "1"});
   EXPECT_GT(result["results"][0]["generation"]["tokens_per_second"], 0);
+}
+
+TEST_F(ModelCommands, FilledHeadersRun) {
+  const std::string headers = path("headers"), model = path("model");
+  testing::copy_headers(std::filesystem::path(MOE4_TEST_DATA) / "checkpoints/mistral4-ct-nvfp4",
+                        headers);
+  ASSERT_EQ(run_program({"synth", model, "--headers", headers, "--threads", "2"}).status, 0);
+  EXPECT_EQ(run_json({"run", model, "-p", "a word", "-n", "4", "--ignore-eos"})["tokens"].size(),
+            4u);
+  const std::string other = path("other");
+  for (const std::vector<std::string>& wrong :
+       {std::vector<std::string>{"synth", other},
+        {"synth", other, "--headers", headers, "--preset", "tiny"},
+        {"synth", other, "--headers", headers, "--layers", "1"},
+        {"synth", other, "--headers", headers, "--format", "modelopt"},
+        {"synth", model, "--headers", headers}}) {  // exists
+    EXPECT_EQ(run_program(wrong).status, 2) << wrong.back();
+  }
+  EXPECT_EQ(run_program({"synth", other, "--headers", path("nowhere")}).status, 3);
+  EXPECT_FALSE(std::filesystem::exists(other));
 }
 
 }  // namespace

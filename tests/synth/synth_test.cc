@@ -77,7 +77,7 @@ TEST_F(Synth, SameSeedGivesTheSameBytesAndAnotherSeedOthers) {
   const fs::path again = folder_.string() + "_again", other = folder_.string() + "_other";
   write_synthetic_checkpoint(folder_, {.preset = "tiny", .num_layers = 1});
   write_synthetic_checkpoint(again, {.preset = "tiny", .num_layers = 1});
-  write_synthetic_checkpoint(other, {.preset = "tiny", .num_layers = 1, .seed = 2});
+  write_synthetic_checkpoint(other, {.preset = "tiny", .num_layers = 1, .fill = {.seed = 2}});
   EXPECT_EQ(contents(folder_ / "model.safetensors"), contents(again / "model.safetensors"));
   EXPECT_NE(contents(folder_ / "model.safetensors"), contents(other / "model.safetensors"));
   fs::remove_all(again);
