@@ -3,6 +3,7 @@
 
 usage: bench_gpu_model.py --moe4 build/gpu/bin/moe4 --commit HASH --out bench/results [--work DIR] [--preset NAME ...]
          [--parts model,steps,serve,memory] [--long] [--linear-bench gpu_linear_bench] [--kernel-times kernel_times.so]
+       bench_gpu_model.py ... --preset families [--work /dev/shm/models]
 
 Makes the full-size synthetic checkpoint of each preset in DIR, runs `moe4 bench` on it, and for qwen3.6-35b-a3b also:
   steps   the kernels of a step (bench/kernel_times.cc, scripts/kernel_table.py) beside their bytes, at the bandwidth that
@@ -11,6 +12,10 @@ Makes the full-size synthetic checkpoint of each preset in DIR, runs `moe4 bench
   memory  experts of all layers on the CPU, and what fits into 12 GB
 --long adds 32 requests with 64k tokens of context. A part that fails says so and the others go on; the file of the model
 has the runs that succeeded.
+
+`--preset families`, or some of their names (bench_families.py), makes each model of another family in DIR, up to 41 GB,
+runs 1 sequence and 32 with 1k tokens of context, sets beside them what memory allows at the bandwidth that gpu_linear_bench
+reads off this machine, and removes it before it makes the next.
 """
 import argparse
 import json
@@ -23,6 +28,9 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+from bench_families import FAMILIES, measure_family  # noqa: E402
+
 SYNTH = {"qwen3.6-35b-a3b": ("q36", "--preset qwen3.6-35b-a3b"),
          "qwen3-30b-a3b": ("q30", "--preset qwen3-30b-a3b --format modelopt")}
 GENERATION = "-p 2048 -n 64 -d 1024 -r 2 --requests 8,32,64,128,256"
@@ -42,6 +50,8 @@ def say(text):
 
 
 class Machine:
+    say = staticmethod(say)
+
     def __init__(self, args):
         self.args = args
         self.work = pathlib.Path(args.work)
@@ -50,6 +60,16 @@ class Machine:
         self.name = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
                                    check=True).stdout.split("\n")[0]
         self.short_name = self.name.lower().removeprefix("nvidia ").replace(" ", "-")
+        self.read = None
+
+    def read_gbs(self):
+        """GB/s of a cold read of 286 MB, measured once."""
+        if self.read is None:
+            rows = subprocess.run([self.args.linear_bench, "lm_head", "1d"], capture_output=True, text=True, check=True).stdout
+            cells = [cell.strip() for cell in rows.strip().split("\n")[-1].split("|")]
+            self.read = float(cells[5]) * 1e3 * float(cells[3]) / float(cells[4])
+            say(f"memory reads at {self.read:.0f} GB/s")
+        return self.read
 
     def run(self, command, env=None):
         """A moe4 command line as the results name it, in the folder of the checkpoints; its stdout."""
@@ -83,9 +103,7 @@ class Machine:
 
 def steps(machine, model, preset, synth):
     args = machine.args
-    rows = subprocess.run([args.linear_bench, "lm_head", "1d"], capture_output=True, text=True, check=True).stdout
-    cells = [cell.strip() for cell in rows.strip().split("\n")[-1].split("|")]
-    gbs = float(cells[5]) * 1e3 * float(cells[3]) / float(cells[4])
+    gbs = machine.read_gbs()
     plan = machine.work / "plan.json"
     plan.write_text(machine.run(f"moe4 plan {model} --device cuda --json"))
     all_steps = []
@@ -142,11 +160,6 @@ def serve(machine, model, preset, synth):
 
 
 def measure(machine, preset):
-    model, options = SYNTH[preset]
-    synth = f"moe4 synth {options} {model}"
-    if not (machine.work / model).exists():
-        machine.run(synth)
-    parts = machine.args.parts.split(",")
     failed = []
     def attempt(what, function):
         try:
@@ -155,6 +168,14 @@ def measure(machine, preset):
             say(f"{what} failed: {error}\n{getattr(error, 'stderr', '') or ''}")
             failed.append(what)
             return None
+    if preset in FAMILIES:
+        attempt(preset, lambda: measure_family(machine, preset))
+        return failed
+    model, options = SYNTH[preset]
+    synth = f"moe4 synth {options} {model}"
+    if not (machine.work / model).exists():
+        machine.run(synth)
+    parts = machine.args.parts.split(",")
     runs = []
     if "model" in parts:
         for line in RUNS[preset]:
@@ -188,14 +209,15 @@ def main():
     parser.add_argument("--commit", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--work", default=str(ROOT / "build/models"))
-    parser.add_argument("--preset", nargs="+", choices=list(SYNTH), default=list(SYNTH))
+    parser.add_argument("--preset", nargs="+", choices=[*SYNTH, *FAMILIES, "families"], default=list(SYNTH))
     parser.add_argument("--parts", default="model,steps,serve,memory")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--linear-bench", default=str(ROOT / "build/gpu/bin/gpu_linear_bench"))
     parser.add_argument("--kernel-times", default=str(ROOT / "build/gpu/kernel_times.so"))
     args = parser.parse_args()
     machine = Machine(args)
-    failed = [part for preset in args.preset for part in measure(machine, preset)]
+    presets = [name for preset in args.preset for name in (FAMILIES if preset == "families" else [preset])]
+    failed = [part for preset in presets for part in measure(machine, preset)]
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

@@ -64,6 +64,30 @@ def model_runs_table(report):
     return f"{note}\n\n{markdown(['what', 'tokens of context before', 'tok/s', 'command'], rows)}"
 
 
+def gpu_families_table():
+    """Synthetic models of published sizes on a GPU, a file each, against what memory allows."""
+    reports = [r for r in (json.loads(p.read_text()) for p in sorted((ROOT / "bench/results").glob("*-model-*.json"))) if "family_run" in r]
+    if not reports:
+        return "Not measured yet."
+    rows = []
+    for r in reports:
+        of, result_of = r["family_run"]["report"], r["family_run"]["report"]["results"][0]
+        cells = [r["preset"], r["of"], f"{of['tensor_bytes'] * 1e-9:.1f}", rate(result_of["prompt"])]
+        for limit in r["limits"]:
+            cells += [f"{limit['tokens_per_second']:.0f}", f"{limit['gb_a_step']:.2f}", f"{limit['limit_tokens_per_second']:.0f}",
+                      f"{100 * limit['share_of_limit']:.0f} %"]
+        rows.append(cells)
+    first = reports[0]
+    header = ["model", "layers", "GB", f"prompt of {first['family_run']['report']['results'][0]['prompt']['tokens']}, tok/s"]
+    for limit in first["limits"]:
+        header += [f"{limit['seqs']} sequence{'s' if limit['seqs'] > 1 else ''}, tok/s", "GB a step", "limit, tok/s", "share"]
+    commits = ", ".join(dict.fromkeys(r["commit"] for r in reports))
+    speeds = ", ".join(dict.fromkeys(f"{r['read_gbs']:.0f}" for r in reports))
+    note = (f"{first['device_name']}, commit {commits}, limits at {speeds} GB/s (a cold read of 286 MB in the same visit),\n"
+            f"`{first['family_run']['command'].replace(first['preset'], 'MODEL')}`")
+    return f"{note}\n\n{markdown(header, rows)}"
+
+
 def memory_table(report):
     """Loading and memory: `moe4 bench --json` of a checkpoint with its experts in several places."""
     rows = []
@@ -182,10 +206,27 @@ def section(report, name):
     return next(s for s in report["sections"] if s["name"] == name)
 
 
-def gpu_layers():
-    """The reports of GPUs: a file a device and preset, its parts in sections."""
+def gpu_layers(name):
+    """The reports of GPUs with a section of this name: a file a device and preset, its parts in sections."""
     reports = [json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob("*.json"))]
-    return [r for r in reports if "gpu_layer" in r]
+    return [r for r in reports if "gpu_layer" in r and any(s["name"] == name for s in r["sections"])]
+
+
+def gpu_layer_families_table():
+    """Layers of other families at their published weights (bench_gpu_layers.py): time and multiple of the floor."""
+    reports = [r for r in gpu_layers("layer") if "weights" in r]
+    if not reports:
+        return "Not measured yet."
+    tokens = sorted({row["tokens"] for r in reports for row in section(r, "layer")["rows"]})
+    rows = []
+    for r in reports:
+        sizes, timed = r["gpu_layer"], {row["tokens"]: row for row in section(r, "layer")["rows"]}
+        rows.append([r["preset"], f"{sizes['hidden_size']}, {sizes['intermediate_size']}, {sizes['num_experts']}, {sizes['top_k']}",
+                     f"{r['weights']}, {r['activation']}"] +
+                    [f"{timed[t]['us']:.1f} ({timed[t]['times_floor']:.2f})" if t in timed else "" for t in tokens])
+    commits = ", ".join(dict.fromkeys(section(r, "layer")["commit"] for r in reports))
+    header = ["layer", "H, I, experts, top", "weights, activation"] + [f"{t} us (x floor)" for t in tokens]
+    return f"{reports[0]['device']}, commit {commits}\n\n{markdown(header, rows)}"
 
 
 def gpu_table(report):
@@ -207,9 +248,9 @@ def mean(values):
 
 def gpu_phases_table():
     """Both phases against calls of no phase before there were phases, in turns."""
-    tokens = sorted({r["tokens"] for g in gpu_layers() for r in section(g, "phases")["rows"]})
+    tokens = sorted({r["tokens"] for g in gpu_layers("phases") for r in section(g, "phases")["rows"]})
     rows = []
-    for g in gpu_layers():
+    for g in gpu_layers("phases"):
         timed = section(g, "phases")["rows"]
         variants = sorted({r["variant"] for r in timed}, reverse=True)  # before, after
         us = [{t: mean(r["us"] for r in timed if r["tokens"] == t and r["variant"] == v) for t in {r["tokens"] for r in timed}}
@@ -222,8 +263,8 @@ def gpu_phases_table():
 def gpu_one_token_table():
     """One and two tokens of large layers: runs of K, which only small calls take, against single chains for all."""
     rows = []
-    for g in gpu_layers():
-        timed = next((s["rows"] for s in g["sections"] if s["name"] == "one_token"), [])
+    for g in gpu_layers("one_token"):
+        timed = section(g, "one_token")["rows"]
         for weights, tokens in dict.fromkeys((r["weights"], r["tokens"]) for r in timed):
             us = {r["variant"]: r["us"] for r in timed if (r["weights"], r["tokens"]) == (weights, tokens)}
             runs = us.pop("runs (no phase)")
@@ -235,7 +276,7 @@ def gpu_one_token_table():
 def gpu_mxfp4_table():
     """MXFP4 weights beside NVFP4, each with the multiple of the floor of its bytes."""
     rows = []
-    for g in gpu_layers():
+    for g in gpu_layers("mxfp4"):
         nvfp4 = {r["tokens"]: r for r in section(g, "layer")["rows"]}
         for r in section(g, "mxfp4")["rows"]:
             other = nvfp4[r["tokens"]]
@@ -247,7 +288,7 @@ def gpu_mxfp4_table():
 def gpu_paths_table():
     """Each path and tile forced: where one ends and the next begins."""
     rows = []
-    for g in gpu_layers():
+    for g in gpu_layers("paths"):
         timed, sizes = section(g, "paths")["rows"], g["gpu_layer"]
         paths = sorted({r["path"] for r in timed})
         for tokens in sorted({r["tokens"] for r in timed}):
@@ -260,7 +301,7 @@ def gpu_paths_table():
 def gpu_unordered_table():
     """What determinism costs: means of the rounds with and without an order of sums."""
     rows = []
-    for g in gpu_layers():
+    for g in gpu_layers("unordered"):
         timed = section(g, "unordered")["rows"]
         for tokens in sorted({r["tokens"] for r in timed}):
             us = [mean(r["us"] for r in timed if r["tokens"] == tokens and r["variant"] == v) for v in ("ordered", "unordered")]
@@ -351,7 +392,7 @@ def devices_table():
 
 
 TABLES = {"devices": devices_table, "gpu-phases": gpu_phases_table, "gpu-one-token": gpu_one_token_table,
-          "gpu-mxfp4": gpu_mxfp4_table,
+          "gpu-mxfp4": gpu_mxfp4_table, "gpu-families": gpu_families_table, "gpu-layer-families": gpu_layer_families_table,
           "gpu-paths": gpu_paths_table, "gpu-unordered": gpu_unordered_table}
 
 
