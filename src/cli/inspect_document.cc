@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cli/inventory.h"
+#include "cli/plan_report.h"
 #include "models/refusals.h"
 
 namespace moe4::cli {
@@ -29,7 +30,9 @@ std::string describe_experts(const Checkpoint& checkpoint, int64_t layer) {
   const MoeProblem& p = experts.problem;
   std::string text =
       fmt::format("{} experts of width {}, top {}, {}", p.num_experts, p.intermediate_size, p.top_k,
-                  experts.unsupported.empty() ? to_string(experts.scheme) : experts.unsupported);
+                  scheme_text({.scheme = experts.scheme,
+                               .weight_dtype = unquantised_dtype(checkpoint, layer, experts),
+                               .unsupported = experts.unsupported}));
   if (p.hidden_size != config.hidden_size) text += fmt::format(", latent {}", p.hidden_size);
   if (!experts.error.empty()) text += " (cannot be decoded)";
   if (config.shared_expert_intermediate_size > 0)

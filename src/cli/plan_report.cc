@@ -26,7 +26,7 @@ bool same(const PlanGroup& a, const PlanGroup& b) {
   const bool shape = p.hidden_size == q.hidden_size && p.intermediate_size == q.intermediate_size &&
                      p.num_experts == q.num_experts && p.top_k == q.top_k &&
                      p.activation == q.activation && p.weight_on_input == q.weight_on_input;
-  if (!shape || a.scheme != b.scheme || a.unsupported != b.unsupported) return false;
+  if (!shape || scheme_text(a) != scheme_text(b)) return false;
   if (kind_of_error(a) != kind_of_error(b)) return false;
   const Selection &s = a.selection, &t = b.selection;
   if (s.backend != t.backend || s.precision != t.precision || s.reason != t.reason) return false;
@@ -95,6 +95,7 @@ std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions o
     const MoeLayerSummary experts = checkpoint.moe_layer_summary(layer);
     PlanGroup group{.layers = {layer},
                     .scheme = experts.scheme,
+                    .weight_dtype = unquantised_dtype(checkpoint, layer, experts),
                     .problem = experts.problem,
                     .unsupported = experts.unsupported};
     if (!experts.error.empty()) {
@@ -114,8 +115,22 @@ std::vector<PlanGroup> make_plan(const Checkpoint& checkpoint, SelectorOptions o
   return groups;
 }
 
+std::optional<DType> unquantised_dtype(const Checkpoint& checkpoint, int64_t layer,
+                                       const MoeLayerSummary& experts) {
+  if (experts.scheme != kUnquantized || !experts.unsupported.empty() || !experts.error.empty()) {
+    return std::nullopt;
+  }
+  const MoeLayerWeights weights = checkpoint.moe_layer(layer);
+  // Without a shape where the shard is absent.
+  if (weights.experts.empty() || weights.experts.front().up.weight.shape.empty()) {
+    return std::nullopt;
+  }
+  return weights.experts.front().up.weight.dtype;
+}
+
 std::string scheme_text(const PlanGroup& group) {
-  return group.unsupported.empty() ? to_string(group.scheme) : group.unsupported;
+  if (!group.unsupported.empty()) return group.unsupported;
+  return group.weight_dtype ? std::string(to_string(*group.weight_dtype)) : to_string(group.scheme);
 }
 
 std::vector<PlanGroup> group_plan(const std::vector<MoeLayerPlan>& layers) {

@@ -1,6 +1,7 @@
 // The plan of a checkpoint's MoE layers: made from headers, grouped, printed.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace moe4::cli {
 struct PlanGroup {
   std::vector<int64_t> layers;
   QuantScheme scheme;
+  std::optional<DType> weight_dtype = {};  ///< of experts that are not quantised, where it is known
   MoeProblem problem;
   Selection selection;  ///< backend is nullptr when nothing fits
   /// What the experts are where moe4 cannot decode them ("MXFP8"); `scheme` means nothing then.
@@ -25,8 +27,11 @@ struct PlanGroup {
   ErrorCode error_code = ErrorCode::kUnavailable;
 };
 
-/// "W4A16 (nvfp4 static, none)", or what moe4 cannot decode.
+/// "W4A16 (nvfp4 static, none)", "BF16", "F32", or what moe4 cannot decode.
 std::string scheme_text(const PlanGroup& group);
+/// How the experts of a layer are stored where nothing is quantised; a scheme does not say.
+std::optional<DType> unquantised_dtype(const Checkpoint& checkpoint, int64_t layer,
+                                       const MoeLayerSummary& experts);
 
 /// Selects every MoE layer, the first `cpu_moe` that have experts on the CPU; a layer that nothing
 /// can run keeps its error instead of throwing.

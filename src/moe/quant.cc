@@ -33,7 +33,7 @@ std::string to_string(const QuantKey& key) {
 }
 
 std::string to_string(const QuantScheme& scheme) {
-  if (scheme.weight.format == QuantFormat::kFloat && !scheme.activation) return "BF16";
+  if (scheme.weight.format == QuantFormat::kFloat && !scheme.activation) return "unquantised";
   const std::string keys = " (" + to_string(scheme.weight) + ", " +
                            (scheme.activation ? to_string(*scheme.activation) : "none") + ")";
   if (scheme.is_fp4()) {

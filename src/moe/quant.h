@@ -59,7 +59,7 @@ constexpr int fp4_block(QuantFormat format) { return format == QuantFormat::kMxf
 
 /// "nvfp4 static".
 std::string to_string(const QuantKey& key);
-/// "W4A4 (nvfp4 static, nvfp4 dynamic)", "W4A16 (nvfp4 static, none)", "BF16", "FP8 (...)".
+/// "W4A4 (nvfp4 static, nvfp4 dynamic)", "W8A8 (...)", "unquantised" (BF16, F16 or F32).
 std::string to_string(const QuantScheme& scheme);
 
 /// What the user asked for (`--activations`).

@@ -203,9 +203,9 @@ TEST(SmallCheckpoints, SchemesFollowEachDialectsRules) {
   EXPECT_EQ(scheme("qwen3_5-ct-nvfp4a16", 1), w4a16);
   EXPECT_EQ(scheme("qwen3-ct-mixed", 0), "W8A8 (fp8 per-channel static, fp8 per-token dynamic)");
   EXPECT_EQ(scheme("qwen3-ct-mixed", 1), w4a16);
-  EXPECT_EQ(scheme("qwen3-bf16-sharded", 1), "BF16");
+  EXPECT_EQ(scheme("qwen3-bf16-sharded", 1), "unquantised");
   EXPECT_EQ(scheme("qwen3-fp8-block128", 0), "W8A8 (fp8 block-128 static, fp8 block-128 dynamic)");
-  EXPECT_EQ(scheme("qwen3_5-fused-experts", 0), "BF16");
+  EXPECT_EQ(scheme("qwen3_5-fused-experts", 0), "unquantised");
   EXPECT_EQ(scheme("qwen3_5-fused-experts", 1), w4a16);
 }
 

@@ -104,6 +104,15 @@ TEST_F(GgufCommands, PlanSaysWhichTensorsBecomeFloat32) {
   EXPECT_THAT(run_program({"plan", kFile}).out, Not(HasSubstr("become float32")));
 }
 
+TEST_F(GgufCommands, PlanAndInspectSayThatExpertsAreFloat32) {
+  const std::string quantised = std::string(MOE4_TEST_DATA) + "/gguf/qwen3_moe_quantised.gguf";
+  const json plan = say({"plan", quantised});
+  EXPECT_EQ(plan["groups"][0]["scheme"], "F32");
+  EXPECT_THAT(run_program({"plan", quantised}).out, HasSubstr("layer 0: F32 -> "));
+  EXPECT_THAT(run_program({"inspect", quantised}).out,
+              AllOf(HasSubstr("top 2, F32"), Not(HasSubstr("top 2, BF16"))));
+}
+
 TEST_F(GgufCommands, TemplateRendersTheFilesOwn) {
   const std::string messages = write("m.json", R"([{"role": "user", "content": "Hi"}])");
   const ProgramResult result = run_program({"template", kFile, "--messages", messages});

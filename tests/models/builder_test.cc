@@ -84,7 +84,7 @@ const OpChoice* choice_of(const std::vector<OpChoice>& ops, std::string_view rol
 TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
   register_builtin_backends();
   // What is said after "since"; "": it is.
-  const std::string kBf16 = "it is BF16, they are ";
+  const std::string kBf16 = "it is unquantised, they are ";
   const std::map<std::string, std::string> expected = {
       {"deepseek_v3-modelopt-nvfp4", ""},
       {"deepseek_v3-negative-bias", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},

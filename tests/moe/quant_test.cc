@@ -18,7 +18,7 @@ namespace {
 TEST(QuantScheme, NamesSayPrecisionsAndBothKeys) {
   EXPECT_EQ(to_string(kW4A4), "W4A4 (nvfp4 static, nvfp4 dynamic)");
   EXPECT_EQ(to_string(kW4A16), "W4A16 (nvfp4 static, none)");
-  EXPECT_EQ(to_string(kUnquantized), "BF16");
+  EXPECT_EQ(to_string(kUnquantized), "unquantised");
   EXPECT_EQ(to_string(QuantScheme{{QuantFormat::kFp8Channel, false},
                                   QuantKey{QuantFormat::kFp8Token, true}}),
             "W8A8 (fp8 per-channel static, fp8 per-token dynamic)");
