@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "checkpoint/gguf_config_families.h"
 #include "checkpoint/gguf_config_writer.h"
 #include "checkpoint/gguf_names.h"
 #include "checkpoint/gguf_rope_factors.h"
@@ -212,14 +213,6 @@ Json mlp_layer_types(const Writer& w) {
   Json types = Json::array();
   for (int64_t i = 0; i < w.num_layers(); ++i) {
     types.push_back(w.layer_has(i, "ffn_down_exps.weight") ? "sparse" : "dense");
-  }
-  return types;
-}
-
-Json attention_layer_types(const std::vector<bool>& windows) {
-  Json types = Json::array();
-  for (const bool window : windows) {
-    types.push_back(window ? "sliding_attention" : "full_attention");
   }
   return types;
 }
@@ -552,7 +545,9 @@ using Write = void (*)(Writer&);
 constexpr std::pair<std::string_view, Write> kWriters[] = {
     {"deepseek2", write_deepseek_v3},
     {"deepseek32", write_deepseek_v32},
+    {"deepseek4", write_deepseek_v4},
     {"ernie4_5-moe", write_ernie45_moe},
+    {"gemma4", write_gemma4},
     {"glm-dsa", write_glm_moe_dsa},
     {"glm4moe", write_glm4_moe},
     {"gpt-oss", write_gpt_oss},

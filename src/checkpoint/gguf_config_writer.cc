@@ -104,12 +104,14 @@ std::vector<float> GgufConfigWriter::values(const std::string& name) const {
 void GgufConfigWriter::read_common() {
   // Bounded before lists of this length are made.
   constexpr int64_t kMaxLayers = 100'000;
-  const int64_t drafts = integer("nextn_predict_layers").value_or(0);
+  int64_t drafts = integer("nextn_predict_layers").value_or(0);
   const int64_t blocks = required("block_count");
   if (blocks < 1 || blocks > kMaxLayers || drafts < 0 || drafts >= blocks) {
     refuse("block_count", fmt::format("1 to {}, and more than nextn_predict_layers", kMaxLayers),
            fmt::format("{} and {}", blocks, drafts));
   }
+  // Files of DeepSeek-V4 count drafts that stand in another file.
+  if (prefix_ == "deepseek4." && !layer_has(blocks - drafts, "nextn.eh_proj.weight")) drafts = 0;
   num_layers_ = blocks - drafts;
   config_["num_hidden_layers"] = num_layers_;
   config_["hidden_size"] = required("embedding_length");
@@ -158,6 +160,14 @@ void GgufConfigWriter::read_scaling() {
     if (slow) scaling["beta_slow"] = *slow;
   }
   config_["rope_scaling"] = std::move(scaling);
+}
+
+Json attention_layer_types(const std::vector<bool>& windows) {
+  Json types = Json::array();
+  for (const bool window : windows) {
+    types.push_back(window ? "sliding_attention" : "full_attention");
+  }
+  return types;
 }
 
 // What a key that is new here does to the numbers is not known.

@@ -81,7 +81,8 @@ class GgufConfigWriter {
   bool has_tensor(const std::string& name) const { return tensor(name) != nullptr; }
   /// Whether layer i has a tensor of this name below "blk.i.".
   bool layer_has(int64_t layer, const char* name) const;
-  /// The values of a vector; empty when it is absent, or has no data since only headers are read.
+  /// The values of a vector; empty when it is absent, or its data are, as when only headers are
+  /// read.
   std::vector<float> values(const std::string& name) const;
   /// Layers of the decoder, without those that draft.
   int64_t num_layers() const { return num_layers_; }
@@ -109,5 +110,8 @@ class GgufConfigWriter {
   std::set<std::string, std::less<>> read_;
   int64_t num_layers_ = 0;
 };
+
+/// `layer_types` of layers that have a window and layers that have none.
+Json attention_layer_types(const std::vector<bool>& windows);
 
 }  // namespace moe4

@@ -24,6 +24,7 @@ enum class GgufForm {
   kTiledDecay,     ///< the same and kMinusExp
   kBetaOfGroups,   ///< of every key head's rows [b | a] those of b, as the folder has them
   kAlphaOfGroups,  ///< those of a
+  kExpertScale,    ///< factors of experts; beside NVFP4 they are within its global scales
 };
 
 /// Where one tensor of the file becomes several of the folder there are several rules. A name below

@@ -144,6 +144,13 @@ class LatentMaker final : public TensorMaker {
   }
 };
 
+class OnesMaker final : public TensorMaker {
+ public:
+  void make(int64_t /*first*/, int64_t count, std::byte* to) const override {
+    std::fill_n(reinterpret_cast<float*>(to), count, 1.0f);
+  }
+};
+
 // The global scale of an NVFP4 tensor that has no other: ggml's blocks are complete by themselves.
 constexpr float kOne = 1.0f;
 
@@ -243,6 +250,8 @@ class GgufTensors final : public WeightFile {
   void add(const GgufFile& file, const GgufTensor& tensor, const Target& target);
   void add_latent(const GgufFile& file, const GgufTensor& tensor);
   void add_scale(const GgufFile& file, const GgufTensor& tensor, const std::string& module);
+  /// Factors of one for the experts of an NVFP4 tensor, whose global scales have them.
+  void add_expert_scales(const GgufFile& file, const GgufTensor& weight);
   /// `info` complete but for its bytes; made, unless the file's bytes are the tensor's.
   void add_entry(const GgufFile& file, const GgufTensor& tensor, TensorInfo info, Part part,
                  GgufForm form, int64_t source_bytes);
@@ -318,7 +327,7 @@ void GgufTensors::add_latent(const GgufFile& file, const GgufTensor& tensor) {
   }
   const auto is_float = [](const GgufTensor& half) {
     return half.type != nullptr && half.type->is_decoded && half.type->id != GgmlTypeId::kNVFP4 &&
-           half.type->id != GgmlTypeId::kMXFP4;
+           half.type->id != GgmlTypeId::kMXFP4 && half.type->id != GgmlTypeId::kI32;
   };
   if (!is_float(tensor) || !is_float(*values)) {
     fail(file, tensor, "latent projection of this type is not supported",
@@ -363,7 +372,28 @@ void GgufTensors::add_scale(const GgufFile& file, const GgufTensor& tensor,
             Part::kRaw, GgufForm::kSame, tensor.bytes);
 }
 
+void GgufTensors::add_expert_scales(const GgufFile& file, const GgufTensor& weight) {
+  constexpr std::string_view kWeight = ".weight";
+  const std::string base = weight.name.substr(0, weight.name.size() - kWeight.size());
+  const Target scales = targets_of(base + ".scale").front();
+  if (scales.form != GgufForm::kExpertScale) return;
+  TensorInfo info{.name = scales.name,
+                  .dtype_name = "F32",
+                  .dtype = DType::kF32,
+                  .shape = {weight.shape.front()}};
+  Source source{.file = &file, .gguf_name = weight.name};
+  if (file.data(weight) != nullptr) source.maker = std::make_unique<OnesMaker>();
+  entries_.push_back({std::move(info), std::move(source)});
+}
+
 void GgufTensors::add(const GgufFile& file, const GgufTensor& tensor, const Target& target) {
+  if (target.form == GgufForm::kExpertScale) {
+    const std::string weight = tensor.name.substr(0, tensor.name.rfind('.')) + ".weight";
+    const GgufTensor* experts = model_->find(weight);
+    if (experts != nullptr && experts->type_id == static_cast<uint32_t>(GgmlTypeId::kNVFP4)) {
+      return add_scale(file, tensor, targets_of(weight).front().name);
+    }
+  }
   if (target.suffix == ".scale" || target.suffix == ".input_scale") {
     return add_scale(file, tensor, target.name);
   }
@@ -403,6 +433,8 @@ void GgufTensors::add(const GgufFile& file, const GgufTensor& tensor, const Targ
       return plain(DType::kF32, Part::kRaw);
     case GgmlTypeId::kF16:
       return plain(DType::kF16, Part::kRaw);
+    case GgmlTypeId::kI32:
+      return plain(DType::kI32, Part::kRaw);
     case GgmlTypeId::kBF16:
       return plain(DType::kBF16, Part::kRaw);
     case GgmlTypeId::kQ8_0:
@@ -423,6 +455,7 @@ void GgufTensors::add(const GgufFile& file, const GgufTensor& tensor, const Targ
                              .gguf_name = tensor.name,
                              .data = reinterpret_cast<const std::byte*>(&kOne)}});
       }
+      add_expert_scales(file, tensor);
       return;
   }
 }
@@ -445,6 +478,7 @@ void GgufTensors::apply_form(const GgufFile& file, const GgufTensor& tensor, Ggu
   };
   switch (form) {
     case GgufForm::kSame:
+    case GgufForm::kExpertScale:
       return;
     case GgufForm::kQueryPairs:
       return pairs(num_heads_);
@@ -531,7 +565,7 @@ void GgufTensors::add_entry(const GgufFile& file, const GgufTensor& tensor, Tens
   }
   Source source{.file = &file, .gguf_name = tensor.name};
   const std::byte* data = file.data(tensor);
-  if (part == Part::kRaw && form == GgufForm::kSame) {
+  if (part == Part::kRaw && (form == GgufForm::kSame || form == GgufForm::kExpertScale)) {
     source.data = data;
   } else {
     auto maker = std::make_unique<RowMaker>();

@@ -53,7 +53,9 @@ std::string component_of(const std::string& name, const std::string& text_prefix
                          int64_t num_layers) {
   if (contains(name, "mtp")) return "draft layers (mtp)";
   if (contains_any(name, {"visual", "vision", "multi_modal"})) return "vision";
-  if (name.starts_with("lm_head") || contains(name, ".lm_head")) return "lm_head";
+  if (name.starts_with("lm_head") || contains(name, ".lm_head") || name == "head.weight") {
+    return "lm_head";
+  }
   if (!name.starts_with(text_prefix)) return "other";
   const std::string_view rest = std::string_view(name).substr(text_prefix.size());
   const int64_t layer = layer_of(rest);

@@ -116,6 +116,7 @@ void decode_ggml_floats(GgmlTypeId type, const std::byte* blocks, int64_t elemen
       return decode_q4_k(bytes, elements, out);
     case GgmlTypeId::kQ6_K:
       return decode_q6_k(bytes, elements, out);
+    case GgmlTypeId::kI32:
     case GgmlTypeId::kMXFP4:
     case GgmlTypeId::kNVFP4:
       break;

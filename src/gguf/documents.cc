@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -64,6 +65,10 @@ json gguf_tokenizer_config(const std::filesystem::path& path) {
   return config;
 }
 
+std::string gguf_architecture_name(const std::filesystem::path& path) {
+  return open_header(path)->metadata().string("general.architecture").value_or("");
+}
+
 json gguf_generation_config(const std::filesystem::path& path) {
   const auto file = open_header(path);
   const GgufMetadata metadata = file->metadata();
@@ -97,6 +102,14 @@ std::vector<std::pair<int64_t, std::string>> gguf_end_tokens(const std::filesyst
   for (const char* key : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
     std::string full = fmt::format("{}{}", kTokenizer, key);
     if (const auto id = metadata.integer(full)) tokens.emplace_back(*id, std::move(full));
+  }
+  if (metadata.string(fmt::format("{}model", kTokenizer)) != "gemma4") return tokens;
+  // Of these its files name one; its published generation_config.json has all.
+  const std::string key = fmt::format("{}tokens", kTokenizer);
+  const auto texts = metadata.strings(key).value_or(std::vector<std::string_view>());
+  for (const std::string_view end : {"<eos>", "<turn|>", "<|tool_response>"}) {
+    const auto found = std::find(texts.begin(), texts.end(), end);
+    if (found != texts.end()) tokens.emplace_back(found - texts.begin(), key);
   }
   return tokens;
 }

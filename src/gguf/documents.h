@@ -16,6 +16,9 @@ namespace moe4 {
 /// list of {name, template}.
 nlohmann::json gguf_tokenizer_config(const std::filesystem::path& path);
 
+/// general.architecture; empty when absent.
+std::string gguf_architecture_name(const std::filesystem::path& path);
+
 /// As generation_config.json, out of `general.sampling.*`; empty when there is nothing.
 nlohmann::json gguf_generation_config(const std::filesystem::path& path);
 

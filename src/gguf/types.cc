@@ -40,7 +40,7 @@ constexpr std::array kTypes = {
     known(23, "IQ4_XS", 256, 136),
     known(24, "I8", 1, 1),
     known(25, "I16", 1, 2),
-    known(26, "I32", 1, 4),
+    decoded(GgmlTypeId::kI32, "I32", 1, 4),
     known(27, "I64", 1, 8),
     known(28, "F64", 1, 8),
     known(29, "IQ1_M", 256, 56),

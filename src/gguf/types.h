@@ -13,6 +13,7 @@ enum class GgmlTypeId : uint32_t {
   kQ8_0 = 8,
   kQ4_K = 12,
   kQ6_K = 14,
+  kI32 = 26,
   kBF16 = 30,
   kMXFP4 = 39,
   kNVFP4 = 40,

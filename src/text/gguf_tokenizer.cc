@@ -8,6 +8,7 @@
 #include <string_view>
 #include <tuple>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -84,14 +85,15 @@ const std::vector<std::pair<std::string_view, PreTokenizerKind>>& known_kinds() 
         .splits = {R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|)"
                    R"(\s+(?!\S)|\s+)"}};
     return new std::vector<std::pair<std::string_view, PreTokenizerKind>>{
-        {"llama-bpe", llama3}, {"llama3", llama3},
-        {"llama-v3", llama3},  {"gpt-4o", o200k},
-        {"llama4", o200k},     {"minimax-m2", o200k},
-        {"qwen2", qwen2},      {"deepseek-r1-qwen", qwen2},
-        {"qwen35", qwen35},    {"deepseek-v3", deepseek},
-        {"glm4", glm},         {"glm5", glm},
-        {"tekken", tekken},    {"kimi-k2", kimi},
-        {"laguna", laguna},    {"gpt-2", gpt2}};
+        {"llama-bpe", llama3},  {"llama3", llama3},
+        {"llama-v3", llama3},   {"gpt-4o", o200k},
+        {"llama4", o200k},      {"minimax-m2", o200k},
+        {"qwen2", qwen2},       {"deepseek-r1-qwen", qwen2},
+        {"qwen35", qwen35},     {"deepseek-v3", deepseek},
+        {"glm4", glm},          {"glm5", glm},
+        {"tekken", tekken},     {"kimi-k2", kimi},
+        {"laguna", laguna},     {"gpt-2", gpt2},
+        {"joyai-llm", deepseek}};
   }();
   return *kinds;
 }
@@ -202,6 +204,54 @@ TokenizerParts read_byte_level(const GgufMetadata& metadata) {
   return make_tokenizer_parts(bulk, tree, metadata.file());
 }
 
+// Replaces spaces by the visible one, as a step of a normalizer, and back, as one of a decoder.
+json replace(const char* text, const char* by) {
+  return {{"type", "Replace"}, {"pattern", {{"String", text}}}, {"content", by}};
+}
+
+// Gemma-4's tokenizer.json: BPE over characters, bytes for those that are no token. Tokens that no
+// merge makes are found in the text before; the file does not mark them. Added tokens come first
+// where both would do, which the file does not say either.
+TokenizerParts read_gemma4(const GgufMetadata& metadata) {
+  const Tokens tokens = read_tokens(metadata);
+  TokenizerJson bulk{.vocab = {}, .merges = read_merges(metadata)};
+  std::unordered_set<std::string> made;
+  for (const auto& [left, right] : bulk.merges) made.insert(left + right);
+  const auto is_reached = [&](std::string_view token) {
+    const auto characters =
+        std::count_if(token.begin(), token.end(), [](char c) { return (c & 0xc0) != 0x80; });
+    return characters < 2 || made.contains(std::string(token));
+  };
+  json added = json::array();
+  for (size_t id = 0; id < tokens.texts.size(); ++id) {
+    const int64_t type = tokens.types[id];
+    if (type == TokenType::kUnused) continue;
+    if (type < TokenType::kNormal || type > TokenType::kByte) {
+      refuse_type(metadata, tokens, id, "1 to 6");
+    }
+    bulk.vocab.emplace_back(tokens.texts[id], static_cast<int32_t>(id));
+    if (type == TokenType::kByte || (type == TokenType::kNormal && is_reached(tokens.texts[id]))) {
+      continue;
+    }
+    added.push_back(added_token(metadata, tokens, id));
+    if (type == TokenType::kNormal) added.back()["special"] = false;
+  }
+  const char* const visible = "▁";
+  const json tree = {
+      {"model", {{"type", "BPE"}, {"byte_fallback", true}, {"fuse_unk", true}}},
+      {"normalizer", replace(" ", visible)},
+      {"pre_tokenizer",
+       {{"type", "Split"},
+        {"pattern", {{"String", " "}}},
+        {"behavior", "MergedWithPrevious"},
+        {"invert", false}}},
+      {"decoder",
+       {{"type", "Sequence"},
+        {"decoders", {replace(visible, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}}}}},
+      {"added_tokens", std::move(added)}};
+  return make_tokenizer_parts(bulk, tree, metadata.file());
+}
+
 // SentencePiece joins the neighbours whose whole has the best score: as merges, every way to cut a
 // piece into two pieces, the best whole first, as transformers makes them of such a model.
 Merges merges_of_scores(const GgufMetadata& metadata, const Tokens& tokens) {
@@ -259,7 +309,7 @@ TokenizerParts read_sentencepiece(const GgufMetadata& metadata) {
   if (metadata.boolean(kRemoveSpaces).value_or(false)) {
     metadata.fail(kRemoveSpaces, "GGUF value is not supported", "false", "true");
   }
-  const std::string space = "▁";
+  const char* const space = "▁";
   TokenizerJson bulk{.vocab = {}, .merges = merges_of_scores(metadata, tokens)};
   json added = json::array(), model = {{"type", "BPE"}, {"fuse_unk", true}};
   bool has_bytes = false;
@@ -280,9 +330,9 @@ TokenizerParts read_sentencepiece(const GgufMetadata& metadata) {
   if (metadata.boolean(kAddSpace).value_or(true)) {
     steps.push_back({{"type", "Prepend"}, {"prepend", space}});
   }
-  steps.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", space}});
+  steps.push_back(replace(" ", space));
   json decoders = json::array();
-  decoders.push_back({{"type", "Replace"}, {"pattern", {{"String", space}}}, {"content", " "}});
+  decoders.push_back(replace(space, " "));
   decoders.push_back({{"type", "ByteFallback"}});
   decoders.push_back({{"type", "Fuse"}});
   if (steps.size() == 2) {
@@ -301,7 +351,8 @@ TokenizerParts read_gguf_tokenizer(const GgufMetadata& metadata) {
   const std::string model = metadata.required_string(kModel);
   if (model == "gpt2") return read_byte_level(metadata);
   if (model == "llama") return read_sentencepiece(metadata);
-  metadata.fail(kModel, "tokenizer of a GGUF file is not supported", "gpt2 or llama",
+  if (model == "gemma4") return read_gemma4(metadata);
+  metadata.fail(kModel, "tokenizer of a GGUF file is not supported", "gpt2, llama or gemma4",
                 printable(model, 80), "use the model's safetensors");
 }
 

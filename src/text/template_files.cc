@@ -36,6 +36,20 @@ json read_object(const std::filesystem::path& path) {
   return config;
 }
 
+// moe4's own for a model whose publisher ships none.
+std::vector<NamedTemplate> builtin_templates(const std::string& model_type) {
+  std::string source = builtin_template(model_type);
+  if (source.empty()) return {};
+  return {{"default", std::move(source), "moe4's template of " + model_type}};
+}
+
+// The model_type of GGUF architectures that have a template of moe4's; the others are themselves.
+std::string model_type_of(const std::string& architecture) {
+  if (architecture == "deepseek32") return "deepseek_v32";
+  if (architecture == "deepseek4") return "deepseek_v4";
+  return architecture;
+}
+
 // `config` is what `file` says.
 std::vector<NamedTemplate> templates_in(const json& config, const std::string& file) {
   const auto found = config.find("chat_template");
@@ -98,7 +112,9 @@ std::string token_text(const json& token) {
 
 std::vector<NamedTemplate> find_templates(const std::filesystem::path& directory) {
   if (is_gguf_file(directory)) {
-    return templates_in(gguf_tokenizer_config(directory), directory.string());
+    auto templates = templates_in(gguf_tokenizer_config(directory), directory.string());
+    if (!templates.empty()) return templates;
+    return builtin_templates(model_type_of(gguf_architecture_name(directory)));
   }
   auto templates = templates_in_folder(directory);
   for (const char* name : {"tokenizer_config.json", "chat_template.json"}) {
@@ -109,11 +125,7 @@ std::vector<NamedTemplate> find_templates(const std::filesystem::path& directory
   if (!templates.empty()) return templates;
   const json model_type = read_object(directory / "config.json").value("model_type", json());
   if (!model_type.is_string()) return {};
-  const auto type = model_type.get<std::string>();
-  std::string source = builtin_template(type);
-  if (!source.empty())
-    templates.push_back({"default", std::move(source), "moe4's template of " + type});
-  return templates;
+  return builtin_templates(model_type.get<std::string>());
 }
 
 std::vector<std::pair<std::string, std::string>> find_special_tokens(

@@ -18,8 +18,8 @@ struct NamedTemplate {
 /// additional_chat_templates/NAME.jinja; `chat_template` in tokenizer_config.json (a string, a list
 /// of {name, template} or an object of them); the same key in chat_template.json. Without any, the
 /// one that moe4 has for the model_type of config.json (builtin_templates.h). Empty when there are
-/// none. Of a GGUF file, those of its metadata. Throws Error(kBadInput) for files that cannot
-/// be read or are something else.
+/// none. Of a GGUF file, those of its metadata, else moe4's for its architecture. Throws
+/// Error(kBadInput) for files that cannot be read or are something else.
 std::vector<NamedTemplate> find_templates(const std::filesystem::path& directory);
 
 /// bos_token, eos_token, ... as transformers passes them to the template: JSON by name, a string or

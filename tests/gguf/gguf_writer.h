@@ -68,6 +68,12 @@ class GgufWriter {
     for (const int32_t value : values) array.raw(value);
     return key(name, 9, array.bytes());
   }
+  GgufWriter& f32s(const std::string& name, const std::vector<float>& values) {
+    GgufBytes array;
+    array.raw(uint32_t{6}).raw(static_cast<uint64_t>(values.size()));
+    for (const float value : values) array.raw(value);
+    return key(name, 9, array.bytes());
+  }
   /// `dims`: fastest first, as in files.
   GgufWriter& tensor(const std::string& name, const std::vector<uint64_t>& dims, uint32_t type,
                      const std::string& data) {

@@ -15,9 +15,11 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
+using ::testing::Each;
 using testing::GgufBytes;
 using testing::GgufWriter;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::TempDir;
 
 fs::path data() { return fs::path(MOE4_TEST_DATA) / "gguf"; }
@@ -189,6 +191,19 @@ TEST(GgufTensors, Nvfp4WithoutAScaleHasOne) {
   const auto* codes = static_cast<const uint8_t*>(q.weight.data);
   EXPECT_EQ(codes[0], 0x02);
   EXPECT_EQ(codes[4], 0x05);
+}
+
+// Factors of Gemma-4's experts stand beside their last projection, and are within the global scales
+// of NVFP4 then.
+TEST(GgufTensors, ScalesOfGemma4sExpertsAreFactorsUnlessTheWeightIsNvfp4) {
+  const auto names = [](const char* file) {
+    const auto checkpoint = Checkpoint::open(data() / file);
+    const TensorView scale = checkpoint->tensor("model.layers.0.router.per_expert_scale");
+    EXPECT_EQ(scale.shape, std::vector<int64_t>{4});
+    return std::vector<float>(scale.as<float>(), scale.as<float>() + 4);
+  };
+  EXPECT_THAT(names("gemma4.gguf"), Not(Each(1.0f)));
+  EXPECT_THAT(names("gemma4_nvfp4.gguf"), Each(1.0f));
 }
 
 TEST(GgufTensors, TwoOfOneNameAndNormsInFourBitsAreRefused) {

@@ -13,6 +13,7 @@
 #include "checkpoint/generation_config.h"
 #include "gguf/gguf_writer.h"
 #include "support/temp_dir.h"
+#include "text/builtin_templates.h"
 #include "text/template_files.h"
 
 namespace moe4 {
@@ -21,10 +22,10 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
-using testing::GgufBytes;
 using testing::GgufWriter;
 using ::testing::HasSubstr;
 using testing::TempDir;
+using ::testing::UnorderedElementsAre;
 
 const char* const kTexts[] = {
     "Hello, world",
@@ -75,6 +76,52 @@ TEST(GgufTokenizer, OfScoresIsSentencePieces) {
     EXPECT_EQ(tokenizer->encode(text), ids) << text;
     EXPECT_EQ(tokenizer->decode(ids), one["decoded"].get<std::string>()) << text;
   }
+}
+
+// What tokenizers makes of the same texts with the tokenizer.json that was converted; two of its
+// added tokens, <table> and <unused1>, are plain tokens in the file.
+TEST(GgufTokenizer, OfGemma4IsThatOfTheTokenizersLibrary) {
+  const fs::path data = fs::path(MOE4_TEST_DATA) / "gguf";
+  const auto tokenizer = Tokenizer::load(data / "gemma4.gguf");
+  const auto cases = nlohmann::json::parse(std::ifstream(data / "gemma4.json"));
+  ASSERT_GE(cases.size(), 12u);
+  for (const auto& one : cases) {
+    const auto text = one["text"].get<std::string>();
+    const auto ids = one["ids"].get<std::vector<int32_t>>();
+    EXPECT_EQ(tokenizer->encode(text), ids) << text;
+    EXPECT_EQ(tokenizer->decode(ids, false), one["decoded"].get<std::string>()) << text;
+  }
+  EXPECT_EQ(tokenizer->encode("<table>").size(), 1u);
+  EXPECT_FALSE(tokenizer->is_special(tokenizer->encode("<table>").front()));
+  EXPECT_TRUE(tokenizer->is_special(tokenizer->encode("<|turn>").front()));
+}
+
+TEST(GgufTokenizer, TurnsOfGemma4EndWithEitherToken) {
+  const fs::path file = fs::path(MOE4_TEST_DATA) / "gguf/gemma4.gguf";
+  const auto tokenizer = Tokenizer::load(file);
+  std::vector<CheckpointNote> notes;
+  EXPECT_THAT(
+      read_config_eos_ids(file, notes),
+      UnorderedElementsAre(tokenizer->encode("<eos>").at(0), tokenizer->encode("<turn|>").at(0)));
+}
+
+// DeepSeek's encoders as templates, as a folder without one gets.
+TEST(GgufTokenizer, DeepSeeksWithoutATemplateHaveMoe4s) {
+  TempDir dir;
+  for (const auto& [architecture, model_type] :
+       {std::pair("deepseek32", "deepseek_v32"), std::pair("deepseek4", "deepseek_v4")}) {
+    GgufWriter().text("general.architecture", architecture).write(dir / "m.gguf");
+    const auto templates = find_templates(dir / "m.gguf");
+    ASSERT_EQ(templates.size(), 1u) << architecture;
+    EXPECT_EQ(templates[0].source, builtin_template(model_type));
+    EXPECT_THAT(templates[0].file, HasSubstr(model_type));
+    GgufWriter own;
+    own.text("general.architecture", architecture).text("tokenizer.chat_template", "own");
+    own.write(dir / "m.gguf");
+    EXPECT_EQ(find_templates(dir / "m.gguf").at(0).source, "own");
+  }
+  GgufWriter().text("general.architecture", "qwen3moe").write(dir / "m.gguf");
+  EXPECT_TRUE(find_templates(dir / "m.gguf").empty());
 }
 
 TEST(GgufTokenizer, TemplateAndEndTokensAreTheFolders) {
@@ -142,19 +189,23 @@ TEST(GgufTokenizer, ListsThatDoNotFitAreNamed) {
 
 TEST(GgufTokenizer, ScoresThatDoNotFitAreNamed) {
   const std::string tokens = "tokenizer.ggml.tokens", scores = "tokenizer.ggml.scores";
-  const auto f32s = [](const std::vector<float>& values) {
-    GgufBytes array;
-    array.raw(uint32_t{6}).raw(static_cast<uint64_t>(values.size()));
-    for (const float value : values) array.raw(value);
-    return array.bytes();
-  };
   const auto spm = [] { return small("", "llama"); };
   EXPECT_THAT(error_of(spm().texts(tokens, {"a"})), HasSubstr(scores));
-  EXPECT_THAT(error_of(spm().texts(tokens, {"a"}).key(scores, 9, f32s({1, 2}))), HasSubstr(scores));
-  EXPECT_THAT(error_of(spm().texts(tokens, {"a"}).key(scores, 9, f32s({NAN}))),
-              HasSubstr("finite score"));
-  EXPECT_THAT(error_of(spm().texts(tokens, {std::string(300, 'a')}).key(scores, 9, f32s({1}))),
+  EXPECT_THAT(error_of(spm().texts(tokens, {"a"}).f32s(scores, {1, 2})), HasSubstr(scores));
+  EXPECT_THAT(error_of(spm().texts(tokens, {"a"}).f32s(scores, {NAN})), HasSubstr("finite score"));
+  EXPECT_THAT(error_of(spm().texts(tokens, {std::string(300, 'a')}).f32s(scores, {1})),
               HasSubstr("256 bytes"));
+}
+
+TEST(GgufTokenizer, OfGemma4WhatDoesNotFitIsNamed) {
+  const auto file = [] { return small("", "gemma4").texts("tokenizer.ggml.tokens", {"a", "b"}); };
+  EXPECT_THAT(error_of(file()), HasSubstr("tokenizer.ggml.merges"));
+  const auto whole = [&] { return file().texts("tokenizer.ggml.merges", {}); };
+  EXPECT_EQ(error_of(whole()), "");
+  EXPECT_THAT(error_of(whole().i32s("tokenizer.ggml.token_type", {1, 7})),
+              HasSubstr("tokenizer.ggml.token_type"));
+  EXPECT_THAT(error_of(file().texts("tokenizer.ggml.merges", {"ab"})),
+              HasSubstr("malformed merge"));
 }
 
 TEST(GgufTokenizer, NamedTemplatesAreAllThere) {

@@ -98,12 +98,13 @@ TEST_P(GgufModels, GreedyTextIsThatOfTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GgufModels,
-                         ::testing::Values("deepseek_v3", "deepseek_v32", "ernie4_5_moe",
-                                           "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "hy_v3",
-                                           "laguna", "llama4", "mimo_v2_flash", "minimax_m2",
-                                           "minimax_m3", "mistral4", "mixtral", "nemotron_h",
-                                           "qwen3_5_moe", "qwen3_moe_quantised", "qwen3_next",
-                                           "qwen3_vl_moe", "step3p7"),
+                         ::testing::Values("deepseek_v3", "deepseek_v32", "deepseek_v4",
+                                           "ernie4_5_moe", "gemma4", "gemma4_nvfp4", "glm4_moe",
+                                           "glm4_moe_lite", "glm_moe_dsa", "hy_v3", "laguna",
+                                           "llama4", "mimo_v2_flash", "minimax_m2", "minimax_m3",
+                                           "mistral4", "mixtral", "nemotron_h", "qwen3_5_moe",
+                                           "qwen3_moe_quantised", "qwen3_next", "qwen3_vl_moe",
+                                           "step3p7"),
                          [](const auto& info) { return std::string(info.param); });
 
 // The prompt of the folder's golden, or any.
