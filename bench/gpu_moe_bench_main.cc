@@ -6,17 +6,22 @@
 //
 // TOKENS: numbers of tokens of a call; "256d" are generated ones, "256p" those of prompts.
 // CEILING_TFLOPS: of dense BF16 products; 0, the default, measures it.
-// Shapes: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C a DeepSeek-V3-like slice of 32 experts, G
-// gpt-oss-120b; "A+1": and an expert that every token takes. NVFP4 weights; MXFP4 with "-mxfp4" at
-// the end.
+// SHAPES: names of moe/layer_presets.h ("nemotron-3-nano", "kimi-k2/32": 32 of its experts) with
+// their published weights, or letters with NVFP4 ones: A Qwen3.6-35B-A3B, B Qwen3-30B-A3B, C
+// DeepSeek-V3 with 32 experts, G gpt-oss-120b. "A+1": and an expert that every token takes;
+// "A-mxfp4": MXFP4 weights.
+#include <array>
 #include <cstdio>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "device/cuda/describe_device.h"
+#include "moe/layer_presets.h"
 #include "moe/selector.h"
 #include "ops/experts/bench/gpu_moe_bench.h"
 #include "ops/experts/registry.h"
@@ -30,33 +35,36 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
-moe4::MoeProblem problem_of(const std::string& shape) {
-  if (shape == "A")
-    return {.hidden_size = 2048,
-            .intermediate_size = 512,
-            .num_experts = 256,
-            .num_local_experts = 256,
-            .top_k = 8};
-  if (shape == "B")
-    return {.hidden_size = 2048,
-            .intermediate_size = 768,
-            .num_experts = 128,
-            .num_local_experts = 128,
-            .top_k = 8};
-  if (shape == "C")
-    return {.hidden_size = 7168,
-            .intermediate_size = 2048,
-            .num_experts = 32,
-            .num_local_experts = 32,
-            .top_k = 8};
-  if (shape == "G")
-    return {.hidden_size = 2880,
-            .intermediate_size = 2880,
-            .num_experts = 128,
-            .num_local_experts = 128,
-            .top_k = 4,
-            .activation = {.kind = moe4::ActivationKind::kSwigluOai, .limit = 7.0f}};
-  throw moe4::Error(moe4::ErrorCode::kUsage, "unknown shape '" + shape + "'; use A, B, C or G");
+// Layers under letters have NVFP4 weights without biases, whatever is published.
+moe4::MoePreset layer_of(const std::string& shape) {
+  constexpr std::array<std::pair<const char*, const char*>, 4> kLetters = {{
+      {"A", "qwen3.6-35b-a3b"},
+      {"B", "qwen3-30b-a3b"},
+      {"C", "deepseek-v3/32"},
+      {"G", "gpt-oss-120b"},
+  }};
+  for (const auto& [letter, name] : kLetters) {
+    if (shape != letter) continue;
+    moe4::MoePreset layer = moe4::moe_preset(name);
+    layer.scheme = moe4::kW4A16;
+    layer.has_bias = false;
+    return layer;
+  }
+  return moe4::moe_preset(shape);
+}
+
+// "A+1-mxfp4": the layer, how many experts every token takes, and the weights.
+moe4::MoePreset parse_shape(std::string text) {
+  constexpr std::string_view kMxfp4 = "-mxfp4";
+  const bool mxfp4 = text.ends_with(kMxfp4);
+  if (mxfp4) text.resize(text.size() - kMxfp4.size());
+  const size_t plus = text.find('+');
+  moe4::MoePreset layer = layer_of(text.substr(0, plus));
+  if (mxfp4) layer.scheme = moe4::kMxfp4W4A16;
+  if (plus != std::string::npos) {
+    layer.problem = moe4::with_shared_experts(layer.problem, std::stoll(text.substr(plus + 1)));
+  }
+  return layer;
 }
 
 int run(int argc, char** argv) {
@@ -88,15 +96,9 @@ int run(int argc, char** argv) {
   }
   moe4::GpuMoeBenchReport all;
   for (const std::string& shape : split(argv[1])) {
-    const size_t dash = shape.find('-');
-    const bool mxfp4 = dash != std::string::npos && shape.substr(dash) == "-mxfp4";
-    const std::string size = mxfp4 ? shape.substr(0, dash) : shape;
-    const size_t plus = size.find('+');
-    const int64_t shared = plus == std::string::npos ? 0 : std::stoll(size.substr(plus + 1));
     moe4::GpuMoeBenchReport report = moe4::run_gpu_moe_bench({
         .name = shape,
-        .problem = moe4::with_shared_experts(problem_of(size.substr(0, plus)), shared),
-        .scheme = mxfp4 ? moe4::kMxfp4W4A16 : moe4::kW4A16,
+        .layer = parse_shape(shape),
         .tokens = tokens,
         .phases = phases,
         .backends = backends,
@@ -107,12 +109,7 @@ int run(int argc, char** argv) {
     });
     std::printf("%s\n", to_markdown(report).c_str());
     std::fflush(stdout);
-    all.device = report.device;
-    all.bf16_tflops = report.bf16_tflops;
-    all.bf16_sustained_tflops = report.bf16_sustained_tflops;
-    all.bf16_tflops_from = report.bf16_tflops_from;
-    all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
-    all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
+    all.add(report);
   }
   if (argc > 5) std::ofstream(argv[5]) << to_json(all) << "\n";
   return 0;

@@ -14,38 +14,11 @@
 #include "base/error.h"
 #include "numerics/bf16.h"
 #include "numerics/e4m3.h"
+#include "numerics/e8m0.h"
 #include "ops/experts/reference/reference_backend.h"
 
 namespace moe4 {
 namespace {
-
-constexpr MoePreset kPresets[] = {
-    {"qwen3.6-35b-a3b",
-     {.hidden_size = 2048,
-      .intermediate_size = 512,
-      .num_experts = 256,
-      .num_local_experts = 256,
-      .top_k = 8}},
-    {"qwen3-30b-a3b",
-     {.hidden_size = 2048,
-      .intermediate_size = 768,
-      .num_experts = 128,
-      .num_local_experts = 128,
-      .top_k = 8}},
-    // 64 of DeepSeek-V3's 256 experts, so that the layer fits a small machine.
-    {"deepseek-v3",
-     {.hidden_size = 7168,
-      .intermediate_size = 2048,
-      .num_experts = 64,
-      .num_local_experts = 64,
-      .top_k = 8}},
-    {"tiny",
-     {.hidden_size = 256,
-      .intermediate_size = 128,
-      .num_experts = 32,
-      .num_local_experts = 32,
-      .top_k = 4}},
-};
 
 uint64_t mix(uint64_t z) {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -69,38 +42,53 @@ class Random {
   uint64_t state_;
 };
 
-// Codes are uniform over the 16 nibbles and scales over 64 .. 448 in E4M3 steps; the global scale
-// gives outputs of FC1 unit variance.
+// Codes are uniform over the 16 nibbles, NVFP4's scales over 64 .. 448 in E4M3 steps and MXFP4's
+// over two powers of two; scales give outputs of FC1 about unit variance.
 class RandomLayer {
  public:
-  RandomLayer(const MoeProblem& problem, uint64_t seed, ThreadPool& threads) {
+  RandomLayer(const MoePreset& preset, uint64_t seed, ThreadPool& threads)
+      : is_mxfp4_(preset.scheme.is_mxfp4()) {
+    const MoeProblem& problem = preset.problem;
     const int64_t h = problem.hidden_size, i = problem.intermediate_size;
-    const int64_t code_bytes = h * i / 2, scale_bytes = h * i / 16;
-    const int64_t linear_bytes = code_bytes + scale_bytes;
-    buffer_ = AlignedBuffer(static_cast<size_t>(problem.num_experts * 3 * linear_bytes));
-    threads.parallel_for(problem.num_experts * 3, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t l = begin; l < end; ++l) fill(l, linear_bytes, code_bytes, seed);
+    const int64_t block = fp4_block(preset.scheme.weight.format);
+    const int64_t linears = problem.activation.is_gated() ? 3 : 2;
+    code_bytes_ = h * i / 2;
+    linear_bytes_ = code_bytes_ + h * i / block;
+    buffer_ = AlignedBuffer(static_cast<size_t>(problem.num_experts * linears * linear_bytes_));
+    threads.parallel_for(problem.num_experts * linears, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t l = begin; l < end; ++l) fill(l, h, seed);
     });
+    if (preset.has_bias) {
+      Random random(seed);
+      bias_.resize(static_cast<size_t>(std::max(h, i)));
+      for (Bf16& b : bias_) b = to_bf16(0.1f * random.normal());
+    }
     weights_.problem = problem;
-    weights_.scheme = kW4A16;
+    weights_.scheme = preset.scheme;
+    int64_t next = 0;
     for (int64_t e = 0; e < problem.num_experts; ++e) {
-      const auto linear = [&](const char* name, int64_t index, int64_t n, int64_t k) {
+      const auto linear = [&](const char* name, int64_t n, int64_t k) {
         LinearWeights w;
         w.name = fmt::format("experts.{}.{}", e, name);
         w.out_features = n;
         w.in_features = k;
-        w.scheme = kW4A16;
-        const std::byte* at = buffer_.data() + (3 * e + index) * linear_bytes;
+        w.scheme = preset.scheme;
+        const std::byte* at = buffer_.data() + next++ * linear_bytes_;
         w.weight = {.data = at, .dtype = DType::kU8, .shape = {n, k / 2}};
-        w.scale = {.data = at + code_bytes, .dtype = DType::kF8E4M3, .shape = {n, k / 16}};
+        w.scale = {.data = at + code_bytes_,
+                   .dtype = is_mxfp4_ ? DType::kU8 : DType::kF8E4M3,
+                   .shape = {n, k / block}};
         // 2.93 and 207: root mean squares of the codes' values and of the scales.
-        w.global_scale.value = 1.0f / (2.93f * 207.0f * std::sqrt(static_cast<float>(k)));
+        if (!is_mxfp4_) {
+          w.global_scale.value = 1.0f / (2.93f * 207.0f * std::sqrt(static_cast<float>(k)));
+        }
+        if (preset.has_bias) w.bias = {.data = bias_.data(), .dtype = DType::kBF16, .shape = {n}};
         return w;
       };
       ExpertWeights expert;
-      expert.gate = linear("gate_proj", 0, i, h);
-      expert.up = linear("up_proj", 1, i, h);
-      expert.down = linear("down_proj", 2, h, i);
+      if (problem.activation.is_gated()) expert.gate = linear("gate_proj", i, h);
+      expert.up = linear("up_proj", i, h);
+      expert.down = linear("down_proj", h, i);
       weights_.experts.push_back(std::move(expert));
     }
   }
@@ -108,19 +96,24 @@ class RandomLayer {
   int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
 
  private:
-  void fill(int64_t linear, int64_t linear_bytes, int64_t code_bytes, uint64_t seed) {
+  void fill(int64_t linear, int64_t hidden, uint64_t seed) {
     Random random(mix(seed) + static_cast<uint64_t>(linear) * 0x51ed270b7a14f3u);
-    std::byte* at = buffer_.data() + linear * linear_bytes;
-    for (int64_t b = 0; b < linear_bytes; b += 8) {
+    std::byte* at = buffer_.data() + linear * linear_bytes_;
+    for (int64_t b = 0; b < linear_bytes_; b += 8) {
       const uint64_t bits = random.next();
-      std::memcpy(at + b, &bits, static_cast<size_t>(std::min<int64_t>(8, linear_bytes - b)));
+      std::memcpy(at + b, &bits, static_cast<size_t>(std::min<int64_t>(8, linear_bytes_ - b)));
     }
-    for (int64_t b = code_bytes; b < linear_bytes; ++b) {
-      at[b] = static_cast<std::byte>(0x68 + static_cast<int>(at[b]) % 23);
+    const int power = kE8m0Bias - std::ilogb(2.93 * std::sqrt(static_cast<double>(hidden)));
+    for (int64_t b = code_bytes_; b < linear_bytes_; ++b) {
+      const int bits = static_cast<int>(at[b]);
+      at[b] = static_cast<std::byte>(is_mxfp4_ ? power - bits % 2 : 0x68 + bits % 23);
     }
   }
 
+  const bool is_mxfp4_;
+  int64_t code_bytes_ = 0, linear_bytes_ = 0;
   AlignedBuffer buffer_;
+  std::vector<Bf16> bias_;  // of every linear, its first values
   MoeLayerWeights weights_;
 };
 
@@ -276,7 +269,8 @@ void fill_rates(const MoeBenchResult& result, MoeBenchRow& row) {
   const Ceilings& c = result.ceilings;
   const double bytes = row.experts_hit * static_cast<double>(result.weight_bytes) /
                        static_cast<double>(p.num_experts);
-  const double operations = 6.0 * static_cast<double>(row.tokens * p.top_k) *
+  const double operations = (p.activation.is_gated() ? 6.0 : 4.0) *
+                            static_cast<double>(row.tokens * p.top_k) *
                             static_cast<double>(p.hidden_size * p.intermediate_size);
   const bool fp4 = row.precision != ActivationPrecision::kBf16;
   row.weight_gbs = bytes / row.median_ms * 1e-6;
@@ -304,24 +298,9 @@ Ceilings better(const Ceilings& a, Ceilings b) {
 
 }  // namespace
 
-MoePreset moe_preset(std::string_view name) {
-  for (const MoePreset& preset : kPresets) {
-    if (preset.name == name) return preset;
-  }
-  throw Error(ErrorCode::kUsage, "unknown preset '" + printable(std::string(name)) +
-                                     "': expected " +
-                                     fmt::format("{}", fmt::join(moe_preset_names(), ", ")));
-}
-
-std::vector<std::string_view> moe_preset_names() {
-  std::vector<std::string_view> names;
-  for (const MoePreset& preset : kPresets) names.push_back(preset.name);
-  return names;
-}
-
 MoeBenchResult run_moe_bench(const MoePreset& preset, const MoeBenchOptions& options,
                              ThreadPool& threads) {
-  const RandomLayer layer(preset.problem, options.seed, threads);
+  const RandomLayer layer(preset, options.seed, threads);
   MoeBenchResult result{.preset = preset, .ceilings = measure_ceilings(threads)};
   result.weight_bytes = layer.bytes();
   DramProbe dram(threads);
@@ -329,7 +308,7 @@ MoeBenchResult run_moe_bench(const MoePreset& preset, const MoeBenchOptions& opt
     for (const ActivationPrecision precision : options.precisions) {
       MoeBenchRow row{.backend = std::string(backend->name()), .precision = precision};
       const ExpertsQuery query{.problem = preset.problem,
-                               .scheme = kW4A16,
+                               .scheme = preset.scheme,
                                .precision = precision,
                                .device = Device::cpu()};
       Support verdict = backend->supports(query);
@@ -389,7 +368,7 @@ std::string to_json(const MoeBenchResult& result) {
       R"( "weight_bytes": {}, "ceilings": {},)"
       "\n"
       R"( "rows": [{}]}})",
-      result.preset.name, p.hidden_size, p.intermediate_size, p.num_experts, p.top_k,
+      result.preset.title(), p.hidden_size, p.intermediate_size, p.num_experts, p.top_k,
       result.weight_bytes, to_json(result.ceilings), rows);
 }
 

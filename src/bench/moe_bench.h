@@ -10,17 +10,9 @@
 #include "base/thread_pool.h"
 #include "bench/ceilings.h"
 #include "moe/experts.h"
+#include "moe/layer_presets.h"
 
 namespace moe4 {
-
-/// A layer's shape under the name users know.
-struct MoePreset {
-  std::string_view name;
-  MoeProblem problem;
-};
-/// Throws Error(kUsage) naming the known presets.
-MoePreset moe_preset(std::string_view name);
-std::vector<std::string_view> moe_preset_names();
 
 struct MoeBenchOptions {
   std::vector<int64_t> tokens = {1, 4, 16, 64, 256, 1024};
@@ -43,7 +35,7 @@ struct MoeBenchRow {
   double experts_hit = 0;  ///< mean over the runs
   double median_ms = 0, min_ms = 0;
   double weight_gbs = 0;     ///< bytes of the hit experts / median time
-  double gops = 0;           ///< 2 * 3 * T * k * H * I / median time
+  double gops = 0;           ///< 2 * (3, without a gate 2) * T * k * H * I / median time
   double dram_read_gbs = 0;  ///< just before and after the row's runs, the mean of both
   double roof1_ms = 0;  ///< max(weight bytes / DRAM read, operations / peak of the instruction)
   double roof2_ms = 0;  ///< the same with the block-16 tile's rate instead of the peak
@@ -57,8 +49,8 @@ struct MoeBenchResult {
   std::vector<MoeBenchRow> rows;
 };
 
-/// Random sane weights, W4A16 scheme, uniform routing without repetition within a token. Rows of
-/// one run share the machine's ceilings, measured before and after (the better of both).
+/// Random sane weights of the preset's scheme, uniform routing without repetition within a token.
+/// Rows of one run share the machine's ceilings, measured before and after (the better of both).
 MoeBenchResult run_moe_bench(const MoePreset& preset, const MoeBenchOptions& options,
                              ThreadPool& threads);
 

@@ -61,11 +61,11 @@ std::vector<const ExpertsBackend*> cpu_backends(const std::vector<std::string>& 
 
 // What the selector would take for each name; all: every backend that it could choose by itself.
 std::vector<const ExpertsBackend*> gpu_backends(const std::vector<std::string>& names,
-                                                const MoeProblem& problem, ActivationMode mode,
+                                                const MoePreset& preset, ActivationMode mode,
                                                 const Device& device) {
   const auto select = [&](const std::string& name) {
     return select_backend(
-        problem, kW4A16,
+        preset.problem, preset.scheme,
         {.device = device, .activations = mode, .backend = name, .must_run = true});
   };
   std::vector<const ExpertsBackend*> found;
@@ -111,24 +111,18 @@ void bench_on_gpu(const MoePreset& preset, BenchMoeFlags& flags, const Device& d
     if (device.has_fp4_tensor_cores()) flags.activations.push_back("fp4");
   }
   for (const std::string& mode : flags.activations) {
-    const GpuMoeBenchReport report =
-        run_gpu_moe_bench({.name = std::string(preset.name),
-                           .problem = preset.problem,
-                           .tokens = flags.options.tokens,
-                           .backends = gpu_backends(flags.backends, preset.problem,
-                                                    parse_activation_mode(mode), device),
-                           .precision = parse_precision(mode),
-                           .device = device,
-                           .threads = &threads,
-                           .tuning = parse_tuning(flags.tuning),
-                           .bf16_tflops = flags.bf16_tflops});
+    const GpuMoeBenchReport report = run_gpu_moe_bench(
+        {.name = std::string(preset.name),
+         .layer = preset,
+         .tokens = flags.options.tokens,
+         .backends = gpu_backends(flags.backends, preset, parse_activation_mode(mode), device),
+         .precision = parse_precision(mode),
+         .device = device,
+         .threads = &threads,
+         .tuning = parse_tuning(flags.tuning),
+         .bf16_tflops = flags.bf16_tflops});
     if (!flags.json) fmt::print("activations: {}\n\n{}\n", mode, to_markdown(report));
-    all.device = report.device;
-    all.bf16_tflops = report.bf16_tflops;
-    all.bf16_sustained_tflops = report.bf16_sustained_tflops;
-    all.bf16_tflops_from = report.bf16_tflops_from;
-    all.cold_reads.insert(all.cold_reads.end(), report.cold_reads.begin(), report.cold_reads.end());
-    all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
+    all.add(report);
   }
   if (flags.json) fmt::print("{}\n", to_json(all));
 }

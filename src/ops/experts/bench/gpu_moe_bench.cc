@@ -26,8 +26,15 @@ using cuda::DeviceArray;
 // expert (e + c) mod E, so that every copy computes something else.
 class RandomLayer {
  public:
-  RandomLayer(const MoeProblem& problem, const QuantScheme& scheme, ThreadPool& threads)
-      : problem_(problem), scheme_(scheme), block_(fp4_block(scheme.weight.format)) {
+  RandomLayer(const MoePreset& layer, ThreadPool& threads)
+      : problem_(layer.problem), scheme_(layer.scheme), block_(fp4_block(scheme_.weight.format)) {
+    const MoeProblem& problem = problem_;
+    if (layer.has_bias) {
+      std::mt19937 random(1);
+      std::normal_distribution<float> normal(0.0f, 0.1f);
+      bias_.resize(static_cast<size_t>(std::max(problem.hidden_size, problem.intermediate_size)));
+      for (Bf16& b : bias_) b = to_bf16(normal(random));
+    }
     const int64_t per_linear = problem.intermediate_size * problem.hidden_size;
     linears_ = problem.activation.is_gated() ? 3 : 2;
     const int64_t count = problem.num_experts * linears_;
@@ -44,7 +51,7 @@ class RandomLayer {
         uint8_t* scales = scales_.data() + i * per_linear / block_;
         // E4M3 of 1 to 15; E8M0 of 2^-8 and 2^-7: about what global scales make of the others.
         for (int64_t b = 0; b < per_linear / block_; ++b) {
-          scales[b] = scheme.is_mxfp4() ? 119 + random() % 2 : 0x38 + random() % 31;
+          scales[b] = scheme_.is_mxfp4() ? 119 + random() % 2 : 0x38 + random() % 31;
         }
       }
     });
@@ -77,6 +84,7 @@ class RandomLayer {
                scheme_.is_mxfp4() ? DType::kU8 : DType::kF8E4M3,
                {n, k / block_},
                0};
+    if (!bias_.empty()) l.bias = {.data = bias_.data(), .dtype = DType::kBF16, .shape = {n}};
     if (scheme_.is_mxfp4()) return l;
     // Codes and scales have a root mean square of about 3 x 6: outputs near one.
     l.global_scale = DecodeScale{static_cast<float>((0.7 + 0.6 * (expert % 7) / 7.0) / 18.0 /
@@ -89,6 +97,7 @@ class RandomLayer {
   int block_;
   int64_t linears_;
   std::vector<uint8_t> codes_, scales_;
+  std::vector<Bf16> bias_;  // of every linear, its first values
 };
 
 struct Batch {
@@ -147,7 +156,8 @@ DeviceArray<T> upload(const std::vector<T>& host) {
 // Relative Frobenius error of up to `samples` tokens spread over the batch.
 double sampled_error(const GpuMoeBenchOptions& options, const PreparedExperts& reference,
                      const Batch& batch, int64_t tokens, const std::vector<Bf16>& out) {
-  const int64_t hidden = options.problem.hidden_size, top_k = options.problem.top_k;
+  const MoeProblem& problem = options.layer.problem;
+  const int64_t hidden = problem.hidden_size, top_k = problem.top_k;
   const int64_t samples = std::min(tokens, options.reference_tokens);
   std::vector<Bf16> x;
   std::vector<int32_t> ids;
@@ -216,9 +226,10 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
                            .bf16_tflops = peak.tflops,
                            .bf16_sustained_tflops = peak.sustained,
                            .bf16_tflops_from = peak.how};
-  const MoeProblem& problem = options.problem;
+  report.shapes.push_back({options.name, options.layer});
+  const MoeProblem& problem = options.layer.problem;
   const double expert_bytes =
-      flops_a_pair(problem) / 2 * (0.5 + 1.0 / fp4_block(options.scheme.weight.format));
+      flops_a_pair(problem) / 2 * (0.5 + 1.0 / fp4_block(options.layer.scheme.weight.format));
 
   // Cold reads first, with the memory to themselves.
   std::vector<Batch> batches;
@@ -236,7 +247,7 @@ GpuMoeBenchReport run_gpu_moe_bench(const GpuMoeBenchOptions& options) {
     }
   }
 
-  const RandomLayer random(problem, options.scheme, *options.threads);
+  const RandomLayer random(options.layer, *options.threads);
   const ReferenceBackend reference_backend;
   const auto reference = reference_backend.prepare(
       random.copy(0), {.precision = options.precision, .threads = options.threads});

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "moe/experts.h"
+#include "moe/layer_presets.h"
 
 namespace moe4 {
 
@@ -15,8 +16,7 @@ enum class TokenPhase { kUnknown, kDecode, kPrompt };
 
 struct GpuMoeBenchOptions {
   std::string name;  ///< of the shape, for reports
-  MoeProblem problem;
-  QuantScheme scheme = kW4A16;  ///< or kMxfp4W4A16
+  MoePreset layer;   ///< its scheme: kW4A16 or kMxfp4W4A16
   std::vector<int64_t> tokens;
   std::vector<TokenPhase> phases;  ///< of `tokens`; empty: all unknown
   std::vector<const ExpertsBackend*> backends;
@@ -53,6 +53,12 @@ struct GpuMoeBenchRow {
   double error = 0;               ///< relative Frobenius error of the sampled tokens
 };
 
+/// What was measured under a name.
+struct GpuMoeBenchShape {
+  std::string name;
+  MoePreset layer;
+};
+
 /// Microseconds of one kernel that reads `bytes` from memory, in a graph over rotating places.
 struct ColdRead {
   double bytes = 0;
@@ -65,8 +71,12 @@ struct GpuMoeBenchReport {
   /// The ceiling once the power limit has been reached for long; 0: unknown, the other was given.
   double bf16_sustained_tflops = 0;
   std::string bf16_tflops_from;  ///< how the ceiling was measured, or "given"
+  std::vector<GpuMoeBenchShape> shapes = {};
   std::vector<ColdRead> cold_reads;
   std::vector<GpuMoeBenchRow> rows;
+
+  /// Appends shapes, reads and rows of another run on this device, whose ceiling it takes.
+  void add(const GpuMoeBenchReport& other);
 };
 
 /// Prepares every backend in turn (one at a time holds memory). Throws Error(kUnavailable) without

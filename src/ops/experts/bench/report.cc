@@ -11,6 +11,16 @@ std::string_view to_string(TokenPhase phase) {
   return phase == TokenPhase::kDecode ? "decode" : phase == TokenPhase::kPrompt ? "prompt" : "";
 }
 
+void GpuMoeBenchReport::add(const GpuMoeBenchReport& other) {
+  device = other.device;
+  bf16_tflops = other.bf16_tflops;
+  bf16_sustained_tflops = other.bf16_sustained_tflops;
+  bf16_tflops_from = other.bf16_tflops_from;
+  shapes.insert(shapes.end(), other.shapes.begin(), other.shapes.end());
+  cold_reads.insert(cold_reads.end(), other.cold_reads.begin(), other.cold_reads.end());
+  rows.insert(rows.end(), other.rows.begin(), other.rows.end());
+}
+
 std::string to_markdown(const GpuMoeBenchReport& report) {
   const double sustained = report.bf16_sustained_tflops;
   std::string out = fmt::format(
@@ -43,6 +53,18 @@ std::string to_json(const GpuMoeBenchReport& report) {
     json["bf16_sustained_tflops"] = report.bf16_sustained_tflops;
   }
   json["bf16_tflops_ceiling_from"] = report.bf16_tflops_from;
+  json["shapes"] = nlohmann::ordered_json::array();
+  for (const GpuMoeBenchShape& shape : report.shapes) {
+    const MoeProblem& p = shape.layer.problem;
+    json["shapes"].push_back({{"shape", shape.name},
+                              {"preset", shape.layer.title()},
+                              {"weights", shape.layer.scheme.is_mxfp4() ? "MXFP4" : "NVFP4"},
+                              {"activation", to_string(p.activation)},
+                              {"hidden_size", p.hidden_size},
+                              {"intermediate_size", p.intermediate_size},
+                              {"num_experts", p.num_experts},
+                              {"top_k", p.top_k}});
+  }
   json["cold_reads"] = nlohmann::ordered_json::array();
   for (const ColdRead& read : report.cold_reads) {
     json["cold_reads"].push_back({{"bytes", read.bytes}, {"us", read.microseconds}});
