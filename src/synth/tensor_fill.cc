@@ -54,6 +54,7 @@ void set(SynthTensor& tensor, Fill fill, float param = 0, float param2 = 0) {
 
 HeaderTensors::HeaderTensors(const Checkpoint& checkpoint)
     : checkpoint_(checkpoint),
+      scales_embeddings_(family_of(checkpoint.config().model_type).is_gemma4),
       has_one_plus_norms_(family_of(checkpoint.config().model_type).one_plus_norms) {
   const auto& names = checkpoint.tensor_names();
   const bool has_head = std::any_of(names.begin(), names.end(), [](std::string_view name) {
@@ -214,7 +215,8 @@ void HeaderTensors::fill_plain(SynthTensor& tensor) const {
     const bool is_plain_norm = module.ends_with("linear_attn.norm.");  // in every family
     set(tensor, Fill::kConstant, has_one_plus_norms_ && is_norm && !is_plain_norm ? 0.0f : 1.0f);
   } else if (is_embedding) {
-    set(tensor, Fill::kNormal, is_tied_ ? unit(config.hidden_size) : 1.0f);
+    const float scale = scales_embeddings_ ? unit(config.hidden_size) : 1.0f;
+    set(tensor, Fill::kNormal, scale * (is_tied_ ? unit(config.hidden_size) : 1.0f));
   } else {
     set(tensor, Fill::kNormal, unit(std::max<int64_t>(tensor.shape.back(), 1)));
   }

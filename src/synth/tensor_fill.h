@@ -11,8 +11,10 @@ namespace moe4 {
 
 /// The tensors of a checkpoint's headers by what they are for. Linears keep the variance of
 /// activations: weights have a standard deviation of 1/sqrt(K), where they are quantised codes
-/// times scales do. Embeddings have 1 (tied to the head: 1/sqrt(hidden_size)), norms multiply by 1,
-/// biases, correction biases and sinks are small, decays of recurrences as models begin training.
+/// times scales do. Embeddings have 1; tied to the head 1/sqrt(hidden_size), and that once more
+/// where the model multiplies them by sqrt(hidden_size): else the token that is read would always
+/// be the one that is chosen. Norms multiply by 1, biases, correction biases and sinks are small,
+/// decays of recurrences as models begin training.
 class HeaderTensors {
  public:
   /// `checkpoint` outlives it; headers suffice.
@@ -46,6 +48,7 @@ class HeaderTensors {
 
   const Checkpoint& checkpoint_;
   bool is_tied_ = false;             // the head has no tensor of its own
+  bool scales_embeddings_ = false;   // multiplies them by sqrt(hidden_size)
   bool has_one_plus_norms_ = false;  // they store w and multiply by 1 + w
 };
 

@@ -110,6 +110,7 @@ TEST_P(FillHeaders, ModelsComputeFiniteLogitsThatVary) {
   std::vector<float> logits;
   sequence.forward(ids, LogitsFor::kAllTokens, logits);
   std::set<int64_t> best;
+  int repeats = 0;  // of the token that was read, as heads that are tied to embeddings tend to
   const auto vocab = static_cast<int64_t>(logits.size() / ids.size());
   double squares = 0;
   for (size_t t = 0; t < ids.size(); ++t) {
@@ -118,15 +119,18 @@ TEST_P(FillHeaders, ModelsComputeFiniteLogitsThatVary) {
       ASSERT_TRUE(std::isfinite(row[i])) << "token " << t << ", logit " << i;
       squares += double{row[i]} * row[i];
     }
-    best.insert(std::max_element(row, row + vocab) - row);
+    const int64_t chosen = std::max_element(row, row + vocab) - row;
+    best.insert(chosen);
+    repeats += chosen == ids[t] ? 1 : 0;
   }
   const double deviation = std::sqrt(squares / static_cast<double>(logits.size()));
-  EXPECT_GT(deviation, 0.1);
+  EXPECT_GT(deviation, 0.05);
   EXPECT_LT(deviation, 10.0);
   EXPECT_GE(best.size(), 8u) << "of 24 tokens that follow";
+  EXPECT_LT(repeats, 12);
   for (int32_t id = 3; id < 7; ++id) {
     sequence.forward({&id, 1}, LogitsFor::kLastToken, logits);
-    EXPECT_TRUE(
+    ASSERT_TRUE(
         std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
   }
 }
