@@ -346,7 +346,7 @@ def deepseek_v4(name, dialect, hidden, layers, heads, experts, width, factor, o_
                  activation="silu(limit=10)", prefix="", module="ffn.experts", names=W123, norms=("attn_norm", "ffn_norm"),
                  mixer=deepseek_v4_mixer, attention_form="fp8-e8m0" if dialect != "compressed" else "fp8-block",
                  router_tensors=deepseek_v4_router, shared=width, shared_module="ffn.shared_experts",
-                 shared_form="fp8-e8m0" if dialect != "compressed" else "bf16", embedding="embed", head="head", runs="on the CPU",
+                 shared_form="fp8-e8m0" if dialect != "compressed" else "bf16", embedding="embed", head="head", runs=True,
                  router_expected=router_of("sqrtsoftplus", factor=factor, bias=True, hash_layers=[0, 1, 2]), **how)
 
 

@@ -14,7 +14,7 @@ import tempfile
 from typing import Any, Callable
 
 import torch
-from make_test_checkpoints import (OUT, VOCAB, bf16, ct_nvfp4, e2m1_values, modelopt_nvfp4, unpack,
+from make_test_checkpoints import (OUT, VOCAB, bf16, ct_nvfp4, e2m1_codes, e2m1_values, modelopt_nvfp4, pack, unpack,
                                    write_json)
 from safetensors.torch import load_file, save_file
 
@@ -228,6 +228,26 @@ def fp8_e8m0(w, _):
     return {"weight": (w / factors).to(torch.float8_e4m3fn), "scale": (exponent + 127).to(torch.uint8).view(torch.float8_e8m0fnu)}, None
 
 
+def mxfp4_e8m0(w, _):
+    """E2M1 with a power of two for every 32 along K, as DeepSeek-V4 has its experts."""
+    n, k = w.shape
+    groups = w.view(n, k // 32, 32)
+    exponent = (groups.abs().amax(-1) / 6).clamp(min=2.0 ** -127).log2().ceil()
+    codes = e2m1_codes(groups / 2.0 ** exponent[..., None]).view(n, k)
+    return {"weight": pack(codes).view(torch.int8), "scale": (exponent + 127).to(torch.uint8).view(torch.float8_e8m0fnu)}, None
+
+
+DEEPSEEK_FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "scale_fmt": "ue8m0",
+                "weight_block_size": [128, 128]}
+
+
+def deepseek_mxfp4(is_fp8):
+    """DeepSeek-V4's own FP8 and MXFP4 experts."""
+    def kind_of(module):
+        return mxfp4_e8m0 if ".experts." in module else fp8_e8m0 if is_fp8(module) else bf16
+    return by_packers(kind_of, lambda kinds: (dict(DEEPSEEK_FP8), None))
+
+
 def deepseek_fp8(is_fp8, version="0.44.0"):
     """DeepSeek-V4's own FP8 with ModelOpt's NVFP4 experts on top."""
     def kind_of(module):
@@ -237,8 +257,7 @@ def deepseek_fp8(is_fp8, version="0.44.0"):
 
     def metadata(kinds):
         experts = sorted({m[:m.index(".experts.") + len(".experts")] for m in kinds if ".experts." in m})
-        return {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "scale_fmt": "ue8m0",
-                "weight_block_size": [128, 128], "moe_quant_algo": "NVFP4"}, {
+        return DEEPSEEK_FP8 | {"moe_quant_algo": "NVFP4"}, {
             "producer": {"name": "modelopt", "version": version}, "quantization": {
                 "quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None, "exclude_modules": [],
                 "quantized_layers": {m: {"quant_algo": "NVFP4", "group_size": 16} for m in experts}}}
@@ -278,6 +297,8 @@ def decode(tensors, module):
     packed = tensors.get(module + ".weight_packed", tensors.get(module + ".weight"))
     if module + ".scale" in tensors:
         factors = 2.0 ** (tensors[module + ".scale"].view(torch.uint8).float() - 127)
+        if packed.dtype == torch.int8:
+            return e2m1_values(unpack(packed.view(torch.uint8))) * factors.repeat_interleave(32, 1)
         factors = factors.repeat_interleave(128, 0).repeat_interleave(128, 1)
         return packed.float() * factors[:packed.shape[0], :packed.shape[1]]
     if packed.dtype == torch.float8_e4m3fn:

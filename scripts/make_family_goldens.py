@@ -11,7 +11,7 @@ import sys
 
 import torch
 from deepseek_v4_names import V4_NAMES
-from golden_recipe import W132, Case, by_modelopt, compressed, deepseek_fp8, experts_only, modelopt, modelopt_mixed, stacked, write
+from golden_recipe import W132, Case, by_modelopt, compressed, deepseek_fp8, deepseek_mxfp4, experts_only, modelopt, modelopt_mixed, stacked, write
 
 COMMON = dict(vocab_size=320, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=2560,
               hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -466,18 +466,20 @@ def glm_moe_dsa():
                 extra=drafts("model.layers.4."), generation=GLM_STOPS)
 
 
-def deepseek_v4():
-    """DeepSeek-V4: a window alone, then shared keys of 4 (chosen by an indexer), 8 and 4 tokens; YaRN without an amplitude in those;
-    four residual streams; the experts of the first layer by token; FP8 with power-of-two scales beside NVFP4 experts."""
+def deepseek_v4_of(name, seed, quantise, ratios, num_hashed, changes, published):
+    """DeepSeek-V4 with a layer a ratio; quantise(is_fp8); further keys of transformers' configuration, of the published one."""
     from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
     csa, hca = "compressed_sparse_attention", "heavily_compressed_attention"
+    shared = max(ratios)
+    kinds = {0: "sliding_attention", 4: csa, shared: hca}
+    mlps = ["hash_moe" if i < num_hashed else "moe" for i in range(len(ratios))]
     rope = {"rope_theta": 10000.0, "partial_rotary_factor": 0.5}
     config = DeepseekV4Config(
-        **(COMMON | {"num_hidden_layers": 4}), num_key_value_heads=1, head_dim=32, q_lora_rank=48, moe_intermediate_size=32,
-        n_routed_experts=16, n_shared_experts=1, num_experts_per_tok=4, scoring_func="sqrtsoftplus", routed_scaling_factor=1.5,
-        partial_rotary_factor=0.5, layer_types=["sliding_attention", csa, hca, csa], compress_rates={csa: 4, hca: 8},
-        mlp_layer_types=["hash_moe", "moe", "moe", "moe"], hc_mult=4, hc_sinkhorn_iters=5, swiglu_limit=1.0, sliding_window=8,
-        o_groups=2, o_lora_rank=32, index_n_heads=12, index_head_dim=32, index_topk=4, rope_parameters={
+        **(COMMON | {"num_hidden_layers": len(ratios)}), num_key_value_heads=1, head_dim=32, q_lora_rank=48,
+        n_shared_experts=1, scoring_func="sqrtsoftplus", routed_scaling_factor=1.5, partial_rotary_factor=0.5,
+        layer_types=[kinds[ratio] for ratio in ratios], compress_rates={csa: 4, hca: shared}, mlp_layer_types=mlps, hc_mult=4,
+        hc_sinkhorn_iters=5, swiglu_limit=1.0, sliding_window=8, o_lora_rank=32, index_n_heads=12, index_head_dim=32,
+        **changes, rope_parameters={
             "main": rope | {"rope_type": "default"}, "compress": rope | {
                 "rope_type": "yarn", "rope_theta": 160000.0, "factor": 16.0, "original_max_position_embeddings": 64,
                 "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.0}})
@@ -490,22 +492,36 @@ def deepseek_v4():
     def publish(written):
         for key in ("layer_types", "mlp_layer_types", "compress_rates", "rope_parameters", "partial_rotary_factor", "num_local_experts"):
             written.pop(key, None)
-        return written | {"compress_ratios": [0, 4, 8, 4, 0], "num_hash_layers": 1, "qk_rope_head_dim": 16, "rope_theta": 10000.0,
-                          "compress_rope_theta": 160000.0, "topk_method": "noaux_tc", "num_nextn_predict_layers": 1,
-                          "rope_scaling": {"type": "yarn", "factor": 16, "original_max_position_embeddings": 64, "beta_fast": 32,
-                                           "beta_slow": 1}}
+        return written | {"compress_ratios": ratios + [0], "num_hash_layers": num_hashed, "qk_rope_head_dim": 16,
+                          "rope_theta": 10000.0, "compress_rope_theta": 160000.0, "topk_method": "noaux_tc",
+                          "num_nextn_predict_layers": 1, "rope_scaling": {
+                              "type": "yarn", "factor": 16, "original_max_position_embeddings": 64, "beta_fast": 32,
+                              "beta_slow": 1}} | published
 
     is_fp8 = lambda module: module.endswith((".wq_a", ".wq_b", "attn.wkv", ".wo_a", ".wo_b", "shared_experts.w1", "shared_experts.w2",
                                              "shared_experts.w3"))
-    return Case("deepseek_v4-modelopt-fp8", DeepseekV4ForCausalLM, config, 62, deepseek_fp8(is_fp8), publish, rename, projections=W132,
+    return Case(name, DeepseekV4ForCausalLM, config, seed, quantise(is_fp8), publish, rename, projections=W132,
                 bias=(6.94, 0.03), scores=lambda gate, logits: torch.nn.functional.softplus(logits).sqrt() + gate.e_score_correction_bias,
                 extra={"mtp.0.enorm.weight": torch.zeros(64), "mtp.0.attn.wq_a.weight": torch.zeros(8, 8)},
                 generation={"bos_token_id": 0, "eos_token_id": 1})
 
 
+def deepseek_v4():
+    """A window alone, then shared keys of 4 (chosen by an indexer), 8 and 4 tokens; YaRN without an amplitude in those; four
+    residual streams; the experts of the first layer by token; FP8 with power-of-two scales beside NVFP4 experts."""
+    return deepseek_v4_of("deepseek_v4-modelopt-fp8", 62, deepseek_fp8, [0, 4, 8, 4], 1, dict(
+        moe_intermediate_size=32, n_routed_experts=16, num_experts_per_tok=4, o_groups=2, index_topk=4), {})
+
+
+def deepseek_v4_mxfp4():
+    """The original's MXFP4 experts; shared keys of 16 tokens, of 4, a window; two layers with experts by token."""
+    return deepseek_v4_of("deepseek_v4-mxfp4", 63, deepseek_mxfp4, [16, 4, 0], 2, dict(
+        moe_intermediate_size=64, n_routed_experts=8, num_experts_per_tok=3, o_groups=4, index_topk=5), {"expert_dtype": "fp4"})
+
+
 CASES = [gemma4, glm4_moe, glm4_moe_lite, minimax_m2, minimax_m2_ct, minimax_m3, qwen3_next, qwen3_vl_moe, mixtral, hy_v3, ernie4_5_moe, mistral4, laguna,
          llama4, mimo_v2_flash, step3p7,
-         deepseek_v32, glm_moe_dsa, deepseek_v4]
+         deepseek_v32, glm_moe_dsa, deepseek_v4, deepseek_v4_mxfp4]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -91,11 +91,13 @@ void CompressedAttentionMixer::forward(const LayerStep& step, const Rows& x,
   const RowFormat format = execution.activations();
   const Rows& angles = step.angles[spec_.rotary];
 
+  // What decides which keys are chosen is float32, as a router's logits are; so are the weights of
+  // tokens in shared keys.
   const Rows q_latent = take_rows(arena, tokens, spec_.q_latent_dim, format);
   std::array<Rows, 7> inputs = {q_latent, take_rows(arena, tokens, spec_.head_dim, format)};
   size_t count = 2;
   const auto take_compressed = [&](const CompressToCache::Problem& problem) {
-    for (int i = 0; i < 2; ++i) inputs[count++] = take_rows(arena, tokens, problem.width(), format);
+    for (int i = 0; i < 2; ++i) inputs[count++] = take_rows(arena, tokens, problem.width());
   };
   if (spec_.ratio > 0) take_compressed(spec_.compress());
   if (spec_.index) {
@@ -109,8 +111,7 @@ void CompressedAttentionMixer::forward(const LayerStep& step, const Rows& x,
   run(*parts_.q_norm, {.residual = q_latent, .y = normed}, execution);
   const Rows projected[] = {
       take_rows(arena, tokens, spec_.q_width(), format),
-      spec_.index ? take_rows(arena, tokens, spec_.index->num_heads * spec_.index->dim, format)
-                  : Rows{}};
+      spec_.index ? take_rows(arena, tokens, spec_.index->num_heads * spec_.index->dim) : Rows{}};
   run(*parts_.queries,
       {.x = normed,
        .y = std::span(projected).first(spec_.index ? 2 : 1),

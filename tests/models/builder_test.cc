@@ -63,10 +63,8 @@ TEST(Builder, AsksForTheTensorsThatTheExporterWrote) {
       Describer describer(checkpoint, device);
       build(checkpoint, describer);
       EXPECT_THAT(describer.tensors(), UnorderedElementsAreArray(expected));
-      // What GPUs do not run: MinimaxM3.NoGpuChoosesBlocksAndThatIsSaid,
-      // DeepseekV4.NoGpuRunsItAndThatIsSaid.
-      const JsonReader text = checkpoint.text_config();
-      const bool is_refused = text.has("compress_ratios") || text.has("sparse_attention_config");
+      // What GPUs do not run: MinimaxM3.NoGpuChoosesBlocksAndThatIsSaid.
+      const bool is_refused = checkpoint.text_config().has("sparse_attention_config");
       EXPECT_EQ(describer.description().refusals.empty(), device.is_cpu() || !is_refused);
     }
   });
@@ -85,11 +83,13 @@ TEST(Builder, OnAGpuASharedExpertLikeTheRoutedOnesIsOneOfThem) {
   register_builtin_backends();
   // What is said after "since"; "": it is.
   const std::string kBf16 = "it is unquantised, they are ";
+  const std::string kFp8 = "it is W8A8 (fp8 block-128 static, fp8 block-128 dynamic), they are ";
   const std::map<std::string, std::string> expected = {
       {"deepseek_v3-modelopt-nvfp4", ""},
       {"deepseek_v3-negative-bias", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
       {"deepseek_v32-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
-      {"deepseek_v4-modelopt-fp8", "the router does not take 4 of 16 experts and it"},
+      {"deepseek_v4-modelopt-fp8", kFp8 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
+      {"deepseek_v4-mxfp4", kFp8 + "W4A16 (mxfp4 static, none)"},
       {"ernie4_5_moe-modelopt-w4a16", kBf16 + "W4A16 (nvfp4 static, none)"},
       {"glm4_moe-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},
       {"glm4_moe_lite-modelopt-nvfp4", kBf16 + "W4A4 (nvfp4 static, nvfp4 dynamic)"},

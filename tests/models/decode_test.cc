@@ -143,7 +143,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"deepseek_v32-modelopt-nvfp4", DType::kBF16},
         Case{"glm_moe_dsa-modelopt-nvfp4", DType::kF32},
         Case{"minimax_m3-modelopt-mixed", DType::kBF16},
-        Case{"deepseek_v4-modelopt-fp8", DType::kBF16}));
+        Case{"deepseek_v4-modelopt-fp8", DType::kBF16}, Case{"deepseek_v4-mxfp4", DType::kBF16}));
 
 }  // namespace
 }  // namespace moe4

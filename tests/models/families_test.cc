@@ -30,7 +30,7 @@ constexpr const char* kFolders[] = {"gemma4-modelopt-nvfp4",        "glm4_moe-mo
                                     "llama4-modelopt-nvfp4",        "mimo_v2_flash-modelopt-nvfp4",
                                     "step3p7-modelopt-nvfp4",       "deepseek_v32-modelopt-nvfp4",
                                     "glm_moe_dsa-modelopt-nvfp4",   "minimax_m3-modelopt-mixed",
-                                    "deepseek_v4-modelopt-fp8"};
+                                    "deepseek_v4-modelopt-fp8",     "deepseek_v4-mxfp4"};
 
 class Families : public ::testing::TestWithParam<const char*> {};
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "models/description.h"
 #include "models/refusals.h"
 #include "numerics/bf16.h"
 #include "support/changed_family.h"
@@ -226,17 +227,38 @@ TEST(DeepseekV4, WhatIsNotComputedIsRefusedByName) {
                       "layers.1.ffn.shared_experts.w3.weight"});
 }
 
-TEST(DeepseekV4, NoGpuRunsItAndThatIsSaid) {
-  const auto checkpoint = Checkpoint::open(folder_of(kV4), {.headers_only = true});
-  EXPECT_THAT(refusals(*checkpoint), ::testing::IsEmpty());
-  std::string said;
-  for (const Refusal& refusal : refusals(*checkpoint, Device::cuda_sm(90))) {
-    said += refusal.message + "\n";
+TEST(DeepseekV4, EveryGpuRunsIt) {
+  for (const std::string& name : {kV4, std::string("deepseek_v4-mxfp4")}) {
+    const auto checkpoint = Checkpoint::open(folder_of(name), {.headers_only = true});
+    EXPECT_THAT(refusals(*checkpoint), ::testing::IsEmpty());
+    for (const int sm : {80, 86, 90, 121}) {
+      for (const Refusal& refusal : refusals(*checkpoint, Device::cuda_sm(sm))) {
+        ADD_FAILURE() << name << " on sm_" << sm << ": " << refusal.message;
+      }
+    }
+    std::string said;
+    for (const Refusal& refusal : refusals(*checkpoint, Device::cuda_sm(75))) {
+      said += refusal.message + "\n";
+    }
+    for (const char* op : {"compress_to_cache", "compressed_attention", "mix_streams"}) {
+      EXPECT_THAT(said, HasSubstr(op));
+    }
   }
-  for (const char* op : {"qkv_to_cache", "compress_to_cache", "compressed_attention", "mix_streams",
-                         "rotary_angles", "route"}) {
-    EXPECT_THAT(said, HasSubstr(op));
-  }
+}
+
+// With its own experts: a first layer with shared keys of 16 tokens and no indexer, experts by
+// token in two layers.
+TEST(DeepseekV4, Mxfp4ExpertsOfItsOwnRunAndAreSaid) {
+  const auto checkpoint = Checkpoint::open(folder_of("deepseek_v4-mxfp4"), {.headers_only = true});
+  const Description description = describe(*checkpoint);
+  ASSERT_EQ(description.layers.size(), 3u);
+  const auto has = [&](size_t layer, std::string_view role) {
+    return std::any_of(description.layers[layer].begin(), description.layers[layer].end(),
+                       [&](const OpChoice& op) { return op.role == role; });
+  };
+  EXPECT_TRUE(has(0, "compress_to_cache") && !has(0, "choose_keys"));
+  EXPECT_TRUE(has(1, "compress_to_cache") && has(1, "choose_keys"));
+  EXPECT_FALSE(has(2, "compress_to_cache"));
 }
 
 }  // namespace

@@ -752,7 +752,23 @@ const QkvToCache::Problem kQkvProblems[] = {
      .norm = NormSpec{.eps = 1e-3f},
      .plain_queries = true,
      .keys_alone = true,
-     .cache_dtype = DType::kF32}};
+     .cache_dtype = DType::kF32},
+    {.num_heads = 5,
+     .num_kv_heads = 1,
+     .head_dim = 512,
+     .rotary_dim = 64,
+     .rotates_pairs = true,
+     .rotates_end = true,
+     .norm = NormSpec{},
+     .plain_queries = true,
+     .keys_alone = true},
+    {.num_heads = 3,
+     .num_kv_heads = 2,
+     .head_dim = 48,
+     .rotary_dim = 12,
+     .rotates_end = true,
+     .norm = NormSpec{.eps = 1e-3f},
+     .plain_queries = true}};
 
 TEST(QkvToCache, EqualsFloat64AndWritesNothingElse) {
   ThreadPool threads(3);

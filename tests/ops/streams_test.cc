@@ -12,6 +12,7 @@ using namespace moe4::testing;
 
 constexpr int64_t kTokens = 37;
 const StreamShape kShapes[] = {{.width = 64, .num_streams = 4},
+                               {.width = 1040, .num_streams = 4},
                                {.width = 144, .num_streams = 2},
                                {.width = 16, .num_streams = 8},
                                {.width = 32, .num_streams = 1}};
@@ -84,6 +85,35 @@ TEST(MixStreams, EqualsFloat64OfAllRowsAndOfSome) {
   }
 }
 
+// On a GPU what a block does depends on how many rows there are.
+TEST(MixStreams, ARowHasTheSameBitsAmongAnyNumberOfOthers) {
+  ThreadPool threads(2);
+  for (const MixStreams::Problem& problem : mix_problems()) {
+    each_implementation<MixStreams>(
+        problem,
+        [&](const Implementation<MixStreams>& implementation, const OpOptions& options) {
+          std::vector<int32_t> many(2000);
+          for (size_t i = 0; i < many.size(); ++i) {
+            many[i] = static_cast<int32_t>(i * 7 % static_cast<size_t>(kTokens));
+          }
+          MixCase all(problem), few(problem, 1), repeated(problem, 2000);
+          const auto op = implementation.prepare(problem, all.weights(), options);
+          ASSERT_EQ(op->batch_invariant(), BatchInvariance::kFull);
+          all.run(*op, threads);
+          few.run(*op, threads, many.data() + 5);
+          repeated.run(*op, threads, many.data());
+          const auto expect_same = [&](const MixCase& c, int64_t row, int32_t token) {
+            EXPECT_TRUE(same_bits(c.x.row(row), all.x.row(token)));
+            if (problem.is_head) return;
+            EXPECT_TRUE(same_bits(c.coefficients.row(row), all.coefficients.row(token)));
+          };
+          expect_same(few, 0, many[5]);
+          for (int64_t row = 0; row < 2000; row += 97) expect_same(repeated, row, many[row]);
+        },
+        threads);
+  }
+}
+
 TEST(MixStreams, RowsAndColumnsOfTheMatrixAddUpToOne) {
   ThreadPool threads(1);
   const MixStreams::Problem problem{.shape = kShapes[0], .iterations = 40};
@@ -115,11 +145,13 @@ TEST(MixStreams, RowsAndColumnsOfTheMatrixAddUpToOne) {
 TEST(AddToStreams, EqualsFloat64WithTheMatrixTransposed) {
   ThreadPool threads(3);
   for (const StreamShape& shape : kShapes) {
-    OwnedRows y(kTokens, shape.width, 21, 1.0f);
+    OwnedRows y(kTokens, shape.width, 21, 1.0f, activation_formats().back());
     OwnedRows coefficients(kTokens, shape.num_coefficients(), 22, 1.0f);
     const auto run = [&](const Prepared<AddToStreams>& op) {
       OwnedRows streams(kTokens, shape.all(), 23, 1.0f);
-      run_op(op, {.y = y.view(), .coefficients = coefficients.view(), .streams = streams.view()},
+      OwnedRows stored = y.as(is_judging ? y.format : RowFormat::kF32);
+      run_op(op,
+             {.y = stored.view(), .coefficients = coefficients.view(), .streams = streams.view()},
              threads);
       return streams.dense();
     };

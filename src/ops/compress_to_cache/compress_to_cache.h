@@ -22,6 +22,7 @@ namespace moe4 {
 /// The state keeps, for each element, what is summed so far: the largest weight, the sum of
 /// exp(weight - largest), and that of kv with those factors; with `overlaps` a second time for the
 /// next entry. Tokens join in their order, so that bits do not depend on how steps cut them.
+/// Rows are float32; on a GPU kv and gate may be BF16 too, each of its own.
 struct CompressToCache {
   static constexpr std::string_view kName = "compress_to_cache";
   struct Problem {

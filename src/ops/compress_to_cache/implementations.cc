@@ -17,12 +17,13 @@ void CompressToCache::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<CompressToCache>& cpu_compress_to_cache();
+const Implementation<CompressToCache>& cuda_compress_to_cache();
 const Implementation<CompressToCache>& reference_compress_to_cache();
 
 template <>
 std::span<const Implementation<CompressToCache>* const> implementations<CompressToCache>() {
-  static const Implementation<CompressToCache>* const list[] = {&cpu_compress_to_cache(),
-                                                                &reference_compress_to_cache()};
+  static const Implementation<CompressToCache>* const list[] = {
+      &cpu_compress_to_cache(), &cuda_compress_to_cache(), &reference_compress_to_cache()};
   return list;
 }
 

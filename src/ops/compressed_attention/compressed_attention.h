@@ -16,6 +16,8 @@ namespace moe4 {
 /// rotate_back() turns elements 2i and 2i + 1 of the last rotary_dim by minus the angles of the
 /// token, since keys were turned by theirs. Rows of y that belong to no sequence (padding) mean
 /// nothing.
+/// Rows are float32; on a GPU y may be BF16 too. There the scaled queries and the weights (relative
+/// to the largest of 64 keys) are rounded to F16 for the tensor cores, everything else is float32.
 struct CompressedAttention {
   static constexpr std::string_view kName = "compressed_attention";
   struct Problem {
@@ -52,7 +54,8 @@ struct CompressedAttention {
     const Batch* batch = nullptr;
     LayerCache cache;    ///< of cache()
     LayerCache entries;  ///< of entries(); not read without a ratio
-    /// [T, num_chosen]: entries, rising; then -1. Not read where that is 0.
+    /// [T, num_chosen]: min((positions[t] + 1) / ratio, num_chosen) entries, rising; then -1. Not
+    /// read where that is 0.
     const int32_t* chosen = nullptr;
     Rows y;  ///< [T, num_heads * head_dim]; may not alias queries
   };

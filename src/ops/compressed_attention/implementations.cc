@@ -15,12 +15,13 @@ void CompressedAttention::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<CompressedAttention>& cpu_compressed_attention();
+const Implementation<CompressedAttention>& cuda_compressed_attention();
 const Implementation<CompressedAttention>& reference_compressed_attention();
 
 template <>
 std::span<const Implementation<CompressedAttention>* const> implementations<CompressedAttention>() {
   static const Implementation<CompressedAttention>* const list[] = {
-      &cpu_compressed_attention(), &reference_compressed_attention()};
+      &cpu_compressed_attention(), &cuda_compressed_attention(), &reference_compressed_attention()};
   return list;
 }
 

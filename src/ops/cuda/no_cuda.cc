@@ -2,6 +2,8 @@
 #include "base/error.h"
 #include "ops/attention/paged_attention.h"
 #include "ops/choose_keys/choose_keys.h"
+#include "ops/compress_to_cache/compress_to_cache.h"
+#include "ops/compressed_attention/compressed_attention.h"
 #include "ops/cuda/implementation.h"
 #include "ops/delta_net/delta_net.h"
 #include "ops/embed/embed.h"
@@ -17,6 +19,7 @@
 #include "ops/route/route.h"
 #include "ops/sample/sample.h"
 #include "ops/ssm/ssm.h"
+#include "ops/streams/streams.h"
 
 namespace moe4 {
 
@@ -32,14 +35,19 @@ std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
                                                              const Op::Weights&, const OpOptions&)
 MOE4_NO_CUDA(AddNorm);
 MOE4_NO_CUDA(AddScaled);
+MOE4_NO_CUDA(AddToStreams);
 MOE4_NO_CUDA(ChooseKeys);
+MOE4_NO_CUDA(CompressToCache);
+MOE4_NO_CUDA(CompressedAttention);
 MOE4_NO_CUDA(DeltaNet);
 MOE4_NO_CUDA(Embed);
+MOE4_NO_CUDA(FillStreams);
 MOE4_NO_CUDA(GatedRows);
 MOE4_NO_CUDA(IndexToCache);
 MOE4_NO_CUDA(LatentAttention);
 MOE4_NO_CUDA(LatentToCache);
 MOE4_NO_CUDA(LinearGroup);
+MOE4_NO_CUDA(MixStreams);
 MOE4_NO_CUDA(NormRoute);
 MOE4_NO_CUDA(PagedAttention);
 MOE4_NO_CUDA(QkvToCache);

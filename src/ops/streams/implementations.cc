@@ -23,30 +23,33 @@ void AddToStreams::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<FillStreams>& cpu_fill_streams();
+const Implementation<FillStreams>& cuda_fill_streams();
 const Implementation<FillStreams>& reference_fill_streams();
 const Implementation<MixStreams>& cpu_mix_streams();
+const Implementation<MixStreams>& cuda_mix_streams();
 const Implementation<MixStreams>& reference_mix_streams();
 const Implementation<AddToStreams>& cpu_add_to_streams();
+const Implementation<AddToStreams>& cuda_add_to_streams();
 const Implementation<AddToStreams>& reference_add_to_streams();
 
 template <>
 std::span<const Implementation<FillStreams>* const> implementations<FillStreams>() {
-  static const Implementation<FillStreams>* const list[] = {&cpu_fill_streams(),
-                                                            &reference_fill_streams()};
+  static const Implementation<FillStreams>* const list[] = {
+      &cpu_fill_streams(), &cuda_fill_streams(), &reference_fill_streams()};
   return list;
 }
 
 template <>
 std::span<const Implementation<MixStreams>* const> implementations<MixStreams>() {
-  static const Implementation<MixStreams>* const list[] = {&cpu_mix_streams(),
+  static const Implementation<MixStreams>* const list[] = {&cpu_mix_streams(), &cuda_mix_streams(),
                                                            &reference_mix_streams()};
   return list;
 }
 
 template <>
 std::span<const Implementation<AddToStreams>* const> implementations<AddToStreams>() {
-  static const Implementation<AddToStreams>* const list[] = {&cpu_add_to_streams(),
-                                                             &reference_add_to_streams()};
+  static const Implementation<AddToStreams>* const list[] = {
+      &cpu_add_to_streams(), &cuda_add_to_streams(), &reference_add_to_streams()};
   return list;
 }
 

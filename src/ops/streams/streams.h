@@ -1,5 +1,6 @@
 // Hyper-connections (DeepSeek-V4): several residual streams a token, of which every block reads one
-// mixture and into which its result is spread.
+// mixture and into which its result is spread. Rows are float32; on a GPU the results of blocks may
+// be BF16 too.
 #pragma once
 
 #include "ops/op.h"

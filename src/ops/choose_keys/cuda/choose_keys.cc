@@ -34,7 +34,7 @@ class CudaChooseKeys final : public Prepared<ChooseKeys> {
   // For a bound and all that is smaller.
   size_t workspace_size(const ChooseKeys::Args& bound) const override {
     const Batch& batch = *bound.batch;
-    if (batch.max_context <= problem().most) return 0;
+    if (max_keys(batch) <= problem().most) return 0;
     const int64_t of_token = rank_stride(batch) * int64_t{sizeof(uint32_t)};
     Arena arena = Arena::measuring();
     arena.bytes(std::max(of_token, std::min(batch.num_tokens * of_token, kRankBytes)));
@@ -50,7 +50,7 @@ class CudaChooseKeys final : public Prepared<ChooseKeys> {
     ChooseLaunch how{.num_tokens = static_cast<int>(batch.num_tokens),
                      .stream = static_cast<cudaStream_t>(stream.handle),
                      .dependent = dependent_};
-    if (batch.max_context <= problem().most) return take_largest(params, how);  // all keys
+    if (max_keys(batch) <= problem().most) return take_largest(params, how);  // all keys
     params.rank_stride = rank_stride(batch);
     const int64_t of_token = params.rank_stride * int64_t{sizeof(uint32_t)};
     const int64_t most = std::clamp<int64_t>(kRankBytes / of_token, 1, batch.num_tokens);
@@ -59,19 +59,20 @@ class CudaChooseKeys final : public Prepared<ChooseKeys> {
     for (int64_t first = 0; first < batch.num_tokens; first += most) {
       params.first_token = static_cast<int>(first);
       how.num_tokens = static_cast<int>(std::min(most, batch.num_tokens - first));
-      rank_keys(params, span_of(how.num_tokens, batch.max_context), batch.max_context, how);
+      rank_keys(params, span_of(how.num_tokens, max_keys(batch)), max_keys(batch), how);
       take_largest(params, how);
     }
   }
 
  private:
-  static int64_t rank_stride(const Batch& batch) {
-    return round_up(batch.max_context, int64_t{kKeysOfScoreBlock});
+  int64_t max_keys(const Batch& batch) const { return batch.max_context / problem().ratio; }
+  int64_t rank_stride(const Batch& batch) const {
+    return round_up(max_keys(batch), int64_t{kKeysOfScoreBlock});
   }
-  int span_of(int64_t tokens, int64_t max_context) const {
+  int span_of(int64_t tokens, int64_t keys) const {
     int64_t span = kMostKeys;
     while (span > kKeysOfScoreBlock &&
-           tokens * ceil_div(max_context, span) < kBlocksOfProcessor * num_processors_) {
+           tokens * ceil_div(keys, span) < kBlocksOfProcessor * num_processors_) {
       span /= 2;
     }
     return static_cast<int>(span);
@@ -99,7 +100,11 @@ class CudaChooseKeys final : public Prepared<ChooseKeys> {
             .num_heads = static_cast<int>(p.num_heads),
             .dim = static_cast<int>(p.dim),
             .half = static_cast<int>(p.rotary_dim / 2),
+            .turned = static_cast<int>(p.rotates_end ? p.dim - p.rotary_dim : 0),
             .rotates_pairs = p.rotates_pairs,
+            .are_shared = p.ratio > 1,
+            .by_ratio = Divisor(p.ratio),
+            .places = SharedKeyPlaces(p.ratio),
             .most = static_cast<int>(p.most),
             .first_token = 0,
             .ranks = nullptr,

@@ -77,11 +77,11 @@ struct Turn {
   float cosine[8], sine[8];
 
   __device__ Turn(const ChooseParams& p, const float* angles, int first) {
-    is_part = first < 2 * p.half;
+    is_part = first >= p.turned && first < p.turned + 2 * p.half;
     if (!is_part) return;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const int d = first + i, angle = p.rotates_pairs ? d / 2 : d % p.half;
+      const int d = first - p.turned + i, angle = p.rotates_pairs ? d / 2 : d % p.half;
       const bool is_first = p.rotates_pairs ? i % 2 == 0 : d < p.half;
       cosine[i] = angles[angle];
       sine[i] = is_first ? -angles[p.half + angle] : angles[p.half + angle];
@@ -94,8 +94,10 @@ struct Turn {
 __device__ __forceinline__ void put_head(const ChooseParams& p, const Turn& turn, int tile,
                                          float (&x)[8], uint8_t* queries, float* head_weights) {
   const int chunk = static_cast<int>(threadIdx.x % 16), row = static_cast<int>(threadIdx.x / 16);
-  // In chunks: half is a multiple of 8 (supports.cc).
-  const int distance = p.half / 8, partner = chunk < distance ? chunk + distance : chunk - distance;
+  // In chunks: half and what does not turn are multiples of 8 (supports.cc).
+  const int distance = p.half / 8;
+  const bool is_first = chunk - p.turned / 8 < distance;
+  const int partner = is_first ? chunk + distance : chunk - distance;
   float top = 0, other[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -168,6 +170,33 @@ __device__ __forceinline__ uint32_t rank_of(float score) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// 16-bit rows of the keys that a thread loads: of its warp's 32 every eighth.
+template <bool kShared>
+struct KeyRows {
+  const __half* row[4];
+
+  // `first`: the warp's first key, `own` of 8 this thread's.
+  __device__ KeyRows(const ChooseParams& p, const int32_t* blocks, int first, int own, int end) {
+    if constexpr (kShared) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = min(first + 8 * i + own, end - 1);
+        row[i] = page(p, blocks, p.places.page(key)) + p.places.place(key) * p.dim;
+      }
+    } else {  // 32 keys side by side
+      const __half* rows = page(p, blocks, first / kPageTokens) + first % kPageTokens * p.dim;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) row[i] = rows + (8 * i + own) * p.dim;
+    }
+  }
+
+ private:
+  static __device__ const __half* page(const ChooseParams& p, const int32_t* blocks, int64_t i) {
+    return reinterpret_cast<const __half*>(p.pages + blocks[i] * p.page_bytes);
+  }
+};
+
+template <bool kShared>
 __global__ void __launch_bounds__(kThreads, 4)
     rank_kernel(const __grid_constant__ ChooseParams p, int span) {
   extern __shared__ __align__(16) uint8_t queries[];
@@ -176,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   launch_dependents();
   const int token = p.first_token + static_cast<int>(blockIdx.x);
   const int begin = static_cast<int>(blockIdx.y) * span;
-  const int num_keys = p.positions[token] + 1, end = min(begin + span, num_keys);
+  const int num_keys = p.num_keys(p.positions[token]), end = min(begin + span, num_keys);
   if (num_keys <= p.most || begin >= end) return;
   if (threadIdx.x == 0) sequence = -1;
   __syncthreads();
@@ -195,9 +224,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   const int steps = (p.dim + 31) / 32;
   uint32_t* ranks = p.ranks + blockIdx.x * p.rank_stride;
   for (int first = begin + warp * kWarpKeys; first < end; first += kKeysOfScoreBlock) {
-    const auto* rows =
-        reinterpret_cast<const __half*>(p.pages + blocks[first / kPageTokens] * p.page_bytes) +
-        first % kPageTokens * p.dim;
+    const KeyRows<kShared> rows(p, blocks, first, g, end);
     uint32_t keys[2][2 * kSteps][4];  // of 16 keys, 16 elements
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -209,7 +236,8 @@ __global__ void __launch_bounds__(kThreads, 4)
         for (int half = 0; half < 2; ++half) {
           const int key = 16 * i + 8 * half + g;
           const bool wanted = d < p.dim && first + key < end;
-          x[half] = wanted ? *reinterpret_cast<const uint4*>(rows + key * p.dim + d) : uint4{};
+          const __half* row = rows.row[2 * i + half];
+          x[half] = wanted ? *reinterpret_cast<const uint4*>(row + d) : uint4{};
         }
         const uint32_t parts[2][4] = {{x[0].x, x[1].x, x[0].y, x[1].y},
                                       {x[0].z, x[1].z, x[0].w, x[1].w}};
@@ -272,14 +300,16 @@ __global__ void __launch_bounds__(kThreads, 4)
 }  // namespace
 
 void prepare_ranks(int num_heads) {
-  MOE4_CUDA_CHECK(cudaFuncSetAttribute(rank_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(shared_bytes(num_heads))));
+  for (const auto kernel : {rank_kernel<false>, rank_kernel<true>}) {
+    MOE4_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(shared_bytes(num_heads))));
+  }
 }
 
-void rank_keys(const ChooseParams& params, int span, int64_t max_context, const ChooseLaunch& how) {
-  launch(rank_kernel,
+void rank_keys(const ChooseParams& params, int span, int64_t max_keys, const ChooseLaunch& how) {
+  launch(params.are_shared ? rank_kernel<true> : rank_kernel<false>,
          {.grid = dim3(static_cast<unsigned>(how.num_tokens),
-                       static_cast<unsigned>(ceil_div(max_context, int64_t{span}))),
+                       static_cast<unsigned>(ceil_div(max_keys, int64_t{span}))),
           .block = dim3(kThreads),
           .shared_bytes = shared_bytes(params.num_heads),
           .stream = how.stream,

@@ -10,10 +10,7 @@ Support accepts(const ChooseKeys::Problem& problem) {
     return Rejection{Rejection::Kind::kShape,
                      std::string(what) + " " + std::to_string(value) + " is not " + expected};
   };
-  if (problem.ratio != 1) return wrong("compress_ratios", problem.ratio, "a key of one token");
-  if (problem.rotates_end) {
-    return Rejection{Rejection::Kind::kShape, "it turns the beginning of a head, not its end"};
-  }
+  if (problem.ratio > 1 << 20) return wrong("compress_ratios", problem.ratio, "2^20 at most");
   if (problem.num_heads > 128) return wrong("index_n_heads", problem.num_heads, "128 at most");
   if (problem.dim <= 0 || problem.dim % 16 != 0 || problem.dim > 128) {
     return wrong("index_head_dim", problem.dim, "a multiple of 16 up to 128");

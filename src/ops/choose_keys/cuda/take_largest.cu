@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads) take_kernel(const __grid_constant__ 
   const int token = p.first_token + static_cast<int>(blockIdx.x);
   if (token >= p.query_start[p.num_seqs]) return;  // padding
   const int thread = static_cast<int>(threadIdx.x);
-  const int num_keys = p.positions[token] + 1;
+  const int num_keys = p.num_keys(p.positions[token]);
   int32_t* chosen = p.chosen + static_cast<int64_t>(token) * p.most;
   if (num_keys <= p.most) {
     for (int i = thread; i < p.most; i += kThreads) chosen[i] = i < num_keys ? i : -1;

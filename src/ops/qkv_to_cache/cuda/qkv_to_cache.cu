@@ -53,9 +53,9 @@ struct Part {
 };
 
 struct Params {
-  Part parts[3];    // q, k, v
-  int first_of[3];  // its first block of a token
-  int half;
+  Part parts[3];     // q, k, v
+  int first_of[3];   // its first block of a token
+  int half, turned;  // of the elements that turn, 2 half from the turned-th on
   bool rotates_pairs;
   // See QueryTemperature; a beta of 0: none.
   float beta;
@@ -103,8 +103,8 @@ struct Turns {
   __device__ void load(const Params& p, const float* angles) {
 #pragma unroll
     for (int i = 0; i < Pairs; ++i) {
-      const int d = element(i);
-      if (d >= 2 * p.half) continue;
+      const int d = element(i) - p.turned;
+      if (d < 0 || d >= 2 * p.half) continue;
       const int a = p.rotates_pairs ? d / 2 : d < p.half ? d : d - p.half;
       const int b = p.rotates_pairs ? a : d + 1 < p.half ? d + 1 : d + 1 - p.half;
       first[i] = {angles[a], angles[p.half + a]};
@@ -116,7 +116,8 @@ struct Turns {
   __device__ void turn_halves(const Params& p, float* shared, Head<Pairs>& x) const {
 #pragma unroll
     for (int i = 0; i < Pairs; ++i) {
-      if (element(i) < 2 * p.half) *reinterpret_cast<float2*>(shared + element(i)) = x[i];
+      const int d = element(i) - p.turned;
+      if (d >= 0 && d < 2 * p.half) *reinterpret_cast<float2*>(shared + d) = x[i];
     }
     __syncwarp();
     const auto turned = [&](float own, int d, float2 turn) {
@@ -125,8 +126,9 @@ struct Turns {
     };
 #pragma unroll
     for (int i = 0; i < Pairs; ++i) {
-      const int d = element(i);
-      if (d < 2 * p.half) x[i] = {turned(x[i].x, d, first[i]), turned(x[i].y, d + 1, second[i])};
+      const int d = element(i) - p.turned;
+      if (d < 0 || d >= 2 * p.half) continue;
+      x[i] = {turned(x[i].x, d, first[i]), turned(x[i].y, d + 1, second[i])};
     }
     __syncwarp();
   }
@@ -134,7 +136,8 @@ struct Turns {
   __device__ void turn_pairs(const Params& p, Head<Pairs>& x) const {
 #pragma unroll
     for (int i = 0; i < Pairs; ++i) {
-      if (element(i) >= 2 * p.half) continue;
+      const int d = element(i) - p.turned;
+      if (d < 0 || d >= 2 * p.half) continue;
       x[i] = {x[i].x * first[i].x - x[i].y * first[i].y, x[i].y * first[i].x + x[i].x * first[i].y};
     }
   }
@@ -256,7 +259,9 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
       v_norm_ = to_device<float>(norm_weights(*problem.value_norm, {}, problem.value_dim()));
     }
     if (!problem.norm) return;
-    q_norm_ = to_device<float>(norm_weights(*problem.norm, weights.q_norm, problem.q_norm_width()));
+    NormSpec of_queries = *problem.norm;
+    if (problem.plain_queries) of_queries.has_weight = false;
+    q_norm_ = to_device<float>(norm_weights(of_queries, weights.q_norm, problem.q_norm_width()));
     k_norm_ = to_device<float>(norm_weights(*problem.norm, weights.k_norm, problem.k_norm_width()));
   }
 
@@ -279,8 +284,9 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
     params.parts[1] = part(Heads(args.k, dim), p.num_kv_heads, dim, k_norm_.get(), p.norm,
                            p.norm_over_heads, /*is_value=*/false);
     params.parts[2] =
-        part(Heads(p.keys_are_values ? args.k : args.v, value_dim), p.num_kv_heads, value_dim,
-             v_norm_.get(), p.value_norm, /*over_heads=*/false, /*is_value=*/true);
+        part(Heads(p.keys_are_values ? args.k : args.v, value_dim),
+             p.keys_alone ? 0 : p.num_kv_heads, value_dim, v_norm_.get(), p.value_norm,
+             /*over_heads=*/false, /*is_value=*/true);
     int blocks = 0;
     for (int i = 0; i < 3; ++i) {
       params.first_of[i] = blocks;
@@ -288,6 +294,7 @@ class CudaQkvToCache final : public Prepared<QkvToCache> {
       blocks += static_cast<int>(ceil_div(one.num_heads, one.heads_a_block));
     }
     params.half = static_cast<int>(p.rotary_dim / 2);
+    params.turned = static_cast<int>(p.rotates_end ? dim - p.rotary_dim : 0);
     params.rotates_pairs = p.rotates_pairs;
     params.beta = static_cast<float>(p.temperature.beta);
     params.span = static_cast<int>(p.temperature.span);

@@ -12,16 +12,6 @@ Support accepts(const QkvToCache::Problem& problem) {
     return Rejection{Rejection::Kind::kShape, "head_dim " + std::to_string(problem.head_dim) +
                                                   " is not a multiple of 16 up to 512"};
   }
-  if (problem.keys_alone) {
-    return Rejection{Rejection::Kind::kShape, "its caches have values beside their keys"};
-  }
-  if (problem.rotates_end) {
-    return Rejection{Rejection::Kind::kShape, "it turns the beginning of a head, not its end"};
-  }
-  if (problem.plain_queries) {
-    return Rejection{Rejection::Kind::kShape,
-                     "its norms of queries have weights if those of keys do"};
-  }
   if (problem.value_dim() % 16 != 0) {
     return Rejection{Rejection::Kind::kShape, "value_width " + std::to_string(problem.value_dim()) +
                                                   " is not a multiple of 16"};

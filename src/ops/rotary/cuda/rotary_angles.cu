@@ -19,13 +19,14 @@ constexpr int kThreads = 128;
 // Sine and cosine in float64: few values a step, and the CPU's bits.
 __global__ void __launch_bounds__(kThreads)
     rotary_angles_kernel(const int32_t* positions, const float* frequencies, int half,
-                         Divisor halves, float amplitude, RowsOf<float> y, int count) {
+                         Divisor halves, int step, float amplitude, RowsOf<float> y, int count) {
   wait_for_previous_kernel();
   launch_dependents();
   const int index = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (index >= count) return;
   const int t = static_cast<int>(halves.divide(index)), i = index - t * half;
-  const float angle = __fmul_rn(static_cast<float>(max(positions[t], 0)), frequencies[i]);
+  const int position = max(positions[t], 0);
+  const float angle = __fmul_rn(static_cast<float>(position - position % step), frequencies[i]);
   double sine, cosine;
   sincos(static_cast<double>(angle), &sine, &cosine);
   y.row(t)[i] = amplitude * static_cast<float>(cosine);
@@ -55,8 +56,8 @@ class CudaRotaryAngles final : public Prepared<RotaryAngles> {
             .stream = static_cast<cudaStream_t>(stream.handle),
             .dependent = dependent_},
            args.positions, static_cast<const float*>(frequencies_.get()), static_cast<int>(half_),
-           Divisor(half_), static_cast<float>(problem().amplitude), RowsOf<float>(args.y),
-           static_cast<int>(count));
+           Divisor(half_), static_cast<int>(problem().step),
+           static_cast<float>(problem().amplitude), RowsOf<float>(args.y), static_cast<int>(count));
   }
 
  private:

@@ -22,6 +22,7 @@ class CudaRoute final : public Prepared<Route> {
 
  private:
   cuda::DeviceArray<float> bias_, scale_;
+  cuda::DeviceArray<int32_t> of_token_;  // [vocabulary, top_k], of by_token
   int64_t bytes_ = 0;
   bool dependent_;
 };

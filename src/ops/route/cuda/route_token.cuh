@@ -181,14 +181,27 @@ struct RouteMemory {
 
 __device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+/// Whether a score is of its own logit alone, not of others.
+__device__ __forceinline__ bool is_of_one_logit(ScoringFunction scoring) {
+  return scoring == ScoringFunction::kSigmoid || scoring == ScoringFunction::kSqrtSoftplus;
+}
+
 /// From a logit to its score, `top` being the largest and `sum` that of all exp(logit - top).
 struct RouteScore {
   ScoringFunction scoring;
   float top, sum;
   __device__ float operator()(float logit) const {
-    return scoring == ScoringFunction::kSoftmax   ? expf(logit - top) / sum
-           : scoring == ScoringFunction::kSigmoid ? sigmoid_of(logit)
-                                                  : logit;
+    switch (scoring) {
+      case ScoringFunction::kSoftmax:
+        return expf(logit - top) / sum;
+      case ScoringFunction::kSigmoid:
+        return sigmoid_of(logit);
+      case ScoringFunction::kSoftmaxOverSelected:
+        return logit;
+      case ScoringFunction::kSqrtSoftplus:
+        return sqrtf(fmaxf(logit, 0.0f) + log1pf(expf(-fabsf(logit))));
+    }
+    return logit;
   }
 };
 
@@ -219,8 +232,8 @@ __device__ __forceinline__ void write_chosen(const RouteRule& p, const RouteScor
     float all = 0.0f;
 #pragma unroll 4
     for (int k = 0; k < count; ++k) all += __shfl_sync(kAllLanes, weight, k);
-    // Sigmoid scores can all underflow.
-    if (p.scoring == ScoringFunction::kSigmoid) all += 1e-20f;
+    // Scores that are each an expert's own can all underflow.
+    if (is_of_one_logit(p.scoring)) all += 1e-20f;
     weight /= all;
   }
   weight *= p.scaling_factor;
@@ -262,7 +275,7 @@ __device__ __forceinline__ void route_token(const RouteRule& p, const float (&lo
 
   // Scores can round to equal numbers where logits differ, so the choice goes by logits where it
   // can.
-  const bool by_score = p.bias != nullptr || (kGrouped && p.scoring == ScoringFunction::kSigmoid);
+  const bool by_score = p.bias != nullptr || (kGrouped && is_of_one_logit(p.scoring));
   uint32_t key[kPerLane];
   {
     float selection[kPerLane];

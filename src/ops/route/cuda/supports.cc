@@ -17,12 +17,6 @@ Support accepts(const RouterConfig& problem) {
                                                   std::to_string(problem.num_slots()) + " of " +
                                                   std::to_string(problem.num_experts)};
   }
-  if (problem.scoring == ScoringFunction::kSqrtSoftplus) {
-    return Rejection{Rejection::Kind::kShape, "its scores are no roots of softplus"};
-  }
-  if (problem.by_token) {
-    return Rejection{Rejection::Kind::kShape, "it does not choose experts by token id"};
-  }
   return std::nullopt;
 }
 
