@@ -25,12 +25,17 @@ using Numbers = std::map<std::string, uint32_t>;
 void add_numbers(GgufWriter& file, const std::string& architecture, Numbers numbers,
                  const Numbers& changed) {
   for (const auto& [key, value] : changed) numbers[key] = value;
-  for (const auto& [key, value] : numbers) file.u32(architecture + "." + key, value);
+  for (const auto& [key, value] : numbers) {
+    std::string name = architecture;
+    name.append(".").append(key);
+    file.u32(name, value);
+  }
 }
 
 // Two layers, the first with a window; a quarter of the head rotates in the second.
 GgufWriter gemma4(const Numbers& changed = {},
-                  std::vector<float> factors = {1, 1, 1e30f, 1e30f, 1e30f, 1e30f, 1e30f, 1e30f}) {
+                  const std::vector<float>& factors = {1, 1, 1e30f, 1e30f, 1e30f, 1e30f, 1e30f,
+                                                       1e30f}) {
   GgufWriter file;
   file.text("general.architecture", "gemma4");
   add_numbers(file, "gemma4",
