@@ -141,6 +141,17 @@ vllm_layers() {
   rm -rf "$LOG/vllm"
 }
 
+# SGLang's layers of the version that the plug-in is for: six gigabytes.
+sglang_layers() {
+  cmake --preset release || return 1
+  cmake --build --preset release --target moe4_shared || return 1
+  rm -rf "$LOG/sglang"
+  python3 -m venv "$LOG/sglang" || return 1
+  "$LOG/sglang/bin/pip" install -q --no-cache-dir --no-deps -r .ci/sglang-0.5.23.txt || return 1
+  "$LOG/sglang/bin/python" -m pytest -q tests/python/test_sglang_layers.py || return 1
+  rm -rf "$LOG/sglang"
+}
+
 # The Python package with a library under ASan (C programs are among the preset's tests). Python itself is not instrumented,
 # so the runtime is preloaded, beside libstdc++, whose throwing it looks for when it starts; leaks are not looked for.
 python_under_asan() {

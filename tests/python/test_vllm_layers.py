@@ -22,6 +22,7 @@ if not vllm.platforms.current_platform.is_cpu():  # up to 0.28 the variable coun
 
 import moe4  # noqa: E402
 import moe4.vllm  # noqa: E402
+from random_experts import EXPERTS, HIDDEN, TOKENS, TOP_K, WIDTH, RandomExperts  # noqa: E402
 from vllm.config import VllmConfig, set_current_vllm_config  # noqa: E402
 from vllm.distributed import parallel_state  # noqa: E402
 from vllm.forward_context import set_forward_context  # noqa: E402
@@ -30,9 +31,7 @@ from vllm.model_executor.layers.fused_moe import layer as moe_layer  # noqa: E40
 from vllm.model_executor.layers.quantization import get_quantization_config  # noqa: E402
 from vllm.v1.worker import workspace  # noqa: E402
 
-EXPERTS, HIDDEN, WIDTH, TOP_K, TOKENS = 6, 128, 64, 3, 11
 PREFIX = "model.layers.0.mlp.experts"
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
 
 
 def modelopt(algo):
@@ -72,56 +71,24 @@ DIALECTS = {
 }
 
 
-class Checkpoint:
-    """Random linears of all experts, and what they answer in float64."""
-
-    def __init__(self, projections=("gate_proj", "up_proj", "down_proj"), seed=5):
-        random = torch.Generator().manual_seed(seed)
-        self.linears = {}
-        for expert in range(EXPERTS):
-            for name in projections:
-                n, k = (HIDDEN, WIDTH) if name == "down_proj" else (WIDTH, HIDDEN)
-                codes = torch.randint(0, 256, (n, k // 2), generator=random, dtype=torch.uint8)
-                scales = torch.randint(40, 60, (n, k // 16), generator=random, dtype=torch.uint8)
-                both = torch.rand(2, generator=random) * 0.09 + 0.01  # of gate and up apart
-                self.linears[expert, name] = (codes, scales.view(torch.float8_e4m3fn), both[0], both[1])
-        self.x = torch.randn(TOKENS, HIDDEN, generator=random).bfloat16()
-        self.ids = torch.stack([torch.randperm(EXPERTS, generator=random)[:TOP_K] for _ in range(TOKENS)]).int()
-        self.weights = torch.rand(TOKENS, TOP_K, generator=random)
+class Checkpoint(RandomExperts):
+    """Random linears of all experts in the files of a dialect."""
 
     def tensors(self, dialect):
-        """Names and tensors below the experts' module, as files of the dialect have them."""
+        """Names and tensors below the experts' module."""
         name, _, activations = DIALECTS[dialect]
-        for (expert, projection), (codes, scales, weight_scale, input_scale) in self.linears.items():
+        for module, tensor in self.modelopt(activations):
             if name == "compressed-tensors":
-                found = {"weight_packed": codes, "weight_scale": scales}
-                found["weight_global_scale"] = 1 / weight_scale.view(1)
-                if activations:
-                    found["input_global_scale"] = 1 / input_scale.view(1)
+                yield compressed_tensors_name(module), 1 / tensor.view(1) if tensor.ndim == 0 else tensor
             else:
-                found = {"weight": codes, "weight_scale": scales, "weight_scale_2": weight_scale}
-                if activations:
-                    found["input_scale"] = input_scale
-            for suffix, tensor in found.items():
-                yield f"{expert}.{projection}.{suffix}", tensor
+                yield module, tensor
 
-    def matrix(self, expert, projection):
-        codes, scales, weight_scale, _ = self.linears[expert, projection]
-        values = torch.stack([E2M1[(codes & 15).long()], E2M1[(codes >> 4).long()]], -1).flatten(-2)
-        return values * scales.double().repeat_interleave(16, -1) * weight_scale.double()
 
-    def expected(self, weights_on_input=False):
-        y = torch.zeros(TOKENS, HIDDEN, dtype=torch.float64)
-        for t in range(TOKENS):
-            for expert, weight in zip(self.ids[t].tolist(), self.weights[t].double()):
-                x = self.x[t].double() * (weight if weights_on_input else 1)
-                up = self.matrix(expert, "up_proj") @ x
-                if (expert, "gate_proj") in self.linears:
-                    inner = torch.nn.functional.silu(self.matrix(expert, "gate_proj") @ x) * up
-                else:
-                    inner = up.relu() ** 2
-                y[t] += self.matrix(expert, "down_proj") @ inner * (1 if weights_on_input else weight)
-        return y
+def compressed_tensors_name(name):
+    """Its global scales, whose reciprocals it has, and its codes are called otherwise than ModelOpt's."""
+    module, _, suffix = name.rpartition(".")
+    theirs = {"weight": "weight_packed", "weight_scale_2": "weight_global_scale", "input_scale": "input_global_scale"}
+    return f"{module}.{theirs.get(suffix, suffix)}"
 
 
 @pytest.fixture(scope="module", autouse=True)
