@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "engine/generator.h"
 #include "models/description.h"
 #include "models/refusals.h"
 #include "numerics/bf16.h"
@@ -225,6 +226,17 @@ TEST(DeepseekV4, WhatIsNotComputedIsRefusedByName) {
                       "layers.2.attn.compressor.norm.weight", "layers.3.hc_ffn_base",
                       "hc_head_scale", "layers.1.ffn.gate.bias", "layers.0.attn.wo_a.weight",
                       "layers.1.ffn.shared_experts.w3.weight"});
+}
+
+// Engines ask for the logits of fewer rows than a step has.
+TEST(DeepseekV4, AnEngineGeneratesWhatTransformersDoes) {
+  ThreadPool threads(2);
+  for (const std::string& name : {kV4, std::string("deepseek_v4-mxfp4")}) {
+    const auto model = testing::load_float32(folder_of(name), threads);
+    GenerateRequest request{.prompt = golden_of(name).ints("input_ids"), .max_new_tokens = 16};
+    request.sampling.temperature = 0;
+    EXPECT_EQ(generate(*model, nullptr, request).tokens, golden_of(name).ints("greedy")) << name;
+  }
 }
 
 TEST(DeepseekV4, EveryGpuRunsIt) {

@@ -114,6 +114,23 @@ TEST(MixStreams, ARowHasTheSameBitsAmongAnyNumberOfOthers) {
   }
 }
 
+TEST(MixStreams, FewerRowsThanTheStreamsHaveAreTheFirst) {
+  ThreadPool threads(2);
+  const MixStreams::Problem problem{.shape = kShapes[0], .is_head = true};
+  each_implementation<MixStreams>(
+      problem,
+      [&](const Implementation<MixStreams>& implementation, const OpOptions& options) {
+        MixCase all(problem), few(problem, 5);
+        const auto op = implementation.prepare(problem, all.weights(), options);
+        all.run(*op, threads);
+        few.run(*op, threads);
+        for (int64_t row = 0; row < 5; ++row) {
+          EXPECT_TRUE(same_bits(few.x.row(row), all.x.row(row)));
+        }
+      },
+      threads);
+}
+
 TEST(MixStreams, RowsAndColumnsOfTheMatrixAddUpToOne) {
   ThreadPool threads(1);
   const MixStreams::Problem problem{.shape = kShapes[0], .iterations = 40};

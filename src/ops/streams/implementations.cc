@@ -11,7 +11,7 @@ void FillStreams::check(const Problem& problem, const Args& args) {
 void MixStreams::check(const Problem& problem, const Args& args) {
   MOE4_CHECK(problem.shape.num_streams > 0 && problem.shape.num_streams <= StreamShape::kMost);
   MOE4_CHECK(args.streams.width == problem.shape.all() && args.x.width == problem.shape.width);
-  MOE4_CHECK(args.rows != nullptr || args.x.rows == args.streams.rows);
+  MOE4_CHECK(args.rows != nullptr || args.x.rows <= args.streams.rows);
   MOE4_CHECK(problem.is_head || (args.coefficients.rows == args.x.rows &&
                                  args.coefficients.width == problem.shape.num_coefficients()));
 }

@@ -59,7 +59,7 @@ struct MixStreams {
   };
   struct Args {
     Rows streams;                   ///< [T, num_streams * width]
-    const int32_t* rows = nullptr;  ///< [x.rows]: of the streams, or null: all
+    const int32_t* rows = nullptr;  ///< [x.rows]: of the streams, or null: the first
     Rows x;                         ///< out [x.rows, width]
     Rows coefficients;              ///< out [x.rows, num_coefficients]; empty of a head
   };
