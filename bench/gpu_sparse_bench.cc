@@ -15,7 +15,6 @@
 #include <fstream>
 #include <functional>
 #include <memory>
-#include <numeric>
 #include <span>
 #include <sstream>
 #include <string>
@@ -23,17 +22,18 @@
 
 #include "base/error.h"
 #include "device/cuda/describe_device.h"
-#include "device/cuda/device_buffer.h"
 #include "device_rows.h"
 #include "ops/choose_keys/choose_keys.h"
 #include "ops/experts/bench/cold_read.h"
 #include "ops/experts/bench/timed_graph.h"
 #include "ops/index_to_cache/index_to_cache.h"
 #include "ops/latent_attention/latent_attention.h"
+#include "sparse_call.h"
 
 namespace {
 
 using namespace moe4;
+using namespace moe4::bench;
 
 constexpr int64_t kMost = 2048, kRope = 64;
 constexpr IndexToCache::Problem kIndex{.dim = 128, .rotary_dim = kRope};
@@ -56,42 +56,9 @@ struct Ops {
   std::unique_ptr<Prepared<LatentAttention>> chosen, all;
 };
 
-// F16 or BF16 numbers between 1/2 and 1, of both signs.
-std::vector<uint16_t> values(int64_t count) {
-  std::vector<uint16_t> bits(static_cast<size_t>(count));
-  uint32_t state = 12345;
-  for (uint16_t& x : bits) {
-    state = state * 1664525u + 1013904223u;
-    x = static_cast<uint16_t>((state >> 16 & 0x83ffu) | 0x3800u);
-  }
-  return bits;
-}
-
-void fill(std::byte* to, int64_t bytes, const std::vector<uint16_t>& from) {
-  const auto part = static_cast<int64_t>(from.size() * sizeof(uint16_t));
-  for (int64_t at = 0; at < bytes; at += part) {
-    MOE4_CUDA_CHECK(
-        cudaMemcpy(to + at, from.data(), std::min(part, bytes - at), cudaMemcpyHostToDevice));
-  }
-}
-
 struct Measured {
   double index_us = 0, choose_us = 0, chosen_us = 0, all_us = 0;
   int64_t index_bytes = 0, chosen_bytes = 0;
-};
-
-// Some tokens at the end of each of some contexts.
-struct Call {
-  int64_t seqs = 1, tokens = 1, keys = 0, longest = 0;
-  bool is_prompt = false;
-
-  explicit Call(const std::string& text) {
-    is_prompt = text.find('p') != std::string::npos;
-    const size_t cut = text.find(is_prompt ? 'p' : 'x'), bound = text.find('/');
-    (is_prompt ? tokens : seqs) = std::stoll(text);
-    longest = keys = std::stoll(text.substr(cut + 1));
-    if (bound != std::string::npos) longest = std::stoll(text.substr(bound + 1));
-  }
 };
 
 Measured time_call(const Ops& ops, const Call& call, cudaStream_t stream, const Device& device) {
@@ -103,29 +70,8 @@ Measured time_call(const Ops& ops, const Call& call, cudaStream_t stream, const 
   const int64_t latent_bytes = call.seqs * pages * latent_unit;
   const int64_t copies =
       call.is_prompt ? 1 : std::clamp<int64_t>((int64_t{200} << 20) / index_bytes, 2, 64);
-  std::vector<int32_t> starts, blocks(static_cast<size_t>(call.seqs * pages)), positions, slots;
-  for (int64_t s = 0; s <= call.seqs; ++s) starts.push_back(static_cast<int32_t>(s * call.tokens));
-  std::iota(blocks.begin(), blocks.end(), 0);
-  for (int64_t s = 0; s < call.seqs; ++s) {
-    for (int64_t p = call.keys - call.tokens; p < call.keys; ++p) {
-      positions.push_back(static_cast<int32_t>(p));
-      slots.push_back(static_cast<int32_t>(s * pages * kPageTokens + p));
-    }
-  }
-  const auto query_start = on_device(starts), block = on_device(blocks);
-  const auto position = on_device(positions), slot = on_device(slots);
-  const auto context = on_device(
-      std::vector<int32_t>(static_cast<size_t>(call.seqs), static_cast<int32_t>(call.keys)));
-  const CacheTable table{.blocks = block.get(), .max_blocks = pages, .slots = slot.get()};
-  const Batch batch{.num_tokens = tokens,
-                    .num_seqs = call.seqs,
-                    .num_decodes = call.is_prompt ? 0 : call.seqs,
-                    .max_query = call.tokens,
-                    .max_context = call.longest,
-                    .positions = position.get(),
-                    .query_start = query_start.get(),
-                    .context_len = context.get(),
-                    .tables = {&table, 1}};
+  const CalledBatch called(call);
+  const Batch& batch = called.batch;
   const std::vector<uint16_t> some = values(int64_t{1} << 22);
   const auto index_cache = cuda::allocate_device<std::byte>(copies * index_bytes);
   const auto latent_cache = cuda::allocate_device<std::byte>(copies * latent_bytes);
@@ -167,7 +113,7 @@ Measured time_call(const Ops& ops, const Call& call, cudaStream_t stream, const 
   m.index_us = time([&](int64_t i) {
     ops.index->run({.k = k.rows,
                     .angles = angles.rows,
-                    .slots = slot.get(),
+                    .slots = called.table.slots,
                     .cache = {index_cache.get() + i * index_bytes, index_unit, 0}},
                    {}, on);
   });

@@ -467,7 +467,7 @@ def checkpoints():
               mixer=minimax_m3_mixer, shared=3072, shared_module="block_sparse_moe.shared_experts", shared_form="mxfp8",
               shared_names=PLAIN, dense_module="mlp", dense=12288, dense_form="mxfp8", head="language_model.lm_head",
               router_tensors=router("block_sparse_moe.gate", "block_sparse_moe.e_score_correction_bias"),
-              router_expected=router_of(factor=2.0, **SIGMOID), runs="on the CPU")
+              router_expected=router_of(factor=2.0, **SIGMOID), runs=True)
     yield gemma4()
     coder = [f"model.layers.{i}.mlp.gate" for i in range(62)] + ["lm_head"]
     yield qwen35("qwen3-next-80b-a3b-nvfp4", 2048, 48, 16, 512, 10, 512, 32, "nvfp4", next_generation=False)

@@ -48,7 +48,7 @@ QkvToCache::Problem AttentionSpec::index_to_cache() const {
           .rotates_pairs = rotates_pairs,
           .norm = norm,
           .keys_alone = true,
-          .cache_dtype = cache_dtype};
+          .cache_dtype = index_cache_dtype()};
 }
 
 ChooseBlocks::Problem AttentionSpec::choose_blocks() const {
@@ -57,7 +57,7 @@ ChooseBlocks::Problem AttentionSpec::choose_blocks() const {
           .block_size = block_index->block_size,
           .most = block_index->most,
           .local = block_index->local,
-          .cache_dtype = cache_dtype};
+          .cache_dtype = index_cache_dtype()};
 }
 
 BlockAttention::Problem AttentionSpec::block_attention() const {
@@ -67,7 +67,9 @@ BlockAttention::Problem AttentionSpec::block_attention() const {
           .scale = attention().scale,
           .block_size = block_index->block_size,
           .num_chosen = block_index->most,
-          .cache_dtype = cache_dtype};
+          .cache_dtype = cache_dtype,
+          .k_scale = k_scale,
+          .v_scale = v_scale};
 }
 
 std::vector<CacheSpec> Attention::caches() const {
@@ -100,9 +102,10 @@ void Attention::forward(const LayerStep& step, const Rows& x, std::span<const La
       take_rows(arena, tokens, spec_.v_width(), format),
       has_gate_proj ? take_rows(arena, tokens, problem.gate_width(), format) : Rows{}};
   const int64_t index_dim = has_index ? spec_.block_index->dim : 0;
+  // What decides which blocks are chosen is float32, as a router's logits are.
   const Rows index[] = {
-      has_index ? take_rows(arena, tokens, spec_.num_kv_heads * index_dim, format) : Rows{},
-      has_index ? take_rows(arena, tokens, index_dim, format) : Rows{}};
+      has_index ? take_rows(arena, tokens, spec_.num_kv_heads * index_dim) : Rows{},
+      has_index ? take_rows(arena, tokens, index_dim) : Rows{}};
   const Rows queries = take_rows(arena, tokens, spec_.q_width());  // float32 everywhere
   const Rows merged = take_rows(arena, tokens, spec_.o_width(), format);
   std::array<Rows, 6> outputs = {inputs[0], inputs[1]};

@@ -65,6 +65,10 @@ struct AttentionSpec {
   QkvToCache::Problem qkv_to_cache() const;
   PagedAttention::Problem attention() const;
   // With a block index.
+  /// Keys that decide what is seen are not rounded to 8 bits.
+  DType index_cache_dtype() const {
+    return cache_dtype == DType::kF8E4M3 ? DType::kF16 : cache_dtype;
+  }
   QkvToCache::Problem index_to_cache() const;
   ChooseBlocks::Problem choose_blocks() const;
   BlockAttention::Problem block_attention() const;

@@ -63,9 +63,7 @@ TEST(Builder, AsksForTheTensorsThatTheExporterWrote) {
       Describer describer(checkpoint, device);
       build(checkpoint, describer);
       EXPECT_THAT(describer.tensors(), UnorderedElementsAreArray(expected));
-      // What GPUs do not run: MinimaxM3.NoGpuChoosesBlocksAndThatIsSaid.
-      const bool is_refused = checkpoint.text_config().has("sparse_attention_config");
-      EXPECT_EQ(describer.description().refusals.empty(), device.is_cpu() || !is_refused);
+      EXPECT_TRUE(describer.description().refusals.empty());
     }
   });
   for (const std::string& type : known_architectures()) {

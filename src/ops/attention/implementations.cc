@@ -27,6 +27,7 @@ void PagedAttention::check(const Problem& problem, const Args& args) {
   MOE4_CHECK(problem.window >= 0 && problem.chunk >= 0);
   MOE4_CHECK(problem.window == 0 || problem.chunk == 0);
   MOE4_CHECK(problem.num_chosen == 0 || (problem.window == 0 && problem.chunk == 0));
+  MOE4_CHECK(problem.block_size >= 0 && (problem.block_size == 0 || problem.num_chosen > 0));
   MOE4_CHECK(problem.value_width >= 0 && problem.value_width <= problem.head_dim);
   MOE4_CHECK(problem.value_width == 0 || problem.latent_dim == 0);
   MOE4_CHECK(problem.output_gate == OutputGate::kNone ||

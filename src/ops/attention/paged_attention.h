@@ -25,7 +25,9 @@ enum class OutputGate : uint8_t {
 ///   y[t, h] = value_scale * sum_j p_j value_j
 /// without the last term where there are no sinks: a sink takes part of the weight, is not scaled
 /// and has no value. With num_chosen, the keys j are those that Args::chosen lists for the token
-/// alone. With an output gate, y[t, h] is multiplied by what that makes of the gates.
+/// alone, or, with a block_size, those of the blocks that it lists for the token and its kv head:
+/// with j / block_size among them. With an output gate, y[t, h] is multiplied by what that makes of
+/// the gates.
 /// Keys and values of the step's own tokens are in the cache already (QkvToCache). Rows of y that
 /// belong to no sequence (padding) are not written.
 /// Rows are float32; on a GPU gates and y may be BF16 too, each of its own. There the scaled
@@ -43,9 +45,11 @@ struct PagedAttention {
     int64_t value_width = 0;  ///< of a value in the cache, at most head_dim; 0: head_dim
     float scale = 1.0f;
     float value_scale = 1.0f;
-    int64_t window = 0;      ///< 0: all keys
-    int64_t chunk = 0;       ///< 0: none; not beside a window
-    int64_t num_chosen = 0;  ///< entries a token of Args::chosen; 0: all keys; not beside those two
+    int64_t window = 0;  ///< 0: all keys
+    int64_t chunk = 0;   ///< 0: none; not beside a window
+    int64_t num_chosen =
+        0;  ///< entries of a list of Args::chosen; 0: all keys; not beside those two
+    int64_t block_size = 0;  ///< keys of an entry that is a block of them; 0: entries are keys
     bool sinks = false;
     OutputGate output_gate = OutputGate::kNone;
     DType cache_dtype = DType::kF16;  ///< or kF32, kF8E4M3
@@ -55,6 +59,8 @@ struct PagedAttention {
     int64_t value_dim() const {
       return latent_dim > 0 ? latent_dim : value_width > 0 ? value_width : head_dim;
     }
+    /// Whether lists of chosen are of blocks.
+    bool chooses_blocks() const { return num_chosen > 0 && block_size > 0; }
     /// The first key that a token at `position` sees.
     int64_t first_key(int64_t position) const {
       if (chunk > 0) return position / chunk * chunk;
@@ -92,7 +98,8 @@ struct PagedAttention {
     const Batch* batch = nullptr;
     LayerCache cache;
     /// [T, num_chosen]: the min(positions[t] + 1, num_chosen) positions that a token sees, rising;
-    /// then anything. Not read where num_chosen is 0.
+    /// then anything. Of blocks [T, num_kv_heads, num_chosen]: min(positions[t] / block_size + 1,
+    /// num_chosen) of them, rising, the token's own at most. Not read where num_chosen is 0.
     const int32_t* chosen = nullptr;
     Rows y;  ///< [T, num_heads * value_dim]; may not alias queries
   };

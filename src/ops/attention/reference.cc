@@ -43,7 +43,7 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     for (int64_t j = first; j < keys; ++j) {
       double dot = 0;
       for (int64_t d = 0; d < p.head_dim; ++d) dot += query[d] * cached(args, s, j, kv_head, d);
-      if (!is_seen(args, t, j)) dot = -INFINITY;
+      if (!is_seen(args, t, kv_head, j)) dot = -INFINITY;
       scores[j] = dot * static_cast<double>(p.scale);
       top = std::max(top, scores[j]);
     }
@@ -65,11 +65,15 @@ class ReferencePagedAttention final : public Prepared<PagedAttention> {
     }
   }
 
-  bool is_seen(const PagedAttention::Args& args, int64_t t, int64_t j) const {
-    const int64_t count = problem().num_chosen;
-    const int32_t* chosen = args.chosen + t * count;
-    const int32_t* end = chosen + std::min<int64_t>(count, args.batch->positions[t] + int64_t{1});
-    return count == 0 || std::find(chosen, end, j) != end;
+  bool is_seen(const PagedAttention::Args& args, int64_t t, int64_t kv_head, int64_t j) const {
+    const PagedAttention::Problem& p = problem();
+    if (p.num_chosen == 0) return true;
+    const bool blocks = p.chooses_blocks();
+    const int64_t keys = blocks ? p.block_size : 1, own = args.batch->positions[t] / keys;
+    const int32_t* chosen =
+        args.chosen + (blocks ? t * p.num_kv_heads + kv_head : t) * p.num_chosen;
+    const int32_t* end = chosen + std::min(p.num_chosen, own + 1);
+    return std::find(chosen, end, j / keys) != end;
   }
 
   // What multiplies element d of a head.

@@ -13,12 +13,13 @@ void BlockAttention::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<BlockAttention>& cpu_block_attention();
+const Implementation<BlockAttention>& cuda_block_attention();
 const Implementation<BlockAttention>& reference_block_attention();
 
 template <>
 std::span<const Implementation<BlockAttention>* const> implementations<BlockAttention>() {
-  static const Implementation<BlockAttention>* const list[] = {&cpu_block_attention(),
-                                                               &reference_block_attention()};
+  static const Implementation<BlockAttention>* const list[] = {
+      &cpu_block_attention(), &cuda_block_attention(), &reference_block_attention()};
   return list;
 }
 

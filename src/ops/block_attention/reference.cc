@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "numerics/e4m3.h"
 #include "numerics/f16.h"
 #include "ops/block_attention/block_attention.h"
 #include "ops/cpu/implementation.h"
@@ -64,6 +65,11 @@ class ReferenceBlockAttention final : public Prepared<BlockAttention> {
     const int64_t block = table.blocks[s * table.max_blocks + j / kPageTokens];
     const std::byte* page = args.cache.data + block * args.cache.unit_bytes;
     const int64_t i = (array * kPageTokens + j % kPageTokens) * problem().head_dim + d;
+    if (problem().cache_dtype == DType::kF8E4M3) {
+      const bool is_key = array < problem().num_kv_heads;
+      return static_cast<double>(e4m3_to_float(static_cast<uint8_t>(page[i]))) *
+             static_cast<double>(is_key ? problem().k_scale : problem().v_scale);
+    }
     if (problem().cache_dtype == DType::kF16) {
       return static_cast<double>(to_float(reinterpret_cast<const F16*>(page)[i]));
     }

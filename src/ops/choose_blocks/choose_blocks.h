@@ -13,8 +13,8 @@ namespace moe4 {
 ///   chosen[t, a] = the `most` blocks with the largest scores, or all where there are no more,
 ///                  rising; then -1
 /// Equal scores go to the lower block, a score that is no number is the largest. Queries and keys
-/// are rotated already (QkvToCache). Rows of chosen that belong to no sequence (padding) are not
-/// written.
+/// are rotated already (QkvToCache); queries are float32. Rows of chosen that belong to no sequence
+/// (padding) are not written.
 struct ChooseBlocks {
   static constexpr std::string_view kName = "choose_blocks";
   struct Problem {

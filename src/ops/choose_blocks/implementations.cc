@@ -12,12 +12,13 @@ void ChooseBlocks::check(const Problem& problem, const Args& args) {
 }
 
 const Implementation<ChooseBlocks>& cpu_choose_blocks();
+const Implementation<ChooseBlocks>& cuda_choose_blocks();
 const Implementation<ChooseBlocks>& reference_choose_blocks();
 
 template <>
 std::span<const Implementation<ChooseBlocks>* const> implementations<ChooseBlocks>() {
-  static const Implementation<ChooseBlocks>* const list[] = {&cpu_choose_blocks(),
-                                                             &reference_choose_blocks()};
+  static const Implementation<ChooseBlocks>* const list[] = {
+      &cpu_choose_blocks(), &cuda_choose_blocks(), &reference_choose_blocks()};
   return list;
 }
 

@@ -1,6 +1,8 @@
 // Programs built without CUDA plan for GPUs but cannot prepare anything for one.
 #include "base/error.h"
 #include "ops/attention/paged_attention.h"
+#include "ops/block_attention/block_attention.h"
+#include "ops/choose_blocks/choose_blocks.h"
 #include "ops/choose_keys/choose_keys.h"
 #include "ops/compress_to_cache/compress_to_cache.h"
 #include "ops/compressed_attention/compressed_attention.h"
@@ -36,6 +38,8 @@ std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
 MOE4_NO_CUDA(AddNorm);
 MOE4_NO_CUDA(AddScaled);
 MOE4_NO_CUDA(AddToStreams);
+MOE4_NO_CUDA(BlockAttention);
+MOE4_NO_CUDA(ChooseBlocks);
 MOE4_NO_CUDA(ChooseKeys);
 MOE4_NO_CUDA(CompressToCache);
 MOE4_NO_CUDA(CompressedAttention);

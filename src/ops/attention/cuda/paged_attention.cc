@@ -2,8 +2,10 @@
 // done in tiles of queries.
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <numbers>
 
+#include "base/checked_math.h"
 #include "ops/attention/cuda/params.h"
 #include "ops/cuda/device_values.h"
 #include "ops/cuda/implementation.h"
@@ -45,9 +47,11 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const bool wide = panels > 4;
     shape_.key_panels = wide ? kMaxKeyPanels : static_cast<int>(panels);
     shape_.value_panels = wide ? 8 : static_cast<int>(panels);
-    shape_.chosen_keys = problem.num_chosen > 0;
+    shape_.seen = problem.num_chosen == 0    ? SeenKeys::kAll
+                  : problem.chooses_blocks() ? SeenKeys::kChosenBlocks
+                                             : SeenKeys::kChosenKeys;
     bool fits = prepare_split(shape_, max_shared);
-    if (!wide && problem.num_chosen == 0) {
+    if (!wide && shape_.seen != SeenKeys::kChosenKeys) {
       prompt_shape_ = shape_;
       prompt_shape_.prompt_heads = group() % 2 == 0 ? 2 : 1;
       fits = fits && prepare_prompts(prompt_shape_, max_shared);
@@ -100,25 +104,35 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
       attend_prompts_sm90(prompt_shape_, params, decodes, prompts, max_query, how);
     } else if (prompt_shape_.prompt_heads > 0) {
       attend_prompts(prompt_shape_, params, decodes, prompts, max_query, how);
-    } else {
-      attend_split(shape_, params,
-                   {.first_sequence = decodes,
-                    .num_sequences = prompts,
-                    .max_tokens = max_query,
-                    .span_shift = kAllKeys,
-                    .num_spans = 1},
-                   how);
     }
+    const bool all_done = prompt_shape_.prompt_heads > 0;
+    if (all_done && batch.max_context <= params.end_of_prompts) return;
+    attend_split(shape_, params,
+                 {.first_sequence = decodes,
+                  .num_sequences = prompts,
+                  .max_tokens = max_query,
+                  .first_position = all_done ? params.end_of_prompts : 0,
+                  .span_shift = kAllKeys,
+                  .num_spans = 1},
+                 how);
   }
 
  private:
   int64_t group() const { return problem().num_heads / problem().num_kv_heads; }
 
+  // That a token sees, where they are chosen.
+  int64_t most_keys() const {
+    constexpr int64_t kAll = std::numeric_limits<int32_t>::max();
+    if (problem().num_chosen == 0) return kAll;
+    const int64_t keys = std::max<int64_t>(problem().block_size, 1);
+    return std::min(checked_mul(problem().num_chosen, keys).value_or(kAll), kAll);
+  }
+
   // Spans of the keys from the first that a decode's first token sees to its last token's, in
   // contexts of this length.
   int64_t spans(const Batch& batch, int shift, int64_t context) const {
-    const int64_t chosen = problem().num_chosen, keys = int64_t{1} << shift;
-    const int64_t all = ceil_div(chosen > 0 ? std::min(context, chosen) : context, keys);
+    const int64_t keys = int64_t{1} << shift;
+    const int64_t all = ceil_div(std::min(context, most_keys()), keys);
     const int64_t most = problem().chunk > 0 ? problem().chunk : problem().window;
     if (most == 0) return all;
     return std::min(all, ceil_div(most + batch.query_of_decode - 1, keys) + 1);
@@ -153,7 +167,7 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
     const int64_t partials = batch.num_decodes * problem().num_kv_heads * rows * split.num_spans;
     split.values = arena.take<float>(partials * problem().value_dim());
     split.sums = arena.take<float2>(partials);
-    const int64_t tiles = split_row_tiles(split.max_tokens, group(), shape_.chosen_keys) *
+    const int64_t tiles = split_row_tiles(split.max_tokens, group(), shape_.seen) *
                           problem().num_kv_heads * batch.num_decodes;
     const bool by_block = split.span_shift > kSpanShifts[2] &&
                           split.num_spans <= kMostSpansOfBlock && tiles <= kTickets;
@@ -198,7 +212,10 @@ class CudaPagedAttention final : public Prepared<PagedAttention> {
             .window = static_cast<int>(p.window),
             .chunk = static_cast<int>(p.chunk),
             .num_chosen = static_cast<int>(p.num_chosen),
+            .block_size = static_cast<int>(p.block_size),
             .chosen = args.chosen,
+            .end_of_prompts = p.chooses_blocks() ? static_cast<int>(most_keys())
+                                                 : std::numeric_limits<int32_t>::max(),
             .output_gate = p.output_gate,
             .scale = static_cast<float>(static_cast<double>(p.scale) * kLog2E *
                                         static_cast<double>(is_fp8 ? p.k_scale : 1.0f))};

@@ -35,7 +35,10 @@ struct AttentionParams {
   bool latent;            // values are the beginning of keys
   int window, chunk;      // 0: none
   int num_chosen;         // 0: all keys
-  const int32_t* chosen;  // [T, num_chosen]
+  int block_size;         // of chosen blocks of keys; 0: keys are chosen
+  const int32_t* chosen;  // [T, num_chosen], of blocks [T, num_kv_heads, num_chosen]
+  // attend_prompts(), attend_prompts_sm90(): tokens from this position on are not theirs.
+  int end_of_prompts;
   OutputGate output_gate;
 
   // Of a row of keys, of values in a page.
@@ -43,10 +46,20 @@ struct AttentionParams {
   __host__ __device__ int value_bytes() const { return value_width() * element_bytes; }
   // Elements of a row of values in a page, of which value_dim are used.
   __host__ __device__ int value_width() const { return latent ? head_dim : value_dim; }
-  // Of the keys that the token at a position sees the last one: with chosen keys, counted among
-  // those.
-  __host__ __device__ int last_key(int position) const {
-    return num_chosen > 0 && position >= num_chosen ? num_chosen - 1 : position;
+  // Of the keys that a token at a position sees how many there are, where chosen ones are counted
+  // in their order; of those before it all that a window or a chunk leaves out too.
+  __device__ int num_keys(int64_t token, int kv_head, int position) const {
+    if (num_chosen == 0) return position + 1;
+    if (block_size == 0) return position < num_chosen ? position + 1 : num_chosen;
+    // Blocks before a token's own are whole.
+    const int own = position / block_size, count = own < num_chosen ? own + 1 : num_chosen;
+    const int last = list(token, kv_head)[count - 1];
+    const int in_last = last < own ? block_size : position + 1 - own * block_size;
+    return (count - 1) * block_size + in_last;
+  }
+  // What is chosen for a token and KV head.
+  __device__ const int32_t* list(int64_t token, int kv_head) const {
+    return chosen + (block_size > 0 ? token * num_kv_heads + kv_head : token) * num_chosen;
   }
   // Whether tokens do not see all keys before them.
   __host__ __device__ bool is_limited() const { return window > 0 || chunk > 0; }
@@ -65,6 +78,9 @@ struct SplitShape {
   int first_sequence;
   int num_sequences;
   int max_tokens;  // of a sequence
+  // Tokens before this position are not done: those of prompts that see all keys though blocks
+  // are chosen.
+  int first_position;
   int span_shift;  // 6, 8, 10: keys of a block are a power of two; kAllKeys
   int num_spans;   // blocks of a sequence along the keys
   // Partial results where num_spans > 1, with i = ((s * num_kv_heads +
@@ -85,12 +101,15 @@ struct KernelLaunch {
 
 inline constexpr int kMaxKeyPanels = 9;  // head_dim up to 576
 
+/// Which of the keys before it a token sees.
+enum class SeenKeys : uint8_t { kAll, kChosenKeys, kChosenBlocks };
+
 /// How a problem is run on a device: chosen when prepared.
 struct AttentionShape {
   // Of 64 elements: 1, 2, 4 of both, or kMaxKeyPanels and 8.
   int key_panels, value_panels;
   int split_tiles;  // tiles of keys or values that a block of attend_split() holds: 1, 2
-  bool chosen_keys;
+  SeenKeys seen;
   // Heads of a block of attend_prompts(), 1 or 2; when prepared: at most so many. 0: attend_split()
   // does prompts too.
   int prompt_heads;
@@ -107,8 +126,8 @@ bool prepare_prompts_sm90(const AttentionShape& shape);
 
 /// Blocks of attend_split() that have the `group` heads of so many tokens; where keys are chosen, a
 /// block's rows are of one token.
-constexpr int64_t split_row_tiles(int64_t tokens, int64_t group, bool chosen_keys) {
-  return chosen_keys ? tokens * ((group + 15) / 16) : (tokens * group + 15) / 16;
+constexpr int64_t split_row_tiles(int64_t tokens, int64_t group, SeenKeys seen) {
+  return seen == SeenKeys::kAll ? (tokens * group + 15) / 16 : tokens * ((group + 15) / 16);
 }
 /// Writes y, or partial results where there are several spans and no tickets.
 void attend_split(const AttentionShape& shape, const AttentionParams& params,

@@ -44,8 +44,9 @@ __global__ void __launch_bounds__(Config::kThreads)
   const int sequence = first_sequence + static_cast<int>(blockIdx.z);
   const int first_token = p.query_start[sequence];
   const int tokens = p.query_start[sequence + 1] - first_token;
-  const int end = p.context_len[sequence], start = end - tokens;  // positions
-  if (tokens <= 0) return;
+  const int start = p.context_len[sequence] - tokens;  // positions
+  const int end = min(p.context_len[sequence], p.end_of_prompts);
+  if (end <= start) return;
   const int page = (end - 1) / kKeyBlock - static_cast<int>(blockIdx.y);  // longest first
   if (page < start / kKeyBlock) return;
   const int first_head = static_cast<int>(blockIdx.x) * Config::kHeads;

@@ -8,9 +8,9 @@
 // memory, the next on its way while one is used; latent attention has one tile for both. The first
 // tiles are on their way to the L2 while the kernel in front still runs.
 //
-// Chosen keys (Chosen) are gathered as they are copied. A block's rows are heads of one token,
-// which has keys of its own; counted in their order they are pages, groups and spans as all keys
-// are.
+// Chosen keys, and those of chosen blocks, are gathered as they are copied. A block's rows are
+// heads of one token, which has keys of its own; counted in their order they are pages, groups and
+// spans as all keys are.
 //
 // Spans of a sequence leave partial results, which the last block to come merges in their order,
 // or, where they are many, merge_kernel().
@@ -98,7 +98,7 @@ __device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys,
 
 // In place of ChosenRows where all keys are seen.
 struct NoRows {
-  __device__ NoRows(const int32_t*, int, const int32_t*, int) {}
+  __device__ NoRows(const AttentionParams&, const int32_t*, int, const int32_t*, int) {}
 };
 
 // A partial result as a thread has it: rows g and g + 8, columns 2t and 2t + 1 of each 8 of the
@@ -144,17 +144,19 @@ struct Columns {
 using Column = Columns<2>;
 
 // Merges the groups or super-groups that all blocks of these rows left and writes y.
-// `first`: where the partial results of row 0 begin.
-template <int Threads>
+// `first`: where the partial results of row 0 begin; `num_keys`: of every row, where it has a list.
+template <int Threads, SeenKeys Seen>
 __device__ __forceinline__ void merge_rows(const AttentionParams& p, const SplitShape& split,
-                                           const Rows16& rows, int first_span, int64_t first) {
+                                           const Rows16& rows, int first_span, int64_t first,
+                                           int num_keys) {
   constexpr int kColumns = 8, kAhead = 8;  // spans whose loads are on their way
   const int vectors = p.value_dim / kColumns, spans_of_super = 1 << (10 - split.span_shift);
   for (int i = static_cast<int>(threadIdx.x); i < rows.count * vectors; i += Threads) {
     const int row = i / vectors, d = i % vectors * kColumns;
     const int position = rows.position(p, row);
     const int begin = first_key(p, position) >> split.span_shift;
-    const int end = (p.last_key(position) >> split.span_shift) + 1;
+    const int last_key = Seen == SeenKeys::kAll ? position : num_keys - 1;
+    const int end = (last_key >> split.span_shift) + 1;
     const int64_t at = first + static_cast<int64_t>(row) * split.num_spans - first_span;
     Columns<kColumns> total, super;
     for (int from = begin; from < end; from += kAhead) {
@@ -193,10 +195,11 @@ __device__ __forceinline__ void merge_rows(const AttentionParams& p, const Split
   }
 }
 
-template <int Panels, int ValuePanels, int Warps, bool Chosen>
+template <int Panels, int ValuePanels, int Warps, SeenKeys Seen>
 __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     split_kernel(const __grid_constant__ AttentionParams p,
                  const __grid_constant__ SplitShape split, int num_tiles) {
+  constexpr bool kChosen = Seen != SeenKeys::kAll;
   constexpr int kThreads = 32 * Warps;
   constexpr int kKeyTiles = 8 / Warps;                  // of 8 keys, a warp's
   constexpr int kValueTiles = 8 * ValuePanels / Warps;  // of 8 columns, a warp's
@@ -217,23 +220,28 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   rows.kv_head = static_cast<int>(blockIdx.x) % p.num_kv_heads;
   const int row_tile = static_cast<int>(blockIdx.x) / p.num_kv_heads;
   const int tiles_of_token = (p.group + kRows - 1) / kRows;  // of chosen keys
-  rows.first_row = Chosen ? row_tile / tiles_of_token * p.group + row_tile % tiles_of_token * kRows
-                          : row_tile * kRows;
+  rows.first_row = kChosen ? row_tile / tiles_of_token * p.group + row_tile % tiles_of_token * kRows
+                           : row_tile * kRows;
   const int32_t* blocks = p.blocks + rows.sequence * p.max_blocks;
   // Loads that wait for nothing: the first page too, where no window decides which that is.
   const int64_t guess = int64_t{block_span} << split.span_shift >> 6;
-  const int guessed = !Chosen && !p.is_limited() && guess < p.max_blocks ? blocks[guess] : 0;
+  const int guessed = !kChosen && !p.is_limited() && guess < p.max_blocks ? blocks[guess] : 0;
   rows.first_token = p.query_start[rows.sequence];
   const int tokens = p.query_start[rows.sequence + 1] - rows.first_token;
   rows.start = p.context_len[rows.sequence] - tokens;
-  const int end_row = Chosen ? (rows.first_row / p.group + 1) * p.group : tokens * p.group;
+  const int end_row = kChosen ? (rows.first_row / p.group + 1) * p.group : tokens * p.group;
   rows.count = rows.first_row < tokens * p.group ? min(kRows, end_row - rows.first_row) : 0;
+  if (kChosen && rows.position(p, 0) < split.first_position) rows.count = 0;
+  // Lists of blocks say how many keys there are.
+  if (Seen == SeenKeys::kChosenBlocks) wait_for_previous_kernel();
   // Spans are counted from the one with the first key that the sequence's first token sees.
   const int first_span = first_key(p, rows.start) >> split.span_shift;
   const int64_t span = first_span + block_span;
   const int64_t span_begin = span << split.span_shift;
+  const int token = rows.first_token + rows.first_row / p.group;  // of chosen keys
   const int last_position = rows.position(p, rows.count - 1);
-  const int num_keys = (Chosen ? p.last_key(last_position) : last_position) + 1;
+  const int num_keys = kChosen && rows.count > 0 ? p.num_keys(token, rows.kv_head, last_position)
+                                                 : last_position + 1;
   const int lowest = first_key(p, rows.position(p, 0));
   const int begin = static_cast<int>(max(span_begin, static_cast<int64_t>(lowest)));
   const int end = static_cast<int>(
@@ -244,7 +252,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   const std::byte* all_keys = p.pages + rows_before * p.key_bytes();
   const std::byte* all_values = p.pages + p.values_in_page + rows_before * p.value_bytes();
   int block = 0;
-  if (has_keys && !Chosen) {
+  if (has_keys && !kChosen) {
     block = !p.is_limited() ? guessed : blocks[first_page];
     constexpr int kLine = 128;
     const int64_t page = block * p.page_bytes;
@@ -259,30 +267,32 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
   launch_dependents();
   if (!has_keys) return;
 
-  using Gather = std::conditional_t<Chosen, ChosenRows<kThreads>, NoRows>;
-  const int token = rows.first_token + rows.first_row / p.group;  // of chosen keys
-  Gather gather(p.chosen + static_cast<int64_t>(token) * p.num_chosen, num_keys, blocks,
-                first_page);
+  using Gather = std::conditional_t<kChosen, ChosenRows<kThreads, Seen>, NoRows>;
+  Gather gather(p, p.list(token, rows.kv_head), num_keys, blocks, first_page);
   // Tiles in order: keys and values of each page in turn, or, latent, keys alone.
   const int tiles_of_page = p.latent ? 1 : 2;
   int next_page = first_page, next_tile = 0, next_buffer = 0;
   const auto copy_next = [&] {
-    if constexpr (Chosen) {
-      if (next_page <= last_page) {
-        gather.copy(p, tiles + next_buffer * tile_bytes, Panels);
-        next_buffer = next_buffer + 1 < num_tiles ? next_buffer + 1 : 0;
-        ++next_page;
-      }
-    } else if (next_page <= last_page) {
+    if (next_page <= last_page) {
       const bool is_values = next_tile > 0;
-      copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes,
-                                     (is_values ? all_values : all_keys) + block * p.page_bytes,
-                                     is_values ? p.value_dim : p.head_dim, Panels,
-                                     num_keys - next_page * kKeyBlock);
+      const std::byte* from = is_values ? all_values : all_keys;
+      const int width = is_values ? p.value_dim : p.head_dim;
+      if constexpr (kChosen) {
+        gather.copy(p, tiles + next_buffer * tile_bytes, from, width, Panels);
+      } else {
+        copy_tile<kKeyBlock, kThreads>(p, tiles + next_buffer * tile_bytes,
+                                       from + block * p.page_bytes, width, Panels,
+                                       num_keys - next_page * kKeyBlock);
+      }
       next_buffer = next_buffer + 1 < num_tiles ? next_buffer + 1 : 0;
       if (++next_tile == tiles_of_page) {
         next_tile = 0;
-        if (++next_page <= last_page) block = blocks[next_page];
+        ++next_page;
+        if constexpr (kChosen) {
+          gather.advance();
+        } else if (next_page <= last_page) {
+          block = blocks[next_page];
+        }
       }
     }
     copy_commit();
@@ -332,7 +342,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     const int row = g + 8 * half;
     last_key[half] = row < rows.count ? rows.position(p, row) : -1;
     lowest_key[half] = first_key(p, last_key[half]);
-    if (Chosen) last_key[half] = min(last_key[half], num_keys - 1);
+    if (kChosen) last_key[half] = min(last_key[half], num_keys - 1);
   }
   Partial<kValueTiles> group, super;
   group.clear();
@@ -481,7 +491,9 @@ __global__ void __launch_bounds__(32 * Warps, blocks_of(ValuePanels))
     __threadfence();
   }
   __syncthreads();
-  if (*is_last != 0) merge_rows<kThreads>(p, split, rows, first_span, first_partial);
+  if (*is_last != 0) {
+    merge_rows<kThreads, Seen>(p, split, rows, first_span, first_partial, num_keys);
+  }
 }
 
 constexpr int kMergeParts = 4;     // threads that share a column
@@ -508,7 +520,6 @@ __global__ void __launch_bounds__(kMergeThreads)
   const int d = (static_cast<int>(blockIdx.y) / split.max_tokens * kMergeColumns + column) * 2;
   const int first_span = first_key(p, start) >> split.span_shift;
   const int begin = first_key(p, start + token) >> split.span_shift;
-  const int end = (p.last_key(start + token) >> split.span_shift) + 1;
   const int row = token * p.group + head % p.group;
   const int64_t first =
       ((static_cast<int64_t>(blockIdx.z) * p.num_kv_heads + kv_head) * split.max_tokens * p.group +
@@ -519,6 +530,8 @@ __global__ void __launch_bounds__(kMergeThreads)
   wait_for_previous_kernel();
   launch_dependents();
   if (token >= tokens) return;
+  const int num_keys = p.num_keys(first_token + token, kv_head, start + token);
+  const int end = ((num_keys - 1) >> split.span_shift) + 1;
   const float2 gates = element_gates(p, first_token + token, head, d);
   Column total;
   for (int from = begin / kSpans * kSpans; from < end; from += kSpans) {
@@ -569,22 +582,30 @@ __global__ void __launch_bounds__(kMergeThreads)
 
 using SplitKernel = void (*)(AttentionParams, SplitShape, int);
 
-template <bool Chosen>
+template <SeenKeys Seen>
 SplitKernel split_kernel_of(int value_panels) {
   switch (value_panels) {
     case 1:
-      return split_kernel<1, 1, warps_of(1), Chosen>;
+      return split_kernel<1, 1, warps_of(1), Seen>;
     case 2:
-      return split_kernel<2, 2, warps_of(2), Chosen>;
+      return split_kernel<2, 2, warps_of(2), Seen>;
     case 4:
-      return split_kernel<4, 4, warps_of(4), Chosen>;
-    default:
-      return split_kernel<kMaxKeyPanels, 8, warps_of(8), Chosen>;
+      return split_kernel<4, 4, warps_of(4), Seen>;
+    default:  // not with blocks: supports.cc
+      if constexpr (Seen == SeenKeys::kChosenBlocks) return nullptr;
+      return split_kernel<kMaxKeyPanels, 8, warps_of(8), Seen>;
   }
 }
 SplitKernel split_kernel_of(const AttentionShape& shape) {
-  return shape.chosen_keys ? split_kernel_of<true>(shape.value_panels)
-                           : split_kernel_of<false>(shape.value_panels);
+  switch (shape.seen) {
+    case SeenKeys::kAll:
+      return split_kernel_of<SeenKeys::kAll>(shape.value_panels);
+    case SeenKeys::kChosenKeys:
+      return split_kernel_of<SeenKeys::kChosenKeys>(shape.value_panels);
+    case SeenKeys::kChosenBlocks:
+      return split_kernel_of<SeenKeys::kChosenBlocks>(shape.value_panels);
+  }
+  return nullptr;
 }
 
 int shared_bytes(const AttentionShape& shape) {
@@ -607,7 +628,7 @@ bool prepare_split(AttentionShape& shape, int max_shared_bytes) {
 
 void attend_split(const AttentionShape& shape, const AttentionParams& params,
                   const SplitShape& split, const KernelLaunch& how) {
-  const int64_t tiles = split_row_tiles(split.max_tokens, params.group, shape.chosen_keys);
+  const int64_t tiles = split_row_tiles(split.max_tokens, params.group, shape.seen);
   launch(split_kernel_of(shape),
          {.grid = dim3(static_cast<unsigned>(tiles * params.num_kv_heads),
                        static_cast<unsigned>(split.num_sequences),

@@ -21,6 +21,10 @@ Support accepts(const PagedAttention::Problem& problem) {
     return Rejection{Rejection::Kind::kPrecision, "its caches are F16 or F8_E4M3, not " +
                                                       std::string(to_string(problem.cache_dtype))};
   }
+  if (problem.chooses_blocks()) {
+    if (latent) return Rejection{Rejection::Kind::kShape, "chosen blocks are not of latents"};
+    return require_width("head_dim", problem.head_dim, 256);
+  }
   if (problem.num_chosen > 0 && (!latent || problem.cache_dtype != DType::kF16)) {
     return Rejection{Rejection::Kind::kShape, "chosen keys are those of F16 latents alone"};
   }

@@ -95,48 +95,43 @@ __device__ __forceinline__ void copy_tile(const AttentionParams& p, uint32_t til
 
 /// Where the rows of a page's place among chosen keys are, of a thread that copies them: blocks of
 /// tables and positions are loaded ahead, since each load's address depends on the one before.
-template <int Threads>
+template <int Threads, SeenKeys Seen>
 class ChosenRows {
  public:
-  /// `chosen`: of the token, num_keys of them.
-  __device__ ChosenRows(const int32_t* chosen, int num_keys, const int32_t* blocks, int first_page)
-      : chosen_(chosen), blocks_(blocks), num_keys_(num_keys), page_(first_page) {
+  /// `list`: of the token and KV head; it stands for num_keys keys.
+  __device__ ChosenRows(const AttentionParams& p, const int32_t* list, int num_keys,
+                        const int32_t* blocks, int first_page)
+      : list_(list),
+        blocks_(blocks),
+        num_keys_(num_keys),
+        page_(first_page),
+        block_size_(p.block_size),
+        is_fp8_(kMayBeFp8 && p.element_bytes == 1) {
     load_keys();
     advance();
   }
 
-  /// copy_tile() of the next 64 of them.
-  __device__ __forceinline__ void copy(const AttentionParams& p, uint32_t tile, int panels) {
-    const int chunk = static_cast<int>(threadIdx.x % 8), row_bytes = p.key_bytes();
-    const std::byte* from[kRows];
+  /// copy_tile() of the page: rows of `width` elements that lie behind `from` in theirs.
+  __device__ __forceinline__ void copy(const AttentionParams& p, uint32_t tile,
+                                       const std::byte* from, int width, int panels) const {
+    if (is_fp8_) return copy_fp8(p, tile, from, width, panels);
+    const int chunk = static_cast<int>(threadIdx.x % 8), row_bytes = 2 * width;
+    const std::byte* rows[kRows];
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      from[i] = p.pages + block_[i] * p.page_bytes + place_[i] * row_bytes + 16 * chunk;
+      rows[i] = from + block_[i] * p.page_bytes + place_[i] * row_bytes + 16 * chunk;
     }
     for (int panel = 0; panel < panels; ++panel) {
       const bool is_in_row = 16 * (8 * panel + chunk) < row_bytes;
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        const int row = static_cast<int>(threadIdx.x / 8) + i * (Threads / 8);
         const bool wanted = is_in_row && place_[i] >= 0;
-        copy16(tile + panel * (kKeyBlock * kRowBytes) + in_panel(row, chunk),
-               wanted ? from[i] + panel * kRowBytes : p.pages, wanted ? 16 : 0);
+        copy16(tile + panel * (kKeyBlock * kRowBytes) + in_panel(row(i), chunk),
+               wanted ? rows[i] + panel * kRowBytes : p.pages, wanted ? 16 : 0);
       }
     }
-    advance();
   }
-
- private:
-  static constexpr int kRows = kKeyBlock * 8 / Threads;  // that a thread copies
-
-  __device__ __forceinline__ void load_keys() {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int at = page_ * kKeyBlock + static_cast<int>(threadIdx.x / 8) + i * (Threads / 8);
-      key_[i] = at < num_keys_ ? chosen_[at] : -1;
-    }
-    ++page_;
-  }
+  /// To the next page.
   __device__ __forceinline__ void advance() {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
@@ -146,8 +141,54 @@ class ChosenRows {
     load_keys();
   }
 
-  const int32_t *chosen_, *blocks_;
-  int num_keys_, page_;
+ private:
+  static constexpr bool kMayBeFp8 = Seen == SeenKeys::kChosenBlocks;
+  static constexpr int kRows = kKeyBlock * 8 / Threads;  // that a thread copies; half of them E4M3
+
+  // In the page.
+  __device__ __forceinline__ int row(int i) const {
+    const int threads_of_row = is_fp8_ ? 4 : 8;
+    return static_cast<int>(threadIdx.x) / threads_of_row + i * (Threads / threads_of_row);
+  }
+  __device__ __forceinline__ void load_keys() {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int at = page_ * kKeyBlock + row(i);
+      key_[i] = at < num_keys_ && row(i) < kKeyBlock ? key_at(at) : -1;
+    }
+    ++page_;
+  }
+  __device__ __forceinline__ int key_at(int i) const {
+    if constexpr (Seen == SeenKeys::kChosenBlocks) {
+      return list_[i / block_size_] * block_size_ + i % block_size_;
+    } else {
+      return list_[i];
+    }
+  }
+  __device__ __forceinline__ void copy_fp8(const AttentionParams& p, uint32_t tile,
+                                           const std::byte* from, int width, int panels) const {
+    constexpr int kLoads = kRows / 2;  // of 16 elements, a panel's
+    const int quarter = static_cast<int>(threadIdx.x % 4);
+    for (int panel = 0; panel < panels; ++panel) {
+      const int column = 64 * panel + 16 * quarter;
+      const uint32_t to = tile + panel * (kKeyBlock * kRowBytes);
+      uint4 x[kLoads];
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const std::byte* at = from + block_[i] * p.page_bytes + place_[i] * width + column;
+        x[i] = column < width && place_[i] >= 0 ? *reinterpret_cast<const uint4*>(at) : uint4{};
+      }
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        store_shared16(to + in_panel(row(i), 2 * quarter), f16_of_fp8({x[i].x, x[i].y}));
+        store_shared16(to + in_panel(row(i), 2 * quarter + 1), f16_of_fp8({x[i].z, x[i].w}));
+      }
+    }
+  }
+
+  const int32_t *list_, *blocks_;
+  int num_keys_, page_, block_size_;
+  bool is_fp8_;
   int key_[kRows];                   // of the page behind the next
   int block_[kRows], place_[kRows];  // of the next page's keys; -1: there is none
 };
