@@ -11,7 +11,7 @@
 # MOE4_SANITIZE_LIMIT (100) seconds each.
 set -u
 if [ "$1" = programs ]; then
-  echo gpu_backends_test gpu_capi_test gpu_hopper_test gpu_marlin_test
+  echo gpu_backends_test gpu_capi_test gpu_hopper_test gpu_marlin_test gpu_ops_test
   exit 0
 fi
 dir=$1

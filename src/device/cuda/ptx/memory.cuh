@@ -20,8 +20,25 @@ __device__ __forceinline__ uint2 load_streaming8(const void* p) {
                : "l"(p));
   return v;
 }
+/// The same as ordinary loads, which stay in front of a __syncwarp() that stands behind them.
+__device__ __forceinline__ uint4 load_in_order16(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ uint2 load_in_order8(const void* p) {
+  uint2 v;
+  asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+               : "=r"(v.x), "=r"(v.y)
+               : "l"(p)
+               : "memory");
+  return v;
+}
 
-/// The same under a predicate, without a branch: code between loads stays one block, so that the
+/// load_streaming16() and 8 under a predicate, without a branch: code between loads stays one block, so that the
 /// compiler keeps each refill where it is written. `v` keeps its value otherwise.
 __device__ __forceinline__ void load_streaming16_if(bool condition, const void* p, uint4& v) {
   asm volatile(

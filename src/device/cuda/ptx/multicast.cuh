@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/cluster.cuh"
+
 namespace moe4::cuda {
 
 /// From global to shared memory, to the same place in all blocks of the cluster that `blocks` has a
@@ -21,6 +24,20 @@ __device__ __forceinline__ void bulk_copy_to_blocks(uint32_t destination, const 
 /// and wrote nothing itself: nothing is to be made visible first.
 __device__ __forceinline__ void tell_block(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/// The barrier at the same place in all `blocks` of the cluster, as warp_tell_blocks() takes it: of
+/// the block that this lane tells.
+__device__ __forceinline__ uint32_t told_barrier(uint32_t barrier, int lane, int blocks) {
+  return kEveryLaneArrives ? barrier : address_in_block(barrier, lane % blocks);
+}
+/// tell_block() of a warp to each of the blocks, kWarpArrivals each; called as warp_arrive() is.
+__device__ __forceinline__ void warp_tell_blocks(uint32_t told, int lane, int blocks) {
+  if constexpr (kEveryLaneArrives) {
+    for (int block = 0; block < blocks; ++block) tell_block(address_in_block(told, block));
+  } else {
+    if (lane < blocks) tell_block(told);
+  }
 }
 
 }  // namespace moe4::cuda

@@ -69,12 +69,12 @@ struct Call {
 void launch_prologue(const Call& call, cudaStream_t stream);
 /// Gate, up and activation of every pair, then down of every pair, not yet weighted.
 void launch_grouped_gemms(const Call& call, cudaStream_t stream);
-/// One token in place of both of the above, single chains, to the same bits. Where
+/// The weighted sum over a token's slots, in slot order.
+void launch_combine(const Call& call, cudaStream_t stream);
+/// One token in place of the three above, single chains, to the same bits. Where
 /// has_one_token_kernels(); waits as launch_prologue() does.
 void launch_one_token(const Call& call, cudaStream_t stream);
 bool has_one_token_kernels(const PackedLayerView& layer);
-/// The weighted sum over a token's slots, in slot order.
-void launch_combine(const Call& call, cudaStream_t stream);
 
 /// Lets the kernels of a format use the shared memory they need on the current device; once before
 /// the first launch.

@@ -166,8 +166,8 @@ void HopperLayer::apply_wgmma(const ExpertsArgs& args, Sums sums, int64_t begin,
     } else {
       hopper::launch_prologue(call, stream);
       hopper::launch_grouped_gemms(call, stream);
+      hopper::launch_combine(call, stream);
     }
-    hopper::launch_combine(call, stream);
   }
 }
 

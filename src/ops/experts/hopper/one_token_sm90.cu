@@ -1,20 +1,26 @@
 // One token of a large layer (DeepSeek-V3): the bits of wgmma in less time.
 //
 //   FC1  act[slot][i] = activation(alpha_gate (Wg x) + bias, alpha_up (Wu x) + bias)
-//   FC2  quads of alpha_down (Wd act[slot]) + bias             (hopper/pair_output.cuh)
+//   FC2  output = sum over slots of weight * (alpha_down (Wd act[slot]) + bias)
 //
-// Work is a list of items: m16 rows of FC1 or m32 rows of FC2 of one expert, with all of K in one
-// chain of mma.sync along k, which adds as wgmma does. A warp has its own ring of two units of
-// weights, brought by bulk copies; FC1 reads the token from shared memory, FC2 the activations from
-// L2, a unit ahead.
+// An item is m16 rows of FC1 or m32 rows of FC2 of one expert, with all of K in one chain of
+// mma.sync along k, which adds as wgmma does. A warp has its own ring of two units of weights,
+// brought by bulk copies; FC1 reads the token from shared memory, FC2 the activations from L2, a
+// unit ahead.
+//
+// FC1's items are a list that the warps share. A block of FC2 has the same m32 rows of all slots, a
+// warp each, so that it can add them: by way of quads (hopper/pair_output.cuh) in shared memory,
+// which round as those between the launches of larger calls.
 //
 // Nearly every warp of the GPU has one item of FC1, so that all of them end together, and FC2 would
 // wait for a kernel's end, its own start and its first weights. Therefore a multiprocessor has room
 // for FC1's block (16 warps of 72 registers, 88 KB at H = 7168) and one of FC2's two (8 warps of
-// 96, 74 KB), which starts beside it and has weights of two units a warp when FC1 ends. The other
+// 96, 76 KB), which starts beside it and has weights of two units a warp when FC1 ends. The other
 // follows FC1's.
 //
 // A lane knows a slot: each warp sorts them for itself.
+#include <algorithm>
+
 #include "device/cuda/divisor.h"
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/barrier.cuh"
@@ -34,20 +40,21 @@ constexpr int kMaxSlots = 32;
 constexpr int kMaxTokenBytes = 64 * 1024;
 constexpr int kStages = 2;
 constexpr int kTilePairs = 8;  // columns of mma.sync
+constexpr int kQuads = 8;      // of m32 rows
 
 struct OneTokenArgs {
   PackedLayerView layer;
-  const __nv_bfloat16* x;   // [H]
-  const int32_t* topk_ids;  // [k]
-  __nv_bfloat16* act;       // [k, I]
-  uint8_t* outputs;         // quads; a slot's position is its number
-  int64_t position_capacity;
-  int32_t* positions_of_pairs;  // [k]
-  Divisor blocks, steps;        // of the kernel at hand
+  const __nv_bfloat16* x;     // [H]
+  const int32_t* topk_ids;    // [k]
+  const float* topk_weights;  // [k]
+  __nv_bfloat16* act;         // [k, I]
+  __nv_bfloat16* output;      // [H]
+  Divisor blocks, steps;      // of FC1
 };
 
 template <WeightFormat Format, bool kFc1>
 struct OneTokenShape {
+  static constexpr bool kFirst = kFc1;
   static constexpr int kTiles = kFc1 ? 1 : 2;  // m16 tiles of an item
   static constexpr int kWarps = kFc1 ? 16 : 8;
   static constexpr int kThreads = 32 * kWarps;
@@ -59,9 +66,10 @@ struct OneTokenShape {
   static constexpr int kStageBytes = kTiles * UnitLayout<Format>::kBytes;
   static constexpr int kBarrierOffset = kWarps * kStages * kStageBytes;
   static constexpr int kTokenBarrierOffset = kBarrierOffset + kWarps * kStages * 8;
-  static constexpr int kTokenOffset = kTokenBarrierOffset + 16;
+  // Behind the barriers: FC1 has the token, FC2 quads, uint2 [slot][kQuads].
+  static constexpr int kDataOffset = kTokenBarrierOffset + 16;
   static constexpr size_t shared_bytes(int64_t token_bytes) {
-    return kTokenOffset + static_cast<size_t>(kFc1 ? token_bytes : 0);
+    return kDataOffset + (kFc1 ? static_cast<size_t>(token_bytes) : size_t{kMaxSlots} * kQuads * 8);
   }
 };
 
@@ -76,7 +84,10 @@ class SlotTiles {
     leaders_ = __ballot_sync(~0u, expert_ >= 0 && rank % kTilePairs == 0);
   }
   __device__ __forceinline__ int count() const { return __popc(leaders_); }
-  __device__ __forceinline__ bool my_slot_counts() const { return expert_ >= 0; }
+  // Bit i: slot i has an expert here.
+  __device__ __forceinline__ uint32_t counting_slots() const {
+    return __ballot_sync(~0u, expert_ >= 0);
+  }
 
   __device__ __forceinline__ int expert(int tile) const {
     return __shfl_sync(~0u, expert_, leader(tile));
@@ -153,11 +164,11 @@ __device__ __forceinline__ void multiply_unit(uint32_t unit, int column, int las
   }
 }
 
-// FC2: rows g, g + 8 of both m16 tiles of `step`, as wgmma's epilogue rounds them.
-__device__ __forceinline__ void store_quads(const OneTokenArgs& args, int expert, float alpha,
+// FC2: rows g, g + 8 of both m16 tiles of `step`, as wgmma's epilogue rounds them, to `quads` in
+// shared memory.
+__device__ __forceinline__ void store_quads(const PackedLayerView& layer, int expert, float alpha,
                                             int step, int g, const int (&slots)[2],
-                                            float (&acc)[2][4]) {
-  const PackedLayerView& layer = args.layer;
+                                            float (&acc)[2][4], uint32_t quads) {
   if (layer.bias_down != nullptr) {
     const float* bias = layer.bias_down + static_cast<int64_t>(expert) * layer.hidden_size;
 #pragma unroll
@@ -169,16 +180,32 @@ __device__ __forceinline__ void store_quads(const OneTokenArgs& args, int expert
     alpha = 1.0f;
   }
   const QuadEncoder encoder(alpha);
-  const int unit = step % 4 * 4 + g / 2;
 #pragma unroll
   for (int q = 0; q < 2; ++q) {
-    const int slot = slots[q];
-    if (slot < 0) continue;
-    uint8_t* const to = args.outputs +
-                        (step / 4 * args.position_capacity + slot) * kOutputRowBytes +
-                        ((unit ^ (slot & 7)) << 4) + g % 2 * 8;
-    *reinterpret_cast<uint2*>(to) =
-        encoder.encode(acc[0][q], acc[0][2 + q], acc[1][q], acc[1][2 + q]);
+    if (slots[q] < 0) continue;
+    store_shared8(quads + (slots[q] * kQuads + g) * 8,
+                  encoder.encode(acc[0][q], acc[0][2 + q], acc[1][q], acc[1][2 + q]));
+  }
+}
+
+// The weighted sum of `slots` in their order, as combine_sm90.cu adds them; lane s has the weight
+// of slot s. A lane adds one quad.
+__device__ __forceinline__ void store_sums(const OneTokenArgs& args, uint32_t slots, float weight,
+                                           int step, int lane, uint32_t quads) {
+  float sum[4] = {};
+#pragma unroll 1
+  for (; slots != 0; slots &= slots - 1) {
+    const int slot = __ffs(static_cast<int>(slots)) - 1;
+    const float slot_weight = __shfl_sync(~0u, weight, slot);
+    add_quad(load_shared8(quads + (slot * kQuads + lane % kQuads) * 8), slot_weight, sum);
+  }
+  const int first = step * 2 * kTileRows + lane;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = first + i * kQuads;
+    if (lane < kQuads && row < args.layer.hidden_size) {
+      args.output[row] = __float2bfloat16_rn(sum[i]);
+    }
   }
 }
 
@@ -208,31 +235,47 @@ __global__ __launch_bounds__(OneTokenShape<Format, kFc1>::kThreadsOfRegisters,
     if (threadIdx.x == 0) {
       const uint32_t bytes = layer.hidden_size * 2;
       barrier_expect(token_full, bytes);
-      bulk_copy(base + Shape::kTokenOffset, args.x, bytes, token_full);
+      bulk_copy(base + Shape::kDataOffset, args.x, bytes, token_full);
     }
   }
   __syncwarp();
   const SlotTiles tiles(args, lane);
-  if (kFc1 && blockIdx.x == 0 && warp == 0 && lane < layer.top_k) {
-    args.positions_of_pairs[lane] = tiles.my_slot_counts() ? lane : -1;
-  }
+  float weight = 0.0f;  // FC2: of slot `lane`
+  if (!kFc1 && lane < layer.top_k) weight = quad_weight(args.topk_weights[lane]);
 
-  // A block has consecutive items, its warps take turns.
   const int steps = (kFc1 ? layer.fc1_tiles : layer.fc2_tiles) / kTiles;
   const int k_units = kFc1 ? layer.fc1_k_units : layer.fc2_k_units;
   const int last_block = (kFc1 ? layer.hidden_size : layer.intermediate_size) - 16;
-  const int items = tiles.count() * steps, block_id = static_cast<int>(blockIdx.x);
-  const int share = static_cast<int>(args.blocks.divide(items));
-  const int more = items - share * static_cast<int>(gridDim.x);
-  const int in_block = share + (block_id < more ? 1 : 0);
-  const int count = (in_block - warp + kWarps - 1) / kWarps;
-  const int first = block_id * share + min(block_id, more) + warp;
-  int tile = static_cast<int>(args.steps.divide(first)), step = first - tile * steps;
+  const int blocks = static_cast<int>(gridDim.x), block_id = static_cast<int>(blockIdx.x);
+  int count, tile, step;  // items of this warp, the first one
+  if constexpr (kFc1) {
+    // A block has consecutive items, its warps take turns.
+    const int items = tiles.count() * steps;
+    const int share = static_cast<int>(args.blocks.divide(items)), more = items - share * blocks;
+    const int in_block = share + (block_id < more ? 1 : 0);
+    const int first = block_id * share + min(block_id, more) + warp;
+    count = (in_block - warp + kWarps - 1) / kWarps;
+    tile = static_cast<int>(args.steps.divide(first));
+    step = first - tile * steps;
+  } else {
+    // A block has steps, one after the other, its warps all tiles of each.
+    const int tiles_of_warp = (tiles.count() - warp + kWarps - 1) / kWarps;
+    count = (steps - block_id + blocks - 1) / blocks * tiles_of_warp;
+    tile = warp;
+    step = block_id;
+  }
   const auto next_item = [&](int& of_tile, int& of_step) {
-    of_step += kWarps;
-    while (of_step >= steps) {
-      of_step -= steps;
-      ++of_tile;
+    if constexpr (kFc1) {
+      of_step += kWarps;
+      while (of_step >= steps) {
+        of_step -= steps;
+        ++of_tile;
+      }
+    } else {
+      of_tile += kWarps;
+      if (of_tile < tiles.count()) return;
+      of_tile = warp;
+      of_step += blocks;
     }
   };
 
@@ -270,8 +313,7 @@ __global__ __launch_bounds__(OneTokenShape<Format, kFc1>::kThreadsOfRegisters,
 
   int stage = 0;
   uint32_t phase = 0;
-#pragma unroll 1
-  for (int n = 0; n < count; ++n) {
+  const auto run_item = [&] {
     const int expert = tiles.expert(tile);
     const uint32_t slots = tiles.slots(tile);
     const int my_slot = slot_of_column(slots, lane / 4);
@@ -285,8 +327,8 @@ __global__ __launch_bounds__(OneTokenShape<Format, kFc1>::kThreadsOfRegisters,
         args.act + static_cast<int64_t>(max(my_slot, 0)) * layer.intermediate_size;
     const auto load_tokens = [&](int column, uint4(&to)[2]) {
       if constexpr (kFc1) {
-        to[0] = load_shared16(base + Shape::kTokenOffset + column * 2);
-        to[1] = load_shared16(base + Shape::kTokenOffset + column * 2 + 16);
+        to[0] = load_shared16(base + Shape::kDataOffset + column * 2);
+        to[1] = load_shared16(base + Shape::kDataOffset + column * 2 + 16);
       } else {
         load_cached16_if(my_slot >= 0, row + column, to[0]);
         load_cached16_if(my_slot >= 0, row + column + 8, to[1]);
@@ -316,9 +358,25 @@ __global__ __launch_bounds__(OneTokenShape<Format, kFc1>::kThreadsOfRegisters,
       const float top[2] = {acc[0][0], acc[0][1]}, bottom[2] = {acc[0][2], acc[0][3]};
       store_activations(layer, args.act, expert, scales, step, lane / 4, columns, top, bottom);
     } else {
-      store_quads(args, expert, scales.up, step, lane / 4, columns, acc);
+      store_quads(layer, expert, scales.up, step, lane / 4, columns, acc,
+                  base + Shape::kDataOffset);
     }
     next_item(tile, step);
+  };
+  if constexpr (kFc1) {
+#pragma unroll 1
+    for (; count > 0; --count) run_item();
+  } else {
+#pragma unroll 1
+    for (int of_block = block_id; of_block < steps; of_block += blocks) {
+#pragma unroll 1
+      for (; count > 0 && step == of_block; --count) run_item();
+      __syncthreads();
+      if (warp == 0) {
+        store_sums(args, tiles.counting_slots(), weight, of_block, lane, base + Shape::kDataOffset);
+      }
+      __syncthreads();  // the quads are read
+    }
   }
 }
 
@@ -349,18 +407,16 @@ void launch_one_token(const Call& call, cudaStream_t stream) {
       .layer = layer,
       .x = static_cast<const __nv_bfloat16*>(call.hidden_states),
       .topk_ids = call.topk_ids,
+      .topk_weights = call.topk_weights,
       .act = static_cast<__nv_bfloat16*>(call.scratch.intermediate),
-      .outputs = call.scratch.outputs,
-      .position_capacity = call.scratch.positions,
-      .positions_of_pairs = call.scratch.positions_of_pairs,
-      .blocks = {},
-      .steps = {},
+      .output = static_cast<__nv_bfloat16*>(call.output),
+      .blocks = Divisor(call.sm_count),
+      .steps = Divisor(layer.fc1_tiles),
   };
-  int row_tiles = layer.fc1_tiles;
   for_both_kernels(layer.format, [&]<class Shape>(Shape, void (*kernel)(OneTokenArgs)) {
-    const int blocks = Shape::kBlocksPerSm * call.sm_count;
-    args.blocks = Divisor(blocks);
-    args.steps = Divisor(row_tiles / Shape::kTiles);
+    const int blocks = Shape::kFirst ? call.sm_count
+                                     : std::min(Shape::kBlocksPerSm * call.sm_count,
+                                                layer.fc2_tiles / Shape::kTiles);
     launch(kernel,
            {.grid = dim3(static_cast<unsigned>(blocks)),
             .block = dim3(Shape::kThreads),
@@ -368,7 +424,6 @@ void launch_one_token(const Call& call, cudaStream_t stream) {
             .stream = stream,
             .dependent = true},
            args);
-    row_tiles = layer.fc2_tiles;
   });
 }
 

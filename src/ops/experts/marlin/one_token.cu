@@ -3,12 +3,15 @@
 // chain of latencies: ids -> weights -> sums -> act -> sums.
 //
 //   FC1  a block of 8 warps: up to three m16 tiles of one slot's expert, warp s has unit s of K;
-//        those of a shared expert, which is known, come while the router chooses the others
+//        with kEarly those of a shared expert, which is known, come while the router chooses the
+//        others
 //   FC2  a block: 16 output rows of all slots, a warp for each (slot, unit of K)
 //
 // Sums are added in the order of expert_gemm.cu and row_stationary.cu: a token gets the same bits.
 // The token is column 0 of the products, so the sums of lanes 4g are the ones that count.
 #include "device/cuda/launch.h"
+#include "device/cuda/ptx/barrier.cuh"
+#include "device/cuda/ptx/copy.cuh"
 #include "device/cuda/ptx/launch.cuh"
 #include "device/cuda/ptx/memory.cuh"
 #include "device/cuda/ptx/warp.cuh"
@@ -24,46 +27,85 @@ constexpr int kFc1Split = 8;
 constexpr int kFc1Threads = 32 * kFc1Split;
 constexpr int kMaxFc2Warps = 24;  // at most 80 registers a thread
 
+// acc += weights times a token at `x` in shared memory, in each column.
+template <WeightFormat Format, int kTiles>
+__device__ __forceinline__ void multiply_token(WeightFragments<kTiles>& weights, uint32_t x,
+                                               float (&acc)[kTiles][4], int lane) {
+  TokenFragments tokens;
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    const uint32_t at = x + (chunk * kChunkK + (lane & 3) * 16) * 2;
+    tokens.b[chunk][0] = load_shared16(at);
+    tokens.b[chunk][1] = load_shared16(at + 16);
+  }
+  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
+}
+
 // m16 tiles of an expert's FC1, `kTiles` at a time; kBlocks of a multiprocessor at once.
-template <WeightFormat Format, int kTiles, int kBlocks>
+template <WeightFormat Format, int kTiles, int kBlocks, bool kEarly>
 __global__ __launch_bounds__(kFc1Threads, kBlocks) void one_token_fc1_kernel(
     const __grid_constant__ MarlinParams p) {
   using Unit = UnitLayout<Format>;
   __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
+  __shared__ __align__(16) __nv_bfloat16 x[kFc1Split][kUnitK];
   const PackedLayerView& layer = p.layer;
   const int lane = lane_id(), g = lane / 4, warp = threadIdx.x / 32;
-  const int blocks_a_slot = layer.fc1_tiles / kTiles;
-  const int slot = blockIdx.x / blocks_a_slot;
-  const int first_tile = (blockIdx.x - slot * blocks_a_slot) * kTiles;
-  WeightFragments<kTiles> weights;
-  const auto load_weights_of = [&](int expert) {
+  const int slot = blockIdx.y, first_tile = blockIdx.x * kTiles;
+  const uint32_t my_x = shared_address(x[warp]);
+  // Where the first expert's units are, before the wait: little is left to do when the id is known.
+  // Without a branch on them the compiler would find out behind it.
+  const int64_t expert_bytes =
+      unit_index(layer.fc1_tiles, kFc1Split, 1, 0, 0) * int64_t{Unit::kBytes};
+  const uint8_t* units[kTiles];
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const uint8_t* const unit =
-          layer.fc1 +
-          unit_index(layer.fc1_tiles, kFc1Split, expert, first_tile + tile, warp) * Unit::kBytes;
-      weights.scales[tile] = load_streaming8(unit + Unit::scales(lane));
-#pragma unroll
-      for (int chunk = 0; chunk < kChunks; ++chunk) {
-        weights.words[tile][chunk] = load_streaming16(unit + chunk * 512 + lane * 16);
-      }
-    }
+  for (int tile = 0; tile < kTiles; ++tile) {
+    units[tile] = layer.fc1 +
+                  unit_index(layer.fc1_tiles, kFc1Split, 0, first_tile + tile, warp) * Unit::kBytes;
+    asm volatile("" : "+l"(units[tile]));
+    if (units[tile] == nullptr) return;
+  }
+  const auto wait = [&] {
+    wait_for_previous_kernel();
+    launch_dependents();
   };
-  const bool is_shared = slot >= layer.top_k - layer.num_shared;
-  if (is_shared) load_weights_of(layer.num_local_experts - layer.top_k + slot);
-  wait_for_previous_kernel();
-  launch_dependents();
-  const int expert = layer.local_expert(p.topk_ids[slot]);
-  if (expert < 0) return;
-  if (!is_shared) load_weights_of(expert);
-
-  const __nv_bfloat16* const row =
-      p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size;
-  TokenFragments tokens = {};
-  load_tokens(tokens, g == 0 ? row : nullptr, warp * kUnitK, layer.hidden_size - 16, lane);
+  const auto fetch_x = [&] {
+    // Past K weights are zeros, as in weight_step.cuh.
+    const int column = min(warp * kUnitK + lane * 8, layer.hidden_size - 8);
+    copy16(
+        my_x + lane * 16,
+        p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size + column,
+        16);
+  };
+  const bool is_early = kEarly && slot >= layer.top_k - layer.num_shared;
+  int expert = layer.num_local_experts - layer.top_k + slot;
+  if (!is_early) {
+    wait();
+    fetch_x();
+    expert = layer.local_expert(p.topk_ids[slot]);
+    if (expert < 0) return;
+  }
+  // Behind __syncwarp() there are no loads: ptxas would ask for some only when others have come.
+  WeightFragments<kTiles> weights;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const uint8_t* const unit = units[tile] + expert * expert_bytes;
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      weights.words[tile][chunk] = load_in_order16(unit + chunk * 512 + lane * 16);
+    }
+    weights.scales[tile] = load_in_order8(unit + Unit::scales(lane));
+  }
+  __syncwarp();
+  if (is_early) {
+    wait();
+    fetch_x();
+  }
   const Fc1Scales scales = fc1_scales(layer, expert);
+  copy_commit();
+  copy_wait<0>();
+  __syncwarp();
   float acc[kTiles][4] = {};
-  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
+  multiply_token<Format>(weights, my_x, acc, lane);
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     if (lane % 4 == 0) partial[tile][warp][g] = make_float2(acc[tile][0], acc[tile][2]);
@@ -153,15 +195,16 @@ struct Fc1Cut {
            p.layer.top_k * (p.layer.fc1_tiles / tiles) <= blocks * p.sm_count;
   }
 };
-template <int kTiles, int kBlocks>
+template <int kTiles, int kBlocks, bool kEarly>
 constexpr Fc1Cut fc1_cut() {
   return {kTiles,
           kBlocks,
-          {one_token_fc1_kernel<WeightFormat::kNvfp4, kTiles, kBlocks>,
-           one_token_fc1_kernel<WeightFormat::kMxfp4, kTiles, kBlocks>}};
+          {one_token_fc1_kernel<WeightFormat::kNvfp4, kTiles, kBlocks, kEarly>,
+           one_token_fc1_kernel<WeightFormat::kMxfp4, kTiles, kBlocks, kEarly>}};
 }
 // In order of preference: the last holds a shared expert beside eight routed ones (H200).
-constexpr Fc1Cut kFc1Cuts[] = {fc1_cut<1, 2>(), fc1_cut<2, 2>(), fc1_cut<3, 2>(), fc1_cut<2, 3>()};
+constexpr Fc1Cut kFc1Cuts[] = {fc1_cut<1, 2, false>(), fc1_cut<2, 2, false>(),
+                               fc1_cut<3, 2, false>(), fc1_cut<2, 3, true>()};
 
 const Fc1Cut* fc1_cut_of(const MarlinParams& p) {
   for (const Fc1Cut& cut : kFc1Cuts) {
@@ -182,8 +225,8 @@ bool has_one_token_kernels(const MarlinParams& p) {
 void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent) {
   const Fc1Cut& cut = *fc1_cut_of(params);
   launch(cut.kernels[params.layer.format == WeightFormat::kMxfp4],
-         {.grid = dim3(
-              static_cast<unsigned>(params.layer.top_k * (params.layer.fc1_tiles / cut.tiles))),
+         {.grid = dim3(static_cast<unsigned>(params.layer.fc1_tiles / cut.tiles),
+                       static_cast<unsigned>(params.layer.top_k)),
           .block = dim3(kFc1Threads),
           .stream = stream,
           .dependent = dependent},

@@ -425,7 +425,7 @@ __device__ __forceinline__ void multiply(const Products& p, int chunks, int rows
   const uint32_t tokens_full = memory + Shared<Config>::kTokensFull;
   uint32_t tokens_empty = memory + Shared<Config>::kTokensEmpty;
   if constexpr (Config::kCluster > 1) {
-    tokens_empty = address_in_block(tokens_empty, lane % Config::kCluster);
+    tokens_empty = told_barrier(tokens_empty, lane, Config::kCluster);
   }
   const int share_units = chunks / (kShares * kUnit);
   const HalfExchange<Config> exchange(shared, warp % 4 * 32 + lane);
@@ -488,7 +488,7 @@ __device__ __forceinline__ void multiply(const Products& p, int chunks, int rows
           if constexpr (Config::kCluster == 1) {
             warp_arrive(empty + h * 8, lane == 0);
           } else {
-            if (lane < Config::kCluster) tell_block(empty + h * 8);
+            warp_tell_blocks(empty + h * 8, lane, Config::kCluster);
           }
         }
         x_stage.advance();
@@ -603,9 +603,8 @@ __global__ void __maxnreg__(Config::kStartRegisters)
     if (warp == 0 && lane == 0) {
       for (int i = 0; i < Config::kTokenStages; ++i) {
         barrier_init(memory + Shared<Config>::kTokensFull + i * 8, 1);
-        barrier_init(
-            memory + Shared<Config>::kTokensEmpty + i * 8,
-            Config::kMultipliers * (Config::kCluster > 1 ? Config::kCluster : kWarpArrivals));
+        barrier_init(memory + Shared<Config>::kTokensEmpty + i * 8,
+                     Config::kMultipliers * Config::kCluster * kWarpArrivals);
       }
       for (int i = 0; i < Config::kWeightStages; ++i) {
         barrier_init(memory + Shared<Config>::kWeightsFull + i * 8,

@@ -172,7 +172,7 @@ class TokenStages {
       : at_(memory),
         full_(memory + Config::kTokensFull),
         memory_(memory),
-        empty_(address_in_block(memory + Config::kTokensEmpty, lane % kCluster)) {}
+        empty_(told_barrier(memory + Config::kTokensEmpty, lane, kCluster)) {}
   /// Where chunk `c` of the unit lies.
   __device__ __forceinline__ uint32_t wait(int c) {
     barrier_wait(full_ + c * 8, parity_);
@@ -180,7 +180,7 @@ class TokenStages {
   }
   /// The warp is done with chunk `c`.
   __device__ __forceinline__ void release(int c, int lane) {
-    if (lane < kCluster) tell_block(empty_ + c * 8);
+    warp_tell_blocks(empty_ + c * 8, lane, kCluster);
   }
   __device__ __forceinline__ void advance() {
     at_ += kUnit * Config::kTokenStageBytes;
@@ -460,7 +460,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (warp == Config::kWarps && lane == 0) {
     for (int i = 0; i < Config::kTokenStages; ++i) {
       barrier_init(memory + Config::kTokensFull + i * 8, 1);
-      barrier_init(memory + Config::kTokensEmpty + i * 8, Config::kWarps * kCluster);
+      barrier_init(memory + Config::kTokensEmpty + i * 8,
+                   Config::kWarps * kCluster * kWarpArrivals);
     }
     for (int i = 0; i < Config::kWeightStages; ++i) {
       barrier_init(memory + Config::kWeightsFull + i * 8, 1);

@@ -93,7 +93,7 @@ class TokenStages {
         end_(kept > 0 ? kept : Config::kTokenStages),
         flip_(kept > 0 ? 0 : 1) {
     const uint32_t empty = barriers + Config::kTokenStages * 8;
-    empty_ = Config::kDirect ? empty : address_in_block(empty, lane % Config::kCluster);
+    empty_ = Config::kDirect ? empty : told_barrier(empty, lane, Config::kCluster);
   }
   /// Where the next chunk lies.
   __device__ __forceinline__ uint32_t next() {
@@ -109,9 +109,9 @@ class TokenStages {
   __device__ __forceinline__ void release(int lane) {
     if constexpr (Config::kDirect) {
       if (flip_ == 0) return;
-      if (lane == 0) barrier_arrive(empty_ + released_ * 8);
+      warp_arrive(empty_ + released_ * 8, lane == 0);
     } else {
-      if (lane < Config::kCluster) tell_block(empty_ + released_ * 8);
+      warp_tell_blocks(empty_ + released_ * 8, lane, Config::kCluster);
     }
     released_ = released_ + 1 == Config::kTokenStages ? 0 : released_ + 1;
   }
@@ -239,7 +239,7 @@ __device__ __forceinline__ void order_tokens_of_block(const Products& p, const L
       parts[i].store(row, half, [&](int piece, uint4 v) { store_shared16(to + piece * 16, v); });
       fence_async_proxy();
       __syncwarp();
-      if (thread % 32 == 0) barrier_arrive(barriers + stage * 8);
+      warp_arrive(barriers + stage * 8, thread % 32 == 0);
       load(parts[i]);
       c += kSide;
       stage += kSide;
@@ -401,8 +401,9 @@ __device__ void multiply_panel(const Products& p, const Layout& layout, int inde
   if (group == Config::kGroups) {
     if (warp % 4 == 0 && lane == 0) {
       for (int i = 0; i < Config::kTokenStages; ++i) {
-        barrier_init(barriers + i * 8, Config::kDirect ? Config::kChunkWarps : 1);
-        barrier_init(barriers + (Config::kTokenStages + i) * 8, Config::kWarps * Config::kCluster);
+        barrier_init(barriers + i * 8, Config::kDirect ? Config::kChunkWarps * kWarpArrivals : 1);
+        barrier_init(barriers + (Config::kTokenStages + i) * 8,
+                     Config::kWarps * Config::kCluster * kWarpArrivals);
       }
       fence_barrier_init();
     }
