@@ -33,7 +33,7 @@ size_t Decoder::workspace_size(const StepLimits& limits) const {
   const std::array<CacheTable, 1> tables{};
   const Batch bound{.num_tokens = limits.max_tokens,
                     .num_seqs = limits.max_seqs,
-                    .num_decodes = 0,
+                    .num_decodes = std::min(limits.max_seqs, limits.max_tokens),
                     .max_query = limits.max_tokens,
                     .max_context = limits.max_context,
                     .num_logits = limits.max_logits,

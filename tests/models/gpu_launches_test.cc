@@ -95,6 +95,29 @@ TEST(GpuLaunches, StepsOfAllSizesAskForNoMoreThanAGpuGives) {
   }
 }
 
+// Partial results of attention are most of what a step without a prompt needs.
+TEST(GpuLaunches, GeneratedTokensHaveTheirWorkspaceWhereStepsHaveNoRoomForMore) {
+  register_builtin_backends();
+  ThreadPool threads(2);
+  constexpr int64_t kSeqs = 64, kPages = 64;
+  testing::use_stand_in(kGpus[1]);
+  for (const std::string& name : testing::gpu_folders()) {
+    SCOPED_TRACE(name);
+    const auto checkpoint = Checkpoint::open(testing::test_data() / "checkpoints" / name);
+    ModelOptions options{.threads = &threads};
+    options.moe.device = cuda::describe_device(0);
+    const auto model = Model::load(*checkpoint, options);
+    // It records graphs of all sizes and contexts.
+    EXPECT_NO_THROW(Runner(*model, {.step = {.max_tokens = kSeqs,
+                                             .max_seqs = kSeqs,
+                                             .max_context = kPages * kPageTokens,
+                                             .max_logits = kSeqs},
+                                    .num_pages = kPages,
+                                    .num_state_slots = 1}));
+  }
+  testing::take_refused_launches();
+}
+
 // Layers of the full width take kernels that the goldens are too small for.
 TEST(GpuLaunches, FullSizeLayersAskForNoMoreThanAGpuGives) {
   register_builtin_backends();
