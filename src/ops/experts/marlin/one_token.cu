@@ -1,14 +1,14 @@
 // One token: both products as straight-line code. The ids are the list of experts, so there is no
-// routing and no loop; every warp asks for all of its weights at once, and what is left is the
+// routing and no loop; every warp asks for its weights early, and what is left is the
 // chain of latencies: ids -> weights -> sums -> act -> sums.
 //
-//   FC1  a block of 8 warps: up to three m16 tiles of one slot's expert, warp s has unit s of K;
-//        with kEarly those of a shared expert, which is known, come while the router chooses the
-//        others
+//   FC1  a block of 8 warps: up to three m16 tiles of one slot's expert, warp s has unit s of K
 //   FC2  a block: 16 output rows of all slots, a warp for each (slot, unit of K)
 //
 // Sums are added in the order of expert_gemm.cu and row_stationary.cu: a token gets the same bits.
 // The token is column 0 of the products, so the sums of lanes 4g are the ones that count.
+#include <limits>
+
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/copy.cuh"
@@ -41,9 +41,70 @@ __device__ __forceinline__ void multiply_token(WeightFragments<kTiles>& weights,
   multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
 }
 
-// m16 tiles of an expert's FC1, `kTiles` at a time; kBlocks of a multiprocessor at once.
-template <WeightFormat Format, int kTiles, int kBlocks, bool kEarly>
-__global__ __launch_bounds__(kFc1Threads, kBlocks) void one_token_fc1_kernel(
+// Sums over the units of K of m16 tile `warp` of the block, in their order.
+template <int kTiles>
+__device__ __forceinline__ void store_fc1(const MarlinParams& p, int expert,
+                                          const Fc1Scales& scales, int slot, int tile,
+                                          const float2 (&partial)[kTiles][kFc1Split][8], int warp,
+                                          int lane) {
+  float top[1] = {partial[warp][0][lane].x}, bottom[1] = {partial[warp][0][lane].y};
+#pragma unroll
+  for (int s = 1; s < kFc1Split; ++s) {
+    top[0] += partial[warp][s][lane].x;
+    bottom[0] += partial[warp][s][lane].y;
+  }
+  const int pairs[1] = {slot};
+  store_activations(p.layer, p.act, expert, scales, tile + warp, lane, pairs, top, bottom);
+}
+
+// m16 tiles of an expert's FC1, `kTiles` at a time; two blocks of a multiprocessor at once.
+template <WeightFormat Format, int kTiles>
+__global__ __launch_bounds__(kFc1Threads,
+                             2) void one_token_fc1_kernel(const __grid_constant__ MarlinParams p) {
+  using Unit = UnitLayout<Format>;
+  __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
+  const PackedLayerView& layer = p.layer;
+  const int lane = lane_id(), g = lane / 4, warp = threadIdx.x / 32;
+  const int blocks_a_slot = layer.fc1_tiles / kTiles;
+  const int slot = blockIdx.x / blocks_a_slot;
+  const int first_tile = (blockIdx.x - slot * blocks_a_slot) * kTiles;
+  wait_for_previous_kernel();
+  launch_dependents();
+  const int expert = layer.local_expert(p.topk_ids[slot]);
+  if (expert < 0) return;
+
+  WeightFragments<kTiles> weights;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const uint8_t* const unit =
+        layer.fc1 +
+        unit_index(layer.fc1_tiles, kFc1Split, expert, first_tile + tile, warp) * Unit::kBytes;
+    weights.scales[tile] = load_streaming8(unit + Unit::scales(lane));
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      weights.words[tile][chunk] = load_streaming16(unit + chunk * 512 + lane * 16);
+    }
+  }
+  const __nv_bfloat16* const row =
+      p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size;
+  TokenFragments tokens = {};
+  load_tokens(tokens, g == 0 ? row : nullptr, warp * kUnitK, layer.hidden_size - 16, lane);
+  const Fc1Scales scales = fc1_scales(layer, expert);
+  float acc[kTiles][4] = {};
+  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (lane % 4 == 0) partial[tile][warp][g] = make_float2(acc[tile][0], acc[tile][2]);
+  }
+  __syncthreads();
+  if (warp >= kTiles || lane >= 8) return;
+  store_fc1(p, expert, scales, slot, first_tile, partial, warp, lane);
+}
+
+// The same beside shared experts, which are known: their weights come while the router chooses the
+// others. Three blocks of a multiprocessor at once.
+template <WeightFormat Format, int kTiles>
+__global__ __launch_bounds__(kFc1Threads, 3) void one_token_fc1_beside_shared_kernel(
     const __grid_constant__ MarlinParams p) {
   using Unit = UnitLayout<Format>;
   __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
@@ -52,43 +113,26 @@ __global__ __launch_bounds__(kFc1Threads, kBlocks) void one_token_fc1_kernel(
   const int lane = lane_id(), g = lane / 4, warp = threadIdx.x / 32;
   const int slot = blockIdx.y, first_tile = blockIdx.x * kTiles;
   const uint32_t my_x = shared_address(x[warp]);
-  // Where the first expert's units are, before the wait: little is left to do when the id is known.
-  // Without a branch on them the compiler would find out behind it.
-  const int64_t expert_bytes =
-      unit_index(layer.fc1_tiles, kFc1Split, 1, 0, 0) * int64_t{Unit::kBytes};
-  const uint8_t* units[kTiles];
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    units[tile] = layer.fc1 +
-                  unit_index(layer.fc1_tiles, kFc1Split, 0, first_tile + tile, warp) * Unit::kBytes;
-    asm volatile("" : "+l"(units[tile]));
-    if (units[tile] == nullptr) return;
-  }
   const auto wait = [&] {
     wait_for_previous_kernel();
     launch_dependents();
   };
-  const auto fetch_x = [&] {
-    // Past K weights are zeros, as in weight_step.cuh.
-    const int column = min(warp * kUnitK + lane * 8, layer.hidden_size - 8);
-    copy16(
-        my_x + lane * 16,
-        p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size + column,
-        16);
-  };
-  const bool is_early = kEarly && slot >= layer.top_k - layer.num_shared;
+  const bool is_shared = slot >= layer.top_k - layer.num_shared;
   int expert = layer.num_local_experts - layer.top_k + slot;
-  if (!is_early) {
+  if (!is_shared) {
     wait();
-    fetch_x();
     expert = layer.local_expert(p.topk_ids[slot]);
     if (expert < 0) return;
   }
-  // Behind __syncwarp() there are no loads: ptxas would ask for some only when others have come.
+  // None of these loads is behind the __syncwarp(): ptxas would ask for some only when others have
+  // come. With two blocks of a multiprocessor that is no gain, with three it is.
   WeightFragments<kTiles> weights;
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const uint8_t* const unit = units[tile] + expert * expert_bytes;
+  for (unsigned tile = 0; tile < kTiles; ++tile) {
+    const unsigned row = blockIdx.x * kTiles + tile;
+    const unsigned pair = expert * (layer.fc1_tiles / 2u) + row / 2;
+    const uint8_t* const unit =
+        layer.fc1 + ((pair * kFc1Split + warp) * 2 + row % 2) * uint32_t{Unit::kBytes};
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       weights.words[tile][chunk] = load_in_order16(unit + chunk * 512 + lane * 16);
@@ -96,10 +140,12 @@ __global__ __launch_bounds__(kFc1Threads, kBlocks) void one_token_fc1_kernel(
     weights.scales[tile] = load_in_order8(unit + Unit::scales(lane));
   }
   __syncwarp();
-  if (is_early) {
-    wait();
-    fetch_x();
-  }
+  if (is_shared) wait();
+  // Past K weights are zeros, as in weight_step.cuh.
+  const int column = min(warp * kUnitK + lane * 8, layer.hidden_size - 8);
+  copy16(my_x + lane * 16,
+         p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size + column,
+         16);
   const Fc1Scales scales = fc1_scales(layer, expert);
   copy_commit();
   copy_wait<0>();
@@ -112,14 +158,7 @@ __global__ __launch_bounds__(kFc1Threads, kBlocks) void one_token_fc1_kernel(
   }
   __syncthreads();
   if (warp >= kTiles || lane >= 8) return;
-  float top[1] = {partial[warp][0][lane].x}, bottom[1] = {partial[warp][0][lane].y};
-#pragma unroll
-  for (int s = 1; s < kFc1Split; ++s) {
-    top[0] += partial[warp][s][lane].x;
-    bottom[0] += partial[warp][s][lane].y;
-  }
-  const int pairs[1] = {slot};
-  store_activations(layer, p.act, expert, scales, first_tile + warp, lane, pairs, top, bottom);
+  store_fc1(p, expert, scales, slot, first_tile, partial, warp, lane);
 }
 
 // 16 output rows a block, top_k * fc2_k_units warps.
@@ -187,7 +226,8 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
 
 // How FC1 is cut: all blocks live at once.
 struct Fc1Cut {
-  int tiles, blocks;                 // of a block, of a multiprocessor
+  int tiles, blocks;  // of a block, of a multiprocessor
+  bool beside_shared;
   void (*kernels[2])(MarlinParams);  // by format
 
   bool fits(const MarlinParams& p) const {
@@ -195,16 +235,23 @@ struct Fc1Cut {
            p.layer.top_k * (p.layer.fc1_tiles / tiles) <= blocks * p.sm_count;
   }
 };
-template <int kTiles, int kBlocks, bool kEarly>
+template <int kTiles>
 constexpr Fc1Cut fc1_cut() {
   return {kTiles,
-          kBlocks,
-          {one_token_fc1_kernel<WeightFormat::kNvfp4, kTiles, kBlocks, kEarly>,
-           one_token_fc1_kernel<WeightFormat::kMxfp4, kTiles, kBlocks, kEarly>}};
+          2,
+          false,
+          {one_token_fc1_kernel<WeightFormat::kNvfp4, kTiles>,
+           one_token_fc1_kernel<WeightFormat::kMxfp4, kTiles>}};
 }
 // In order of preference: the last holds a shared expert beside eight routed ones (H200).
-constexpr Fc1Cut kFc1Cuts[] = {fc1_cut<1, 2, false>(), fc1_cut<2, 2, false>(),
-                               fc1_cut<3, 2, false>(), fc1_cut<2, 3, true>()};
+constexpr Fc1Cut kFc1Cuts[] = {fc1_cut<1>(),
+                               fc1_cut<2>(),
+                               fc1_cut<3>(),
+                               {2,
+                                3,
+                                true,
+                                {one_token_fc1_beside_shared_kernel<WeightFormat::kNvfp4, 2>,
+                                 one_token_fc1_beside_shared_kernel<WeightFormat::kMxfp4, 2>}}};
 
 const Fc1Cut* fc1_cut_of(const MarlinParams& p) {
   for (const Fc1Cut& cut : kFc1Cuts) {
@@ -217,16 +264,22 @@ const Fc1Cut* fc1_cut_of(const MarlinParams& p) {
 
 bool has_one_token_kernels(const MarlinParams& p) {
   const PackedLayerView& layer = p.layer;
-  return p.fc1_split == kFc1Split && layer.fc1_k_units == kFc1Split &&
-         p.fc2_split == layer.fc2_k_units && layer.top_k * layer.fc2_k_units <= kMaxFc2Warps &&
+  // Places are 32-bit numbers.
+  const int64_t fc1_bytes =
+      unit_index(layer.fc1_tiles, layer.fc1_k_units, layer.num_local_experts, 0, 0) *
+      UnitLayout<WeightFormat::kNvfp4>::kBytes;
+  return fc1_bytes <= std::numeric_limits<uint32_t>::max() && p.fc1_split == kFc1Split &&
+         layer.fc1_k_units == kFc1Split && p.fc2_split == layer.fc2_k_units &&
+         layer.top_k * layer.fc2_k_units <= kMaxFc2Warps &&
          layer.hidden_size / kTileRows <= p.sm_count && fc1_cut_of(p) != nullptr;
 }
 
 void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool dependent) {
   const Fc1Cut& cut = *fc1_cut_of(params);
+  const auto blocks = static_cast<unsigned>(params.layer.fc1_tiles / cut.tiles);
+  const auto slots = static_cast<unsigned>(params.layer.top_k);
   launch(cut.kernels[params.layer.format == WeightFormat::kMxfp4],
-         {.grid = dim3(static_cast<unsigned>(params.layer.fc1_tiles / cut.tiles),
-                       static_cast<unsigned>(params.layer.top_k)),
+         {.grid = cut.beside_shared ? dim3(blocks, slots) : dim3(blocks * slots),
           .block = dim3(kFc1Threads),
           .stream = stream,
           .dependent = dependent},
