@@ -40,7 +40,7 @@ inline SumOrder quick_order(const MoeProblem& problem) {
 
 /// One order for any number of generated tokens: the quick one where narrow tiles of wgmma can take
 /// hundreds of them; single chains, which all tiles have, where one token alone has m32 steps for
-/// nearly all warps of a large GPU (DeepSeek-V3), so that few tokens lose little by them (3.6 % at
+/// nearly all warps of a large GPU (DeepSeek-V3), so that few tokens lose little by them (2.5 % at
 /// one on an H200, hopper/one_token_sm90.cu).
 inline SumOrder decode_order(const MoeProblem& problem) {
   constexpr int64_t kManySteps = 900;
