@@ -434,8 +434,7 @@ TEST_P(GpuModels, ExpertsThatTheCpuComputesGiveTheSameLogitsUpToBf16) {
       errors.push_back(relative_error(found[r].logits[i], expected[r].logits[i]));
     }
     std::sort(errors.begin(), errors.end());
-    EXPECT_LT(errors[errors.size() / 2],
-              chooses_keys(GetParam()) ? kChosenKeysBound : kLogitsBound)
+    EXPECT_LT(errors[errors.size() / 2], chooses_keys(GetParam()) ? kChosenKeysBound : kLogitsBound)
         << text(errors);
   }
   // Bits do not depend on others, on the CPU's side either.

@@ -38,8 +38,9 @@ __device__ __forceinline__ uint2 load_in_order8(const void* p) {
   return v;
 }
 
-/// load_streaming16() and 8 under a predicate, without a branch: code between loads stays one block, so that the
-/// compiler keeps each refill where it is written. `v` keeps its value otherwise.
+/// load_streaming16() and 8 under a predicate, without a branch: code between loads stays one
+/// block, so that the compiler keeps each refill where it is written. `v` keeps its value
+/// otherwise.
 __device__ __forceinline__ void load_streaming16_if(bool condition, const void* p, uint4& v) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
