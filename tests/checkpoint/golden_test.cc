@@ -122,6 +122,11 @@ TEST_P(SmallCheckpoint, HasNothingToWarnAbout) {
   for (const CheckpointNote& note : checkpoint->notes()) {
     // What ModelOpt 0.47 writes for models without a prefix; said, since it excludes nothing.
     if (note.message.find("NUL character") != std::string::npos) continue;
+    // DeepSeek-V4's publisher multiplies its MXFP4 experts with FP8 activations; said, not done.
+    if (note.message.find("FP8 activations beside MXFP4") != std::string::npos) {
+      EXPECT_EQ(GetParam(), "deepseek_v4-mxfp4");
+      continue;
+    }
     EXPECT_EQ(note.level, CheckpointNote::Level::kInfo) << note.where << ": " << note.message;
   }
 }
