@@ -32,9 +32,11 @@ std::unique_ptr<Prepared<Op>> prepare_on_cuda(const typename Op::Problem&,
               std::string(Op::kName) + ": this program was built without CUDA");
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a type
 #define MOE4_NO_CUDA(Op)                                                         \
   template std::unique_ptr<Prepared<Op>> prepare_on_cuda<Op>(const Op::Problem&, \
                                                              const Op::Weights&, const OpOptions&)
+// NOLINTEND(bugprone-macro-parentheses)
 MOE4_NO_CUDA(AddNorm);
 MOE4_NO_CUDA(AddScaled);
 MOE4_NO_CUDA(AddToStreams);
