@@ -19,6 +19,7 @@ using ::testing::AllOf;
 using testing::EditableCheckpoint;
 using testing::EditableTensor;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::replaced;
 using testing::TempDir;
 
@@ -114,9 +115,10 @@ void fuse(EditableCheckpoint& checkpoint,
       packed ? std::vector<std::string>{"weight_packed", "weight_scale", "weight_global_scale",
                                         "input_global_scale"}
              : std::vector<std::string>{"weight", "weight_scale", "weight_scale_2", "input_scale"};
-  if (checkpoint.tensors.contains("model.layers.0.mlp.experts.0.up_proj.bias")) {
-    suffixes.emplace_back("bias");
-  }
+  suffixes.emplace_back("bias");
+  std::erase_if(suffixes, [&](const std::string& suffix) {
+    return !checkpoint.tensors.contains("model.layers.0.mlp.experts.0.up_proj." + suffix);
+  });
   for (int64_t layer = 0; layer < kLayers; ++layer) {
     const std::string base = fmt::format("model.layers.{}.mlp.experts.", layer);
     for (const std::string& suffix : suffixes) {
@@ -262,6 +264,37 @@ TEST(FusedExperts, ABiasOfAnotherShapeIsNamed) {
   checkpoint.write(dir.path());
   EXPECT_THAT(open_error(dir.path()),
               AllOf(HasSubstr("layers.1.mlp.experts.gate_up_proj_bias"), HasSubstr("[6, 64]")));
+}
+
+// Static FP8 activations need a scale, which FP8 experts have under either dialect's name.
+TEST(FusedExperts, StaticFp8ActivationsWithoutAScaleAreNoted) {
+  const auto notes = [](const std::string& suffix, const std::string& separator) {
+    EditableCheckpoint checkpoint("qwen3-modelopt-fp8");
+    fuse(checkpoint, [&](const std::string& p, const std::string& s) { return p + separator + s; });
+    checkpoint.rename([&](const std::string& name) {
+      return name.find(".experts.") == std::string::npos ? name
+                                                         : replaced(name, "input_scale", suffix);
+    });
+    if (suffix.empty()) {
+      std::erase_if(checkpoint.tensors, [&](const auto& entry) {
+        return entry.first.find(".experts.") != std::string::npos &&
+               entry.first.back() == separator[0];
+      });
+    }
+    TempDir dir;
+    checkpoint.write(dir.path());
+    return notes_of(dir.path());
+  };
+  const std::string note = "asks for static FP8 activations; they stay BF16 (2 such modules)";
+  for (const char* separator : {".", "_"}) {
+    EXPECT_THAT(notes("input_scale", separator), Not(HasSubstr("static FP8 activations")));
+    EXPECT_THAT(notes("input_global_scale", separator), Not(HasSubstr("static FP8 activations")));
+    const std::string without = notes("", separator);
+    for (const std::string projection : {"gate_proj", "up_proj", "down_proj"}) {
+      EXPECT_THAT(without, HasSubstr("experts.*." + projection + ": has no input scale although "));
+    }
+    EXPECT_THAT(without, HasSubstr(note));
+  }
 }
 
 // --- files
