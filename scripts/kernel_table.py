@@ -33,16 +33,20 @@ def short(text):
     return text.split("(")[0][:70]
 
 
-def op_of(name, text):
-    """The folder below src/ops that a kernel comes from: mangled names hold the file's, arguments tell equal ones apart."""
+def op_of(name, text, expected=()):
+    """The folder below src/ops that a kernel comes from: mangled names hold the file's; the ops that the plan expects, then
+    arguments, tell equal ones apart (ssm and delta_net both have a decode_kernel in decode.cu)."""
     found = re.search(r"_GLOBAL__N__[0-9a-f]+_\d+_(\w+?)_cu_", name)
     kernel = re.search(r"(\w+)(?:<|\()", short(text) + "(").group(1)
     files = list(SOURCES.rglob(f"{found.group(1)}.cu")) if found else []
-    files = files or [f for f in SOURCES.rglob("*.cu") if re.search(rf"\b{kernel}\(", f.read_text())]
+    files = files or [f for f in SOURCES.rglob("*.cu*") if re.search(rf"\b{kernel}\(", f.read_text())]
     words = set(re.findall(r"\b[A-Z]\w+", text.split("(", 1)[-1])) - {"T"}
     def score(file):
         around = "".join(f.read_text() for f in file.parent.glob("*.[ch]*"))
-        return (bool(re.search(rf"\b{kernel}\b", file.read_text())), sum(word in around for word in words))
+        parts = file.relative_to(SOURCES).parts
+        folder = SHARED.get(parts[1], parts[1]) if parts[0] == "ops" else ""
+        return (bool(re.search(rf"\b{kernel}\b", file.read_text())), not expected or folder in expected,
+                sum(word in around for word in words))
     if not files:
         return "other"
     best = max(files, key=score).relative_to(SOURCES).parts
@@ -100,7 +104,7 @@ def median_step(path, last, count):
     return length, steps[index], steps[index - 1][-1][1]
 
 
-def rows_of(step, at):
+def rows_of(step, at, expected=()):
     text = demangled(sorted({row[2] for row in step}))
     table = {}
     for begin, end, name in step:
@@ -112,7 +116,7 @@ def rows_of(step, at):
         entry["whole"] += end - begin
         entry["gap"] += gap
         at = max(at, end)
-    return [{"kernel": kernel, "op": op_of(e["name"], text[e["name"]]), "launches": e["launches"],
+    return [{"kernel": kernel, "op": op_of(e["name"], text[e["name"]], expected), "launches": e["launches"],
              "us": (e["own"] + e["gap"]) / 1e3, "waiting_us": e["gap"] / 1e3, "each_us": e["whole"] / e["launches"] / 1e3}
             for kernel, e in table.items()]
 
@@ -132,7 +136,8 @@ def with_bytes(rows, moved, gbs):
         row["floor_us"] = moved[row["op"]] / gbs / 1e3
     missing = set(moved) - seen
     if any(moved[op] > 0 for op in missing):
-        raise SystemExit(f"no kernel of this step belongs to: {', '.join(sorted(missing))}")
+        named = ", ".join(sorted(op for op in missing if moved[op] > 0))
+        raise SystemExit(f"no kernel of this step belongs to: {named}")
 
 
 def print_table(length, rows, has_bytes):
@@ -170,10 +175,11 @@ def main():
     if args.plan and None in (args.seqs, args.context, args.gbs):
         parser.error("--plan needs --seqs, --context and --gbs")
     length, step, at = median_step(args.times, args.last, args.steps)
-    rows = rows_of(step, at)
-    if args.plan:
-        plan = json.loads(pathlib.Path(args.plan).read_text())
-        with_bytes(rows, bytes_of_step(plan, args.seqs, args.context), args.gbs)
+    plan = json.loads(pathlib.Path(args.plan).read_text()) if args.plan else None
+    moved = bytes_of_step(plan, args.seqs, args.context) if plan else {}
+    rows = rows_of(step, at, set(moved) | set(SHARED.values()) if plan else ())
+    if plan:
+        with_bytes(rows, moved, args.gbs)
     else:
         rows.sort(key=lambda row: -row["us"])
     if args.json:
