@@ -93,7 +93,7 @@ std::vector<std::string> all_backends() {
 }
 
 void print_json(const Session& session, const BenchFlags& flags,
-                const std::vector<BenchResult>& results, double memory_gbs) {
+                const std::vector<BenchResult>& results, const MemoryReads& memory) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const BenchResult& result : results) {
     nlohmann::ordered_json entry = {{"backend", result.backend},
@@ -132,7 +132,8 @@ void print_json(const Session& session, const BenchFlags& flags,
       {"repetitions", flags.lengths.repetitions},
       {"chunk", flags.lengths.chunk},
       {"depth", flags.lengths.depth},
-      {"memory_read_gbs", memory_gbs},
+      {"memory_read_gbs", memory.gbs},
+      {"cache_bytes", memory.cache_bytes},
       {"peak_host_bytes", peak_host_bytes()},
       {"results", list},
   };
@@ -140,7 +141,7 @@ void print_json(const Session& session, const BenchFlags& flags,
 }
 
 void print_table(const Session& session, const BenchFlags& flags,
-                 const std::vector<BenchResult>& results, double memory_gbs) {
+                 const std::vector<BenchResult>& results, const MemoryReads& memory) {
   const auto cell = [](const std::optional<Rate>& rate) {
     return rate ? fmt::format("{:.1f} ± {:.1f}", rate->mean, rate->deviation) : std::string("-");
   };
@@ -165,7 +166,7 @@ void print_table(const Session& session, const BenchFlags& flags,
     if (result.alone.generation) {
       const double gbs = result.gb_per_token * result.alone.generation->mean;
       row[5] = fmt::format("{:.2f}", gbs);
-      if (memory_gbs > 0) row[6] = fmt::format("{:.0f}%", 100 * gbs / memory_gbs);
+      row[6] = share_cell(memory_share(result.gb_per_token, gbs, memory));
     }
     if (quality) row.push_back(fmt::format("{:.3f}", result.quality->perplexity));
     table.add(row);
@@ -173,7 +174,7 @@ void print_table(const Session& session, const BenchFlags& flags,
   fmt::print("{}, {:.3f} GB, {} threads, {}{}{}\n\n{}", session.checkpoint->config().architecture,
              static_cast<double>(session.checkpoint->total_tensor_bytes()) * 1e-9,
              session.threads->size(), flags.machine.dtype,
-             memory_gbs > 0 ? fmt::format(", memory reads at {:.1f} GB/s", memory_gbs) : "",
+             memory.gbs > 0 ? fmt::format(", memory reads at {:.1f} GB/s", memory.gbs) : "",
              quality ? fmt::format(", perplexity over {} predictions",
                                    results.front().quality->predictions)
                      : "",
@@ -253,11 +254,11 @@ void bench(BenchFlags flags) {
     throw Error(ErrorCode::kUnavailable, "no backend with any of these activation modes runs here");
   // With experts on a GPU the bytes come from two memories.
   const bool one_memory = flags.machine.backend.device == "cpu";
-  const double memory_gbs = one_memory ? measure_memory(*session.threads) : 0;
+  const MemoryReads memory = one_memory ? measure_memory(*session.threads) : MemoryReads{};
   if (flags.json) {
-    print_json(session, flags, results, memory_gbs);
+    print_json(session, flags, results, memory);
   } else {
-    print_table(session, flags, results, memory_gbs);
+    print_table(session, flags, results, memory);
     if (!flags.requests.empty()) print_together(flags, results);
   }
 }

@@ -184,7 +184,7 @@ void chat(const ChatFlags& flags) {
     write_streamed(display.finish() + "\n");
     conversation.add("assistant", display.remembered(result.text));
     if (!flags.machine.quiet) {
-      const Speed speed = measure_speed(result, session.model->bytes_per_token(), 0);
+      const Speed speed = measure_speed(result, session.model->bytes_per_token(), {});
       fmt::print(stderr, "({})\n", speed_line(result, speed));
     }
   }

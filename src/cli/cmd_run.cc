@@ -48,8 +48,10 @@ void print_json(const Session& session, const GenerationDefaults& defaults,
       {"generation_tokens_per_second", speed.generation_tokens_per_second},
       {"gb_per_token", speed.gb_per_token},
       {"gb_per_second", speed.gb_per_second},
-      {"memory_share",
-       speed.memory_share > 0 ? nlohmann::ordered_json(speed.memory_share) : nullptr},
+      {"memory_share", speed.memory_share.share ? nlohmann::ordered_json(*speed.memory_share.share)
+                                                : nlohmann::ordered_json(nullptr)},
+      {"memory_read_gbs", speed.memory.gbs},
+      {"cache_bytes", speed.memory.cache_bytes},
       {"load_seconds", session.load_seconds},
       {"plan", nlohmann::ordered_json::parse(plan_json(group_plan(session.model->moe_plan())))},
   };
@@ -104,9 +106,9 @@ void run(const RunFlags& flags) {
   });
   // With experts on a GPU the bytes come from two memories.
   const bool one_memory = flags.machine.backend.device == "cpu";
-  const double memory_gbs =
-      one_memory && !flags.machine.quiet ? measure_memory(*session.threads) : 0;
-  const Speed speed = measure_speed(result, session.model->bytes_per_token(), memory_gbs);
+  const MemoryReads memory =
+      one_memory && !flags.machine.quiet ? measure_memory(*session.threads) : MemoryReads{};
+  const Speed speed = measure_speed(result, session.model->bytes_per_token(), memory);
   if (flags.json) {
     print_json(session, defaults, result, speed);
     return;

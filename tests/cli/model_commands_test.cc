@@ -303,6 +303,13 @@ TEST_F(ModelCommands, BenchMeasuresEveryCombinationAsked) {
   }
 }
 
+TEST_F(ModelCommands, RunSaysAShareOfTheMemorysBandwidthOnlyWhereCachesAreTooSmall) {
+  const json result = run_json({"run", kModel, "-p", "Once", "-n", "4", "--ignore-eos"});
+  const double caches = result["cache_bytes"];
+  const bool fits = caches > 0 && result["gb_per_token"].get<double>() * 1e9 <= caches;
+  EXPECT_EQ(result["memory_share"].is_null(), fits || result["memory_read_gbs"] == 0);
+}
+
 TEST_F(ModelCommands, BenchPrintsAMarkdownTable) {
   const ProgramResult result = run_program(
       {"bench", kModel, "--moe-backend", "all", "-p", "8", "-n", "2", "-r", "1", "--quiet"});
