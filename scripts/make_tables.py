@@ -323,6 +323,25 @@ def peers_table(report):
     return f"{note}\n\n{markdown(header, rows)}"
 
 
+def servers_in_turns_table(report):
+    """bench/peers/serve_in_turns.py: moe4 serve and another server under the same load, medians of the rounds."""
+    figures = {"TTFT ms": ("median_ttft_ms", 0), "TPOT ms": ("median_tpot_ms", 1), "p99 ITL ms": ("p99_itl_ms", 1),
+               "answers, tok/s": ("output_throughput", 1), "with prompts, tok/s": ("total_token_throughput", 0)}
+    rows = []
+    for r in report["rows_in_turns"]:
+        for name in ("moe4", "peer"):
+            cells = [f"{r[name][key]:.{digits}f} ({r[name + '_range'][key][0]:.{digits}f} to {r[name + '_range'][key][1]:.{digits}f})"
+                     for key, digits in figures.values()]
+            rows.append([r["clients"], "moe4" if name == "moe4" else report["peer_name"], *cells])
+    others = max(r[name + "_other_cores"] for r in report["rows_in_turns"] for name in ("moe4", "peer"))
+    note = (f"{report['device_name']}, {report['threads']} threads, commit {report['commit']}, {report['peer_name']} of "
+            f"{report['peer_version']} with {report['peer_weights']}; `{report['synthetic']}`; {report['requests']} requests a client "
+            f"of {report['input']} tokens with answers of {report['tokens']}, medians of {report['rounds']} rounds (least to most); other programs took "
+            f"at most {others:.2f} cores in a run\n\n"
+            f"    {report['moe4_command']}\n    {report['peer_command']}")
+    return f"{note}\n\n{markdown(['clients', 'server', *figures], rows)}"
+
+
 def over(peers, choose):
     """Times of other software in multiples of moe4's in the same visit, a row each."""
     return [choose(r["us"]) / r["moe4_us"] for r in peers["rows"]]
@@ -410,6 +429,8 @@ def table_of(name):
         return requests_table(report) if "together" in report["results"][0] else model_table(report)
     if "memory_runs" in report:
         return memory_table(report)
+    if "rows_in_turns" in report:
+        return servers_in_turns_table(report)
     if "served_runs" in report:
         return served_table(report)
     if "model_steps" in report:

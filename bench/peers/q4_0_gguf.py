@@ -1,34 +1,32 @@
 #!/usr/bin/env python3
-"""Writes a qwen3_moe checkpoint as GGUF with every matrix in Q4_0, for llama-server in serve_in_turns.py.
+"""Writes a checkpoint of moe4 synth as GGUF with every matrix in Q4_0, by llama.cpp's own converter, for serve_in_turns.py.
 
-    q4_0_gguf.py MODEL OUT.gguf         MODEL: a folder of moe4 synth
+    q4_0_gguf.py MODEL OUT.gguf --llama-cpp SOURCE --build BUILD       BUILD has bin/llama-quantize
 
-NVFP4 and FP8 weights are decoded to float32 and rounded to Q4_0; norms and routers stay float32. The vocabulary is numbered
-words, since prompts are token ids. Needs the packages gguf and numpy.
+NVFP4 and FP8 weights are decoded to BF16 first, since the scales that the converter sets beside NVFP4 would cost the peer
+products that a checkpoint in Q4_0 has not. Room for two copies in BF16 is needed beside OUT.gguf and given back. Norms,
+routers and convolutions stay float32, as llama.cpp wants them. Needs the packages that
+convert_hf_to_gguf.py needs.
 """
 import argparse
 import json
+import math
 import mmap
+import os
 import pathlib
+import shutil
 import struct
+import subprocess
+import sys
+import tempfile
 
-import gguf
 import numpy
+import torch
 
-E2M1 = numpy.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], numpy.float32)
-TYPES = {"F32": numpy.float32, "U8": numpy.uint8, "F8_E4M3": numpy.uint8, "BF16": numpy.uint16}
-
-
-def e4m3_values():
-    values = []
-    for byte in range(128):
-        exponent, mantissa = byte >> 3, byte & 7
-        values.append(mantissa * 2.0**-9 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7))
-    values[127] = 0.0  # NaN, which the checkpoint does not have
-    return numpy.array(values + [-value for value in values], numpy.float32)
-
-
-E4M3 = e4m3_values()
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+E2M1_PAIRS = torch.stack([E2M1.repeat(16), E2M1.repeat_interleave(16)], dim=1)  # [256, 2] of a byte, low nibble first
+TYPES = {"F32": torch.float32, "U8": torch.uint8, "F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16}
+SCALES = ("_scale", "_scale_2", ".input_scale")
 
 
 class Tensors:
@@ -43,86 +41,82 @@ class Tensors:
             for name, entry in json.loads(data[8:8 + size]).items():
                 if name != "__metadata__":
                     self.places[name] = (data, 8 + size, entry)
+        if not self.places:
+            raise SystemExit(f"error: {folder}: expected *.safetensors, found none")
+
+    def weights(self):
+        """Names of all but scales, with the shapes that they have decoded."""
+        for name, (_, _, entry) in self.places.items():
+            if not name.endswith(SCALES):
+                shape = entry["shape"]
+                yield name, [*shape[:-1], 2 * shape[-1]] if entry["dtype"] == "U8" else shape
 
     def raw(self, name):
         data, begin, entry = self.places[name]
+        if entry["dtype"] not in TYPES:
+            raise SystemExit(f"error: tensor {name}: expected one of {', '.join(TYPES)}, found {entry['dtype']}")
         first, last = entry["data_offsets"]
-        return numpy.frombuffer(data, TYPES[entry["dtype"]], offset=begin + first,
-                                count=(last - first) // numpy.dtype(TYPES[entry["dtype"]]).itemsize).reshape(entry["shape"])
+        values = numpy.frombuffer(data, numpy.uint8, offset=begin + first, count=last - first).copy()
+        return torch.from_numpy(values).view(TYPES[entry["dtype"]]).reshape(entry["shape"])
 
-    def matrix(self, name):
-        """The float32 of NAME.weight, whatever it is stored as."""
-        dtype = self.places[name + ".weight"][2]["dtype"]
-        weight = self.raw(name + ".weight")
-        if dtype == "U8":
-            codes = numpy.stack([weight & 15, weight >> 4], axis=-1).reshape(weight.shape[0], -1)
-            scales = E4M3[self.raw(name + ".weight_scale")] * self.raw(name + ".weight_scale_2")
-            return E2M1[codes] * numpy.repeat(scales, 16, axis=1)
-        if dtype == "F8_E4M3":
-            return E4M3[weight] * self.raw(name + ".weight_scale")
-        return weight if dtype == "F32" else (weight.astype(numpy.uint32) << 16).view(numpy.float32)
+    def bf16(self, name):
+        weight = self.raw(name)
+        if weight.dtype == torch.uint8:
+            scales = self.raw(name + "_scale").float() * self.raw(name + "_scale_2")
+            blocks = E2M1_PAIRS[weight.int()].reshape(*scales.shape, 16)
+            weight = (blocks * scales[..., None]).reshape(weight.shape[0], -1)
+        elif weight.dtype == torch.float8_e4m3fn:
+            weight = weight.float() * self.raw(name + "_scale")
+        return weight.to(torch.bfloat16)
 
 
-def q4_0(matrix):
-    return gguf.quants.quantize(numpy.ascontiguousarray(matrix, numpy.float32), gguf.GGMLQuantizationType.Q4_0)
+def write_bf16(model, folder):
+    """A copy of the checkpoint in BF16, one file."""
+    tensors = Tensors(model)
+    header, at = {}, 0
+    for name, shape in tensors.weights():
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + 2 * math.prod(shape)]}
+        at += 2 * math.prod(shape)
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in header:
+            file.write(tensors.bf16(name).view(torch.uint8).numpy().tobytes())
+    config = json.loads((model / "config.json").read_text())
+    config.pop("quantization_config", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(model / name, folder)
+
+
+def convert(folder, llama_cpp, out):
+    """convert_hf_to_gguf.py, told the pre-tokenizer: it knows those of published tokenizers by their hashes alone."""
+    sys.path.insert(0, str(llama_cpp))
+    sys.path.insert(0, str(llama_cpp / "gguf-py"))
+    import convert_hf_to_gguf
+    from conversion.base import TextModel
+    TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
+    # Its default for Qwen3-Next and later is a model with a draft head, which a synthetic one has not.
+    options = ["--no-mtp"] if json.loads((folder / "config.json").read_text())["model_type"] in ("qwen3_next", "qwen3_5_moe") else []
+    sys.argv = ["convert_hf_to_gguf.py", str(folder), "--outfile", str(out), "--outtype", "bf16", *options]
+    convert_hf_to_gguf.main()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--llama-cpp", type=pathlib.Path, required=True, help="its source")
+    parser.add_argument("--build", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
-    config = json.loads((arguments.model / "config.json").read_text())
-    if config["model_type"] != "qwen3_moe":
-        raise SystemExit(f"error: {arguments.model}: expected qwen3_moe, found {config['model_type']}")
-    tensors = Tensors(arguments.model)
-
-    writer = gguf.GGUFWriter(arguments.out, "qwen3moe")
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config.get("rope_theta") or config["rope_parameters"]["rope_theta"])
-    writer.add_expert_count(config["num_experts"])
-    writer.add_expert_used_count(config["num_experts_per_tok"])
-    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([f"w{i}" for i in range(config["vocab_size"])])
-    writer.add_token_types([gguf.TokenType.NORMAL] * config["vocab_size"])
-    writer.add_token_merges(["w 0"])
-    writer.add_eos_token_id(config["vocab_size"] - 1)
-
-    def add(name, matrix):
-        writer.add_tensor(name, q4_0(matrix), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
-
-    def add_float(name, source):
-        writer.add_tensor(name, numpy.ascontiguousarray(tensors.matrix(source), numpy.float32))
-
-    add("token_embd.weight", tensors.matrix("model.embed_tokens"))
-    add_float("output_norm.weight", "model.norm")
-    add("output.weight", tensors.matrix("lm_head"))
-    for layer in range(config["num_hidden_layers"]):
-        ours, theirs = f"model.layers.{layer}.", f"blk.{layer}."
-        for source, name in (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"),
-                             ("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"),
-                             ("mlp.gate", "ffn_gate_inp")):
-            add_float(f"{theirs}{name}.weight", ours + source)
-        for source, name in (("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v"), ("o_proj", "attn_output")):
-            add(f"{theirs}{name}.weight", tensors.matrix(f"{ours}self_attn.{source}"))
-        for kind in ("gate", "up", "down"):
-            experts = [q4_0(tensors.matrix(f"{ours}mlp.experts.{e}.{kind}_proj")) for e in range(config["num_experts"])]
-            writer.add_tensor(f"{theirs}ffn_{kind}_exps.weight", numpy.stack(experts), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
-        print(f"layer {layer}", flush=True)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    with tempfile.TemporaryDirectory(dir=arguments.out.resolve().parent) as work:
+        folder, whole = pathlib.Path(work) / "bf16", pathlib.Path(work) / "bf16.gguf"
+        folder.mkdir()
+        write_bf16(arguments.model, folder)
+        convert(folder, arguments.llama_cpp.resolve(), whole)
+        shutil.rmtree(folder)
+        subprocess.run([arguments.build / "bin/llama-quantize", "--pure", whole, arguments.out, "Q4_0", str(os.cpu_count())],
+                       check=True)
 
 
 if __name__ == "__main__":
