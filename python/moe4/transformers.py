@@ -25,7 +25,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from moe4._errors import BadInputError, UsageError
+from moe4._errors import BadInputError, Moe4Error, UsageError
 from moe4._experts import Experts
 from moe4.torch import ExpertsModule
 
@@ -150,22 +150,25 @@ class NvFp4Experts(torch.nn.Module):
         if _settings.activations == "fp4-static":
             options["w13_input_scale"] = scalars(rows, dialect.input_scale)
             options["w2_input_scale"] = scalars(names[2:], dialect.input_scale)
-        experts = Experts.from_tensors(
-            stacked(rows, dialect.codes),
-            stacked(rows, "weight_scale"),
-            scalars(rows, dialect.global_scale),
-            stacked(names[2:], dialect.codes),
-            stacked(names[2:], "weight_scale"),
-            scalars(names[2:], dialect.global_scale),
-            top_k=top_k,
-            num_experts=self.num_experts,
-            activation=self.activation,
-            activations=_settings.activations,
-            backend=_settings.backend,
-            batch_invariant=_settings.batch_invariant,
-            reciprocal_scales=dialect.reciprocal,
-            **options,
-        )
+        try:
+            experts = Experts.from_tensors(
+                stacked(rows, dialect.codes),
+                stacked(rows, "weight_scale"),
+                scalars(rows, dialect.global_scale),
+                stacked(names[2:], dialect.codes),
+                stacked(names[2:], "weight_scale"),
+                scalars(names[2:], dialect.global_scale),
+                top_k=top_k,
+                num_experts=self.num_experts,
+                activation=self.activation,
+                activations=_settings.activations,
+                backend=_settings.backend,
+                batch_invariant=_settings.batch_invariant,
+                reciprocal_scales=dialect.reciprocal,
+                **options,
+            )
+        except Moe4Error as error:  # transformers has no experts of its own to step aside for
+            raise type(error)(f"{self.name}: {error}") from error
         self.layer = ExpertsModule(experts)
 
     def forward(

@@ -198,7 +198,7 @@ def test_what_moe4_does_not_take_is_left_to_sglang(option, says, caplog):
     start()
     with pytest.raises((ValueError, AssertionError), match=SGLANGS_OWN):
         layer_of(**option)
-    assert "moe4 leaves the routed experts to SGLang: " in caplog.text and says in caplog.text
+    assert "moe4 leaves the routed experts to SGLang: layer 0: " in caplog.text and says in caplog.text
     assert get_moe_runner_backend() is MoeRunnerBackend.AUTO
 
 

@@ -132,6 +132,15 @@ def test_compressed_tensors_gives_the_perplexity_of_modelopt(checkpoint, own_exp
     assert abs(perplexity(model, rows[:1]) / perplexity(own_experts, rows[:1]) - 1) < 1e-3
 
 
+def test_a_layer_that_moe4_does_not_take_is_named(checkpoint):
+    moe4.transformers.configure(backend="b12x")  # which a CPU does not run
+    try:
+        with pytest.raises(moe4.UnavailableError, match=r"^model\.layers\.0\.mlp\.experts: .*b12x"):
+            transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    finally:
+        moe4.transformers.configure(backend="auto")
+
+
 def test_a_model_whose_experts_are_not_quantised_says_so(checkpoint, own_experts):
     own_experts.set_experts_implementation("moe4")
     try:

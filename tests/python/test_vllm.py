@@ -81,5 +81,5 @@ def test_compiled_tokens_are_the_eager_ones(rows):
 @pytest.mark.skipif(not MODELS.exists(), reason="MOE4_SHARED_MODELS has the checkpoints")
 def test_the_plug_in_steps_aside_and_says_so(rows):
     off = {"moe4": {"enabled": False}}
-    with pytest.raises(AssertionError, match="moe4 leaves the routed experts to vLLM: additional_config turns it off"):
+    with pytest.raises(AssertionError, match=r"moe4 leaves model\.layers\.0\.mlp\.experts to vLLM: additional_config turns it off"):
         run_engine(MODELS / "modelopt-nvfp4", rows, enforce_eager=True, additional_config=off)

@@ -229,9 +229,70 @@ def test_vllms_own_class_gets_what_moe4_leaves(dialect, vllm_config):
         runner(dialect)
 
 
-def test_a_wrong_option_is_named(vllm_config):
-    vllm_config.additional_config = {"moe4": {"backnd": "cpu"}}
-    with pytest.raises(moe4.UsageError, match="backnd"):
+@pytest.fixture
+def left(monkeypatch):
+    """What the plug-in says of layers that it leaves to vLLM: their names and why."""
+    from moe4.vllm import configs
+
+    lines = []
+    monkeypatch.setattr(configs.logger, "info_once", lambda text, *words: lines.append(text % words))
+    return lines
+
+
+def leaves(left, dialect, **layer):
+    """Why a layer is left to vLLM, whose own class refuses CPUs: that shows that it was asked."""
+    with pytest.raises((NotImplementedError, ValueError), match="(?i)nvfp4") as caught:
+        runner(dialect, **layer)
+    assert not isinstance(caught.value, moe4.Moe4Error), caught.value
+    (line,) = left
+    begin = f"moe4 leaves {PREFIX} to vLLM: "
+    assert line.startswith(begin), line
+    return line.removeprefix(begin)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_sizes_that_no_layer_has_are_left_to_vllm(dialect, left):
+    assert "hidden_size is 120, expected multiples of 16" in leaves(left, dialect, hidden_size=120)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        ({"intermediate_size": 48, "tp_size": 2}, "intermediate_size is 24"),
+        ({"hidden_size": 1 << 21}, "hidden_size is 2097152"),
+        ({"top_k": EXPERTS + 1}, f"top_k is {EXPERTS + 1}"),
+    ],
+)
+def test_other_rejections_are_left_to_vllm_with_their_reasons(layer, says, left):
+    assert says in leaves(left, "modelopt", **layer)
+
+
+def test_a_backend_that_cannot_is_left_to_vllm(left, vllm_config):
+    vllm_config.additional_config = {"moe4": {"backend": "b12x"}}
+    assert "b12x" in leaves(left, "compressed-tensors")
+
+
+@pytest.mark.parametrize("error", [moe4.UnavailableError, moe4.BadInputError, moe4.Moe4Error])
+def test_whatever_the_query_raises_is_left_to_vllm(error, left, monkeypatch):
+    """As on a GPU that the library was not built for."""
+    query = moe4.query
+
+    def refuse(**layer):
+        if layer["hidden_size"] == HIDDEN and layer["num_experts"] == EXPERTS:
+            raise error("not built for this GPU")
+        return query(**layer)
+
+    monkeypatch.setattr(moe4, "query", refuse)
+    assert leaves(left, "modelopt") == "not built for this GPU"
+
+
+@pytest.mark.parametrize(
+    "option", [{"backnd": "cpu"}, {"backend": "marlni"}, {"activations": "fp5"}, {"backend": ["cpu", "marlin"]}]
+)
+def test_a_wrong_option_is_named(option, vllm_config):
+    vllm_config.additional_config = {"moe4": option}
+    (name,), (value,) = option.keys(), option.values()
+    with pytest.raises(moe4.UsageError, match=name if name == "backnd" else value if isinstance(value, str) else "name"):
         runner("modelopt")
 
 
@@ -268,8 +329,9 @@ def test_a_layer_that_says_less_is_left_to_vllm(monkeypatch):
 
     leaves = []
     monkeypatch.setattr(configs.logger, "info_once", lambda *words: leaves.append(words))
-    assert not configs._takes(Moe(), use_a16=False)
-    assert "this vLLM is not as moe4 knows it: AttributeError" in leaves[0][1]
+    assert not configs._takes(Moe(), use_a16=False, name=PREFIX)
+    assert leaves[0][1] == PREFIX
+    assert "this vLLM is not as moe4 knows it: AttributeError" in leaves[0][2]
 
 
 @pytest.mark.parametrize("backend", ["passthrough", "moonep", "deepep_low_latency"])

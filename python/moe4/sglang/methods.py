@@ -164,6 +164,7 @@ class ModelOptMoe4FusedMoEMethod(ModelOptNvFp4FusedMoEMethod):
         except AttributeError as error:  # a user's start must not fail for an SGLang that changed
             reason = f"this SGLang is not as moe4 knows it: {error}"
         if reason is not None:
+            reason = f"layer {getattr(layer, 'layer_id', '?')}: {reason}"
             if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (10, 0):
                 # SGLang has laid out what its runner there wants before it comes here.
                 raise moe4.UnavailableError(f"{reason}: leave --moe-runner-backend moe4 out")

@@ -5,6 +5,7 @@ They load weights as vLLM's own do, then hand the raw tensors of this rank to mo
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -39,7 +40,21 @@ def options() -> dict[str, Any]:
     unknown = set(given) - set(_OPTIONS)
     if unknown:
         raise moe4.UsageError(f"additional_config: moe4 has no {sorted(unknown)}, expected {sorted(_OPTIONS)}")
-    return {**_OPTIONS, **given}
+    chosen = {**_OPTIONS, **given}
+    for name in ("activations", "backend"):
+        if not isinstance(chosen[name], str):
+            raise moe4.UsageError(f"additional_config: moe4's {name} is {chosen[name]!r}, expected a name")
+    _check_values(chosen["activations"], chosen["backend"])
+    return chosen
+
+
+@functools.cache
+def _check_values(activations: str, backend: str) -> None:
+    """moe4.UsageError for a mode or a backend that there is not, as for any layer."""
+    activations = "bf16" if activations == "auto" else activations
+    moe4.query(
+        hidden_size=128, intermediate_size=128, num_experts=2, top_k=1, activations=activations, backend=backend
+    )
 
 
 def activations_of(use_a16: bool) -> str:
@@ -76,7 +91,8 @@ def why_not(moe: Any, use_a16: bool) -> str | None:
         return f"the activation {moe.activation.value} is not moe4's"
     if getattr(moe, "has_bias", False):
         return "experts with biases are not taken yet"
-    answer = moe4.query(
+    activations = activations_of(use_a16)
+    return _objection(
         hidden_size=moe.hidden_dim,
         intermediate_size=moe.intermediate_size_per_partition,
         num_experts=moe.num_experts,
@@ -85,9 +101,17 @@ def why_not(moe: Any, use_a16: bool) -> str | None:
         device=device_index(),
         activation=ACTIVATIONS[moe.activation],
         limit=getattr(moe, "swiglu_limit", None),
-        activations=activations_of(use_a16),
+        activations=activations,
         backend=chosen["backend"],
     )
+
+
+def _objection(**layer: Any) -> str | None:
+    """Why moe4 does not take a layer; the options were checked, so whatever moe4.query raises is of the layer."""
+    try:
+        answer = moe4.query(**layer)
+    except moe4.Moe4Error as error:  # sizes that are no layer's, a GPU that this build is not for
+        return str(error)
     return None if answer["backend"] else answer["reason"]
 
 
