@@ -90,7 +90,7 @@ def gpt_oss(name, layers, experts, mxfp4):
     else:
         how = dict(hf_quant=modelopt(exclude=["lm_head", "model.embed_tokens"] + [
             f"model.layers.{i}.{m}" for i in range(layers) for m in ("self_attn*", "mlp.router")]),
-            layout="transposed", header_error="transposed expert tensors are not supported")
+            layout="transposed", expert_biases=True)
     return entry(name, "GptOssForCausalLM", text, experts=experts, top_k=4, width=2880, moe_layers=range(layers),
                  scheme="W4A16 (mxfp4 static, none)" if mxfp4 else W4A4, form="modelopt", activation=OAI,
                  router_expected=router_of("softmax over the chosen", logit_bias=True),

@@ -87,6 +87,8 @@ def experts(t, base, family, form):
             t.add(f"{module}.{name}_weight_scale", [e, k // 16, n], "F8_E4M3")
             t.add(f"{module}.{name}_weight_scale_2", [], "F32")
             t.add(f"{module}.{name}_input_scale", [], "F32")
+            if family.get("expert_biases"):
+                t.add(f"{module}.{name}_bias", [e, n])
     elif layout == "mxfp4 blocks":
         for name, n, k in (("gate_up_proj", 2 * width, hidden), ("down_proj", hidden, width)):
             t.add(f"{module}.{name}_blocks", [e, n, k // 32, 16], "U8")

@@ -309,6 +309,8 @@ std::string Checkpoint::Impl::experts_module(int64_t layer) const {
 std::string Checkpoint::Impl::present_experts(const std::string& module) const {
   constexpr std::string_view kLayers = "layers.";
   const size_t layers = module.find(kLayers);
+  // llm-compressor keeps the experts that it made one by one in a module of the same name.
+  if (tensors.has_prefix(module + ".experts.")) return module + ".experts";
   if (tensors.has_prefix(module + ".") || layers == std::string::npos) return module;
   const size_t end = module.find('.', layers + kLayers.size());
   if (end == std::string::npos) return module;
@@ -331,7 +333,8 @@ std::vector<StoredExpert> Checkpoint::Impl::gather(const std::string& asked,
                          .hidden_size = problem.hidden_size,
                          .intermediate_size = problem.intermediate_size,
                          .is_gated = problem.activation.is_gated(),
-                         .may_be_transposed = config.transposed_experts});
+                         .stacked = config.stacked_experts,
+                         .needs_biases = config.experts_have_biases});
 }
 
 std::string Checkpoint::Impl::expert_module(int64_t layer) const {

@@ -147,7 +147,8 @@ void read_experts(const JsonReader& text, const Family& family, ModelConfig& con
                       : 0;
   config.experts_module = family.experts_module;
   config.up_projection = family.up_projection;
-  config.transposed_experts = family.transposed_experts;
+  config.stacked_experts = family.stacked_experts;
+  config.experts_have_biases = family.is_gpt_oss;
   config.expert_dtype = text.string({"expert_dtype"}, "");
   // Gemma-4's dense sizes keep the keys of the experts they do not have.
   if (family.is_gemma4 && !text.boolean({"enable_moe_block"}, true)) return;

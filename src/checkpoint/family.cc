@@ -37,7 +37,9 @@ Family family_of(std::string_view type) {
       is_any_of(type, {"mixtral", "gpt_oss", "phimoe", "granitemoe", "olmoe"});
   family.renormalize =
       !is_llama4 && !is_any_of(type, {"qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v2"});
-  family.weight_on_input = family.transposed_experts = is_llama4;
+  family.weight_on_input = is_llama4;
+  if (is_llama4) family.stacked_experts = StackedExperts::kRowsOrColumns;
+  if (family.is_gpt_oss) family.stacked_experts = StackedExperts::kAlternatingColumns;
   family.one_plus_norms = is_hybrid_qwen || family.is_step || type.starts_with("minimax_m3");
   family.oai_activation = family.is_gpt_oss || type.starts_with("minimax_m3");
   if (starts_with_any_of(type, {"deepseek_v3", "kimi", "glm4_moe", "glm_moe", "minimax_m", "step3",

@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "checkpoint/stacked_experts.h"
 #include "moe/routing.h"
 
 namespace moe4 {
@@ -20,8 +21,8 @@ struct Family {
   bool expert_width_is_intermediate_size = false;  ///< there is no moe_intermediate_size key
   bool renormalize = true;                         ///< of norm_topk_prob
   bool weight_on_input = false;
-  bool transposed_experts = false;  ///< 3-D experts may be [E, K, N]
-  bool oai_activation = false;      ///< whatever hidden_act says
+  StackedExperts stacked_experts = StackedExperts::kRows;
+  bool oai_activation = false;  ///< whatever hidden_act says
   bool correction_bias = false;
   bool one_plus_norms = false;  ///< multiply by 1 + w (all but a delta net's own)
   ScoringFunction scoring = ScoringFunction::kSoftmax;

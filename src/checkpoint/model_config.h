@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "checkpoint/stacked_experts.h"
 #include "moe/problem.h"
 #include "moe/routing.h"
 
@@ -71,7 +72,8 @@ struct ModelConfig {
   /// ("up_proj", "w3"); for lookups in metadata when there are no tensors.
   std::string experts_module = "mlp.experts";
   std::string up_projection = "up_proj";
-  bool transposed_experts = false;  ///< 3-D experts may be [E, K, N], see module_tensors.h
+  StackedExperts stacked_experts = StackedExperts::kRows;
+  bool experts_have_biases = false;  ///< all three projections (gpt-oss)
 
   /// The routed experts of one layer.
   MoeProblem moe_problem(int64_t layer) const;

@@ -15,14 +15,10 @@ namespace {
 constexpr std::array<const char*, 6> kTextPrefixes = {
     "model.language_model.", "language_model.model.", "model.", "backbone.", "language_model.", ""};
 
-constexpr std::array<const char*, 8> kExpertModules = {"mlp.experts",
-                                                       "block_sparse_moe.experts",
-                                                       "mixer.experts",
-                                                       "ffn.experts",
-                                                       "feed_forward.experts",
-                                                       "moe.experts",
-                                                       "experts",
-                                                       "moe"};
+constexpr std::array<const char*, 9> kExpertModules = {
+    "mlp.experts.experts", "mlp.experts", "block_sparse_moe.experts",
+    "mixer.experts",       "ffn.experts", "feed_forward.experts",
+    "moe.experts",         "experts",     "moe"};
 
 // gate, up, down.
 struct ProjectionNames {
@@ -102,7 +98,8 @@ NamedView slice(const NamedView& tensor, int64_t expert, int64_t first, int64_t 
   return tensor.part((expert * rows + first) * columns, {count, columns});
 }
 
-// A 3-D tensor of all experts: columns [first, first + count) of expert `expert` as a matrix.
+// A 3-D tensor of all experts: `count` columns of expert `expert`, from `first` on, as a matrix;
+// whether they are neighbours is said elsewhere (StoredLinear::column_step).
 NamedView column_slice(const NamedView& tensor, int64_t expert, int64_t first, int64_t count) {
   const int64_t rows = tensor.view.shape[1], columns = tensor.view.shape[2];
   if (tensor.maker != nullptr) {
@@ -130,9 +127,13 @@ NamedView scalar_of(const NamedView& tensor, int64_t expert, int64_t half, int64
   return tensor.part(at, {});
 }
 
-// Rows [first, first + count) of one expert's bias, out of a bias [E, rows] of all experts.
-NamedView bias_slice(const NamedView& bias, int64_t expert, int64_t first, int64_t count) {
-  return bias.part(expert * bias.view.shape[1] + first, {count});
+// `count` rows of one expert's bias, every `step`-th from `first` on, out of a bias [E, rows] of
+// all experts.
+NamedView bias_slice(const NamedView& bias, int64_t expert, int64_t first, int64_t count,
+                     int64_t step) {
+  NamedView out = bias.part(expert * bias.view.shape[1] + first, {count});
+  if (step != 1) out.view.row_stride = step;
+  return out;
 }
 
 // The 3-D tensors of one fused projection, looked up once for all experts.
@@ -142,6 +143,7 @@ struct FusedTensors {
   std::optional<NamedView> scale, second_scale, global_scale, input_scale, input_global_scale;
   std::optional<NamedView> bias;  // [E, rows]
   bool is_transposed = false;     // [E, K, rows]
+  int64_t step = 1;               // is_transposed: columns of one half from one to the next
 
   int64_t rows() const { return weight.view.shape[is_transposed ? 2 : 1]; }
 };
@@ -192,6 +194,7 @@ std::optional<FusedTensors> find_fused(const TensorTable& table, const std::stri
 // The part of a fused projection that is `half` (0: gate or the whole, 1: up) of an expert.
 StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t expert, int64_t half,
                  int64_t rows, int64_t num_experts) {
+  const int64_t first = fused.step == 1 ? half * rows : half;
   const auto scale_slice = [&](const NamedView& scale) {
     const std::vector<int64_t>& shape = scale.view.shape;
     const int64_t all_rows = fused.rows();
@@ -201,7 +204,7 @@ StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t e
         fail_shape(scale,
                    fmt::format("[{}, groups, {}] as {}", num_experts, all_rows, fused.weight.name));
       }
-      return column_slice(scale, expert, half * rows, rows);
+      return column_slice(scale, expert, first, rows);
     }
     if (shape.size() == 3 && shape[0] == num_experts && shape[1] == all_rows) {
       return slice(scale, expert, half * rows, rows);
@@ -219,16 +222,17 @@ StoredLinear cut(const FusedTensors& fused, const std::string& module, int64_t e
   };
   StoredLinear stored;
   stored.module = module;
-  stored.weight = fused.is_transposed ? column_slice(fused.weight, expert, half * rows, rows)
-                                      : slice(fused.weight, expert, half * rows, rows);
+  stored.weight = fused.is_transposed ? column_slice(fused.weight, expert, first, rows)
+                                      : slice(fused.weight, expert, first, rows);
   stored.is_transposed = fused.is_transposed;
+  stored.column_step = fused.step;
   stored.is_packed_name = fused.is_packed_name;
   if (fused.scale) stored.scale = scale_slice(*fused.scale);
   stored.second_scale = scalar(fused.second_scale);
   stored.global_scale = scalar(fused.global_scale);
   stored.input_scale = scalar(fused.input_scale);
   stored.input_global_scale = scalar(fused.input_global_scale);
-  if (fused.bias) stored.bias = bias_slice(*fused.bias, expert, half * rows, rows);
+  if (fused.bias) stored.bias = bias_slice(*fused.bias, expert, first, rows, fused.step);
   return stored;
 }
 
@@ -310,9 +314,12 @@ std::vector<StoredExpert> gather_fused(const TensorTable& table, const std::stri
     (void)required_tensor(table, base + (shape.is_gated ? ".gate_up_proj" : ".up_proj"));
   }
   // Gate and up decide for down too, which may be as long as it is wide.
-  if (both && shape.may_be_transposed && is_transposed(*both, e, 2 * i, h)) {
+  const bool alternate = shape.stacked == StackedExperts::kAlternatingColumns;
+  if (both && (alternate || (shape.stacked == StackedExperts::kRowsOrColumns &&
+                             is_transposed(*both, e, 2 * i, h)))) {
     both->is_transposed = down->is_transposed = true;
   }
+  if (both && alternate) both->step = 2;
   if (both) check_fused_shape(*both, e, 2 * i, h);
   if (up) check_fused_shape(*up, e, i, h);
   if (gate && shape.is_gated) check_fused_shape(*gate, e, i, h);
@@ -432,9 +439,10 @@ std::vector<FusedProjection> fused_projections(const TensorTable& table,
   return projections;
 }
 
-std::vector<StoredExpert> gather_experts(const TensorTable& table,
-                                         const std::string& experts_module,
-                                         const ExpertShape& shape) {
+namespace {
+
+std::vector<StoredExpert> gather_any(const TensorTable& table, const std::string& experts_module,
+                                     const ExpertShape& shape) {
   const std::optional<NameOrder> order = one_by_one_order(table, experts_module);
   if (!order && has_block_experts(table, experts_module)) {
     return gather_block_experts(table, experts_module, shape);
@@ -464,6 +472,26 @@ std::vector<StoredExpert> gather_experts(const TensorTable& table,
                      .file = table.main_file().string(),
                      .tensor = "module " + one_more + "*",
                      .expected = fmt::format("{} experts", shape.num_experts)});
+  }
+  return experts;
+}
+
+}  // namespace
+
+std::vector<StoredExpert> gather_experts(const TensorTable& table,
+                                         const std::string& experts_module,
+                                         const ExpertShape& shape) {
+  std::vector<StoredExpert> experts = gather_any(table, experts_module, shape);
+  if (!shape.needs_biases) return experts;
+  for (const StoredExpert& expert : experts) {
+    for (const StoredLinear* linear :
+         {expert.gate ? &*expert.gate : nullptr, &expert.up, &expert.down}) {
+      if (linear == nullptr || linear->bias) continue;
+      throw_bad_input({.what = "expert has no bias, which the experts of this family have",
+                       .file = linear->weight.file,
+                       .tensor = "tensor " + linear->weight.name,
+                       .expected = "a bias beside it"});
+    }
   }
   return experts;
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/stacked_experts.h"
 #include "checkpoint/stored_linear.h"
 #include "checkpoint/tensor_table.h"
 
@@ -35,9 +36,8 @@ struct ExpertShape {
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   bool is_gated = true;
-  /// 3-D tensors may have inputs as rows: [E, K, N], packed [E, K/2, N], the columns of gate before
-  /// those of up.
-  bool may_be_transposed = false;
+  StackedExperts stacked = StackedExperts::kRows;
+  bool needs_biases = false;
 };
 
 /// "model.layers.3.mlp.experts" or the family's other spelling; nullopt when the layer has none.

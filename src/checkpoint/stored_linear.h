@@ -30,8 +30,10 @@ struct NamedView {
 struct StoredLinear {
   std::string module;
   NamedView weight;
-  bool is_packed_name = false;                  ///< weight_packed, compressed-tensors' spelling
-  bool is_transposed = false;                   ///< see transposed_linear.h; interpret() takes none
+  bool is_packed_name = false;  ///< weight_packed, compressed-tensors' spelling
+  bool is_transposed = false;   ///< see transposed_linear.h; interpret() takes none
+  int64_t column_step =
+      1;  ///< is_transposed: every so many of the file's columns, which are outputs
   std::optional<NamedView> scale;               ///< weight_scale, weight_scale_inv or scale
   std::optional<NamedView> second_scale;        ///< weight_scale_2: DecodeScale
   std::optional<NamedView> global_scale;        ///< weight_global_scale: EncodeScale

@@ -29,11 +29,14 @@ using testing::TempDir;
 
 constexpr char kName[] = "gpt_oss-mxfp4";
 
-fs::path folder() { return fs::path(MOE4_TEST_DATA) / "checkpoints" / kName; }
+fs::path folder_of(const std::string& name) {
+  return fs::path(MOE4_TEST_DATA) / "checkpoints" / name;
+}
 
-std::unique_ptr<Model> load(DType dtype, const std::string& backend, ThreadPool& threads) {
+std::unique_ptr<Model> load(DType dtype, const std::string& backend, ThreadPool& threads,
+                            const fs::path& folder = folder_of(kName)) {
   register_builtin_backends();
-  const auto checkpoint = Checkpoint::open(folder());
+  const auto checkpoint = Checkpoint::open(folder);
   ModelOptions options{.compute_dtype = dtype, .threads = &threads};
   options.moe.backend = backend;
   return Model::load(*checkpoint, options);
@@ -49,10 +52,21 @@ float largest(std::span<const float> values) {
   return most;
 }
 
-TEST(GptOss, LogitsAndGreedyTextAreThoseOfTransformers) {
+// As openai publishes it, and exports of others.
+class GptOssFolders : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(All, GptOssFolders,
+                         ::testing::Values(kName, "gpt_oss-modelopt-nvfp4", "gpt_oss-ct-nvfp4"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST_P(GptOssFolders, LogitsAndGreedyTextAreThoseOfTransformers) {
   ThreadPool threads(2);
-  const Golden golden(folder() / "golden/w4a16.safetensors");
-  const auto model = load(DType::kF32, "reference", threads);
+  const Golden golden(folder_of(GetParam()) / "golden/w4a16.safetensors");
+  const auto model = load(DType::kF32, "reference", threads, folder_of(GetParam()));
   const std::vector<int32_t> ids = golden.ints("input_ids"), greedy = golden.ints("greedy");
   const std::vector<float> expected = golden.floats("logits");
   Sequence sequence(*model, static_cast<int64_t>(ids.size() + greedy.size()));
@@ -74,10 +88,10 @@ TEST(GptOss, LogitsAndGreedyTextAreThoseOfTransformers) {
   EXPECT_EQ(text, greedy);
 }
 
-TEST(GptOss, TheFastPathKeepsClearGreedyChoices) {
+TEST_P(GptOssFolders, TheFastPathKeepsClearGreedyChoices) {
   ThreadPool threads(2);
-  const Golden golden(folder() / "golden/w4a16.safetensors");
-  const auto model = load(DType::kBF16, "", threads);
+  const Golden golden(folder_of(GetParam()) / "golden/w4a16.safetensors");
+  const auto model = load(DType::kBF16, "", threads, folder_of(GetParam()));
   const std::vector<int32_t> ids = golden.ints("input_ids"), greedy = golden.ints("greedy");
   const std::vector<float> margin = golden.floats("greedy_margin");
   Sequence sequence(*model, static_cast<int64_t>(ids.size() + greedy.size()));
@@ -139,6 +153,63 @@ TEST(GptOss, TensorsThatItNeedsAreMissedByName) {
                 c.add("model.layers.1.self_attn.q_norm.weight", {32}, std::vector<float>(32));
               }),
               HasSubstr("model.layers.1.self_attn.q_norm.weight"));
+}
+
+std::string scheme_of(const std::string& name) {
+  return to_string(Checkpoint::open(folder_of(name))->moe_layer(0).scheme);
+}
+
+std::string error_of_experts(const EditableCheckpoint& checkpoint) {
+  TempDir dir;
+  checkpoint.write(dir.path());
+  try {
+    (void)Checkpoint::open(dir.path())->moe_layer(0);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(GptOssExports, KeepTheirSchemesAndBiases) {
+  EXPECT_EQ(scheme_of("gpt_oss-modelopt-nvfp4"), to_string(kW4A4));
+  EXPECT_EQ(scheme_of("gpt_oss-ct-nvfp4"), to_string(kW4A4));
+  // Both quantised the same weights, so that biases, which are not quantised, are equal.
+  const auto biases = [](const char* name) {
+    const auto checkpoint = Checkpoint::open(folder_of(name));
+    std::vector<uint16_t> all;
+    for (const ExpertWeights& expert : checkpoint->moe_layer(1).experts) {
+      for (const TensorView* bias : {&expert.gate->bias, &expert.up.bias, &expert.down.bias}) {
+        for (int64_t i = 0; i < bias->shape.at(0); ++i) {
+          all.push_back(*reinterpret_cast<const uint16_t*>(bias->row(i)));
+        }
+      }
+    }
+    return all;
+  };
+  EXPECT_EQ(biases("gpt_oss-modelopt-nvfp4"), biases("gpt_oss-ct-nvfp4"));
+  EXPECT_EQ(biases("gpt_oss-ct-nvfp4").size(), 8 * (32 + 32 + 64u));
+}
+
+TEST(GptOssExports, ExpertsWithoutBiasesAreRefusedByTensor) {
+  EditableCheckpoint modelopt("gpt_oss-modelopt-nvfp4");
+  ASSERT_EQ(error_of_experts(modelopt), "");
+  ASSERT_EQ(modelopt.tensors.erase("model.layers.0.mlp.experts.down_proj_bias"), 1u);
+  EXPECT_THAT(error_of_experts(modelopt),
+              AllOf(HasSubstr("no bias"), HasSubstr("layers.0.mlp.experts.down_proj")));
+  EditableCheckpoint compressed("gpt_oss-ct-nvfp4");
+  ASSERT_EQ(error_of_experts(compressed), "");
+  ASSERT_EQ(compressed.tensors.erase("model.layers.0.mlp.experts.experts.3.up_proj.bias"), 1u);
+  EXPECT_THAT(error_of_experts(compressed),
+              AllOf(HasSubstr("no bias"), HasSubstr("experts.experts.3.up_proj")));
+}
+
+TEST(GptOssExports, ExpertsWithOutputsAsRowsAreRefused) {
+  EditableCheckpoint checkpoint("gpt_oss-modelopt-nvfp4");
+  auto& gate_up = checkpoint.tensors.at("model.layers.0.mlp.experts.gate_up_proj");
+  std::swap(gate_up.shape[1], gate_up.shape[2]);
+  EXPECT_THAT(error_of_experts(checkpoint),
+              AllOf(HasSubstr("gate_up_proj"), HasSubstr("[8, 32, 64]")));
 }
 
 TEST(GptOss, SettingsThatItDoesNotComputeAreRefusedByName) {
