@@ -257,6 +257,7 @@ void run_all(Runner& runner, std::vector<Request>& requests, int64_t cut, Observ
   }
   for (int64_t i = 0; i < kFed; ++i) {
     std::vector<SequencePiece> pieces;
+    pieces.reserve(requests.size());
     for (const Request& r : requests) {
       pieces.push_back({.token_ids = std::span(r.fed).subspan(i, 1),
                         .context = kPrompt + i,
@@ -305,6 +306,7 @@ TEST_P(GpuModels, AStepAllocatesNothingAndWaitsOnce) {
   const SampleRow greedy;
   for (const bool is_decode : {true, false}) {
     std::vector<SequencePiece> pieces;
+    pieces.reserve(requests.size());
     for (const Request& r : requests) {
       pieces.push_back({.token_ids = std::span(r.prompt).subspan(0, is_decode ? 1 : 64),
                         .context = is_decode ? kPrompt : 0,
@@ -535,7 +537,7 @@ TEST(GpuFootprint, APlanIsWhatIsTaken) {
     const EngineLimits limits{.max_tokens = 1024,
                               .max_seqs = 32,
                               .max_context = 4096,
-                              .cache_tokens = 32 * 4096,
+                              .cache_tokens = int64_t{32} * 4096,
                               .snapshot_bytes = int64_t{64} << 20,
                               .prompt_logits = 512};
     const MemoryPlan plan = memory_plan(needs_of(*model), limits);

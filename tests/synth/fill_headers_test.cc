@@ -105,6 +105,7 @@ TEST_P(FillHeaders, ModelsComputeFiniteLogitsThatVary) {
   const auto checkpoint = Checkpoint::open(filled.path());
   const auto model = Model::load(*checkpoint, {.threads = &threads});
   std::vector<int32_t> ids;
+  ids.reserve(24);
   for (int32_t i = 0; i < 24; ++i) ids.push_back(1 + 37 * i % 97);
   Sequence sequence(*model, 32);
   std::vector<float> logits;
