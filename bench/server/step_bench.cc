@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/thread_pool.h"
 #include "dialog/formats.h"
 #include "engine/generator.h"
 #include "engine/runner.h"
@@ -60,7 +61,8 @@ class InstantModel final : public Model {
  private:
   ModelConfig config_;
   std::vector<MoeLayerPlan> plan_;
-  Stream stream_;
+  ThreadPool threads_{1};
+  Stream stream_ = Stream::cpu(threads_);
   std::vector<CacheSpec> caches_;
 };
 

@@ -169,8 +169,7 @@ Engine::Flight Engine::begin_pieces(const Step& step, Observer* observer) {
                       .is_decode = piece.is_decode,
                       .num_logits = wanted_logits(piece)});
     const bool has_room = !request.has_masks || num_masked < runner_.limits().step.max_masked;
-    if (runner_.samples() && added.num_logits == 1 && !request.prompt_logits &&
-        request.device_choice && has_room) {
+    if (added.num_logits == 1 && !request.prompt_logits && request.device_choice && has_room) {
       DeviceChoice& choice = choices_[pieces_.size() - 1];
       if (request.device_choice(choice)) {
         added.sample = &choice.row;
@@ -213,7 +212,7 @@ std::optional<int32_t> Engine::choose(const Active& active, int64_t row, bool ch
   if (chosen && result_.status[r] == SampleStatus::kChosen) {
     return active.request.take_token(result_.ids[r]);
   }
-  if (chosen) return active.request.next_token(runner_.row_without_choice(result_.status[r]));
+  if (chosen) return active.request.next_token(runner_.row_without_choice(result_, row));
   const auto vocab = static_cast<size_t>(model_.config().vocab_size);
   return active.request.next_token({result_.logits.row(row), vocab});
 }
@@ -300,7 +299,7 @@ bool Engine::step(Observer* observer) {
   }
   begin_step(observer);
   if (before) finish_step(*before);
-  if (flight_ && (!flight_->all_chosen || !runner_.samples())) {
+  if (flight_ && (!flight_->all_chosen || !runner_.runs_ahead())) {
     const Flight last = *std::exchange(flight_, std::nullopt);
     finish_step(last);
   }

@@ -71,8 +71,7 @@ struct EngineRequest {
   std::function<std::optional<int32_t>(std::span<float> logits)> next_token;
   /// Asked before a step that ends with a choice: whether it can be made where the logits are, and
   /// how. One with a mask is asked once its token before is known. Where it can, take_token has
-  /// what was chosen and next_token is not called; engines on the CPU do not ask, and a choice that
-  /// failed comes back to next_token. May be empty.
+  /// what was chosen and next_token is not called, unless the choice failed. May be empty.
   std::function<bool(DeviceChoice& choice)> device_choice;
   /// Its choices may have masks.
   bool has_masks = false;

@@ -158,7 +158,7 @@ MemoryPlan memory_plan(const ModelNeeds& needs, const EngineLimits& limits) {
                   .states = limits.max_seqs * needs.state_bytes,
                   .snapshots = (runner.num_state_slots - limits.max_seqs) * needs.state_bytes,
                   .workspace = needs.workspace(runner.step),
-                  .buffers = Runner::buffer_bytes(runner, needs.vocab_size, needs.device)};
+                  .buffers = Runner::buffer_bytes(runner, needs.vocab_size)};
   if (!needs.device.is_cpu()) {
     const auto graphs = static_cast<int64_t>(decode_sizes(limits.max_seqs).size() *
                                              context_sizes(limits.max_context).size());

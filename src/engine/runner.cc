@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/thread_pool.h"
 #include "engine/decode_sizes.h"
+#include "engine/finite.h"
 #include "ops/sample/take_chosen.h"
 
 namespace moe4 {
@@ -19,6 +21,19 @@ int64_t mask_bytes(int64_t vocab_size) {
 
 // Tables of a batch: all paged layers share their page numbers, all recurrent ones their slots.
 enum : int32_t { kPagedTable, kStateTable, kNumTables };
+
+// Sample chooses around -infinity, which limits put into rows; out of a model it is a broken
+// number.
+void refuse_minus_infinity(const Rows& logits, SampleStatus* status, ThreadPool& threads) {
+  const auto vocab = static_cast<size_t>(logits.width);
+  threads.parallel_for(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      const std::span<const float> row(logits.row(r), vocab);
+      if (status[r] == SampleStatus::kChosen && first_not_finite(row))
+        status[r] = SampleStatus::kBadLogits;
+    }
+  });
+}
 
 }  // namespace
 
@@ -40,12 +55,11 @@ Runner::BatchLayout Runner::layout_of(const RunnerLimits& limits, int64_t max_bl
   return layout;
 }
 
-int64_t Runner::buffer_bytes(const RunnerLimits& limits, int64_t vocab_size, const Device& device) {
+int64_t Runner::buffer_bytes(const RunnerLimits& limits, int64_t vocab_size) {
   const int64_t rows = limits.step.max_logits;
   const int64_t max_blocks = ceil_div(limits.step.max_context, kPageTokens);
   const int64_t batch = layout_of(limits, max_blocks).size * int64_t{sizeof(int32_t)};
   const int64_t logits = rows * vocab_size * int64_t{sizeof(float)};
-  if (device.is_cpu()) return batch + logits;
   return batch + logits + 2 * rows * int64_t{sizeof(SampleRow)} +
          rows * int64_t{sizeof(int32_t) + sizeof(SampleStatus)} +
          limits.step.max_masked * mask_bytes(vocab_size);
@@ -69,13 +83,11 @@ Runner::Runner(const Model& model, const RunnerLimits& limits)
   const size_t choice_bytes = rows * (sizeof(int32_t) + sizeof(SampleStatus));
   const auto masks_bytes =
       static_cast<size_t>(limits.step.max_masked * mask_bytes(model.config().vocab_size));
-  if (!device.is_cpu()) {
-    sampler_ = prepare<Sample>({.vocab_size = model.config().vocab_size}, {},
-                               {.device = device, .threads = model.stream().threads});
-    device_samples_ = DeviceMemory(device, 2 * rows * sizeof(SampleRow));
-    device_choices_ = DeviceMemory(device, choice_bytes);
-    device_masks_ = DeviceMemory(device, masks_bytes);
-  }
+  sampler_ = prepare<Sample>({.vocab_size = model.config().vocab_size}, {},
+                             {.device = device, .threads = model.stream().threads});
+  device_samples_ = DeviceMemory(device, 2 * rows * sizeof(SampleRow));
+  device_choices_ = DeviceMemory(device, choice_bytes);
+  device_masks_ = DeviceMemory(device, masks_bytes);
   model.reserve(limits.step);
   const size_t workspace = std::max(model.workspace_size(limits.step), sampling_workspace());
   // Memory promises 64 bytes, an arena wants more.
@@ -88,7 +100,6 @@ Runner::Runner(const Model& model, const RunnerLimits& limits)
   for (size_t i = 0; i < num_flights; ++i) {
     Flight& flight = flights_.emplace_back(device);
     flight.batch = HostMemory(device, batch_bytes);
-    if (device.is_cpu()) continue;
     flight.samples = HostMemory(device, rows * sizeof(SampleRow));
     flight.choices = HostMemory(device, choice_bytes);
     flight.masks = HostMemory(device, masks_bytes);
@@ -298,21 +309,21 @@ void Runner::forward(const Batch& batch, Observer* observer) {
     take_chosen(ids, batch.num_tokens, reinterpret_cast<const int32_t*>(device_choices_.data()),
                 stream);
   }
-  std::byte* logits = stream.device.is_cpu() ? host_logits_.data() : device_logits_.data();
   Arena arena = Arena::within({workspace_.data(), workspace_.size()});
   Execution execution{stream, arena, observer};
-  model_.forward(
-      batch, caches_,
-      Rows::dense(reinterpret_cast<float*>(logits), batch.num_logits, model_.config().vocab_size),
-      execution);
+  model_.forward(batch, caches_, logits(batch.num_logits), execution);
+}
+
+Rows Runner::logits(int64_t num_rows) const {
+  std::byte* data = model_.stream().device.is_cpu() ? host_logits_.data() : device_logits_.data();
+  return Rows::dense(reinterpret_cast<float*>(data), num_rows, model_.config().vocab_size);
 }
 
 Sample::Args Runner::sample_args(int64_t num_rows, bool greedily) const {
   const int64_t most = limits_.step.max_logits;
   auto* ids = reinterpret_cast<int32_t*>(device_choices_.data());
   const auto* rows = reinterpret_cast<const SampleRow*>(device_samples_.data());
-  return {.logits = Rows::dense(reinterpret_cast<float*>(device_logits_.data()), num_rows,
-                                model_.config().vocab_size),
+  return {.logits = logits(num_rows),
           .rows = greedily ? rows : rows + most,
           .ids = ids,
           .status = reinterpret_cast<SampleStatus*>(ids + most),
@@ -321,7 +332,6 @@ Sample::Args Runner::sample_args(int64_t num_rows, bool greedily) const {
 }
 
 size_t Runner::sampling_workspace() const {
-  if (!samples()) return 0;
   Sample::Args args = sample_args(limits_.step.max_logits, /*greedily=*/false);
   args.num_edited = limits_.step.max_masked;
   return sampler_->workspace_size(args);
@@ -348,6 +358,10 @@ void Runner::begin(std::span<const SequencePiece> pieces, Observer* observer) {
   const Stream& stream = model_.stream();
   if (stream.device.is_cpu()) {
     forward(batch, observer);
+    choose_tokens(pieces, /*chose_greedily=*/false, flight);
+    if (flight.chose) {
+      refuse_minus_infinity(logits(flight.num_logits), statuses(flight), *stream.threads);
+    }
     ++num_begun_;
     return;
   }
@@ -428,17 +442,22 @@ StepResult Runner::finish() {
   StepResult result{.logits = Rows::dense(logits, flight.num_logits, vocab)};
   if (!flight.chose) return result;
   const auto rows = static_cast<size_t>(flight.num_logits);
-  auto* ids = reinterpret_cast<int32_t*>(flight.choices.data());
-  auto* status = reinterpret_cast<SampleStatus*>(ids + limits_.step.max_logits);
-  result.ids = {ids, rows};
-  result.status = {status, rows};
+  result.ids = {reinterpret_cast<const int32_t*>(flight.choices.data()), rows};
+  result.status = {statuses(flight), rows};
   return result;
 }
 
-std::span<float> Runner::row_without_choice(SampleStatus status) {
+SampleStatus* Runner::statuses(const Flight& flight) const {
+  auto* ids = reinterpret_cast<int32_t*>(flight.choices.data());
+  return reinterpret_cast<SampleStatus*>(ids + limits_.step.max_logits);
+}
+
+std::span<float> Runner::row_without_choice(const StepResult& result, int64_t row) {
+  const auto vocab = static_cast<size_t>(model_.config().vocab_size);
+  if (model_.stream().device.is_cpu()) return {result.logits.row(row), vocab};
   using Limits = std::numeric_limits<float>;
-  const float what = status == SampleStatus::kBadLogits ? Limits::quiet_NaN() : -Limits::infinity();
-  failed_row_.assign(static_cast<size_t>(model_.config().vocab_size), what);
+  const bool is_bad = result.status[static_cast<size_t>(row)] == SampleStatus::kBadLogits;
+  failed_row_.assign(vocab, is_bad ? Limits::quiet_NaN() : -Limits::infinity());
   return failed_row_;
 }
 

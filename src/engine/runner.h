@@ -29,8 +29,8 @@ struct SequencePiece {
   int32_t state_slot = 0;
   bool is_decode = false;  ///< generates; decodes come first and have equally many tokens
   int64_t num_logits = 0;  ///< logits of its last tokens that are wanted
-  /// On a GPU: how its next token is chosen there from the last of its logits, which stay there.
-  /// Null: they come to the host.
+  /// How its next token is chosen from the last of its logits where they are; on a GPU they stay
+  /// there. Null: the caller chooses, and they come to the host.
   const SampleRow* sample = nullptr;
   /// With `sample`: bit i says whether token i may be chosen; ceil(vocab_size / 64) words or more.
   /// Empty: all may. At most StepLimits::max_masked pieces have one.
@@ -60,7 +60,7 @@ class Runner {
   Runner& operator=(const Runner&) = delete;
 
   /// Bytes that it takes of the device beside caches, workspace and graphs.
-  static int64_t buffer_bytes(const RunnerLimits& limits, int64_t vocab_size, const Device& device);
+  static int64_t buffer_bytes(const RunnerLimits& limits, int64_t vocab_size);
 
   const Model& model() const { return model_; }
   const RunnerLimits& limits() const { return limits_; }
@@ -68,8 +68,8 @@ class Runner {
   /// Throws Error(kBadInput) for an id outside the vocabulary, naming its position: `first` is that
   /// of ids[0].
   void check_ids(std::span<const int32_t> ids, int64_t first) const;
-  /// Whether SequencePiece::sample may be there.
-  bool samples() const { return sampler_ != nullptr; }
+  /// Whether a step may be begun before the one in front of it is finished.
+  bool runs_ahead() const { return flights_.size() > 1; }
 
   /// Runs one step within the limits and waits for it. Ids have passed check_ids().
   StepResult run(std::span<const SequencePiece> pieces, Observer* observer = nullptr);
@@ -79,9 +79,9 @@ class Runner {
   void begin(std::span<const SequencePiece> pieces, Observer* observer = nullptr);
   /// Of the oldest step that was begun.
   StepResult finish();
-  /// [vocab_size] logits that have what made a choice fail: NaN, or nothing above -infinity. Valid
-  /// until the next call.
-  std::span<float> row_without_choice(SampleStatus status);
+  /// [vocab_size] logits that have what made the choice in a row fail: NaN, or nothing above
+  /// -infinity. On the CPU the row itself. Valid until the next call.
+  std::span<float> row_without_choice(const StepResult& result, int64_t row);
 
   /// Copies pages of all layers, and the state in a slot, to host memory and back: to any pages and
   /// slot, and with the same bits.
@@ -115,12 +115,15 @@ class Runner {
     bool chose = false;  // some row has a choice
     Event done;
   };
+  // Where a step leaves them.
+  Rows logits(int64_t num_rows) const;
   // The choice of tokens from the first logits of the step; greedily, or as the step's rows say.
   Sample::Args sample_args(int64_t num_rows, bool greedily) const;
   size_t sampling_workspace() const;
   void choose(const Sample::Args& args);
   // Enqueues the choices that pieces want. Whether the host needs no logits.
   bool choose_tokens(std::span<const SequencePiece> pieces, bool chose_greedily, Flight& flight);
+  SampleStatus* statuses(const Flight& flight) const;  // [max_logits]
   int32_t* host_batch() const { return reinterpret_cast<int32_t*>(flights_[newest_].batch.data()); }
 
   const Model& model_;
@@ -137,8 +140,9 @@ class Runner {
   HostMemory host_logits_;
   DeviceMemory device_logits_;
   std::vector<CacheTable> tables_;
-  // On a GPU: the choice of tokens. In: [max_logits] greedy rows for graphs, then those of the
-  // step; out: [max_logits] ids, then states.
+  // The choice of tokens, a thread or a block a row: one thread would take longer for many
+  // sequences than the model does. In: [max_logits] greedy rows for graphs, then those of the step;
+  // out: [max_logits] ids, then states.
   std::unique_ptr<Prepared<Sample>> sampler_;
   DeviceMemory device_samples_, device_choices_;
   DeviceMemory device_masks_;    // [max_masked, ceil(vocab_size / 64)] uint64

@@ -54,7 +54,7 @@ struct StepLimits {
   int64_t max_seqs = 0;
   int64_t max_context = 0;  ///< tokens of any sequence
   int64_t max_logits = 0;   ///< rows of logits
-  int64_t max_masked = 0;   ///< of them, rows from which a GPU chooses among some tokens only
+  int64_t max_masked = 0;   ///< of them, rows from which a token is chosen among some only
 };
 
 class Model {

@@ -73,23 +73,18 @@ ModelNeeds needs_of(const Model& model) {
                    .max_context = model.config().max_position_embeddings,
                    .num_layers = model.config().num_layers};
   add_caches(model.caches(), needs);
-  // A GPU chooses tokens in the same workspace.
-  std::shared_ptr<const Prepared<Sample>> sampler;
-  if (!needs.device.is_cpu()) {
-    sampler = prepare<Sample>({.vocab_size = needs.vocab_size}, {},
-                              {.device = needs.device, .threads = model.stream().threads});
-  }
+  // Tokens are chosen in the same workspace.
+  const std::shared_ptr<const Prepared<Sample>> sampler =
+      prepare<Sample>({.vocab_size = needs.vocab_size}, {},
+                      {.device = needs.device, .threads = model.stream().threads});
   needs.workspace = [&model, sampler](const StepLimits& limits) {
-    size_t bytes = model.workspace_size(limits);
-    if (sampler != nullptr) {
-      const Rows logits =
-          Rows::dense(static_cast<float*>(nullptr), limits.max_logits, model.config().vocab_size);
-      bytes = std::max(bytes, sampler->workspace_size({.logits = logits,
-                                                       .num_edited = limits.max_masked,
-                                                       .any_sampled = true,
-                                                       .any_truncated = true}));
-    }
-    return static_cast<int64_t>(bytes);
+    const Rows logits =
+        Rows::dense(static_cast<float*>(nullptr), limits.max_logits, model.config().vocab_size);
+    const size_t sampling = sampler->workspace_size({.logits = logits,
+                                                     .num_edited = limits.max_masked,
+                                                     .any_sampled = true,
+                                                     .any_truncated = true});
+    return static_cast<int64_t>(std::max(model.workspace_size(limits), sampling));
   };
   return needs;
 }

@@ -157,6 +157,44 @@ TEST_F(Generator, AChoiceIsLeftToTheDeviceUnlessTheLogitsAreWanted) {
   EXPECT_FALSE(with_logits.engine_request().device_choice(choice));
 }
 
+// Whoever wants the logits has them brought to where it chooses itself.
+TEST_F(Generator, TokensChosenBesideOthersAreThoseThatTheirLogitsGiveAlone) {
+  std::vector<GenerateRequest> requests;
+  for (const SamplingParams& sampling :
+       {SamplingParams{.temperature = 0}, SamplingParams{.temperature = 1.0f, .seed = 3},
+        SamplingParams{.temperature = 1.0f, .seed = 4},
+        SamplingParams{.temperature = 1.5f, .top_k = 40, .top_p = 0.95f, .seed = 5},
+        SamplingParams{.temperature = 0.8f, .min_p = 0.05f, .seed = 6}}) {
+    requests.push_back(request("In the beginning", 24));
+    requests.back().sampling = sampling;
+  }
+  Engine engine(*model_,
+                {.max_tokens = 128, .max_seqs = 8, .max_context = 128, .cache_tokens = 1024});
+  std::vector<std::unique_ptr<Generation>> together;
+  int chosen_by_host = 0;
+  for (const GenerateRequest& r : requests) {
+    together.push_back(std::make_unique<Generation>(*model_, tokenizer_.get(), r));
+    EngineRequest submitted = together.back()->engine_request();
+    submitted.next_token = [&, next = submitted.next_token](std::span<float> logits) {
+      ++chosen_by_host;
+      return next(logits);
+    };
+    engine.submit(std::move(submitted));
+  }
+  while (engine.step()) {
+  }
+  EXPECT_EQ(chosen_by_host, 0);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].wants_logits = true;
+    requests[i].on_token = [](int32_t, std::span<const float> logits) {
+      EXPECT_FALSE(logits.empty());
+    };
+    const GenerateResult alone = generate(*model_, tokenizer_.get(), requests[i]);
+    EXPECT_EQ(together[i]->take_result().tokens, alone.tokens) << i;
+    EXPECT_EQ(alone.tokens.size(), 24u);
+  }
+}
+
 TEST_F(Generator, ACallbackThatReturnsFalseCancels) {
   int calls = 0;
   const GenerateResult result = generate(*model_, tokenizer_.get(), request("In the beginning", 24),

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/thread_pool.h"
 #include "models/model.h"
 #include "support/sequence.h"
 
@@ -70,7 +71,8 @@ class ScriptedModel final : public Model {
  private:
   ModelConfig config_;
   std::vector<MoeLayerPlan> plan_;
-  Stream stream_;
+  std::shared_ptr<ThreadPool> threads_ = std::make_shared<ThreadPool>(1);
+  Stream stream_ = Stream::cpu(*threads_);
   std::vector<CacheSpec> caches_;
   Script script_;
 };
