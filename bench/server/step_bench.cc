@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -267,9 +269,13 @@ void measure(const Load& load) {
 }  // namespace
 }  // namespace moe4
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   moe4::Load load;
   if (argc > 1) load.requests = std::stoll(argv[1]);
   if (argc > 2) load.steps = std::stoll(argv[2]);
   moe4::measure(load);
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 1;
 }
