@@ -335,7 +335,7 @@ def servers_in_turns_table(report):
             rows.append([r["clients"], "moe4" if name == "moe4" else report["peer_name"], *cells])
     others = max(r[name + "_other_cores"] for r in report["rows_in_turns"] for name in ("moe4", "peer"))
     note = (f"{report['device_name']}, {report['threads']} threads, commit {report['commit']}, {report['peer_name']} of "
-            f"{report['peer_version']} with {report['peer_weights']}; `{report['synthetic']}`; {report['requests']} requests a client "
+            f"{report['peer_version']} with {report['peer_weights']}; `{report['synthetic']}`; requests a client: {report['requests']}, "
             f"of {report['input']} tokens with answers of {report['tokens']}, medians of {report['rounds']} rounds (least to most); other programs took "
             f"at most {others:.2f} cores in a run\n\n"
             f"    {report['moe4_command']}\n    {report['peer_command']}")

@@ -32,8 +32,8 @@ struct StoredLinear {
   NamedView weight;
   bool is_packed_name = false;  ///< weight_packed, compressed-tensors' spelling
   bool is_transposed = false;   ///< see transposed_linear.h; interpret() takes none
-  int64_t column_step =
-      1;  ///< is_transposed: every so many of the file's columns, which are outputs
+  /// is_transposed: every so many of the file's columns, which are outputs.
+  int64_t column_step = 1;
   std::optional<NamedView> scale;               ///< weight_scale, weight_scale_inv or scale
   std::optional<NamedView> second_scale;        ///< weight_scale_2: DecodeScale
   std::optional<NamedView> global_scale;        ///< weight_global_scale: EncodeScale
