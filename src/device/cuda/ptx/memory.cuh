@@ -55,6 +55,15 @@ __device__ __forceinline__ void load_streaming8_if(bool condition, const void* p
       : "+r"(v.x), "+r"(v.y)
       : "l"(p), "r"(static_cast<int>(condition)));
 }
+/// load_in_order16() under a predicate; `v` keeps its value otherwise.
+__device__ __forceinline__ void load_in_order16_if(bool condition, const void* p, uint4& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n"
+      "@p ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(p), "r"(static_cast<int>(condition))
+      : "memory");
+}
 /// Activations: several warps of an SM read them, and an earlier kernel may have written them.
 __device__ __forceinline__ void load_cached16_if(bool condition, const void* p, uint4& v) {
   asm volatile(

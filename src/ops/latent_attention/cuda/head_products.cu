@@ -1,6 +1,7 @@
 // Products of every head's vectors with a small matrix of that head: a warp has 16 or 32 outputs of
 // a head for 8 or 32 tokens, which are the n8 operand. Matrices go from memory to registers, packed
-// as mma.m16n8k16 wants them.
+// as mma.m16n8k16 wants them, some tiles ahead, the first of them before the kernel in front has
+// ended; a block's warps share the vectors of their head, split into pairs of BF16 once.
 #include <cuda_bf16.h>
 
 #include <bit>
@@ -9,6 +10,7 @@
 #include "base/checked_math.h"
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/launch.cuh"
+#include "device/cuda/ptx/memory.cuh"
 #include "device/cuda/ptx/warp.cuh"
 #include "numerics/bf16.h"
 #include "ops/latent_attention/cuda/head_products.h"
@@ -16,8 +18,19 @@
 namespace moe4::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
+// How a launch divides a head's outputs and tokens among warps.
+struct Few {  // at most 8 tokens: small blocks, so that the warps of a few heads reach every SM
+  static constexpr int kWarps = 2, kOutputTiles = 1, kTokenTiles = 1;
+  static constexpr int kChunkTiles = 32;  // of inputs that are shared at a time: 16 KiB
+  // 8 KiB of a warp on their way: with 2.4 to 5 warps an SM that is 2.5 to 5 MB of an H200, about
+  // what its bandwidth and latency ask for. With low matrices it is eight tiles of both.
+  static constexpr int ahead(bool has_low) { return has_low ? 8 : 16; }
+};
+struct Many {
+  static constexpr int kWarps = 4, kOutputTiles = 2, kTokenTiles = 4;
+  static constexpr int kChunkTiles = 8;  // 16 KiB again
+  static constexpr int ahead(bool) { return 2; }
+};
 
 struct Params {
   const uint4 *high, *low;
@@ -76,10 +89,10 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint4& a, const ui
 }
 
 // The part of queries that is turned, not multiplied.
-template <int Tokens>
+template <int Tokens, int Threads>
 __device__ void turn(const Params& p, int first_token, int head) {
   const int half = p.rope_dim / 2;
-  for (int i = static_cast<int>(threadIdx.x); i < Tokens * half; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < Tokens * half; i += Threads) {
     const int token = first_token + i / half, j = i % half;
     if (token >= p.num_tokens) return;
     const float2 x = pair_at(p, token * p.x_stride + head * p.x_head_stride + p.inputs + 2 * j);
@@ -91,55 +104,101 @@ __device__ void turn(const Params& p, int first_token, int head) {
   }
 }
 
-template <int OutputTiles, int TokenTiles>
-__global__ void __launch_bounds__(kThreads) head_product_kernel(const __grid_constant__ Params p) {
-  constexpr int kTokens = 8 * TokenTiles;
-  wait_for_previous_kernel();
-  launch_dependents();
+/// A head's vectors of some tokens and inputs as pairs of BF16. Rows are 4 banks apart, so that the
+/// eight tokens and four pairs of a fragment lie in 32.
+template <typename Shape>
+struct SharedVectors {
+  static constexpr int kTokens = 8 * Shape::kTokenTiles, kPairs = 8 * Shape::kChunkTiles;
+  uint32_t high[kTokens][kPairs + 4], low[kTokens][kPairs + 4];
+};
+
+/// Inputs [first_input, first_input + 16 * kChunkTiles) of the head's vectors, split, to shared
+/// memory; zeros where there are none. All threads of the block, between two barriers.
+template <typename Shape>
+__device__ __forceinline__ void share_vectors(const Params& p, int first_token, int head,
+                                              int first_input, SharedVectors<Shape>& shared) {
+  constexpr int kPairs = SharedVectors<Shape>::kPairs;
+  const int tokens = min(SharedVectors<Shape>::kTokens, p.num_tokens - first_token);
+  const int pairs = min(kPairs, 8 * p.input_tiles - first_input / 2);
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < tokens * kPairs; i += 32 * Shape::kWarps) {
+    const int token = i / kPairs, pair = i % kPairs, k = first_input + 2 * pair;
+    if (pair >= pairs) continue;
+    const int64_t row = (first_token + token) * p.x_stride + head * p.x_head_stride;
+    split(k < p.inputs ? pair_at(p, row + k) : float2{}, shared.high[token][pair],
+          shared.low[token][pair]);
+  }
+}
+
+template <typename Shape, bool kHasLow>
+__global__ void __launch_bounds__(32 * Shape::kWarps)
+    head_product_kernel(const __grid_constant__ Params p) {
+  constexpr int kOutputTiles = Shape::kOutputTiles, kTokenTiles = Shape::kTokenTiles;
+  constexpr int kTokens = 8 * kTokenTiles, kAhead = Shape::ahead(kHasLow);
+  static_assert(Shape::kChunkTiles % kAhead == 0);
+  __shared__ SharedVectors<Shape> shared;
   const int lane = lane_id(), g = lane / 4, t = lane % 4;
   const int first_token = static_cast<int>(blockIdx.x) * kTokens;
   const int head = static_cast<int>(blockIdx.z);
   const int block = static_cast<int>(blockIdx.y);
-  if (block * kWarps >= p.groups) return turn<kTokens>(p, first_token, head);
-  const int group = block * kWarps + static_cast<int>(threadIdx.x / 32);
-  if (group >= p.groups) return;
-  const int first_tile = group * OutputTiles;
+  if (block * Shape::kWarps >= p.groups) {
+    wait_for_previous_kernel();
+    launch_dependents();
+    return turn<kTokens, 32 * Shape::kWarps>(p, first_token, head);
+  }
+  const int first_tile =
+      (block * Shape::kWarps + static_cast<int>(threadIdx.x / 32)) * kOutputTiles;
 
-  float sums[OutputTiles][TokenTiles][4] = {};
-  const int64_t matrix =
-      static_cast<int64_t>(p.first_head + head) * p.output_tiles * p.input_tiles * 32 + lane;
-#pragma unroll 4
-  for (int step = 0; step < p.input_tiles; ++step) {
-    uint4 high[OutputTiles] = {}, low[OutputTiles] = {};
+  // Tiles of weights that are on their way; zeros beyond the matrix.
+  uint4 high[kAhead][kOutputTiles] = {}, low[kHasLow ? kAhead : 1][kOutputTiles] = {};
+  const int64_t matrix = (static_cast<int64_t>(p.first_head + head) * p.output_tiles + first_tile) *
+                             p.input_tiles * 32 +
+                         lane;
+  const auto load = [&](int step, int slot) {
 #pragma unroll
-    for (int i = 0; i < OutputTiles; ++i) {
-      if (first_tile + i >= p.output_tiles) continue;
-      const int64_t at =
-          matrix + (static_cast<int64_t>(first_tile + i) * p.input_tiles + step) * 32;
-      high[i] = p.high[at];
-      if (p.low != nullptr) low[i] = p.low[at];
+    for (int i = 0; i < kOutputTiles; ++i) {
+      const bool there = step < p.input_tiles && first_tile + i < p.output_tiles;
+      const int64_t at = matrix + (static_cast<int64_t>(i) * p.input_tiles + step) * 32;
+      load_in_order16_if(there, p.high + at, high[slot][i]);
+      if constexpr (kHasLow) load_in_order16_if(there, p.low + at, low[slot][i]);
     }
+  };
 #pragma unroll
-    for (int j = 0; j < TokenTiles; ++j) {
-      const int token = first_token + 8 * j + g;
-      const int64_t row = token * p.x_stride + head * p.x_head_stride;
-      uint32_t b_high[2], b_low[2];
+  for (int slot = 0; slot < kAhead; ++slot) load(slot, slot);
+
+  wait_for_previous_kernel();
+  launch_dependents();
+
+  float sums[kOutputTiles][kTokenTiles][4] = {};
+  for (int chunk = 0; chunk < p.input_tiles; chunk += Shape::kChunkTiles) {
+    if (chunk > 0) __syncthreads();
+    share_vectors(p, first_token, head, 16 * chunk, shared);
+    __syncthreads();
+    const int end = min(chunk + Shape::kChunkTiles, p.input_tiles);
+    for (int first_step = chunk; first_step < end; first_step += kAhead) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int k = 16 * step + 8 * half + 2 * t;
-        const bool wanted = token < p.num_tokens && k < p.inputs;
-        split(wanted ? pair_at(p, row + k) : float2{}, b_high[half], b_low[half]);
-      }
+      for (int slot = 0; slot < kAhead; ++slot) {
+        const int step = first_step + slot;
+        if (step >= end) break;
 #pragma unroll
-      for (int i = 0; i < OutputTiles; ++i) {
-        multiply(sums[i][j], high[i], b_high);
-        if (!p.x_is_bf16) multiply(sums[i][j], high[i], b_low);
-        if (p.low != nullptr) multiply(sums[i][j], low[i], b_high);
+        for (int j = 0; j < kTokenTiles; ++j) {
+          const int pair = 8 * (step - chunk) + t;
+          const uint32_t* x = &shared.high[8 * j + g][pair];
+          const uint32_t* rest = &shared.low[8 * j + g][pair];
+          const uint32_t b_high[2] = {x[0], x[4]}, b_low[2] = {rest[0], rest[4]};
+#pragma unroll
+          for (int i = 0; i < kOutputTiles; ++i) {
+            multiply(sums[i][j], high[slot][i], b_high);
+            if (!p.x_is_bf16) multiply(sums[i][j], high[slot][i], b_low);
+            if constexpr (kHasLow) multiply(sums[i][j], low[slot][i], b_high);
+          }
+        }
+        load(step + kAhead, slot);
       }
     }
   }
 #pragma unroll
-  for (int j = 0; j < TokenTiles; ++j) {
+  for (int j = 0; j < kTokenTiles; ++j) {
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       const int token = first_token + 8 * j + 2 * t + side;
@@ -147,7 +206,7 @@ __global__ void __launch_bounds__(kThreads) head_product_kernel(const __grid_con
       const float factor = temperature_at(p, token);
       const int64_t to = token * p.y_stride + head * p.y_head_stride;
 #pragma unroll
-      for (int i = 0; i < OutputTiles; ++i) {
+      for (int i = 0; i < kOutputTiles; ++i) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int output = (first_tile + i) * 16 + g + 8 * half;
@@ -158,17 +217,18 @@ __global__ void __launch_bounds__(kThreads) head_product_kernel(const __grid_con
   }
 }
 
-template <int OutputTiles, int TokenTiles>
+template <typename Shape>
 void launch_product(Params& params, int num_heads, cudaStream_t stream, bool dependent) {
-  params.groups = static_cast<int>(ceil_div(params.output_tiles, OutputTiles));
-  const int64_t blocks = ceil_div(params.groups, kWarps) + (params.rope_dim > 0 ? 1 : 0);
-  launch(head_product_kernel<OutputTiles, TokenTiles>,
-         {.grid = dim3(static_cast<unsigned>(ceil_div(params.num_tokens, 8 * TokenTiles)),
-                       static_cast<unsigned>(blocks), static_cast<unsigned>(num_heads)),
-          .block = dim3(kThreads),
-          .stream = stream,
-          .dependent = dependent},
-         params);
+  params.groups = static_cast<int>(ceil_div(params.output_tiles, Shape::kOutputTiles));
+  const int64_t blocks = ceil_div(params.groups, Shape::kWarps) + (params.rope_dim > 0 ? 1 : 0);
+  launch(
+      params.low != nullptr ? head_product_kernel<Shape, true> : head_product_kernel<Shape, false>,
+      {.grid = dim3(static_cast<unsigned>(ceil_div(params.num_tokens, 8 * Shape::kTokenTiles)),
+                    static_cast<unsigned>(blocks), static_cast<unsigned>(num_heads)),
+       .block = dim3(32 * Shape::kWarps),
+       .stream = stream,
+       .dependent = dependent},
+      params);
 }
 
 }  // namespace
@@ -242,9 +302,9 @@ void multiply_heads(const HeadMatrices& matrices, const HeadProduct& product, cu
                 .positions = product.positions,
                 .temperature = product.temperature};
   if (params.num_tokens <= 8) {
-    launch_product<1, 1>(params, product.num_heads, stream, dependent);
+    launch_product<Few>(params, product.num_heads, stream, dependent);
   } else {
-    launch_product<2, 4>(params, product.num_heads, stream, dependent);
+    launch_product<Many>(params, product.num_heads, stream, dependent);
   }
 }
 
