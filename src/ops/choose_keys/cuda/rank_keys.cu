@@ -1,16 +1,10 @@
 // ChooseKeys on NVIDIA GPUs, its scores: products of all queries of a token with the keys before
 // it on tensor cores.
 //
-// A block has a token and a span of keys. Its queries are turned and split into two F16 numbers,
-// 22 bits of the largest element of a head: each head is scaled by a power of 2, which relu() lets
-// through and the head's weight takes back. Keys are F16 as they are cached and exact. So scores
-// are those of float32.
-//
-// A warp has 32 keys in registers, the rows of mma.m16n8k16, and passes over the heads, its
-// columns: the sum over heads then is one thread's, but for four of them at the end. The order of
-// elements along k is the same for both operands and otherwise free: a thread has 8 neighbouring
-// ones of 32, one load of 16 bytes. Queries lie in shared memory as fragments. 64 heads: 33 KB, 4
-// blocks an SM.
+// A block has a token and a span of keys. Its queries are turned and split into two F16 numbers
+// each (ops/cuda/index_scores.cuh): a head's power of 2 passes relu(), and the head's weight takes
+// it back. A warp has 32 keys in registers and passes over the heads: the sum over heads then is
+// one thread's, but for four of them at the end. 64 heads: 33 KB, 4 blocks an SM.
 //
 // A score is of one query and one key, whatever the span, so bits depend on nothing else.
 #include <cuda_bf16.h>
@@ -19,27 +13,22 @@
 #include "device/cuda/launch.h"
 #include "device/cuda/ptx/barrier.cuh"
 #include "device/cuda/ptx/launch.cuh"
-#include "device/cuda/ptx/memory.cuh"
-#include "device/cuda/ptx/mma_f16.cuh"
 #include "device/cuda/ptx/warp.cuh"
 #include "ops/choose_keys/cuda/kernels.h"
+#include "ops/cuda/index_scores.cuh"
 #include "ops/cuda/row_values.cuh"
 
 namespace moe4::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kWarpKeys = kKeysOfScoreBlock / kWarps;
-static_assert(kWarpKeys == 32 && kPageTokens % kWarpKeys == 0);
-constexpr int kSteps = 4;       // of 32 elements: dim up to 128
-constexpr int kHeads = 8;       // of a tile
-constexpr int kFragment = 512;  // bytes: 8 heads, 32 elements
-constexpr int kTileBytes = kSteps * 2 * kFragment;
+static_assert(kKeysOfScoreBlock == kWarps * kWarpKeys && kPageTokens % kWarpKeys == 0);
 
 // Heads are taken by 16, with zeros for those that there are not.
 __host__ __device__ constexpr int head_tiles(int num_heads) { return (num_heads + 15) / 16 * 2; }
 size_t shared_bytes(int num_heads) {
-  return static_cast<size_t>(head_tiles(num_heads)) * (kTileBytes + kHeads * sizeof(float));
+  return static_cast<size_t>(head_tiles(num_heads)) *
+         (kQueryTileBytes + kQueriesOfTile * sizeof(float));
 }
 
 __device__ __forceinline__ float value_at(const std::byte* rows, int64_t i, bool is_bf16) {
@@ -65,10 +54,6 @@ __device__ __forceinline__ void load8(const std::byte* rows, int64_t i, bool is_
     const float4 part = *reinterpret_cast<const float4*>(rows + 4 * (i + j));
     x[j] = part.x, x[j + 1] = part.y, x[j + 2] = part.z, x[j + 3] = part.w;
   }
-}
-
-__device__ __forceinline__ uint32_t pair_of(__half2 x) {
-  return *reinterpret_cast<const uint32_t*>(&x);
 }
 
 // By how much the elements that a thread puts are turned: x[d] cosine + x[its partner] sine.
@@ -98,7 +83,7 @@ __device__ __forceinline__ void put_head(const ChooseParams& p, const Turn& turn
   const int distance = p.half / 8;
   const bool is_first = chunk - p.turned / 8 < distance;
   const int partner = is_first ? chunk + distance : chunk - distance;
-  float top = 0, other[8];
+  float other[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     other[i] = p.rotates_pairs ? x[i ^ 1] : __shfl_sync(0xffffffff, x[i], partner, 16);
@@ -106,30 +91,9 @@ __device__ __forceinline__ void put_head(const ChooseParams& p, const Turn& turn
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     if (turn.is_part) x[i] = x[i] * turn.cosine[i] + other[i] * turn.sine[i];
-    top = fmaxf(top, fabsf(x[i]));
   }
-#pragma unroll
-  for (int offset = 8; offset > 0; offset /= 2) {
-    top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, offset));
-  }
-  // To [2^10, 2^11), so that the lower of the two numbers is not subnormal.
-  const int exponent = static_cast<int>(__float_as_uint(top) >> 23) - 127;
-  const int up = top > 0 ? max(-100, min(100, 10 - exponent)) : 0;
-  const float factor = __int_as_float((127 + up) << 23);
-  uint32_t high[4], low[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair{x[2 * i] * factor, x[2 * i + 1] * factor};
-    const __half2 rounded = __floats2half2_rn(pair.x, pair.y);
-    const float2 back = __half22float2(rounded);
-    high[i] = pair_of(rounded);
-    low[i] = pair_of(__floats2half2_rn(pair.x - back.x, pair.y - back.y));
-  }
-  uint8_t* to = queries + tile * kTileBytes + chunk / 4 * 2 * kFragment +
-                (4 * row + chunk % 4) * int{sizeof(uint4)};
-  *reinterpret_cast<uint4*>(to) = {high[0], high[1], high[2], high[3]};
-  *reinterpret_cast<uint4*>(to + kFragment) = {low[0], low[1], low[2], low[3]};
-  if (chunk == 0) head_weights[tile * kHeads + row] = __int_as_float((127 - up) << 23);
+  const float back = put_query(queries + tile * kQueryTileBytes, row, chunk, x);
+  if (chunk == 0) head_weights[tile * kQueriesOfTile + row] = back;
 }
 
 // Queries of a token as fragments of B, and what each head's dot products are multiplied by. All
@@ -137,7 +101,7 @@ __device__ __forceinline__ void put_head(const ChooseParams& p, const Turn& turn
 __device__ __forceinline__ void put_queries(const ChooseParams& p, int64_t token, uint8_t* queries,
                                             float* head_weights) {
   constexpr int kAhead = 4;  // tiles whose loads are on their way
-  static_assert(kThreads == 16 * kHeads);
+  static_assert(kThreads == 16 * kQueriesOfTile);
   const int thread = static_cast<int>(threadIdx.x), d = thread % 16 * 8;
   const int tiles = head_tiles(p.num_heads);
   float weight = 0;  // of the head that is the thread's number: there are 128 at most (supports.cc)
@@ -149,7 +113,7 @@ __device__ __forceinline__ void put_queries(const ChooseParams& p, int64_t token
     float x[kAhead][8] = {};
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int head = (first + i) * kHeads + thread / 16;
+      const int head = (first + i) * kQueriesOfTile + thread / 16;
       if (head >= p.num_heads || d >= p.dim) continue;
       load8(p.q, token * p.q_stride + head * p.dim + d, p.q_is_bf16, x[i]);
     }
@@ -159,15 +123,8 @@ __device__ __forceinline__ void put_queries(const ChooseParams& p, int64_t token
     }
   }
   __syncthreads();
-  if (thread < tiles * kHeads) head_weights[thread] *= weight;
+  if (thread < tiles * kQueriesOfTile) head_weights[thread] *= weight;
   __syncthreads();
-}
-
-// Rises with the score: equal for equal scores, 0 and -0 among them; the largest for no number.
-__device__ __forceinline__ uint32_t rank_of(float score) {
-  const float x = isnan(score) ? INFINITY : score + 0.0f;
-  const uint32_t bits = __float_as_uint(x);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
 // 16-bit rows of the keys that a thread loads: of its warp's 32 every eighth.
@@ -213,7 +170,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     if (p.query_start[s] <= token && token < p.query_start[s + 1]) sequence = s;
   }
   const int tiles = head_tiles(p.num_heads);
-  auto* head_weights = reinterpret_cast<float*>(queries + tiles * kTileBytes);
+  auto* head_weights = reinterpret_cast<float*>(queries + tiles * kQueryTileBytes);
   put_queries(p, token, queries, head_weights);
   if (sequence < 0) return;  // padding
 
@@ -225,11 +182,11 @@ __global__ void __launch_bounds__(kThreads, 4)
   uint32_t* ranks = p.ranks + blockIdx.x * p.rank_stride;
   for (int first = begin + warp * kWarpKeys; first < end; first += kKeysOfScoreBlock) {
     const KeyRows<kShared> rows(p, blocks, first, g, end);
-    uint32_t keys[2][2 * kSteps][4];  // of 16 keys, 16 elements
+    uint32_t keys[2][2 * kScoreSteps][4];  // of 16 keys, 16 elements
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
+      for (int step = 0; step < kScoreSteps; ++step) {
         const int d = 32 * step + 8 * t;
         uint4 x[2];  // of keys g and g + 8
 #pragma unroll
@@ -252,14 +209,14 @@ __global__ void __launch_bounds__(kThreads, 4)
     for (int tile = 0; tile < tiles; tile += 2) {
       float dots[2][2][4] = {};  // of 8 heads, 16 keys
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
+      for (int step = 0; step < kScoreSteps; ++step) {
         if (step >= steps) continue;
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
 #pragma unroll
           for (int n = 0; n < 2; ++n) {
-            const uint4 b =
-                load_shared16(fragments + (tile + n) * kTileBytes + (2 * step + part) * kFragment);
+            const uint4 b = load_shared16(fragments + (tile + n) * kQueryTileBytes +
+                                          (2 * step + part) * kQueryFragment);
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
               multiply_f16(dots[n][i], keys[i][2 * step], b.x, b.y);
@@ -271,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const float2 weights =
-            *reinterpret_cast<const float2*>(head_weights + (tile + n) * kHeads + 2 * t);
+            *reinterpret_cast<const float2*>(head_weights + (tile + n) * kQueriesOfTile + 2 * t);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
 #pragma unroll
