@@ -106,7 +106,7 @@ TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromItsOwnKernels) {
       {.kind = ActivationKind::kRelu2},
   };
   for (const ActivationParams& activation : activations) {
-    for (const int64_t intermediate : {512, 768}) {
+    for (const int64_t intermediate : {512, 768, 1280}) {
       MoeProblem p = problem(2048, intermediate, 12, 6);
       p.activation = activation;
       p.weight_on_input = activation.kind == ActivationKind::kGeluTanh;
@@ -135,7 +135,7 @@ TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromExpertsThatEveryTokenTakes) {
     int64_t intermediate, slots, shared;
   };
   for (const auto& [intermediate, slots, shared] :
-       std::vector<Shape>{{512, 9, 1}, {512, 5, 1}, {512, 6, 2}, {768, 8, 2}}) {
+       std::vector<Shape>{{512, 9, 1}, {512, 5, 1}, {512, 6, 2}, {768, 8, 2}, {1536, 5, 1}}) {
     MoeProblem p = problem(2048, intermediate, 12, slots);
     p.num_shared = shared;
     const RandomMoe moe = make_random_moe({.problem = p, .scheme = kW4A16});

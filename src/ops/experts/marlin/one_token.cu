@@ -5,6 +5,8 @@
 //   FC1  a block of 8 warps: up to three m16 tiles of one slot's expert, warp s has unit s of K
 //   FC2  a block: 16 output rows of all slots, a warp for each (slot, unit of K)
 //
+// Beyond 24 warps of FC2 a thread has 64 registers: the tokens then come through shared memory.
+//
 // Sums are added in the order of expert_gemm.cu and row_stationary.cu: a token gets the same bits.
 // The token is column 0 of the products, so the sums of lanes 4g are the ones that count.
 #include <limits>
@@ -25,7 +27,8 @@ namespace {
 
 constexpr int kFc1Split = 8;
 constexpr int kFc1Threads = 32 * kFc1Split;
-constexpr int kMaxFc2Warps = 24;  // at most 80 registers a thread
+constexpr int kFc2Warps = 24;     // at most 80 registers a thread
+constexpr int kMaxFc2Warps = 32;  // 64
 
 // acc += weights times a token at `x` in shared memory, in each column.
 template <WeightFormat Format, int kTiles>
@@ -101,10 +104,17 @@ __global__ __launch_bounds__(kFc1Threads,
   store_fc1(p, expert, scales, slot, first_tile, partial, warp, lane);
 }
 
+// 256 columns of a row of `width` to shared memory, 8 a lane. Past K weights are zeros, as in
+// weight_step.cuh.
+__device__ __forceinline__ void share_token(uint32_t to, const __nv_bfloat16* row, int k_unit,
+                                            int width, int lane) {
+  copy16(to + lane * 16, row + min(k_unit * kUnitK + lane * 8, width - 8), 16);
+}
+
 // The same beside shared experts, which are known: their weights come while the router chooses the
-// others. Three blocks of a multiprocessor at once.
-template <WeightFormat Format, int kTiles>
-__global__ __launch_bounds__(kFc1Threads, 3) void one_token_fc1_beside_shared_kernel(
+// others. `kBlocks` of a multiprocessor at once.
+template <WeightFormat Format, int kTiles, int kBlocks>
+__global__ __launch_bounds__(kFc1Threads, kBlocks) void one_token_fc1_beside_shared_kernel(
     const __grid_constant__ MarlinParams p) {
   using Unit = UnitLayout<Format>;
   __shared__ float2 partial[kTiles][kFc1Split][8];  // rows g and g + 8
@@ -141,11 +151,9 @@ __global__ __launch_bounds__(kFc1Threads, 3) void one_token_fc1_beside_shared_ke
   }
   __syncwarp();
   if (is_shared) wait();
-  // Past K weights are zeros, as in weight_step.cuh.
-  const int column = min(warp * kUnitK + lane * 8, layer.hidden_size - 8);
-  copy16(my_x + lane * 16,
-         p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size + column,
-         16);
+  share_token(my_x,
+              p.x + static_cast<int64_t>(layer.weight_on_input ? slot : 0) * layer.hidden_size,
+              warp, layer.hidden_size, lane);
   const Fc1Scales scales = fc1_scales(layer, expert);
   copy_commit();
   copy_wait<0>();
@@ -161,14 +169,16 @@ __global__ __launch_bounds__(kFc1Threads, 3) void one_token_fc1_beside_shared_ke
   store_fc1(p, expert, scales, slot, first_tile, partial, warp, lane);
 }
 
-// 16 output rows a block, top_k * fc2_k_units warps.
-template <WeightFormat Format>
-__global__ __launch_bounds__(32 * kMaxFc2Warps,
+// 16 output rows a block, top_k * fc2_k_units warps, at most kWarps.
+template <WeightFormat Format, int kWarps>
+__global__ __launch_bounds__(32 * kWarps,
                              1) void one_token_fc2_kernel(const __grid_constant__ MarlinParams p) {
-  __shared__ float products[kMaxFc2Warps][kTileRows];  // [slot][unit of K][row]
-  __shared__ float y[kMaxFc2Warps][kTileRows];         // [slot][row], weighted when summed
-  __shared__ float slot_weights[kMaxFc2Warps];
-  __shared__ bool slot_counts[kMaxFc2Warps];
+  constexpr bool kShareTokens = kWarps > kFc2Warps;
+  __shared__ float products[kWarps][kTileRows];  // [slot][unit of K][row]
+  __shared__ float y[kWarps][kTileRows];         // [slot][row], weighted when summed
+  __shared__ float slot_weights[kWarps];
+  __shared__ bool slot_counts[kWarps];
+  __shared__ __align__(16) __nv_bfloat16 x[kShareTokens ? kWarps : 1][kUnitK];
   const PackedLayerView& layer = p.layer;
   const int lane = lane_id(), g = lane / 4, warp = threadIdx.x / 32;
   const int slot = warp / layer.fc2_k_units, k_unit = warp - slot * layer.fc2_k_units;
@@ -191,12 +201,21 @@ __global__ __launch_bounds__(32 * kMaxFc2Warps,
   }
   wait_for_previous_kernel();
   launch_dependents();
-  TokenFragments tokens = {};
   const __nv_bfloat16* const row = p.act + static_cast<int64_t>(slot) * layer.intermediate_size;
-  load_tokens(tokens, expert >= 0 && g == 0 ? row : nullptr, k_unit * kUnitK,
-              layer.intermediate_size - 16, lane);
   float acc[1][4] = {};
-  multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
+  if constexpr (kShareTokens) {
+    const uint32_t my_x = shared_address(x[warp]);
+    if (expert >= 0) share_token(my_x, row, k_unit, layer.intermediate_size, lane);
+    copy_commit();
+    copy_wait<0>();
+    __syncwarp();
+    if (expert >= 0) multiply_token<Format>(weights, my_x, acc, lane);
+  } else {
+    TokenFragments tokens = {};
+    load_tokens(tokens, expert >= 0 && g == 0 ? row : nullptr, k_unit * kUnitK,
+                layer.intermediate_size - 16, lane);
+    multiply_step<Format>(weights, tokens, acc, nullptr, false, lane, [](int) {});
+  }
   if (lane % 4 == 0) {
     products[warp][g] = acc[0][0];
     products[warp][g + 8] = acc[0][2];
@@ -243,15 +262,18 @@ constexpr Fc1Cut fc1_cut() {
           {one_token_fc1_kernel<WeightFormat::kNvfp4, kTiles>,
            one_token_fc1_kernel<WeightFormat::kMxfp4, kTiles>}};
 }
-// In order of preference: the last holds a shared expert beside eight routed ones (H200).
-constexpr Fc1Cut kFc1Cuts[] = {fc1_cut<1>(),
-                               fc1_cut<2>(),
-                               fc1_cut<3>(),
-                               {2,
-                                3,
-                                true,
-                                {one_token_fc1_beside_shared_kernel<WeightFormat::kNvfp4, 2>,
-                                 one_token_fc1_beside_shared_kernel<WeightFormat::kMxfp4, 2>}}};
+template <int kTiles, int kBlocks>
+constexpr Fc1Cut fc1_cut_beside_shared() {
+  return {kTiles,
+          kBlocks,
+          true,
+          {one_token_fc1_beside_shared_kernel<WeightFormat::kNvfp4, kTiles, kBlocks>,
+           one_token_fc1_beside_shared_kernel<WeightFormat::kMxfp4, kTiles, kBlocks>}};
+}
+// In order of preference. On an H200 the last but one holds Qwen3.6's shared expert beside eight
+// routed ones, the last GLM-4.7-Flash's beside four, three times as wide.
+constexpr Fc1Cut kFc1Cuts[] = {fc1_cut<1>(), fc1_cut<2>(), fc1_cut<3>(),
+                               fc1_cut_beside_shared<2, 3>(), fc1_cut_beside_shared<4, 2>()};
 
 const Fc1Cut* fc1_cut_of(const MarlinParams& p) {
   for (const Fc1Cut& cut : kFc1Cuts) {
@@ -287,10 +309,15 @@ void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool 
 }
 
 void launch_one_token_fc2(const MarlinParams& params, cudaStream_t stream, bool dependent) {
-  launch(params.layer.format == WeightFormat::kMxfp4 ? one_token_fc2_kernel<WeightFormat::kMxfp4>
-                                                     : one_token_fc2_kernel<WeightFormat::kNvfp4>,
+  static constexpr void (*kKernels[2][2])(MarlinParams) = {
+      {one_token_fc2_kernel<WeightFormat::kNvfp4, kFc2Warps>,
+       one_token_fc2_kernel<WeightFormat::kMxfp4, kFc2Warps>},
+      {one_token_fc2_kernel<WeightFormat::kNvfp4, kMaxFc2Warps>,
+       one_token_fc2_kernel<WeightFormat::kMxfp4, kMaxFc2Warps>}};
+  const int warps = params.layer.top_k * params.layer.fc2_k_units;
+  launch(kKernels[warps > kFc2Warps][params.layer.format == WeightFormat::kMxfp4],
          {.grid = dim3(static_cast<unsigned>(params.layer.hidden_size / kTileRows)),
-          .block = dim3(static_cast<unsigned>(32 * params.layer.top_k * params.layer.fc2_k_units)),
+          .block = dim3(static_cast<unsigned>(32 * warps)),
           .stream = stream,
           .dependent = dependent},
          params);
