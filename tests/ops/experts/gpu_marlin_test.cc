@@ -156,6 +156,45 @@ TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromExpertsThatEveryTokenTakes) {
   }
 }
 
+// Shapes that straight-line code has no room for: Nemotron-3-Nano, gpt-oss, Gemma-4,
+// Mistral-Small-4 and small ones with fewer runs than warps, a tile of padding and units that are
+// not whole.
+TEST_F(MarlinOnGpu, OneTokenGetsTheSameBitsFromTilesOfWideLayers) {
+  struct Shape {
+    int64_t hidden, intermediate, slots, shared;
+    ActivationKind activation;
+    bool mxfp4;
+  };
+  for (const Shape& shape : std::vector<Shape>{{2688, 1856, 8, 2, ActivationKind::kRelu2, false},
+                                               {2880, 2880, 4, 0, ActivationKind::kSwigluOai, true},
+                                               {2816, 704, 8, 0, ActivationKind::kGeluTanh, false},
+                                               {4096, 2048, 5, 1, ActivationKind::kSilu, false},
+                                               {7168, 512, 6, 1, ActivationKind::kSilu, true},
+                                               {208, 336, 3, 0, ActivationKind::kRelu2, false},
+                                               {64, 16, 6, 1, ActivationKind::kSilu, false}}) {
+    MoeProblem p = problem(shape.hidden, shape.intermediate, 12, shape.slots);
+    p.activation.kind = shape.activation;
+    p.num_shared = shape.shared;
+    p.weight_on_input = shape.activation == ActivationKind::kGeluTanh;
+    const RandomMoe moe = make_random_moe(
+        {.problem = p, .scheme = shape.mxfp4 ? kMxfp4W4A16 : kW4A16, .biases = shape.mxfp4});
+    const auto own = prepare(moe), general = prepare(moe, "experts");
+    for (const bool padding : {false, true}) {
+      HostInput input = make_input(p, 1, RoutingCase::kUniform, 3);
+      for (int64_t s = 0; s < shape.slots; ++s) {
+        int32_t& id = input.routing.ids[s];
+        id = s < shape.slots - shape.shared ? id % static_cast<int32_t>(12 - shape.shared)
+                                            : static_cast<int32_t>(12 - shape.slots + s);
+        if (padding || s == 1) id = -1;
+      }
+      DeviceCall a(*own, input), b(*general, input);
+      a.apply();
+      b.apply();
+      EXPECT_TRUE(same_bits(a.output(), b.output())) << shape.hidden << ", " << shape.intermediate;
+    }
+  }
+}
+
 TEST_F(MarlinOnGpu, FourHundredThousandTokensGoThroughInChunks) {
   const RandomMoe moe = make_random_moe({.problem = problem(64, 16, 4, 2)});
   const auto layer = prepare(moe);

@@ -72,6 +72,7 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning)
   max_row_shared_bytes_ = std::min(kMaxRowSharedBytes, most_shared_bytes);
   allow_expert_shared_memory(base_params(), most_shared_bytes);
   allow_row_shared_memory(view, max_row_shared_bytes_);
+  one_token_tiles_ = one_token_tiles_of(base_params(), static_cast<int>(most_shared_bytes));
 }
 
 MarlinParams MarlinLayer::base_params() const {
@@ -163,13 +164,21 @@ void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t nu
     params.sorted_pairs = at.tables.sorted_pairs;
     params.num_tiles = at.tables.tile_offsets + view.num_local_experts;
   }
-  if (num_tokens == 1 && !forced_structure_ && has_one_token_kernels(params)) {
+  const bool one_token = num_tokens == 1 && !forced_structure_;
+  if (one_token && has_one_token_kernels(params)) {
     launch_one_token_fc1(params, stream, dependent);
     launch_one_token_fc2(params, stream, dependent);
     return;
   }
-  launch_fc1(params, stream, dependent);
-  if (structure(num_tokens) == Fc2Structure::kRows) {
+  if (one_token && one_token_tiles_.fc1) {
+    launch_one_token_fc1_tiles(params, stream, dependent);
+  } else {
+    launch_fc1(params, stream, dependent);
+  }
+  if (one_token && one_token_tiles_.fc2) {
+    launch_one_token_fc2_tiles(params, stream, dependent);
+    launch_combine(params, stream, dependent);
+  } else if (structure(num_tokens) == Fc2Structure::kRows) {
     launch_fc2_rows(params, row_shared_bytes(params.num_pairs), stream, dependent);
   } else {
     launch_fc2_experts(params, stream, dependent);

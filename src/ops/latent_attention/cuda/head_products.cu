@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(32 * Shape::kWarps)
     head_product_kernel(const __grid_constant__ Params p) {
   constexpr int kOutputTiles = Shape::kOutputTiles, kTokenTiles = Shape::kTokenTiles;
   constexpr int kTokens = 8 * kTokenTiles, kAhead = Shape::ahead(kHasLow);
-  static_assert(Shape::kChunkTiles % kAhead == 0);
+  static_assert(Shape::kChunkTiles % kAhead == 0 && kAhead % 2 == 0);
   __shared__ SharedVectors<Shape> shared;
   const int lane = lane_id(), g = lane / 4, t = lane % 4;
   const int first_token = static_cast<int>(blockIdx.x) * kTokens;
@@ -169,7 +169,8 @@ __global__ void __launch_bounds__(32 * Shape::kWarps)
   wait_for_previous_kernel();
   launch_dependents();
 
-  float sums[kOutputTiles][kTokenTiles][4] = {};
+  // Of even and odd steps: shorter chains of products.
+  float sums[2][kOutputTiles][kTokenTiles][4] = {};
   for (int chunk = 0; chunk < p.input_tiles; chunk += Shape::kChunkTiles) {
     if (chunk > 0) __syncthreads();
     share_vectors(p, first_token, head, 16 * chunk, shared);
@@ -188,9 +189,9 @@ __global__ void __launch_bounds__(32 * Shape::kWarps)
           const uint32_t b_high[2] = {x[0], x[4]}, b_low[2] = {rest[0], rest[4]};
 #pragma unroll
           for (int i = 0; i < kOutputTiles; ++i) {
-            multiply(sums[i][j], high[slot][i], b_high);
-            if (!p.x_is_bf16) multiply(sums[i][j], high[slot][i], b_low);
-            if constexpr (kHasLow) multiply(sums[i][j], low[slot][i], b_high);
+            multiply(sums[slot % 2][i][j], high[slot][i], b_high);
+            if (!p.x_is_bf16) multiply(sums[slot % 2][i][j], high[slot][i], b_low);
+            if constexpr (kHasLow) multiply(sums[slot % 2][i][j], low[slot][i], b_high);
           }
         }
         load(step + kAhead, slot);
@@ -210,7 +211,10 @@ __global__ void __launch_bounds__(32 * Shape::kWarps)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int output = (first_tile + i) * 16 + g + 8 * half;
-          if (output < p.outputs) set(p, to + output, sums[i][j][2 * half + side] * factor);
+          if (output < p.outputs) {
+            const int place = 2 * half + side;
+            set(p, to + output, (sums[0][i][j][place] + sums[1][i][j][place]) * factor);
+          }
         }
       }
     }

@@ -14,7 +14,9 @@ using namespace cuda;
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kPairs = 3;  // a thread's, of a row of up to 576 in the cache
+// A thread's pairs that stay in registers: of a row of up to 576 in the cache, and of a query's
+// latent of up to 1536 (DeepSeek-V3), what is longer is read twice.
+constexpr int kPairs = 3, kQueryPairs = 6;
 
 struct Params {
   Rows q, kv;
@@ -46,14 +48,13 @@ __device__ __forceinline__ void set_pair(const Rows& rows, int64_t row, int d, f
   }
 }
 
-// The factor of the norm of the first `width` elements of a row, for all threads.
-__device__ float norm_factor(const Rows& rows, int64_t row, int width, float eps) {
+__device__ __forceinline__ int pair_of_thread(int i) {
+  return 2 * (static_cast<int>(threadIdx.x) + i * kThreads);
+}
+
+// The factor of the norm of `width` elements whose squares the threads have summed, for all.
+__device__ float norm_factor(float squares, int width, float eps) {
   __shared__ float sums[kWarps];
-  float squares = 0;
-  for (int d = 2 * static_cast<int>(threadIdx.x); d < width; d += 2 * kThreads) {
-    const float2 x = pair(rows, row, d);
-    squares += x.x * x.x + x.y * x.y;
-  }
   for (int offset = 16; offset > 0; offset /= 2) {
     squares += __shfl_xor_sync(0xffffffff, squares, offset);
   }
@@ -64,38 +65,78 @@ __device__ float norm_factor(const Rows& rows, int64_t row, int width, float eps
   return rsqrtf(all / static_cast<float>(width) + eps);
 }
 
-__global__ void __launch_bounds__(kThreads)
-    latent_to_cache_kernel(const __grid_constant__ Params p) {
+// The weights of a norm that are a thread's; loads that wait for nothing.
+template <int Pairs>
+__device__ __forceinline__ void load_weights(const float* norm, int width,
+                                             float2 (&weights)[Pairs]) {
+#pragma unroll
+  for (int i = 0; i < Pairs; ++i) {
+    const int d = pair_of_thread(i);
+    weights[i] = d < width ? *reinterpret_cast<const float2*>(norm + d) : float2{};
+  }
+}
+
+__device__ void norm_query(const Params& p, int64_t token) {
+  const int width = static_cast<int>(p.q.width);
+  float2 weights[kQueryPairs], x[kQueryPairs];
+  load_weights(p.q_norm, width, weights);
   wait_for_previous_kernel();
   launch_dependents();
-  const int64_t token = blockIdx.x;
-  if (blockIdx.y == 1) {
-    const int width = static_cast<int>(p.q.width);
-    const float factor = norm_factor(p.q, token, width, p.eps);
-    for (int d = 2 * static_cast<int>(threadIdx.x); d < width; d += 2 * kThreads) {
-      const float2 x = pair(p.q, token, d);
-      set_pair(p.q, token, d, {x.x * factor * p.q_norm[d], x.y * factor * p.q_norm[d + 1]});
-    }
-    return;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kQueryPairs; ++i) {
+    const int d = pair_of_thread(i);
+    x[i] = d < width ? pair(p.q, token, d) : float2{};
   }
-  const int slot = p.slots[token];
-  if (slot < 0) return;
-  const float factor = norm_factor(p.kv, token, p.latent_dim, p.eps);
+#pragma unroll
+  for (int i = 0; i < kQueryPairs; ++i) squares += x[i].x * x[i].x + x[i].y * x[i].y;
+  for (int d = pair_of_thread(kQueryPairs); d < width; d += 2 * kThreads) {
+    const float2 more = pair(p.q, token, d);
+    squares += more.x * more.x + more.y * more.y;
+  }
+  const float factor = norm_factor(squares, width, p.eps);
+#pragma unroll
+  for (int i = 0; i < kQueryPairs; ++i) {
+    const int d = pair_of_thread(i);
+    if (d >= width) return;
+    set_pair(p.q, token, d, {x[i].x * factor * weights[i].x, x[i].y * factor * weights[i].y});
+  }
+  for (int d = pair_of_thread(kQueryPairs); d < width; d += 2 * kThreads) {
+    const float2 more = pair(p.q, token, d);
+    set_pair(p.q, token, d, {more.x * factor * p.q_norm[d], more.y * factor * p.q_norm[d + 1]});
+  }
+}
+
+__device__ void norm_turn_and_store_latent(const Params& p, int64_t token) {
   const int width = p.latent_dim + 2 * p.half;
-  float2 x[kPairs];
+  float2 weights[kPairs], x[kPairs], turns[kPairs];
+  load_weights(p.kv_norm, p.latent_dim, weights);
+  // The batch is older than the step's first kernel.
+  const int slot = p.slots[token];
+  wait_for_previous_kernel();
+  launch_dependents();
+  if (slot < 0) return;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int d = pair_of_thread(i);
+    x[i] = d < width ? pair(p.kv, token, d) : float2{};
+    const bool turned = d >= p.latent_dim && d < width;
+    const float* angles = p.angles.row(token) + (turned ? (d - p.latent_dim) / 2 : 0);
+    turns[i] = turned ? float2{angles[0], angles[p.half]} : float2{};
+  }
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    if (pair_of_thread(i) < p.latent_dim) squares += x[i].x * x[i].x + x[i].y * x[i].y;
+  }
+  const float factor = norm_factor(squares, p.latent_dim, p.eps);
   bool infinite = false;
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int d = 2 * (static_cast<int>(threadIdx.x) + i * kThreads);
-    if (d >= width) continue;
-    x[i] = pair(p.kv, token, d);
-    if (d < p.latent_dim) {
-      x[i] = {x[i].x * factor * p.kv_norm[d], x[i].y * factor * p.kv_norm[d + 1]};
-    } else {
-      const float* angles = p.angles.row(token) + (d - p.latent_dim) / 2;
-      const float cosine = angles[0], sine = angles[p.half];
-      x[i] = {x[i].x * cosine - x[i].y * sine, x[i].y * cosine + x[i].x * sine};
-    }
+    const float cosine = turns[i].x, sine = turns[i].y;
+    x[i] = pair_of_thread(i) < p.latent_dim
+               ? float2{x[i].x * factor * weights[i].x, x[i].y * factor * weights[i].y}
+               : float2{x[i].x * cosine - x[i].y * sine, x[i].y * cosine + x[i].x * sine};
     infinite |= isinf(x[i].x) || isinf(x[i].y);
   }
   infinite = __syncthreads_or(infinite);
@@ -104,10 +145,17 @@ __global__ void __launch_bounds__(kThreads)
   const float nan = __int_as_float(0x7fc00000);
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int d = 2 * (static_cast<int>(threadIdx.x) + i * kThreads);
+    const int d = pair_of_thread(i);
     if (d >= width) continue;
     *reinterpret_cast<__half2*>(to + d) = to_f16_saturating(infinite ? float2{nan, nan} : x[i]);
   }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    latent_to_cache_kernel(const __grid_constant__ Params p) {
+  const int64_t token = blockIdx.x;
+  if (blockIdx.y == 1) return norm_query(p, token);
+  norm_turn_and_store_latent(p, token);
 }
 
 class CudaLatentToCache final : public Prepared<LatentToCache> {
