@@ -21,6 +21,7 @@ struct Format {
   const char* name;
   QuantScheme scheme;
   LinearOptions options;
+  DType float_dtype = DType::kBF16;
 };
 
 const Format kFormats[] = {
@@ -28,13 +29,17 @@ const Format kFormats[] = {
     {"NVFP4, FP4 activations", kW4A4, {.activations = ActivationMode::kFp4}},
     {"FP8", {{QuantFormat::kFp8Tensor, false}, QuantKey{QuantFormat::kFp8Tensor, false}}, {}},
     {"BF16", kUnquantized, {}},
+    {"F32", kUnquantized, {}, DType::kF32},
+    {"Q8_0", {{QuantFormat::kQ8_0, false}, std::nullopt}, {}},
 };
 
-// Bytes of ordinary numbers: E4M3 from 2^-4 to 2, BF16 from 2^-31 to 2.
+// Bytes of ordinary numbers: E4M3 from 2^-4 to 2, BF16 and F32 from 2^-31 to 2, F16 from 2^-3 to 2.
 LinearWeights make_weights(const Format& format, int64_t n, int64_t k, AlignedBuffer& memory) {
-  const int64_t weight_bytes = format.scheme.is_nvfp4() ? n * k / 2
-                               : format.scheme.is_fp8() ? n * k
-                                                        : 2 * n * k;
+  const GgmlType* type = ggml_type_of(format.scheme.weight.format);
+  const int64_t weight_bytes = type != nullptr ? n * k / type->block_elements * type->block_bytes
+                               : format.scheme.is_nvfp4() ? n * k / 2
+                               : format.scheme.is_fp8()   ? n * k
+                                                          : n * k * size_of(format.float_dtype);
   memory = AlignedBuffer(static_cast<size_t>(weight_bytes + n * k / 16));
   uint32_t state = 1;
   for (size_t i = 0; i < memory.size(); ++i) {
@@ -44,8 +49,10 @@ LinearWeights make_weights(const Format& format, int64_t n, int64_t k, AlignedBu
   LinearWeights w{.name = format.name, .out_features = n, .in_features = k};
   w.scheme = format.scheme;
   w.input_scale = DecodeScale{1.0f};
-  w.weight = {.data = memory.data(), .dtype = DType::kBF16, .shape = {n, k}};
-  if (format.scheme.is_nvfp4()) {
+  w.weight = {.data = memory.data(), .dtype = format.float_dtype, .shape = {n, k}};
+  if (type != nullptr) {
+    w.weight = {.data = memory.data(), .dtype = DType::kU8, .shape = {n, weight_bytes / n}};
+  } else if (format.scheme.is_nvfp4()) {
     w.weight = {.data = memory.data(), .dtype = DType::kU8, .shape = {n, k / 2}};
     w.scale = {.data = memory.data() + weight_bytes, .dtype = DType::kF8E4M3, .shape = {n, k / 16}};
   } else if (format.scheme.is_fp8()) {

@@ -146,13 +146,13 @@ void Checkpoint::Impl::open_gguf() {
   root = gguf_config(*model);
   config = parse_model_config(root, config_file.string());
   dialect = "gguf";
-  for (const std::string& note : gguf_notes(*model)) {
+  tensors =
+      TensorTable::of(open_gguf_tensors(model, JsonReader(root, config_file.string())), source);
+  for (const std::string& note : gguf_notes(tensors)) {
     notes.push_back({.level = CheckpointNote::Level::kInfo,
                      .where = source.filename().string(),
                      .message = note});
   }
-  tensors =
-      TensorTable::of(open_gguf_tensors(model, JsonReader(root, config_file.string())), source);
 }
 
 TensorView Checkpoint::Impl::made_tensor(const std::string& name) const {
@@ -463,6 +463,10 @@ TensorView Checkpoint::tensor_header(const std::string& name) const {
   TensorView view = impl_->tensors.view(name);
   view.data = nullptr;
   return view;
+}
+std::optional<QuantFormat> Checkpoint::block_format(const std::string& name) const {
+  const std::optional<BlockRows> blocks = impl_->tensors.block_rows(name);
+  return blocks ? std::optional(blocks->format) : std::nullopt;
 }
 fs::path Checkpoint::file_of(const std::string& tensor) const {
   return impl_->tensors.file_of(tensor);

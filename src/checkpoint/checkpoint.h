@@ -79,6 +79,8 @@ class Checkpoint {
   TensorView tensor(const std::string& name) const;
   /// The same without data, whatever the checkpoint was opened for.
   TensorView tensor_header(const std::string& name) const;
+  /// The format that linear() leaves a weight in where tensor() decodes it: of ggml's blocks.
+  std::optional<QuantFormat> block_format(const std::string& name) const;
   /// The file a tensor lies in, for messages.
   std::filesystem::path file_of(const std::string& tensor) const;
   int64_t total_tensor_bytes() const;

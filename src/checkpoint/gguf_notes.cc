@@ -10,36 +10,51 @@
 namespace moe4 {
 namespace {
 
-bool is_fp4(const GgmlType& type) {
-  return type.id == GgmlTypeId::kNVFP4 || type.id == GgmlTypeId::kMXFP4;
-}
+// Tensors of quantised floats that have one fate.
+struct Blocks {
+  std::set<std::string> types;
+  int64_t stored = 0, elements = 0;  // they are in the file, so that a few bytes each fit
+
+  void add(const TensorInfo& info) {
+    int64_t count = 1;
+    for (const int64_t dim : info.shape) count *= dim;
+    types.insert(info.dtype_name);
+    stored += info.end - info.begin;
+    elements += count;
+  }
+  std::string names() const { return fmt::format("{}", fmt::join(types, ", ")); }
+};
+
+// A GPU holds a float32 as the sum of three BF16 numbers.
+constexpr int64_t kBytesOnGpu = 6;
 
 }  // namespace
 
-std::vector<std::string> gguf_notes(const GgufModel& model) {
+std::vector<std::string> gguf_notes(const TensorTable& tensors) {
   bool has_nvfp4 = false;
-  std::set<std::string_view> names;
-  int64_t stored = 0, made = 0;  // the elements are in the file, so that four bytes each fit
-  for (const auto& file : model.files()) {
-    for (const GgufTensor& tensor : file->header().tensors) {
-      const GgmlType* type = tensor.type;
-      if (type == nullptr || !type->is_decoded) continue;
-      has_nvfp4 |= type->id == GgmlTypeId::kNVFP4;
-      if (type->block_elements == 1 || is_fp4(*type)) continue;
-      names.insert(type->name);
-      stored += tensor.bytes;
-      made += tensor.bytes / type->block_bytes * type->block_elements *
-              static_cast<int64_t>(sizeof(float));
-    }
+  Blocks kept, expanded;
+  for (const std::string& name : tensors.names()) {
+    const TensorInfo& info = *tensors.find(name);
+    has_nvfp4 |= info.dtype == DType::kF8E4M3;  // its scales
+    if (info.dtype != DType::kF32 || info.dtype_name == to_string(DType::kF32)) continue;
+    (tensors.block_rows(name) ? kept : expanded).add(info);
   }
   std::vector<std::string> notes;
   if (has_nvfp4) {
     notes.emplace_back(
         "activations of NVFP4 tensors stay BF16: GGUF does not say what they are to be");
   }
-  if (!names.empty()) {
-    notes.push_back(fmt::format("tensors of {} become float32: {} of the file are {} in memory",
-                                fmt::join(names, ", "), memory_text(stored), memory_text(made)));
+  if (!kept.types.empty()) {
+    notes.push_back(fmt::format(
+        "linears and embeddings of {} stay so on a CPU: {}, where a GPU takes {}", kept.names(),
+        memory_text(kept.stored), memory_text(kBytesOnGpu * kept.elements)));
+  }
+  if (!expanded.types.empty()) {
+    notes.push_back(
+        fmt::format("{} of {} become float32: {} of the file are {} in memory",
+                    kept.types.empty() ? "tensors" : "other tensors", expanded.names(),
+                    memory_text(expanded.stored),
+                    memory_text(expanded.elements * static_cast<int64_t>(sizeof(float)))));
   }
   return notes;
 }

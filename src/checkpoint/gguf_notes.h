@@ -4,11 +4,12 @@
 #include <string>
 #include <vector>
 
-#include "gguf/file.h"
+#include "checkpoint/tensor_table.h"
 
 namespace moe4 {
 
 /// One sentence each: what moe4 makes of the tensors, where it is not what the file holds.
-std::vector<std::string> gguf_notes(const GgufModel& model);
+/// `tensors`: of open_gguf_tensors().
+std::vector<std::string> gguf_notes(const TensorTable& tensors);
 
 }  // namespace moe4

@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "checkpoint/gguf_names.h"
-#include "gguf/blocks.h"
+#include "numerics/ggml_blocks.h"
 
 namespace moe4 {
 namespace {
@@ -22,12 +22,13 @@ namespace fs = std::filesystem;
 using Order = std::function<int64_t(int64_t)>;
 
 // What part of its blocks a tensor is made of.
-enum class Part { kRaw, kFloats, kNvfp4Codes, kNvfp4Scales, kMxfp4Codes, kMxfp4Scales };
+enum class Part { kRaw, kFloats, kBlocks, kNvfp4Codes, kNvfp4Scales, kMxfp4Codes, kMxfp4Scales };
 
 int64_t elements_per_output(Part part) {
   switch (part) {
     case Part::kRaw:
     case Part::kFloats:
+    case Part::kBlocks:
       return 1;
     case Part::kNvfp4Codes:
     case Part::kMxfp4Codes:
@@ -43,8 +44,9 @@ int64_t elements_per_output(Part part) {
 // Row by row: decode, then the order of columns, then a function of every value.
 class RowMaker final : public TensorMaker {
  public:
+  std::string file, tensor;  // for messages
   const std::byte* data = nullptr;
-  GgmlTypeId type = GgmlTypeId::kF32;
+  GgmlType type = {};
   Part part = Part::kRaw;
   int64_t row_elements = 1;  // of the file's type
   int64_t row_bytes = 0;     // in the file
@@ -55,12 +57,14 @@ class RowMaker final : public TensorMaker {
   float (*value)(float) = nullptr;
 
   void make(int64_t first, int64_t count, std::byte* to) const override {
-    const int64_t width = row_elements / elements_per_output(part);
+    const int64_t width = outputs(row_elements);
     const int64_t width_bytes = width * out_bytes;
     MOE4_CHECK(first % width == 0 && count % width == 0);
     std::vector<std::byte> row(column_blocks ? static_cast<size_t>(width_bytes) : 0);
     for (int64_t r = first / width; r < (first + count) / width; ++r, to += width_bytes) {
-      const std::byte* from = data + (rows ? rows(r) : r) * row_bytes;
+      const int64_t source = rows ? rows(r) : r;
+      const std::byte* from = data + source * row_bytes;
+      if (part == Part::kFloats) check_factors(from, source);
       if (column_blocks) {
         make_row(from, row.data());
         order_columns(row, to);
@@ -79,14 +83,32 @@ class RowMaker final : public TensorMaker {
   }
 
  private:
+  // What so many elements, whole blocks, become.
+  int64_t outputs(int64_t elements) const {
+    if (part == Part::kBlocks) return elements / type.block_elements * type.block_bytes;
+    return elements / elements_per_output(part);
+  }
+
+  void check_factors(const std::byte* row, int64_t number) const {
+    const int64_t block = find_bad_ggml_factor(type.id, row, row_elements);
+    if (block < 0) return;
+    throw_bad_input({.what = fmt::format("{} block with a factor that is no number", type.name),
+                     .file = file,
+                     .tensor = "tensor " + tensor,
+                     .expected = "finite factors",
+                     .found = fmt::format("NaN or infinity in block {} of row {}", block, number),
+                     .hint = "the file was quantised or converted wrongly"});
+  }
+
   void make_row(const std::byte* from, std::byte* to) const {
     auto* bytes = reinterpret_cast<uint8_t*>(to);
     switch (part) {
       case Part::kRaw:
+      case Part::kBlocks:
         std::memcpy(to, from, static_cast<size_t>(row_bytes));
         return;
       case Part::kFloats:
-        return decode_ggml_floats(type, from, row_elements, reinterpret_cast<float*>(to));
+        return decode_ggml_floats(type.id, from, row_elements, reinterpret_cast<float*>(to));
       case Part::kNvfp4Codes:
         return unpack_ggml_nvfp4_codes(from, row_elements, bytes);
       case Part::kNvfp4Scales:
@@ -99,7 +121,7 @@ class RowMaker final : public TensorMaker {
   }
 
   void order_columns(const std::vector<std::byte>& row, std::byte* to) const {
-    const int64_t bytes = column_block / elements_per_output(part) * out_bytes;
+    const int64_t bytes = outputs(column_block) * out_bytes;
     for (int64_t b = 0; b < row_elements / column_block; ++b) {
       std::memcpy(to + b * bytes, row.data() + column_blocks(b) * bytes,
                   static_cast<size_t>(bytes));
@@ -191,6 +213,13 @@ class GgufTensors final : public WeightFile {
   const TensorMaker* maker(const TensorInfo& info) const override {
     return source_of(info).maker.get();
   }
+  std::optional<BlockRows> block_rows(const TensorInfo& info) const override {
+    const Source& source = source_of(info);
+    if (!source.blocks) return std::nullopt;
+    BlockRows blocks = *source.blocks;
+    blocks.maker = source.blocks_maker.get();
+    return blocks;
+  }
   const fs::path& path_of(const TensorInfo& info) const override {
     return source_of(info).file->path();
   }
@@ -204,6 +233,8 @@ class GgufTensors final : public WeightFile {
     std::string gguf_name;
     const std::byte* data = nullptr;     // as it is
     std::unique_ptr<TensorMaker> maker;  // else
+    std::optional<BlockRows> blocks;     // the same, not decoded
+    std::unique_ptr<TensorMaker> blocks_maker;
   };
   struct Entry {
     TensorInfo info;
@@ -255,8 +286,13 @@ class GgufTensors final : public WeightFile {
   /// `info` complete but for its bytes; made, unless the file's bytes are the tensor's.
   void add_entry(const GgufFile& file, const GgufTensor& tensor, TensorInfo info, Part part,
                  GgufForm form, int64_t source_bytes);
+  /// A maker of everything but the order of rows and columns.
+  static RowMaker row_maker(const GgufFile& file, const GgufTensor& tensor, Part part);
   void apply_form(const GgufFile& file, const GgufTensor& tensor, GgufForm form,
                   RowMaker& maker) const;
+  /// The blocks of a matrix of so many rows, unless an order of columns would cut some of them.
+  void add_blocks(const GgufFile& file, const GgufTensor& tensor, GgufForm form, int64_t rows,
+                  Source& source) const;
   /// The forms of delta nets.
   void order_heads(const GgufFile& file, const GgufTensor& tensor, GgufForm form,
                    RowMaker& maker) const;
@@ -552,6 +588,36 @@ void GgufTensors::order_heads(const GgufFile& file, const GgufTensor& tensor, Gg
   }
 }
 
+RowMaker GgufTensors::row_maker(const GgufFile& file, const GgufTensor& tensor, Part part) {
+  RowMaker maker;
+  maker.file = file.path().string();
+  maker.tensor = tensor.name;
+  maker.data = file.data(tensor);
+  maker.type = *tensor.type;
+  maker.part = part;
+  // A vector has a row an element.
+  const bool is_vector = tensor.shape.size() < 2 && tensor.type->block_elements == 1;
+  maker.row_elements = is_vector || tensor.shape.empty() ? 1 : tensor.shape.back();
+  maker.row_bytes = maker.row_elements / tensor.type->block_elements * tensor.type->block_bytes;
+  return maker;
+}
+
+void GgufTensors::add_blocks(const GgufFile& file, const GgufTensor& tensor, GgufForm form,
+                             int64_t rows, Source& source) const {
+  const std::optional<QuantFormat> format = ggml_format(tensor.type->id);
+  if (!format) return;
+  auto maker = std::make_unique<RowMaker>(row_maker(file, tensor, Part::kBlocks));
+  apply_form(file, tensor, form, *maker);
+  if (maker->column_blocks && maker->column_block % tensor.type->block_elements != 0) return;
+  source.blocks = {.format = *format,
+                   .view = {.dtype = DType::kU8, .shape = {rows, maker->row_bytes}}};
+  if (maker->rows || maker->column_blocks) {
+    if (maker->data != nullptr) source.blocks_maker = std::move(maker);
+  } else {
+    source.blocks->view.data = maker->data;
+  }
+}
+
 void GgufTensors::add_entry(const GgufFile& file, const GgufTensor& tensor, TensorInfo info,
                             Part part, GgufForm form, int64_t source_bytes) {
   info.end = source_bytes;
@@ -568,17 +634,13 @@ void GgufTensors::add_entry(const GgufFile& file, const GgufTensor& tensor, Tens
   if (part == Part::kRaw && (form == GgufForm::kSame || form == GgufForm::kExpertScale)) {
     source.data = data;
   } else {
-    auto maker = std::make_unique<RowMaker>();
-    maker->data = data;
-    maker->type = tensor.type->id;
-    maker->part = part;
-    // A vector has a row an element.
-    const bool is_vector = tensor.shape.size() < 2 && tensor.type->block_elements == 1;
-    maker->row_elements = is_vector || tensor.shape.empty() ? 1 : tensor.shape.back();
-    maker->row_bytes = maker->row_elements / tensor.type->block_elements * tensor.type->block_bytes;
+    auto maker = std::make_unique<RowMaker>(row_maker(file, tensor, part));
     maker->out_bytes = size_of(*info.dtype);
     apply_form(file, tensor, form, *maker);
     if (data != nullptr) source.maker = std::move(maker);
+    if (info.shape.size() == 2 && info.name.ends_with(".weight")) {
+      add_blocks(file, tensor, form, info.shape[0], source);
+    }
   }
   entries_.push_back({std::move(info), std::move(source)});
 }

@@ -370,6 +370,11 @@ StoredLinear gather_linear(const TensorTable& table, const std::string& module) 
     }
   } else {
     stored.weight = required_tensor(table, module + ".weight");
+    if (const std::optional<BlockRows> blocks = table.block_rows(stored.weight.name)) {
+      stored.block_format = blocks->format;
+      stored.weight.view = blocks->view;
+      stored.weight.maker = blocks->maker;
+    }
   }
   stored.scale = get(".weight_scale");
   if (!stored.scale) stored.scale = get(".weight_scale_inv");

@@ -11,6 +11,7 @@
 #include "checkpoint/mxfp4_linear.h"
 #include "checkpoint/scale_checks.h"
 #include "moe/dequantize.h"
+#include "numerics/ggml_blocks.h"
 
 namespace moe4 {
 namespace {
@@ -178,6 +179,23 @@ LinearWeights interpret_nvfp4(const StoredLinear& stored,
   return linear;
 }
 
+LinearWeights interpret_ggml(const StoredLinear& stored, QuantFormat format, bool headers_only) {
+  const GgmlType& type = *ggml_type_of(format);
+  const TensorView& blocks = stored.weight.view;
+  LinearWeights linear;
+  linear.out_features = rows_of(stored);
+  linear.in_features = blocks.shape[1] / type.block_bytes * type.block_elements;
+  linear.scheme = {{format, false}, std::nullopt};
+  for (int64_t r = 0; !headers_only && r < linear.out_features; ++r) {
+    const int64_t at = find_bad_ggml_factor(type.id, blocks.row(r), linear.in_features);
+    if (at < 0) continue;
+    fail(stored.weight, fmt::format("{} block with a factor that is no number", type.name),
+         "finite factors", fmt::format("NaN or infinity in block {} of row {}", at, r),
+         "the file was quantised or converted wrongly");
+  }
+  return linear;
+}
+
 LinearWeights interpret_fp8(const StoredLinear& stored, QuantFormat format,
                             const std::optional<DeclaredQuant>& declared,
                             const InterpretOptions& options) {
@@ -269,6 +287,7 @@ QuantFormat format_of(const StoredLinear& stored) {
   if (rows == 0 || columns == 0) {
     fail(weight, "weight is empty", "a matrix", type_and_shape(weight.view));
   }
+  if (stored.block_format) return *stored.block_format;
   switch (weight.view.dtype) {
     case DType::kF32:
     case DType::kBF16:
@@ -343,6 +362,8 @@ LinearWeights interpret(const StoredLinear& stored, const std::optional<Declared
     linear = interpret_nvfp4(stored, declared, options.headers_only);
   } else if (format == QuantFormat::kMxfp4) {
     linear = interpret_mxfp4(stored, declared, options.headers_only);
+  } else if (ggml_type_of(format) != nullptr) {
+    linear = interpret_ggml(stored, format, options.headers_only);
   } else if (format == QuantFormat::kFloat) {
     linear.out_features = stored.weight.view.shape[0];
     linear.in_features = stored.weight.view.shape[1];

@@ -30,6 +30,8 @@ struct NamedView {
 struct StoredLinear {
   std::string module;
   NamedView weight;
+  /// `weight` is U8 [N, bytes of a row] in ggml's blocks of this format.
+  std::optional<QuantFormat> block_format;
   bool is_packed_name = false;  ///< weight_packed, compressed-tensors' spelling
   bool is_transposed = false;   ///< see transposed_linear.h; interpret() takes none
   /// is_transposed: every so many of the file's columns, which are outputs.

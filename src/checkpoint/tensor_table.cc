@@ -275,6 +275,11 @@ const TensorMaker* TensorTable::maker(const std::string& name) const {
   return entry.file->maker(*entry.info);
 }
 
+std::optional<BlockRows> TensorTable::block_rows(const std::string& name) const {
+  const Entry& entry = at(name);
+  return entry.file->block_rows(*entry.info);
+}
+
 void TensorTable::check_unchanged() const {
   for (const auto& file : files_) file->check_unchanged();
 }

@@ -38,6 +38,8 @@ class TensorTable {
   TensorView view(const std::string& name) const;
   /// See WeightFile. Throws when absent.
   const TensorMaker* maker(const std::string& name) const;
+  /// See WeightFile. Throws when absent.
+  std::optional<BlockRows> block_rows(const std::string& name) const;
   const std::filesystem::path& file_of(const std::string& name) const;
   /// Whether any tensor name begins with `prefix`, in absent shards too.
   bool has_prefix(std::string_view prefix) const;

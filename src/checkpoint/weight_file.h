@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/tensor_view.h"
+#include "moe/quant.h"
 
 namespace moe4 {
 
@@ -32,6 +33,13 @@ class TensorMaker {
   virtual void make(int64_t first, int64_t count, std::byte* to) const = 0;
 };
 
+/// A matrix in ggml's blocks: U8 [rows, bytes of a row's blocks].
+struct BlockRows {
+  QuantFormat format = QuantFormat::kQ8_0;
+  TensorView view;
+  const TensorMaker* maker = nullptr;  ///< where the view has no data; null: headers_only
+};
+
 class WeightFile {
  public:
   virtual ~WeightFile() = default;
@@ -42,6 +50,9 @@ class WeightFile {
   virtual TensorView view(const TensorInfo& info) const = 0;
   /// Null: view() has the data, or nobody has (headers_only).
   virtual const TensorMaker* maker(const TensorInfo&) const { return nullptr; }
+  /// The same numbers as view() or maker() give, in the precision that the file has them in;
+  /// nullopt where that is theirs.
+  virtual std::optional<BlockRows> block_rows(const TensorInfo&) const { return std::nullopt; }
   /// The file that it lies in.
   virtual const std::filesystem::path& path_of(const TensorInfo& info) const = 0;
   /// Throws Error(kBadInput) when a file is no longer what was opened.

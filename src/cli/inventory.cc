@@ -129,6 +129,13 @@ Inventory take_inventory(const Checkpoint& checkpoint) {
       formats.emplace_back();
     }
     const TensorView view = checkpoint.tensor_header(name);
+    if (const std::optional<QuantFormat> blocks = checkpoint.block_format(name)) {
+      const GgmlType& type = *ggml_type_of(*blocks);
+      at->bytes += view.num_elements() / type.block_elements * type.block_bytes;
+      at->parameters += view.num_elements();
+      formats[at - inventory.components.begin()].emplace(type.name);
+      continue;
+    }
     at->bytes += view.num_bytes();
     if (is_scale(name)) continue;
     at->parameters += view.num_elements() * (is_packed(checkpoint, name, view.dtype) ? 2 : 1);

@@ -8,7 +8,7 @@
 #include <variant>
 #include <vector>
 
-#include "gguf/types.h"
+#include "numerics/ggml_types.h"
 
 namespace moe4 {
 

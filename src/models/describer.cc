@@ -64,6 +64,10 @@ std::optional<LinearWeights> Describer::linear(const LinearSpec& spec, int64_t i
     for (const TensorView* view : {&weights.weight, &weights.scale, &weights.bias}) {
       if (!view->shape.empty()) op_bytes_ += view->num_bytes();
     }
+    if (weights.scheme.is_ggml() && !device().is_cpu()) {
+      // Sums of three BF16 numbers there.
+      op_bytes_ += 6 * weights.out_features * weights.in_features - weights.weight.num_bytes();
+    }
     layer_values_ += weights.in_features + weights.out_features;
     return weights;
   } catch (const Error& error) {

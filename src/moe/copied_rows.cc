@@ -68,6 +68,7 @@ CopiedRows copy_rows(const LinearWeights& whole, std::span<const int64_t> rows) 
     case QuantFormat::kFloat:
     case QuantFormat::kFp8Tensor:
     case QuantFormat::kFp8Token:
+    case QuantFormat::kQ8_0:
       break;
   }
   return copy;

@@ -8,6 +8,7 @@
 
 #include "numerics/bf16.h"
 #include "numerics/e4m3.h"
+#include "numerics/ggml_blocks.h"
 #include "numerics/mxfp4.h"
 #include "numerics/nvfp4.h"
 
@@ -105,6 +106,10 @@ void dequantize_row(const LinearWeights& linear, int64_t row, float* out) {
         for (int64_t k = begin; k < std::min(begin + 128, k_size); ++k)
           out[k] = e4m3_to_float(bytes[k]) * scale;
       }
+      return;
+    case QuantFormat::kQ8_0:
+      decode_ggml_floats(ggml_type_of(linear.scheme.weight.format)->id, linear.weight.row(row),
+                         k_size, out);
       return;
     case QuantFormat::kFp8Token:
       break;

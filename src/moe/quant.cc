@@ -5,7 +5,26 @@
 
 namespace moe4 {
 
+const GgmlType* ggml_type_of(QuantFormat format) {
+  switch (format) {
+    case QuantFormat::kQ8_0:
+      return find_ggml_type(static_cast<uint32_t>(GgmlTypeId::kQ8_0));
+    default:
+      return nullptr;
+  }
+}
+
+std::optional<QuantFormat> ggml_format(GgmlTypeId type) {
+  switch (type) {
+    case GgmlTypeId::kQ8_0:
+      return QuantFormat::kQ8_0;
+    default:
+      return std::nullopt;
+  }
+}
+
 std::string to_string(const QuantKey& key) {
+  if (const GgmlType* type = ggml_type_of(key.format)) return std::string(type->name);
   const char* name = "bf16";
   switch (key.format) {
     case QuantFormat::kFloat:
@@ -28,12 +47,15 @@ std::string to_string(const QuantKey& key) {
     case QuantFormat::kFp8Block128:
       name = "fp8 block-128";
       break;
+    case QuantFormat::kQ8_0:
+      break;
   }
   return std::string(name) + (key.dynamic ? " dynamic" : " static");
 }
 
 std::string to_string(const QuantScheme& scheme) {
   if (scheme.weight.format == QuantFormat::kFloat && !scheme.activation) return "unquantised";
+  if (scheme.is_ggml() && !scheme.activation) return to_string(scheme.weight);
   const std::string keys = " (" + to_string(scheme.weight) + ", " +
                            (scheme.activation ? to_string(*scheme.activation) : "none") + ")";
   if (scheme.is_fp4()) {

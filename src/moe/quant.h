@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "numerics/ggml_types.h"
+
 namespace moe4 {
 
 /// How one operand is stored, with the granularity of its scales.
@@ -17,6 +19,7 @@ enum class QuantFormat {
   kFp8Channel,   ///< E4M3 with one scale per output row (weights)
   kFp8Token,     ///< E4M3 with one scale per token (activations)
   kFp8Block128,  ///< E4M3 with one scale per 128 x 128 block (weights), 1 x 128 (activations)
+  kQ8_0,         ///< ggml's blocks: int8, one F16 scale per 32 along K (weights)
 };
 
 /// One operand's format and whether its scales are fixed in the checkpoint (static) or made from
@@ -38,6 +41,8 @@ struct QuantScheme {
   bool is_mxfp4() const { return weight.format == QuantFormat::kMxfp4; }
   /// E2M1 weights, whatever their scales.
   bool is_fp4() const { return is_nvfp4() || is_mxfp4(); }
+  /// Weights in ggml's blocks: ggml_type_of(weight.format).
+  bool is_ggml() const { return weight.format == QuantFormat::kQ8_0; }
   bool is_fp8() const {
     return weight.format == QuantFormat::kFp8Tensor || weight.format == QuantFormat::kFp8Channel ||
            weight.format == QuantFormat::kFp8Block128;
@@ -57,9 +62,14 @@ inline constexpr QuantScheme kUnquantized{{QuantFormat::kFloat, false}, std::nul
 /// Consecutive values along K that share a block scale of E2M1 weights: 16 or 32.
 constexpr int fp4_block(QuantFormat format) { return format == QuantFormat::kMxfp4 ? 32 : 16; }
 
-/// "nvfp4 static".
+/// The type of weights in ggml's blocks; null for other formats.
+const GgmlType* ggml_type_of(QuantFormat format);
+/// The other way round; nullopt for types that LinearWeights has in another form.
+std::optional<QuantFormat> ggml_format(GgmlTypeId type);
+
+/// "nvfp4 static", "Q8_0".
 std::string to_string(const QuantKey& key);
-/// "W4A4 (nvfp4 static, nvfp4 dynamic)", "W8A8 (...)", "unquantised" (BF16, F16 or F32).
+/// "W4A4 (nvfp4 static, nvfp4 dynamic)", "W8A8 (...)", "Q8_0", "unquantised" (BF16, F16 or F32).
 std::string to_string(const QuantScheme& scheme);
 
 /// What the user asked for (`--activations`).

@@ -19,13 +19,13 @@ namespace moe4 {
 /// One linear layer y = x W^T + bias as the file has it. N = out_features, K = in_features. By
 /// scheme.weight.format, `weight`, `scale` and the value of an element:
 ///
-///   kFloat        BF16/F16/F32 [N, K]   none                                  itself
-///   kNvfp4        U8 [N, K/2]           F8_E4M3 [N, K/16]                     code * scale *
-///   global kMxfp4        U8 [N, K/2]           U8 (E8M0) [N, K/32]                   code *
-///   2^(scale - 127) kFp8Tensor    F8_E4M3 [N, K]        none                                  e4m3
-///   * global kFp8Channel   F8_E4M3 [N, K]        F32/BF16 [N, 1]                       e4m3 *
-///   scale[n] kFp8Block128  F8_E4M3 [N, K]        F32/BF16 [ceil(N/128), ceil(K/128)]   e4m3 *
-///   scale
+///   kFloat        BF16/F16/F32 [N, K]  none                       itself
+///   kNvfp4        U8 [N, K/2]          F8_E4M3 [N, K/16]          code * scale * global
+///   kMxfp4        U8 [N, K/2]          U8 (E8M0) [N, K/32]        code * 2^(scale - 127)
+///   kFp8Tensor    F8_E4M3 [N, K]       none                       e4m3 * global
+///   kFp8Channel   F8_E4M3 [N, K]       F32/BF16 [N, 1]            e4m3 * scale[n]
+///   kFp8Block128  F8_E4M3 [N, K]       F32/BF16, of [128, 128]    e4m3 * scale
+///   kQ8_0         U8 [N, K/32 * 34]    none (they are in blocks)  see numerics/ggml_blocks.h
 ///
 /// Rows of weight and scale may be strided (TensorView), as may the elements of a bias: checkpoints
 /// that alternate rows of gate and up need no copy.

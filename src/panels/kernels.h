@@ -59,6 +59,7 @@ struct Kernels {
   void (*dense_fp8_groups)(const PanelArgs&);  ///< float32 scales after the panel's elements
   void (*dense_nvfp4)(const PanelArgs&);       ///< nothing is rounded before the products
   void (*dense_mxfp4)(const PanelArgs&);       ///< likewise
+  void (*dense_q8_0)(const PanelArgs&);        ///< the bits of dense_f32 on ggml's decoded weights
 
   /// x [k] to a Fp4Block row with the codes and scales of nvfp4_quantize_block.
   void (*quantize_fp4)(const float* x, int64_t k, float global, std::byte* row);

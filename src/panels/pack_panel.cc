@@ -117,7 +117,7 @@ bool pack_nvfp4(const PanelRows& sources, int64_t in_features, std::byte* out) {
         good = good && kScaleTable[scale] != kBadScale;
         scales[r] = static_cast<std::byte>(kScaleTable[scale]);
       }
-      pack_codes(codes, block, unit + 128 * (2 * b + h));
+      pack_codes(codes, block, unit + int64_t{128} * (2 * b + h));
     }
   }
   return good;  // the padding block of an odd count stays as the buffer began: zeros
@@ -133,9 +133,36 @@ void pack_mxfp4(const PanelRows& sources, int64_t in_features, std::byte* out) {
           static_cast<std::byte>(shifted_exponent(rows.scales[r][u], sources[r].exponent_shift));
     }
     for (int part = 0; part < 4; ++part) {
-      pack_codes(rows.codes + part % 2 * 16, 2 * u + part / 2, unit + 128 * part);
+      pack_codes(rows.codes + int64_t{16} * (part % 2), 2 * u + part / 2,
+                 unit + int64_t{128} * part);
     }
   }
+}
+
+bool pack_q8_0(const std::byte* const* rows, int64_t in_features, std::byte* out) {
+  constexpr int64_t kBlockBytes = 34;
+  bool good = true;
+  for (int64_t u = 0; u < in_features / kUnitInputs; ++u) {
+    std::byte* unit = out + u * Q8_0Unit::kBytes;
+    for (int r = 0; r < kPanelRows; ++r) {
+      if (rows[r] == nullptr) continue;
+      const std::byte* block = rows[r] + u * kBlockBytes;
+      uint16_t scale;
+      std::memcpy(&scale, block, sizeof scale);
+      good = good && (scale & 0x7c00) != 0x7c00;
+      std::memcpy(unit + Q8_0Unit::kScales + int64_t{2} * r, &scale, sizeof scale);
+      for (int k = 0; k < kUnitInputs; ++k) unit[k * kPanelRows + r] = block[2 + k];
+    }
+  }
+  return good;
+}
+
+float q8_0_value(const std::byte* panel, int row, int64_t input) {
+  const std::byte* unit = panel + input / kUnitInputs * Q8_0Unit::kBytes;
+  float scale;
+  convert_to_float(unit + Q8_0Unit::kScales + int64_t{2} * row, DType::kF16, 1, &scale);
+  return scale *
+         static_cast<float>(static_cast<int8_t>(unit[input % kUnitInputs * kPanelRows + row]));
 }
 
 template <class Unit>
@@ -143,8 +170,8 @@ float fp4_value(const std::byte* panel, int row, int64_t input) {
   const std::byte* unit = panel + input / kUnitInputs * Unit::kBytes;
   const int b = static_cast<int>(input / kBlock % 2), h = row / 16;
   const int64_t i = input % kBlock;
-  const auto byte =
-      static_cast<uint8_t>(unit[128 * (2 * b + h) + 64 * (i / 8) + 4 * (row % 16) + i % 4]);
+  const auto byte = static_cast<uint8_t>(
+      unit[int64_t{128} * (2 * b + h) + 64 * (i / 8) + int64_t{4} * (row % 16) + i % 4]);
   const auto scale = static_cast<int32_t>(unit[Unit::scales(b, h) + row % 16]);
   return e2m1_to_float(i / 4 % 2 == 0 ? byte & 15 : byte >> 4) *
          std::bit_cast<float>((scale << Unit::kScaleShift) + Unit::kScaleBias);
@@ -168,6 +195,8 @@ int64_t panel_bytes(PanelFormat format, int64_t in_features) {
       return inputs * kPanelRows;
     case PanelFormat::kFp8Groups:
       return inputs * kPanelRows + ceil_div(inputs, kDenseGroup) * kPanelRows * 4;
+    case PanelFormat::kQ8_0:
+      return inputs / kUnitInputs * Q8_0Unit::kBytes;
   }
   return 0;
 }
@@ -229,6 +258,8 @@ bool pack_panel(PanelFormat format, const PanelRows& sources, int64_t in_feature
       }
       return good;
     }
+    case PanelFormat::kQ8_0:
+      return pack_q8_0(rows, in_features, out);
   }
   return good;
 }
@@ -279,6 +310,8 @@ float panel_value(PanelFormat format, const std::byte* panel, int64_t in_feature
                        &value);
       return e4m3_to_float(static_cast<uint8_t>(panel[at])) * value;
     }
+    case PanelFormat::kQ8_0:
+      return q8_0_value(panel, row, input);
   }
   return value;
 }

@@ -11,7 +11,7 @@
 namespace moe4::cpu {
 
 /// How the elements of a panel are stored. kFp8Groups: with scales per 128 inputs in the panel.
-enum class PanelFormat { kNvfp4, kMxfp4, kBf16, kF16, kF32, kFp8, kFp8Groups };
+enum class PanelFormat { kNvfp4, kMxfp4, kBf16, kF16, kF32, kFp8, kFp8Groups, kQ8_0 };
 
 int64_t panel_bytes(PanelFormat format, int64_t in_features);
 
@@ -24,7 +24,7 @@ struct PanelRow {
 using PanelRows = std::array<PanelRow, kPanelRows>;
 
 /// Writes one panel over zeros. False when a number must not be: a NaN or negative block scale, an
-/// FP8 or F16 weight or a group scale that is not finite.
+/// FP8 or F16 weight or a factor of a group or block that is not finite.
 bool pack_panel(PanelFormat format, const PanelRows& rows, int64_t in_features, std::byte* out);
 
 /// What the exponents of an MXFP4 linear are shifted by in its panels: the packed weights are

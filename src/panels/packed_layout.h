@@ -17,9 +17,11 @@
 //     scales at 512 + 16 h: one byte per row for both blocks, the exponent of a float32.
 //   Dense unit (BF16, F16, F32, FP8): [32 inputs][32 rows] elements; where FP8 weights have scales
 //   within a row, float32 scales [ceil(K/128)][32 rows] come after all units of a panel.
+//   Q8_0 unit, 1088 bytes, a block of ggml's of every row: int8 [32 inputs][32 rows], then
+//   F16 scales [32 rows].
 //
 // K is padded to whole units with zeros. Exactly 0.5625 bytes a weight for NVFP4, 0.53125 for
-// MXFP4.
+// MXFP4, 1.0625 for Q8_0.
 //
 // Activations. One row of records, one record per block of 16 inputs:
 //   Fp4Block: twice the E2M1 values, exact in int8.
@@ -57,6 +59,11 @@ struct Mxfp4Unit {
   static constexpr int kScaleShift = 23;
   static constexpr int32_t kScaleBias = 0;
   static constexpr int scales(int /*b*/, int h) { return kUnitScalesOffset + 16 * h; }
+};
+/// What kernels of ggml's Q8_0 need to know about a unit.
+struct Q8_0Unit {
+  static constexpr int kBytes = 1088;
+  static constexpr int kScales = 1024;
 };
 /// Stored MXFP4 exponents: normal floats with room for sums of products above (2^73).
 inline constexpr int kLeastExponent = 1, kMostExponent = 200;

@@ -11,6 +11,7 @@
 #include "numerics/bf16.h"
 #include "numerics/e4m3.h"
 #include "numerics/nvfp4.h"
+#include "panels/block_kernels.h"
 #include "panels/dense_kernels.h"
 #include "panels/kernels.h"
 #include "panels/lanes.h"
@@ -292,6 +293,7 @@ constexpr Kernels make_kernels(CpuIsa isa, void (*nvfp4_fp4)(const PanelArgs&),
                  .dense_fp8_groups = dense<Simd, DecodeFp8, GroupScales::kInPanel>,
                  .dense_nvfp4 = dense<Simd, DecodeNvfp4>,
                  .dense_mxfp4 = dense<Simd, DecodeMxfp4>,
+                 .dense_q8_0 = dense_blocks<Simd, DecodeQ8_0>,
                  .quantize_fp4 = quantize_fp4<Simd>,
                  .quantize_int16 = quantize_int16<Simd>,
                  .load_bf16 = load_bf16<Simd>,

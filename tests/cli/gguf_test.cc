@@ -96,6 +96,20 @@ TEST_F(GgufCommands, PlanAndInspectSayTheFormatOfTheExperts) {
   EXPECT_THAT(inspect.out, HasSubstr("nvfp4"));
 }
 
+TEST_F(GgufCommands, PlanAndInspectSayWhichLinearsStayAsTheyAre) {
+  const std::string quantised = std::string(MOE4_TEST_DATA) + "/gguf/qwen3_moe_quantised.gguf";
+  EXPECT_THAT(run_program({"plan", quantised}).out,
+              HasSubstr("linears and embeddings of Q8_0 stay so on a CPU"));
+  EXPECT_THAT(run_program({"inspect", quantised}).out, HasSubstr("Q8_0"));
+  // q and k of 256 x 48 in float32, v of 256 x 16 in blocks.
+  for (const json& group : say({"plan", quantised})["ops"]) {
+    for (const json& op : group["ops"]) {
+      if (op["role"] != "qkv_proj") continue;
+      EXPECT_EQ(op["weight_bytes"], 256 * 48 * 4 + 256 * 16 / 32 * 34);
+    }
+  }
+}
+
 TEST_F(GgufCommands, PlanSaysWhichTensorsBecomeFloat32) {
   const std::string quantised = std::string(MOE4_TEST_DATA) + "/gguf/qwen3_moe_quantised.gguf";
   const ProgramResult plan = run_program({"plan", quantised});

@@ -1,12 +1,11 @@
 // Blocks of every type against gguf-py's decoder (tests/data/gguf/blocks.safetensors), bit for bit.
-#include "gguf/blocks.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <bit>
 #include <cstring>
 
+#include "numerics/ggml_blocks.h"
 #include "numerics/mxfp4.h"
 #include "numerics/nvfp4.h"
 #include "support/golden.h"
@@ -32,6 +31,7 @@ struct Blocks {
 // As bits, so that zeros have their signs.
 std::vector<uint32_t> bits(const std::vector<float>& values) {
   std::vector<uint32_t> out;
+  out.reserve(values.size());
   for (const float value : values) out.push_back(std::bit_cast<uint32_t>(value));
   return out;
 }

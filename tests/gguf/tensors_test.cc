@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "gguf/gguf_writer.h"
+#include "moe/dequantize.h"
 #include "support/temp_dir.h"
 
 namespace moe4 {
@@ -84,10 +85,14 @@ TEST(GgufTensors, HeadersAloneMakeNothing) {
   EXPECT_EQ(layer.experts[0].up.in_features, 64);
 }
 
-TEST(GgufTensors, QuantisedFloatsBecomeFloat32) {
+TEST(GgufTensors, QuantisedFloatsBecomeFloat32ButForLinearsOfQ8) {
   const auto file = Checkpoint::open(data() / "qwen3_moe_quantised.gguf");
   const LinearWeights q = file->linear("model.layers.0.self_attn.q_proj");
   EXPECT_EQ(q.weight.dtype, DType::kF32);
+  const LinearWeights v = file->linear("model.layers.0.self_attn.v_proj");
+  EXPECT_EQ(to_string(v.scheme), "Q8_0");
+  EXPECT_EQ(v.in_features, 256);
+  EXPECT_EQ(v.weight.num_bytes(), 16 * 256 / 32 * 34);
   EXPECT_EQ(file->linear("model.layers.0.self_attn.o_proj").weight.dtype, DType::kF16);
   EXPECT_EQ(file->moe_layer(0).experts[0].up.weight.dtype, DType::kF32);
 }
@@ -102,6 +107,86 @@ GgufWriter small() {
   file.floats("token_embd.weight", {32, 4}, std::vector<float>(128));
   file.floats("blk.0.attn_norm.weight", {32}, std::vector<float>(32));
   return file;
+}
+
+// Blocks of Q8_0 whose values are all different.
+std::string q8_blocks(int64_t count) {
+  std::string bytes;
+  for (int64_t b = 0; b < count; ++b) {
+    const auto factor = static_cast<uint16_t>(0x2000 + b);
+    bytes.append(reinterpret_cast<const char*>(&factor), 2);
+    for (int i = 0; i < 32; ++i) bytes.push_back(static_cast<char>(7 * b + 5 * i));
+  }
+  return bytes;
+}
+
+// The blocks of linear() are what tensor() decodes.
+void expect_blocks_are_the_floats(const Checkpoint& checkpoint, const std::string& module) {
+  SCOPED_TRACE(module);
+  const LinearWeights linear = checkpoint.linear(module);
+  EXPECT_TRUE(linear.scheme.is_ggml());
+  EXPECT_TRUE(checkpoint.block_format(module + ".weight").has_value());
+  const TensorView floats = checkpoint.tensor(module + ".weight");
+  ASSERT_EQ(floats.shape, (std::vector<int64_t>{linear.out_features, linear.in_features}));
+  ASSERT_EQ(floats.dtype, DType::kF32);
+  std::vector<float> row(static_cast<size_t>(linear.in_features));
+  for (int64_t r = 0; r < linear.out_features; ++r) {
+    dequantize_row(linear, r, row.data());
+    ASSERT_EQ(std::memcmp(row.data(), floats.row(r), row.size() * sizeof(float)), 0) << "row " << r;
+  }
+}
+
+TEST(GgufTensors, BlocksOfLinearsAreInTheFile) {
+  const auto file = Checkpoint::open(data() / "qwen3_moe_quantised.gguf");
+  expect_blocks_are_the_floats(*file, "model.layers.0.self_attn.v_proj");
+  MadeTensors made;
+  (void)file->linear("model.layers.0.self_attn.v_proj", -1, -1, &made);
+  EXPECT_TRUE(made.empty());
+  EXPECT_FALSE(file->block_format("model.layers.0.self_attn.o_proj.weight").has_value());
+}
+
+// Rows of q and k in pairs that rotate together.
+TEST(GgufTensors, BlocksFollowTheOrderOfRows) {
+  GgufWriter file;
+  file.text("general.architecture", "llama").u32("llama.block_count", 1);
+  file.u32("llama.embedding_length", 64).u32("llama.attention.head_count", 2);
+  file.u32("llama.attention.head_count_kv", 1).u32("llama.expert_count", 2);
+  file.u32("llama.expert_used_count", 1).u32("llama.feed_forward_length", 32);
+  file.floats("token_embd.weight", {64, 4}, std::vector<float>(256));
+  file.tensor("blk.0.attn_q.weight", {64, 16}, 8, q8_blocks(32));
+  file.tensor("blk.0.attn_k.weight", {64, 8}, 8, q8_blocks(16));
+  TempDir dir;
+  file.write(dir / "m.gguf");
+  const auto checkpoint = Checkpoint::open(dir / "m.gguf");
+  expect_blocks_are_the_floats(*checkpoint, "model.layers.0.self_attn.q_proj");
+  expect_blocks_are_the_floats(*checkpoint, "model.layers.0.self_attn.k_proj");
+}
+
+// Value heads tiled over key heads, in rows and in columns of out_proj.
+TEST(GgufTensors, BlocksFollowTheOrderOfColumnsUnlessThatCutsThem) {
+  for (const uint32_t head : {32u, 16u}) {
+    GgufWriter file;
+    file.text("general.architecture", "qwen35moe").u32("qwen35moe.block_count", 1);
+    file.u32("qwen35moe.embedding_length", 32).u32("qwen35moe.attention.head_count", 2);
+    file.u32("qwen35moe.attention.head_count_kv", 1).u32("qwen35moe.expert_count", 2);
+    file.u32("qwen35moe.expert_used_count", 1).u32("qwen35moe.expert_feed_forward_length", 32);
+    file.u32("qwen35moe.ssm.conv_kernel", 4).u32("qwen35moe.ssm.state_size", 16);
+    file.u32("qwen35moe.ssm.group_count", 2).u32("qwen35moe.ssm.time_step_rank", 6);
+    file.u32("qwen35moe.ssm.inner_size", 6 * head);
+    file.floats("token_embd.weight", {32, 4}, std::vector<float>(128));
+    file.tensor("blk.0.ssm_out.weight", {6 * head, 2}, 8, q8_blocks(2 * 6 * head / 32));
+    file.tensor("blk.0.attn_gate.weight", {32, 6 * head}, 8, q8_blocks(6 * head));
+    TempDir dir;
+    file.write(dir / "m.gguf");
+    const auto checkpoint = Checkpoint::open(dir / "m.gguf");
+    expect_blocks_are_the_floats(*checkpoint, "model.layers.0.linear_attn.in_proj_z");
+    const std::string out = "model.layers.0.linear_attn.out_proj";
+    if (head == 32) {
+      expect_blocks_are_the_floats(*checkpoint, out);
+    } else {
+      EXPECT_EQ(checkpoint->linear(out).weight.dtype, DType::kF32);
+    }
+  }
 }
 
 std::string error_of(const GgufWriter& file, const char* module = nullptr) {
@@ -163,6 +248,33 @@ TEST(GgufTensors, OtherElementTypesAreNamedWhenTheyAreUsed) {
   GgufWriter unknown = small();
   unknown.tensor("blk.0.attn_q.weight", {32, 1}, 999, row);
   EXPECT_THAT(error_of(unknown, "model.layers.0.self_attn.q_proj"), HasSubstr("type 999"));
+}
+
+// As linears, and where they become floats.
+TEST(GgufTensors, FactorsThatAreNoNumbersAreNamed) {
+  for (const char bits : {0x7c, 0x7e}) {
+    std::string blocks = q8_blocks(4);
+    blocks[3 * 34 + 1] = bits;
+    GgufWriter file = small();
+    file.tensor("blk.0.attn_q.weight", {64, 2}, 8, blocks);
+    EXPECT_THAT(
+        error_of(file, "model.layers.0.self_attn.q_proj"),
+        AllOf(HasSubstr("Q8_0 block with a factor that is no number"),
+              HasSubstr("model.layers.0.self_attn.q_proj.weight"), HasSubstr("block 1 of row 1")));
+    GgufWriter experts = small();
+    experts.tensor("blk.0.ffn_up_exps.weight", {32, 2, 2}, 8, blocks);
+    TempDir dir;
+    experts.write(dir / "m.gguf");
+    const auto checkpoint = Checkpoint::open(dir / "m.gguf");
+    try {
+      (void)checkpoint->tensor("model.layers.0.mlp.experts.up_proj.weight");
+      ADD_FAILURE() << "decoded";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadInput);
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("m.gguf"), HasSubstr("blk.0.ffn_up_exps.weight"),
+                                      HasSubstr("block 0 of row 3")));
+    }
+  }
 }
 
 TEST(GgufTensors, ScalesBelongToNvfp4) {

@@ -38,7 +38,25 @@ inline const LinearFormat kLinearFormats[] = {
      {},
      5e-7,
      DType::kBF16},
+    {"q8_0", {{QuantFormat::kQ8_0, false}, std::nullopt}},
 };
+
+/// Rows are a multiple of this long.
+inline int64_t block_inputs(const LinearFormat& format) {
+  if (const GgmlType* type = ggml_type_of(format.scheme.weight.format)) return type->block_elements;
+  return format.scheme.is_mxfp4() ? 32 : 16;
+}
+
+/// Bytes of a row's first block that its elements are multiplied by, or less by: the upper ones of
+/// F16 numbers, and one of each kind of small integers.
+inline std::vector<int64_t> ggml_factor_bytes(const LinearFormat& format) {
+  switch (format.scheme.weight.format) {
+    case QuantFormat::kQ8_0:
+      return {1};
+    default:
+      return {};
+  }
+}
 
 inline LinearWeights make_linear(RandomMoe& memory, const LinearFormat& format, int64_t n,
                                  int64_t k, bool bias = true) {

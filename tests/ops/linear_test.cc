@@ -1,6 +1,7 @@
 // LinearGroup in every weight format, against exact float64 sums.
 #include <gtest/gtest.h>
 
+#include "moe/dequantize.h"
 #include "ops/linear_formats.h"
 
 namespace moe4 {
@@ -17,7 +18,7 @@ TEST(LinearGroup, EveryFormatEqualsTheExactSum) {
     // 272 is no multiple of the row padding nor of 128; 67 rows end inside a tile.
     for (const auto& [n, k] :
          {std::pair<int64_t, int64_t>{67, 272}, {1, 32}, {200, 16}, {131, 1088}}) {
-      if (format.scheme.is_mxfp4() && k % 32 != 0) continue;
+      if (k % block_inputs(format) != 0) continue;
       SCOPED_TRACE(std::string(format.name) + " " + std::to_string(n) + " x " + std::to_string(k));
       RandomMoe memory;
       const LinearCase group = one_linear(make_linear(memory, format, n, k), format.options);
@@ -29,7 +30,8 @@ TEST(LinearGroup, EveryFormatEqualsTheExactSum) {
         const auto exact = exact_linears(group, x);
         each_implementation<LinearGroup>(
             group.problem(),
-            [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+            [&, k = k](const Implementation<LinearGroup>& implementation,
+                       const OpOptions& options) {
               const auto op = implementation.prepare(group.problem(), group.weights, options);
               for (const int64_t decodes : phases(tokens)) {
                 for (const RowFormat in : activation_formats()) {
@@ -182,7 +184,7 @@ TEST(LinearGroup, RowsOfWeightsMayBeApart) {
   // Every other row, columns 32 to 95 of them.
   weights.out_features = 30;
   weights.in_features = 64;
-  weights.weight.row_stride = 2 * 96;
+  weights.weight.row_stride = int64_t{2} * 96;
   weights.weight.shape = {30, 64};
   weights.weight.data = weights.weight.as<Bf16>() + 32;
   weights.bias.row_stride = 2;
@@ -221,6 +223,75 @@ TEST(LinearGroup, AWrongScaleOfOneBlockIsSeen) {
         }
       },
       threads);
+}
+
+// The numbers and their order are those of an F32 linear of the decoded weights.
+TEST(LinearGroup, BlocksOfGgmlGiveTheBitsOfTheirFloat32Weights) {
+  ThreadPool threads(2);
+  for (const LinearFormat& format : kLinearFormats) {
+    if (!format.scheme.is_ggml()) continue;
+    // The second has as many rows as no panel, the last group of inputs is short.
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{64, 256}, {75, 1056}}) {
+      if (k % block_inputs(format) != 0) continue;
+      SCOPED_TRACE(std::string(format.name) + " " + std::to_string(n) + " x " + std::to_string(k));
+      RandomMoe memory;
+      const LinearCase blocks = one_linear(make_linear(memory, format, n, k), {});
+      LinearCase floats = blocks;
+      LinearWeights& decoded = floats.weights.members.front();
+      std::vector<float> values(static_cast<size_t>(n * k));
+      for (int64_t r = 0; r < n; ++r) {
+        dequantize_row(blocks.weights.members.front(), r, values.data() + r * k);
+      }
+      decoded.scheme = kUnquantized;
+      decoded.weight = {.data = values.data(), .dtype = DType::kF32, .shape = {n, k}};
+      each_implementation<LinearGroup>(
+          blocks.problem(),
+          [&, k = k](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare(blocks.problem(), blocks.weights, options);
+            const auto same = implementation.prepare(floats.problem(), floats.weights, options);
+            for (const int64_t tokens : {1, 2, 5, 12, 13, 40}) {
+              const OwnedRows x = linear_inputs(tokens, k);
+              for (const int64_t decodes : phases(tokens)) {
+                EXPECT_TRUE(same_bits(run_linears(*op, x, threads, decodes)[0],
+                                      run_linears(*same, x, threads, decodes)[0]))
+                    << tokens << " tokens, " << (decodes < 0 ? "prompt" : "decode");
+              }
+            }
+          },
+          threads);
+    }
+  }
+}
+
+// Of each block's factors, too.
+TEST(LinearGroup, AWrongFactorOfOneBlockOfGgmlIsSeen) {
+  ThreadPool threads(1);
+  for (const LinearFormat& format : kLinearFormats) {
+    if (!format.scheme.is_ggml()) continue;
+    SCOPED_TRACE(format.name);
+    RandomMoe memory;
+    LinearFormat plain = format;
+    const LinearWeights weights = make_linear(memory, plain, 64, 256, /*bias=*/false);
+    const LinearCase group = one_linear(weights, {});
+    const OwnedRows x = linear_inputs(5, 256);
+    const auto exact = exact_linears(group, x);
+    for (const int64_t byte : ggml_factor_bytes(format)) {
+      auto* at = static_cast<uint8_t*>(const_cast<void*>(weights.weight.data)) +
+                 17 * weights.weight.dim(1) + byte;
+      *at ^= 0x11;
+      each_implementation<LinearGroup>(
+          group.problem(),
+          [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
+            const auto op = implementation.prepare(group.problem(), group.weights, options);
+            for (const int64_t decodes : phases(5)) {
+              EXPECT_GT(relative_error(run_linears(*op, x, threads, decodes)[0], exact[0]), 1e-4)
+                  << "byte " << byte;
+            }
+          },
+          threads);
+      *at ^= 0x11;
+    }
+  }
 }
 
 TEST(LinearGroup, NanInFp8WeightsOrScalesIsAnErrorThatNamesTheTensor) {

@@ -13,6 +13,7 @@
 
 #include "moe/weights.h"
 #include "numerics/bf16.h"
+#include "numerics/f16.h"
 #include "numerics/mxfp4.h"
 #include "numerics/nvfp4.h"
 
@@ -107,6 +108,27 @@ inline void store_float(std::byte* to, DType dtype, int64_t i, float value) {
   }
 }
 
+/// Rows of whole blocks, one after the other. Awkward factors are 0, the least subnormal, a
+/// negative one and 1.
+inline void random_ggml_blocks(GgmlTypeId type, Random& random, bool awkward,
+                               const std::vector<float>& values, std::byte* blocks) {
+  constexpr uint16_t kAwkward[] = {0x0000, 0x0001, 0x9c00, 0x3c00};
+  MOE4_CHECK(type == GgmlTypeId::kQ8_0);
+  for (size_t i = 0; i < values.size(); i += 32, blocks += 34) {
+    float most = 0;
+    for (size_t j = i; j < i + 32; ++j) most = std::max(most, std::abs(values[j]));
+    uint16_t factor = f16_bits(most / 127);
+    const float step = to_float(F16{factor});
+    if (awkward && random.below(4) == 0) factor = kAwkward[random.below(4)];
+    std::memcpy(blocks, &factor, sizeof factor);
+    for (size_t j = 0; j < 32; ++j) {
+      const float code = step > 0 ? std::round(values[i + j] / step) : 0;
+      blocks[2 + j] =
+          static_cast<std::byte>(static_cast<int8_t>(std::clamp(code, -128.0f, 127.0f)));
+    }
+  }
+}
+
 inline LinearWeights random_linear(RandomMoe& moe, const RandomMoeOptions& options, Random& random,
                                    std::string name, int64_t n, int64_t k, float ratio) {
   LinearWeights l;
@@ -194,6 +216,14 @@ inline LinearWeights random_linear(RandomMoe& moe, const RandomMoeOptions& optio
         }
       }
       l.weight = view(bytes, DType::kF8E4M3, {n, k});
+      break;
+    }
+    case QuantFormat::kQ8_0: {
+      const GgmlType& type = *ggml_type_of(options.scheme.weight.format);
+      const int64_t row_bytes = k / type.block_elements * type.block_bytes;
+      std::byte* blocks = moe.allocate(n * row_bytes);
+      random_ggml_blocks(type.id, random, options.awkward_scales, values, blocks);
+      l.weight = view(blocks, DType::kU8, {n, row_bytes});
       break;
     }
     default: {

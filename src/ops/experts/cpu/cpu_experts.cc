@@ -223,6 +223,9 @@ PreparedCpu::PreparedCpu(const MoeLayerWeights& weights, const PrepareOptions& o
     case PanelFormat::kFp8Groups:
       multiply_ = kernels.dense_fp8_groups;
       break;
+    case PanelFormat::kQ8_0:
+      multiply_ = kernels.dense_q8_0;
+      break;
   }
   if (!uses_static_scale(scheme_, precision_)) return;
   for (int64_t e = 0; e < num_local_; ++e) {
@@ -253,7 +256,7 @@ PreparedCpu::Layout PreparedCpu::layout(int64_t tokens) const {
   at.expert_offsets = arena.take((num_local_ + 1) * 4);
   at.pairs = arena.take(pairs * 4);
   at.jobs = arena.take(jobs * static_cast<int64_t>(sizeof(Job)));
-  at.ranges = arena.take(5 * threads * static_cast<int64_t>(sizeof(WorkRanges::Range)));
+  at.ranges = arena.take(int64_t{5} * threads * static_cast<int64_t>(sizeof(WorkRanges::Range)));
   at.rows = arena.take(hidden_rows * hidden_row_bytes());
   at.intermediate = arena.take(shared_pairs * width_padded() * 4);
   at.down_rows = arena.take(shared_pairs * down_row_bytes());
@@ -433,7 +436,7 @@ void PreparedCpu::fc1(const Step& step, const Job& job, int64_t panel, const std
     args.rows = up_pointers;
     args.sums = up_sums;
     multiply_(args);
-    for (int32_t i = 0; i < job.count; ++i) {
+    for (int64_t i = 0; i < job.count; ++i) {
       std::memcpy(sums + i * kPanelRows + 16, up_sums + i * kPanelRows + 16, 16 * sizeof(float));
     }
   }
@@ -467,7 +470,7 @@ void PreparedCpu::fc2(const Step& step, const Job& job, int64_t panel, const std
   const float* bias = packed_.fc2_bias(job.expert, panel);
   const auto* pairs = step.as<int32_t>(step.at.pairs) + job.begin;
   auto* y = step.as<float>(step.at.y);
-  for (int32_t i = 0; i < job.count; ++i) {
+  for (int64_t i = 0; i < job.count; ++i) {
     kernels_.scale_panel(sums + i * kPanelRows, scale, bias,
                          y + pairs[i] * hidden_padded() + panel * kPanelRows);
   }
@@ -563,7 +566,8 @@ void PreparedCpu::apply_chunk(const ExpertsArgs& args, int64_t first, int64_t co
   const int threads = threads_->size();
   int next_ranges = 0;
   const auto phase_of = [&](int64_t items) {
-    WorkRanges ranges(step.as<WorkRanges::Range>(at.ranges) + next_ranges++ * threads, threads);
+    WorkRanges ranges(step.as<WorkRanges::Range>(at.ranges) + int64_t{next_ranges++} * threads,
+                      threads);
     ranges.reset(items);
     return PhaseWork(ranges, items);
   };

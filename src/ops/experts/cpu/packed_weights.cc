@@ -20,6 +20,7 @@ PanelFormat choose_format(const MoeLayerWeights& weights) {
   if (weights.scheme.is_nvfp4()) return PanelFormat::kNvfp4;
   if (weights.scheme.is_mxfp4()) return PanelFormat::kMxfp4;
   if (weights.scheme.is_fp8()) return PanelFormat::kFp8Groups;
+  if (weights.scheme.is_ggml()) return PanelFormat::kQ8_0;
   bool all_bf16 = true, all_f16 = true;
   for (const ExpertWeights& e : weights.experts) {
     for (const LinearWeights* l : {e.gate ? &*e.gate : &e.up, &e.up, &e.down}) {

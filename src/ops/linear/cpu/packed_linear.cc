@@ -23,6 +23,8 @@ cpu::PanelFormat panel_format(const LinearWeights& weights) {
       // F16 that is finite everywhere could stay so; it is rare enough to become float32.
       return weights.weight.dtype == DType::kBF16 ? cpu::PanelFormat::kBf16
                                                   : cpu::PanelFormat::kF32;
+    case QuantFormat::kQ8_0:
+      return cpu::PanelFormat::kQ8_0;
     default:
       return cpu::PanelFormat::kFp8;
   }
@@ -98,7 +100,8 @@ void PackedLinear::pack(const LinearWeights& weights, ThreadPool* threads) {
   }
   if (good.load(std::memory_order_relaxed)) return;
   cpu::check_block_scales(weights);
-  throw_bad_input({.what = "NaN in an FP8 tensor",
+  throw_bad_input({.what = weights.scheme.is_ggml() ? "block with a factor that is no number"
+                                                    : "NaN in an FP8 tensor",
                    .tensor = weights.name + ".weight",
                    .expected = "finite values and scales",
                    .hint = "download or export the checkpoint again"});
@@ -163,6 +166,8 @@ void (*panel_kernel(const cpu::Kernels& kernels, cpu::PanelFormat weights,
       return kernels.dense_fp8;
     case cpu::PanelFormat::kFp8Groups:
       return kernels.dense_fp8_groups;
+    case cpu::PanelFormat::kQ8_0:
+      return kernels.dense_q8_0;
   }
   return nullptr;
 }

@@ -17,9 +17,9 @@ namespace moe4 {
 
 /// Owns a linear's weights in panels (so that the checkpoint's mapping can go); immutable.
 ///
-/// FP8 and unquantised linears multiply in float32. NVFP4 linears multiply integers: inputs become
-/// 15-bit integers, or FP4 where LinearOptions says so, exactly; with LinearOptions::exact_inputs
-/// float32, too.
+/// FP8, unquantised and ggml's linears multiply in float32. NVFP4 linears multiply integers: inputs
+/// become 15-bit integers, or FP4 where LinearOptions says so, exactly; with
+/// LinearOptions::exact_inputs float32, too.
 class PackedLinear {
  public:
   PackedLinear() = default;

@@ -108,7 +108,7 @@ Kind kind_of(const LinearWeights& w) {
     default:
       return {PanelKind::kBf16, w.weight.dtype == DType::kBF16  ? 1
                                 : w.weight.dtype == DType::kF16 ? 2
-                                                                : 3};
+                                                                : 3};  // F32, ggml's blocks
   }
 }
 
@@ -222,7 +222,7 @@ PackedGroup::PackedGroup(const LinearGroup::Weights& weights, ThreadPool* thread
     } else {
       const int64_t row_bytes =
           int64_t{panel.chunks} * tile_chunk_bytes(panel.kind) / kPanelTileRows;
-      if (w.weight.dtype == DType::kF16 || w.weight.dtype == DType::kF32) {
+      if (kinds[member.panel].parts > 1) {
         upload.send(member.rows, row_bytes, to, [&](int64_t r, uint8_t* row) {
           std::vector<float> values(static_cast<size_t>(k));
           dequantize_row(w, r, values.data());

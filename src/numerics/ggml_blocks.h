@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "gguf/types.h"
+#include "numerics/ggml_types.h"
 
 namespace moe4 {
 
@@ -15,6 +15,10 @@ namespace moe4 {
 /// Q8_0 and Q4_K products are exact; what float32 cannot hold (sums of Q4_K, products of Q6_K) is
 /// rounded once, as there.
 void decode_ggml_floats(GgmlTypeId type, const std::byte* blocks, int64_t elements, float* out);
+
+/// The first block of Q8_0, Q4_K or Q6_K with a factor that is NaN or infinite; -1 for none, and of
+/// other types.
+int64_t find_bad_ggml_factor(GgmlTypeId type, const std::byte* blocks, int64_t elements);
 
 /// NVFP4, 64 elements in 36 bytes: four E4M3 scales, then 32 bytes of codes; byte j of the eight
 /// bytes of 16 elements holds element j in its low nibble and j + 8 in its high one. `codes`

@@ -1,5 +1,5 @@
 // One loop a type; layouts are those of ggml-common.h.
-#include "gguf/blocks.h"
+#include "numerics/ggml_blocks.h"
 
 #include <cstring>
 
@@ -122,6 +122,29 @@ void decode_ggml_floats(GgmlTypeId type, const std::byte* blocks, int64_t elemen
       break;
   }
   MOE4_CHECK(false);
+}
+
+int64_t find_bad_ggml_factor(GgmlTypeId type, const std::byte* blocks, int64_t elements) {
+  const auto* block = reinterpret_cast<const uint8_t*>(blocks);
+  const auto is_bad = [](const uint8_t* factor) {
+    return (load<uint16_t>(factor) & 0x7c00) == 0x7c00;
+  };
+  const auto find = [&](int64_t block_elements, int64_t bytes, auto&& is_bad_block) {
+    for (int64_t i = 0; i < elements / block_elements; ++i, block += bytes) {
+      if (is_bad_block()) return i;
+    }
+    return int64_t{-1};
+  };
+  switch (type) {
+    case GgmlTypeId::kQ8_0:
+      return find(32, 34, [&] { return is_bad(block); });
+    case GgmlTypeId::kQ4_K:
+      return find(256, 144, [&] { return is_bad(block) || is_bad(block + 2); });
+    case GgmlTypeId::kQ6_K:
+      return find(256, 210, [&] { return is_bad(block + 208); });
+    default:
+      return -1;
+  }
 }
 
 void unpack_ggml_nvfp4_codes(const std::byte* blocks, int64_t elements, uint8_t* codes) {

@@ -1,5 +1,5 @@
 // Sizes are those of ggml-common.h, as gguf-py's GGML_QUANT_SIZES lists them.
-#include "gguf/types.h"
+#include "numerics/ggml_types.h"
 
 #include <algorithm>
 #include <array>
