@@ -41,3 +41,18 @@ python3 "$root/scripts/kernel_table.py" "$work/times.csv" --plan "$work/compress
   >"$work/out" 2>&1 || status=$?
 [ "$status" != 0 ] && grep -q 'no kernel of this step belongs to: .*compress_to_cache' "$work/out" ||
   { echo "FAILED: an op without a kernel"; exit 1; }
+
+# Of as many sequences that NormRoute is three launches its bytes are the router's, a linear's.
+python3 - "$work/ssm.json" <<'END'
+import json, sys
+plan = json.load(open(sys.argv[1]))
+plan["ops"][0]["ops"] += [{"op": "add_norm", "role": "norm", "implementation": "cuda", "weight_bytes": 16},
+                          {"op": "norm_route", "role": "norm_route", "implementation": "cuda", "weight_bytes": 700}]
+json.dump(plan, open(sys.argv[1], "w"))
+END
+python3 "$root/scripts/kernel_table.py" "$work/times.csv" --plan "$work/ssm.json" --seqs 2 --context 64 --gbs 4000 --json >"$work/table"
+python3 - "$work/table" <<'END'
+import json, sys
+rows = {row["op"]: row for row in json.load(open(sys.argv[1]))["kernels"]}
+assert rows["linear"]["bytes"] == 5000 + 16 + 700, rows
+END

@@ -76,8 +76,8 @@ __device__ __forceinline__ void multiply_unit(const uint8_t* unit, const TokenFr
 
 // FC1: act[slot]; FC2: y[slot], as launch_fc2_experts() leaves it.
 template <WeightFormat Format, bool kFc1>
-__global__ __launch_bounds__(32 * kWarps,
-                             kBlocks) void tile_kernel(const __grid_constant__ MarlinParams p) {
+__global__ __launch_bounds__(32 * kWarps, kBlocks) void one_token_tile_kernel(
+    const __grid_constant__ MarlinParams p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t units[];  // [unit of K]
   __shared__ uint64_t full[kMostRuns];
@@ -154,8 +154,8 @@ __global__ __launch_bounds__(32 * kWarps,
 using Kernel = void (*)(MarlinParams);
 template <bool kFc1>
 Kernel kernel_of(WeightFormat format) {
-  return format == WeightFormat::kMxfp4 ? tile_kernel<WeightFormat::kMxfp4, kFc1>
-                                        : tile_kernel<WeightFormat::kNvfp4, kFc1>;
+  return format == WeightFormat::kMxfp4 ? one_token_tile_kernel<WeightFormat::kMxfp4, kFc1>
+                                        : one_token_tile_kernel<WeightFormat::kNvfp4, kFc1>;
 }
 
 template <bool kFc1>
