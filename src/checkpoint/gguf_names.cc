@@ -157,7 +157,7 @@ constexpr auto kQwenHybrid = with(
                        {"blk.ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
                        {"blk.ffn_up_shexp", "mlp.shared_expert.up_proj"},
                        {"blk.ffn_down_shexp", "mlp.shared_expert.down_proj"},
-                       {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
+                       {"blk.ffn_gate_inp_shexp", "mlp.shared_expert_gate", GgufForm::kOneRow},
                        {"blk.ssm_norm", "linear_attn.norm"},
                    });
 

@@ -11,6 +11,7 @@ namespace moe4 {
 /// What llama.cpp's converter does to a tensor that has to be undone.
 enum class GgufForm {
   kSame,
+  kOneRow,      ///< a matrix of one row: llama-quantize drops a last dimension of 1
   kPlusOne,     ///< norms whose model computes 1 + w: the file has 1 + w
   kMinusExp,    ///< A_log: the file has -exp(A_log)
   kQueryPairs,  ///< rows of each query head in pairs that rotate together

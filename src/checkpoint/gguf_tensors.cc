@@ -434,6 +434,9 @@ void GgufTensors::add(const GgufFile& file, const GgufTensor& tensor, const Targ
     return add_scale(file, tensor, target.name);
   }
   TensorInfo info{.name = target.name + std::string(target.suffix), .shape = tensor.shape};
+  if (target.form == GgufForm::kOneRow && info.shape.size() == 1) {
+    info.shape.insert(info.shape.begin(), 1);
+  }
   if (tensor.type == nullptr || !tensor.type->is_decoded) {
     info.dtype_name = tensor.type == nullptr ? fmt::format("type {}", tensor.type_id)
                                              : std::string(tensor.type->name);
@@ -455,7 +458,7 @@ void GgufTensors::add(const GgufFile& file, const GgufTensor& tensor, const Targ
     TensorInfo scale{.name = target.name + ".weight_scale",
                      .dtype_name = std::string(to_string(scale_dtype)),
                      .dtype = scale_dtype,
-                     .shape = tensor.shape};
+                     .shape = info.shape};
     const int64_t scale_bytes = tensor.bytes / tensor.type->block_bytes *
                                 (tensor.type->block_elements / elements_per_output(scales));
     scale.shape.back() /= elements_per_output(scales);
@@ -631,7 +634,9 @@ void GgufTensors::add_entry(const GgufFile& file, const GgufTensor& tensor, Tens
   }
   Source source{.file = &file, .gguf_name = tensor.name};
   const std::byte* data = file.data(tensor);
-  if (part == Part::kRaw && (form == GgufForm::kSame || form == GgufForm::kExpertScale)) {
+  const bool is_in_order =
+      form == GgufForm::kSame || form == GgufForm::kOneRow || form == GgufForm::kExpertScale;
+  if (part == Part::kRaw && is_in_order) {
     source.data = data;
   } else {
     auto maker = std::make_unique<RowMaker>(row_maker(file, tensor, part));

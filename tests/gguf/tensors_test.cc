@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <numeric>
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
@@ -115,7 +116,7 @@ std::string q8_blocks(int64_t count) {
   for (int64_t b = 0; b < count; ++b) {
     const auto factor = static_cast<uint16_t>(0x2000 + b);
     bytes.append(reinterpret_cast<const char*>(&factor), 2);
-    for (int i = 0; i < 32; ++i) bytes.push_back(static_cast<char>(7 * b + 5 * i));
+    for (int64_t i = 0; i < 32; ++i) bytes.push_back(static_cast<char>(7 * b + 5 * i));
   }
   return bytes;
 }
@@ -165,6 +166,7 @@ TEST(GgufTensors, BlocksFollowTheOrderOfRows) {
 // Value heads tiled over key heads, in rows and in columns of out_proj.
 TEST(GgufTensors, BlocksFollowTheOrderOfColumnsUnlessThatCutsThem) {
   for (const uint32_t head : {32u, 16u}) {
+    const uint32_t heads = 6 * head;
     GgufWriter file;
     file.text("general.architecture", "qwen35moe").u32("qwen35moe.block_count", 1);
     file.u32("qwen35moe.embedding_length", 32).u32("qwen35moe.attention.head_count", 2);
@@ -172,10 +174,10 @@ TEST(GgufTensors, BlocksFollowTheOrderOfColumnsUnlessThatCutsThem) {
     file.u32("qwen35moe.expert_used_count", 1).u32("qwen35moe.expert_feed_forward_length", 32);
     file.u32("qwen35moe.ssm.conv_kernel", 4).u32("qwen35moe.ssm.state_size", 16);
     file.u32("qwen35moe.ssm.group_count", 2).u32("qwen35moe.ssm.time_step_rank", 6);
-    file.u32("qwen35moe.ssm.inner_size", 6 * head);
+    file.u32("qwen35moe.ssm.inner_size", heads);
     file.floats("token_embd.weight", {32, 4}, std::vector<float>(128));
-    file.tensor("blk.0.ssm_out.weight", {6 * head, 2}, 8, q8_blocks(2 * 6 * head / 32));
-    file.tensor("blk.0.attn_gate.weight", {32, 6 * head}, 8, q8_blocks(6 * head));
+    file.tensor("blk.0.ssm_out.weight", {heads, 2}, 8, q8_blocks(heads / 16));
+    file.tensor("blk.0.attn_gate.weight", {32, heads}, 8, q8_blocks(heads));
     TempDir dir;
     file.write(dir / "m.gguf");
     const auto checkpoint = Checkpoint::open(dir / "m.gguf");
@@ -185,6 +187,36 @@ TEST(GgufTensors, BlocksFollowTheOrderOfColumnsUnlessThatCutsThem) {
       expect_blocks_are_the_floats(*checkpoint, out);
     } else {
       EXPECT_EQ(checkpoint->linear(out).weight.dtype, DType::kF32);
+    }
+  }
+}
+
+// The converter writes the shared expert's gate as [1, hidden], llama-quantize as [hidden].
+TEST(GgufTensors, AMatrixOfOneRowMayBeAVector) {
+  std::vector<float> values(32);
+  std::iota(values.begin(), values.end(), 1.0f);
+  const std::string floats(reinterpret_cast<const char*>(values.data()), 32 * sizeof(float));
+  const std::string blocks = q8_blocks(1);
+  for (const std::vector<uint64_t>& shape : {std::vector<uint64_t>{32}, {32, 1}}) {
+    for (const bool is_q8 : {false, true}) {
+      GgufWriter file;
+      file.text("general.architecture", "qwen3next").u32("qwen3next.block_count", 1);
+      file.u32("qwen3next.embedding_length", 32).u32("qwen3next.attention.head_count", 2);
+      file.u32("qwen3next.attention.head_count_kv", 1).u32("qwen3next.expert_count", 2);
+      file.u32("qwen3next.expert_used_count", 1);
+      file.u32("qwen3next.expert_feed_forward_length", 32);
+      file.u32("qwen3next.ssm.conv_kernel", 4).u32("qwen3next.ssm.state_size", 16);
+      file.u32("qwen3next.ssm.group_count", 2).u32("qwen3next.ssm.time_step_rank", 2);
+      file.u32("qwen3next.ssm.inner_size", 32);
+      file.floats("token_embd.weight", {32, 4}, std::vector<float>(128));
+      file.tensor("blk.0.ffn_gate_inp_shexp.weight", shape, is_q8 ? 8 : 0, is_q8 ? blocks : floats);
+      TempDir dir;
+      file.write(dir / "m.gguf");
+      const auto checkpoint = Checkpoint::open(dir / "m.gguf");
+      const LinearWeights gate = checkpoint->linear("model.layers.0.mlp.shared_expert_gate", 1, 32);
+      const std::string& expected = is_q8 ? blocks : floats;
+      ASSERT_EQ(gate.weight.num_bytes(), static_cast<int64_t>(expected.size()));
+      EXPECT_EQ(std::memcmp(gate.weight.row(0), expected.data(), expected.size()), 0);
     }
   }
 }
