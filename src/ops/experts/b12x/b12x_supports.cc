@@ -9,7 +9,7 @@ namespace moe4 {
 
 Support b12x_supports(const ExpertsQuery& query) {
   if (Support no = require_nvfp4_weights(query)) return no;
-  if (Support no = require_activation(query)) return no;
+  if (Support no = require_activation(query, /*late_clamp=*/true)) return no;
   const std::optional<QuantKey>& activation = query.scheme.activation;
   if (activation && activation->format != QuantFormat::kNvfp4) {
     return Rejection{
