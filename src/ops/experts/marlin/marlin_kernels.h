@@ -36,13 +36,10 @@ void launch_one_token_fc1(const MarlinParams& params, cudaStream_t stream, bool 
 void launch_one_token_fc2(const MarlinParams& params, cudaStream_t stream, bool dependent);
 bool has_one_token_kernels(const MarlinParams& params);
 
-/// One token of other layers: which of the two products have all their blocks live at once, and
-/// launches as launch_fc1() and launch_fc2_experts() of these. Asked in prepare(), where it raises
-/// the kernels' shared memory to what a block may have.
-struct OneTokenTiles {
-  bool fc1 = false, fc2 = false;
-};
-OneTokenTiles one_token_tiles_of(const MarlinParams& params, int most_shared_bytes);
+/// One token of other layers, as launch_fc1() and launch_fc2_experts(). In prepare(): whether they
+/// are worth it, all of FC1's blocks at once; raises the kernels' shared memory to what a block may
+/// have.
+bool prepare_one_token_tiles(const MarlinParams& params, int most_shared_bytes);
 void launch_one_token_fc1_tiles(const MarlinParams& params, cudaStream_t stream, bool dependent);
 void launch_one_token_fc2_tiles(const MarlinParams& params, cudaStream_t stream, bool dependent);
 

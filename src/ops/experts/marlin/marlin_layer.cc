@@ -72,7 +72,7 @@ MarlinLayer::MarlinLayer(const PackedLayer& layer, const Tuning& tuning)
   max_row_shared_bytes_ = std::min(kMaxRowSharedBytes, most_shared_bytes);
   allow_expert_shared_memory(base_params(), most_shared_bytes);
   allow_row_shared_memory(view, max_row_shared_bytes_);
-  one_token_tiles_ = one_token_tiles_of(base_params(), static_cast<int>(most_shared_bytes));
+  one_token_tiles_ = prepare_one_token_tiles(base_params(), static_cast<int>(most_shared_bytes));
 }
 
 MarlinParams MarlinLayer::base_params() const {
@@ -170,15 +170,14 @@ void MarlinLayer::apply_chunk(const ExpertsArgs& args, int64_t begin, int64_t nu
     launch_one_token_fc2(params, stream, dependent);
     return;
   }
-  if (one_token && one_token_tiles_.fc1) {
+  if (one_token && one_token_tiles_) {
     launch_one_token_fc1_tiles(params, stream, dependent);
-  } else {
-    launch_fc1(params, stream, dependent);
-  }
-  if (one_token && one_token_tiles_.fc2) {
     launch_one_token_fc2_tiles(params, stream, dependent);
     launch_combine(params, stream, dependent);
-  } else if (structure(num_tokens) == Fc2Structure::kRows) {
+    return;
+  }
+  launch_fc1(params, stream, dependent);
+  if (structure(num_tokens) == Fc2Structure::kRows) {
     launch_fc2_rows(params, row_shared_bytes(params.num_pairs), stream, dependent);
   } else {
     launch_fc2_experts(params, stream, dependent);

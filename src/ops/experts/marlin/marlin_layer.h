@@ -6,7 +6,6 @@
 
 #include "moe/experts.h"
 #include "ops/experts/gpu/packed_layer.h"
-#include "ops/experts/marlin/marlin_kernels.h"
 #include "ops/experts/marlin/marlin_params.h"
 
 namespace moe4::cuda {
@@ -47,9 +46,9 @@ class MarlinLayer {
   // Whether the row-stationary FC2 exists for this shape, and is worth it.
   bool can_rows_, rows_fill_device_;
   size_t max_row_shared_bytes_;
-  bool dependent_launch_;  // SM90 and later: programmatic dependent launch
-  bool bulk_copies_;       // weights through shared memory
-  OneTokenTiles one_token_tiles_;
+  bool dependent_launch_;                         // SM90 and later: programmatic dependent launch
+  bool bulk_copies_;                              // weights through shared memory
+  bool one_token_tiles_;                          // one_token_tiles.cu takes single tokens
   std::optional<Fc2Structure> forced_structure_;  // "marlin.fc2"
 };
 
