@@ -208,6 +208,7 @@ TEST(LinearGroup, AWrongScaleOfOneBlockIsSeen) {
   ThreadPool threads(1);
   RandomMoe memory;
   const LinearFormat& nvfp4 = kLinearFormats[3];
+  const double tolerance = nvfp4.cpu_tolerance;
   const LinearWeights weights = make_linear(memory, nvfp4, 64, 256);
   const LinearCase group = one_linear(weights, {});
   const OwnedRows x = linear_inputs(5, 256);
@@ -218,8 +219,7 @@ TEST(LinearGroup, AWrongScaleOfOneBlockIsSeen) {
       [&](const Implementation<LinearGroup>& implementation, const OpOptions& options) {
         const auto op = implementation.prepare(group.problem(), group.weights, options);
         for (const int64_t decodes : phases(5)) {
-          EXPECT_GT(relative_error(run_linears(*op, x, threads, decodes)[0], exact[0]),
-                    nvfp4.cpu_tolerance);
+          EXPECT_GT(relative_error(run_linears(*op, x, threads, decodes)[0], exact[0]), tolerance);
         }
       },
       threads);
