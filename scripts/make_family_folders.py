@@ -171,7 +171,7 @@ def differences(program, folder, want):
             if group.get(key) != value:
                 yield f"layer {layer}: {key} is {group.get(key)!r}, expected {value!r}"
         # Of sm_121: b12x takes NVFP4 alone, and no clamp behind the activation.
-        backend = "marlin" if "mxfp4" in expected["scheme"] or "late" in expected["activation"] else "b12x"
+        backend = "marlin" if "mxfp4" in expected["scheme"] else "b12x"
         if want["status"] == 3:
             backend = None
         if group.get("backend") != backend:
