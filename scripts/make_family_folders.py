@@ -170,7 +170,7 @@ def differences(program, folder, want):
         for key, value in expected.items():
             if group.get(key) != value:
                 yield f"layer {layer}: {key} is {group.get(key)!r}, expected {value!r}"
-        # Of sm_121: b12x takes NVFP4 alone, and no clamp behind the activation.
+        # Of sm_121: b12x takes NVFP4 alone.
         backend = "marlin" if "mxfp4" in expected["scheme"] else "b12x"
         if want["status"] == 3:
             backend = None

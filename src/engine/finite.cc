@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
@@ -21,9 +22,9 @@ constexpr int64_t kStepTokens = 128;
 bool all_finite(std::span<const float> values) {
   // One comparison for NaN and both infinities; no dependence from one element to the next.
   constexpr float kLargest = std::numeric_limits<float>::max();
-  bool bad = false;
-  for (const float value : values) bad |= !(std::abs(value) <= kLargest);
-  return !bad;
+  uint32_t bad = 0;  // as wide as a float, so that lanes need no packing
+  for (const float value : values) bad |= std::abs(value) <= kLargest ? 0u : 1u;
+  return bad == 0;
 }
 
 struct Origin {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <limits>
 
 #include "base/error.h"
@@ -29,6 +30,19 @@ float largest(std::span<const float> logits) {
   }
   for (; i < logits.size(); ++i) most[0] = std::max(most[0], logits[i]);
   return *std::max_element(most, most + kLanes);
+}
+
+// The first that equals `max`, which is there: by sixteens without a dependence.
+int32_t first_of(std::span<const float> logits, float max) {
+  constexpr size_t kLanes = 16;
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    uint32_t found = 0;
+    for (size_t j = 0; j < kLanes; ++j) found |= logits[i + j] == max ? 1u : 0u;
+    if (found != 0) break;
+  }
+  while (logits[i] != max) ++i;
+  return static_cast<int32_t>(i);
 }
 
 using Candidates = std::span<SampleCandidate>;
@@ -92,8 +106,7 @@ std::span<SampleCandidate> sample_candidates(std::span<const float> logits, cons
   const float max = largest(logits);
   if (max == -std::numeric_limits<float>::infinity()) return {};
   if (row.scale == 0) {
-    const auto first = std::find(logits.begin(), logits.end(), max) - logits.begin();
-    room[0] = {uint64_t{1} << kWeightBits, max, static_cast<int32_t>(first)};
+    room[0] = {uint64_t{1} << kWeightBits, max, first_of(logits, max)};
     return room.first(1);
   }
   const auto exponent = [&](float logit) { return sample_exponent(logit, max, row.scale); };
@@ -125,9 +138,9 @@ int32_t draw(std::span<const SampleCandidate> candidates, uint64_t random) {
 }
 
 int64_t find_bad_logit(std::span<const float> logits) {
-  bool bad = false;
-  for (const float logit : logits) bad |= !(logit <= kLargest);
-  if (!bad) return -1;
+  uint32_t bad = 0;  // as wide as a float, so that lanes need no packing
+  for (const float logit : logits) bad |= logit <= kLargest ? 0u : 1u;
+  if (bad == 0) return -1;
   return std::find_if(logits.begin(), logits.end(), [](float x) { return !(x <= kLargest); }) -
          logits.begin();
 }
